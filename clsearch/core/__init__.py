@@ -1,0 +1,1 @@
+"""Continual learning in plain PyTorch. Knows nothing of Ray, Optuna or MLflow."""

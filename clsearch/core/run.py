@@ -1,0 +1,96 @@
+"""A trial, built: everything fixed before training starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clsearch.core.algorithms import ALGORITHMS
+from clsearch.core.benchmarks import Benchmark, build_benchmark
+from clsearch.core.config import TrialConfig
+from clsearch.core.networks import MLP
+from clsearch.core.optimizers import Optimizer, build_optimizer
+from clsearch.core.regularizers import Hyperparameters, Regularizer
+from clsearch.core.state import TrialState
+
+NUMBERS = (
+    "learning_rate",
+    "distillation_factor",
+    "distillation_temperature",
+    "penalty_factor",
+    "penalty_p_norm",
+)
+"""Hyperparameters in which members may differ; they reach the step as tensors [M]."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One configuration on M seeds, ready to train; each seed is a member."""
+
+    config: TrialConfig
+    seeds: tuple[int, ...]
+    device: torch.device
+    benchmark: Benchmark
+    network: MLP
+    optimizer: Optimizer
+    regularizers: tuple[Regularizer, ...]
+    hyperparameters: Hyperparameters
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What each step logs: columns of the learning curve."""
+        logs = tuple(name for regularizer in self.regularizers for name in regularizer.logs)
+        return ("loss", "loss_classification", "penalty", *logs, "accuracy")
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the configuration and seeds; the device is left out, so a trial may move. So is the data's place."""
+        settings = {k: v for k, v in self.config.flat().items() if k != "data_root"}
+        text = json.dumps([self.config.algorithm, settings, self.seeds], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def initial_state(self) -> TrialState:
+        """The state before the first task, row 0 of the accuracy matrix not measured yet."""
+        params = self.network.initial(self.seeds, self.device)
+        M, T = len(self.seeds), len(self.benchmark.tasks)
+        return TrialState(
+            fingerprint=self.fingerprint,
+            tasks_learned=0,
+            params=params,
+            moments=self.optimizer.initial(params),
+            memory={},
+            accuracy=torch.full((M, T + 1, T), torch.nan, dtype=torch.float64),
+            curve=torch.empty(0, M, len(self.columns)),
+            epochs=torch.empty(0, 2, dtype=torch.int64),
+            seconds=0.0,
+        )
+
+
+def build_run(config: TrialConfig, seeds: Sequence[int], device: torch.device | str = "cpu") -> Run:
+    """Build what a configuration names, for one member per seed.
+
+    Raises ValueError without seeds or where one comes twice.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds: must be at least one, each once; got {list(seeds)}")
+    where = torch.device(device)
+    benchmark = build_benchmark(config, seeds, where)
+
+    def number(name: str) -> Tensor:
+        return torch.full((len(seeds),), getattr(config, name), device=where)
+
+    return Run(
+        config=config,
+        seeds=tuple(seeds),
+        device=where,
+        benchmark=benchmark,
+        network=MLP(benchmark.inputs, config.hidden, benchmark.outputs),
+        optimizer=build_optimizer(config),
+        regularizers=tuple(build(config) for build in ALGORITHMS[config.algorithm]),
+        hyperparameters={name: number(name) for name in NUMBERS},
+    )

@@ -1,0 +1,55 @@
+"""All that a trial needs to go on after a learned task."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clsearch.core.files import write_atomically
+
+
+@dataclass(frozen=True)
+class TrialState:
+    """A trial between two tasks. Nothing that later training depends on lives anywhere else.
+
+    fingerprint: of the configuration and seeds it belongs to.
+    params, moments, memory: name -> tensor [M, ...].
+    accuracy: R [M, T+1, T] float64, NaN where not measured.
+    curve: [E, M, K] one row per epoch so far, averaged over its steps (columns: Run.columns).
+    epochs: [E, 2] task and epoch of each row.
+    seconds: spent in learning so far.
+    """
+
+    fingerprint: str
+    tasks_learned: int
+    params: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    memory: dict[str, Tensor]
+    accuracy: Tensor
+    curve: Tensor
+    epochs: Tensor
+    seconds: float
+
+    def save(self, path: Path) -> None:
+        """Write atomically: `path` holds this state or the one before."""
+        buffer = io.BytesIO()
+        torch.save(vars(self), buffer)
+        write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path, fingerprint: str, device: torch.device) -> TrialState:
+        """Read a state that `save` wrote.
+
+        Raises FileNotFoundError, and ValueError where the file belongs to another configuration or other seeds.
+        """
+        content = torch.load(path, map_location=device, weights_only=True)
+        if content["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"{path}: must belong to this configuration and these seeds; its fingerprint is "
+                f"{content['fingerprint']}, not {fingerprint}"
+            )
+        return cls(**content)

@@ -1,0 +1,45 @@
+"""Intervals over seeds. They cover the seeds' randomness, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval by Student's t; low and high are NaN for a single value."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """95 % interval of the mean of independent values (Student 1908)."""
+    from scipy import stats
+
+    array = np.asarray(values, dtype=float)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    return Interval(mean, mean - half, mean + half)
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """95 % interval of the mean of first - second, both measured on the same seeds in the same order.
+
+    Raises ValueError where the lengths differ.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"both must have one value per seed; got {len(first)} and {len(second)}")
+    return interval(np.asarray(first, dtype=float) - np.asarray(second, dtype=float))
+
+
+def indistinguishable(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether the paired interval of the difference contains 0; always so for a single seed."""
+    difference = paired_difference(first, second)
+    return not (difference.low > 0 or difference.high < 0)
