@@ -284,9 +284,11 @@ class PowerDistance(torch.autograd.Function):
     def forward(ctx, theta: Tensor, anchors: Tensor, importance: Tensor, p: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         change = theta - anchors
         size = change.abs()
-        slope = importance * size.pow(p - 1)
-        ctx.save_for_backward(p * (slope * change.sign()).sum(0))
-        return (slope * size).sum((0, 2))
+        # exp2(log2(.)) takes half the time of pow with a tensor exponent; the floor keeps 0 * log2(0) from being NaN.
+        slope = size.clamp_min(torch.finfo(size.dtype).tiny).log2_().mul_(p - 1).exp2_().mul_(importance)
+        value = (slope * size).sum((0, 2))
+        ctx.save_for_backward(p * slope.mul_(change.sign()).sum(0))
+        return value
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def, override]
