@@ -1,0 +1,141 @@
+"""Options of a study, and the command line that is generated from them and from the trial's configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from clsearch.core.config import PARTS, ConfigError, Part, explain
+from clsearch.tuning.spaces import Range, Space, searchable
+
+
+class StudyOptions(Part):
+    """Study"""
+
+    name: str = Field(
+        "study",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the study, and of its folder in the results.",
+    )
+    trials: int | None = Field(
+        None, ge=1, description="Configurations to try. Unless given: 32, or all points of a grid."
+    )
+    seeds: int = Field(3, ge=1, description="Seeds that each configuration is trained on.")
+    first_seed: int = Field(0, ge=0, description="The seeds are this number and the ones that follow it.")
+    sampler: Literal["tpe", "random", "grid"] = Field("tpe", description="How Optuna chooses.")
+    sampler_seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    grid_points: int = Field(5, ge=2, description="Values per hyperparameter of a grid, spaced as the range is.")
+    results: Path = Field(Path("results"), description="Folder that keeps the records of studies.")
+    tracking_uri: str | None = Field(
+        None, description="MLflow tracking server or store. Unless given: MLFLOW_TRACKING_URI, or SQLite in results."
+    )
+    download: bool = Field(False, description="Download the data set into the data root first.")
+    verbose: bool = Field(False, description="Show what Ray, Optuna and MLflow say.")
+
+
+class ResourceOptions(Part):
+    """Resources"""
+
+    cpus_per_trial: int = Field(1, ge=1, description="CPU cores, and torch threads, of a trial.")
+    gpus_per_trial: float = Field(0.0, ge=0, description="GPUs of a trial; a fraction shares one.")
+    max_concurrent: int | None = Field(
+        None, ge=1, description="Trials at the same time. Unless given: as many as fit."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train; auto is cuda if a trial has a GPU, else cpu."
+    )
+
+
+class Options(StudyOptions, ResourceOptions):
+    """Everything of a study that is not the configuration of a trial."""
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Options:
+        """Validate flat settings. Raises ConfigError."""
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            raise ConfigError(explain(error)) from None
+
+
+def parse(
+    algorithm: str, question: str, settings: dict[str, Any], space: Space, args: list[str] | None
+) -> tuple[dict[str, Any], Space]:
+    """Read a command line: settings and space of a script, changed by what the user gave.
+
+    A searchable number takes one value, which fixes it, or two, the range to search. Help and unknown options end
+    the process (exit codes 0 and 2); values against a rule raise ConfigError.
+    """
+    import tyro
+
+    parts = (StudyOptions, *PARTS[algorithm], ResourceOptions)
+    groups = [_group(part, settings, space) for part in parts]
+    form = dataclasses.make_dataclass(
+        "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in groups]
+    )
+    given = tyro.cli(
+        form,
+        args=args,
+        description=question,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.EnumChoicesFromValues),
+    )
+    values = {name: value for group in vars(given).values() for name, value in vars(group).items()}
+    return _merge(values, settings, space)
+
+
+def _merge(
+    values: dict[str, Any], settings: dict[str, Any], space: Space
+) -> tuple[dict[str, Any], Space]:
+    scales = searchable()
+    new_settings, new_space = {}, {}
+    for name, value in values.items():
+        if name not in scales:
+            new_settings[name] = value
+        elif len(value) == 1:
+            new_settings[name] = value[0]
+        elif len(value) == 2:
+            new_space[name] = Range(*value, log=space[name].log if name in space else scales[name] == "log")
+        else:
+            raise ConfigError([f"{name}: takes one value or a range of two; got {' '.join(map(str, value))}"])
+    # A script sets one of the two; the user who gives the other means it instead.
+    for mine, other in (("epochs", "iterations"), ("iterations", "epochs")):
+        if new_settings[mine] is not None and settings.get(mine) is None:
+            new_settings[other] = None if new_settings[other] == settings.get(other) else new_settings[other]
+    return {name: value for name, value in new_settings.items() if value is not None}, new_space
+
+
+def _group(part: type[Part], settings: dict[str, Any], space: Space) -> type:
+    """A dataclass of one group of options for tyro, whose defaults are the script's."""
+    scales = searchable()
+    rows = []
+    for name, field in part.model_fields.items():
+        default = settings.get(name, field.default)
+        if name in scales:
+            default = (space[name].low, space[name].high) if name in space else (default,)
+            kind: Any = Annotated[tuple[float, ...], _argument(field, "FLOAT [FLOAT]")]
+        elif get_origin(field.annotation) is Literal and name == "benchmark":
+            # Kept as text, so that our own rule names the known ones.
+            kind = Annotated[str, _argument(field, "{" + ",".join(get_args(field.annotation)) + "}")]
+        else:
+            kind = Annotated[_optional(field.annotation, default), _argument(field, None)]
+        rows.append((name, kind, dataclasses.field(default=default)))
+    group = dataclasses.make_dataclass((part.__doc__ or part.__name__).strip(), rows)
+    group.__doc__ = part.__doc__
+    return group
+
+
+def _optional(annotation: Any, default: Any) -> Any:
+    if default is None and get_origin(annotation) not in (Union, types.UnionType):
+        return annotation | None
+    return annotation
+
+
+def _argument(field: FieldInfo, metavar: str | None) -> Any:
+    import tyro
+
+    return tyro.conf.arg(help=field.description, metavar=metavar)

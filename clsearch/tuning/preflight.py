@@ -1,0 +1,184 @@
+"""Everything that can be refused before Ray starts is refused here, cheapest first.
+
+Messages have the field, the rule, and the value; each says what to do where that is not plain.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from clsearch.core.config import ConfigError
+from clsearch.core.datasets import SOURCES
+from clsearch.tuning.study import Plan
+
+PROBE_SECONDS = 5.0
+
+
+def check(plan: Plan) -> None:
+    """Refuse what cannot run. Raises ConfigError. Takes under 5 s, 10 s where a tracking server does not answer."""
+    check_new(plan)
+    check_writable(plan.options.results)
+    check_data(plan)
+    check_tracking(tracking_uri(plan))
+    check_device(plan)
+    if "RAY_ADDRESS" not in os.environ:
+        check_resources(plan, [this_node(plan)])
+    if plan.options.download:
+        download(plan)
+
+
+def check_new(plan: Plan) -> None:
+    """A study that exists is never overwritten."""
+    if not (plan.folder / "study.json").exists():
+        return
+    name = plan.options.name
+    taken = next(n for n in map(str, range(2, 10_000)) if not (plan.folder.parent / f"{name}-{n}").exists())
+    raise ConfigError(
+        [
+            f"name: a study is never overwritten, and resuming does not exist yet; {plan.folder} exists. "
+            f"Run it under another name (--name {name}-{taken}), keep it elsewhere (--results DIR), "
+            f"or move that folder away first"
+        ]
+    )
+
+
+def check_writable(results: Path) -> None:
+    """The results folder can be made and written."""
+    folder = results.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError([f"results: must be a folder that can be written; got {folder} ({error.strerror})"]) from None
+
+
+def check_data(plan: Plan) -> None:
+    """The files of the source are there, or will be downloaded."""
+    config, source = plan.config, SOURCES[plan.config.source]
+    if not source.files:
+        return
+    if config.data_root is None:
+        raise ConfigError(
+            [
+                f"data_root: {config.benchmark} needs the folder of its files; got none. Give --data-root DIR, "
+                f"with --download if the files are not there yet"
+            ]
+        )
+    missing = source.missing_files(config.data_root)
+    if missing and not plan.options.download:
+        raise ConfigError(
+            [
+                f"data_root: must hold {', '.join(missing)} for {config.benchmark}; got {config.data_root}. "
+                f"Add --download to fetch them into it"
+            ]
+        )
+
+
+def download(plan: Plan) -> None:
+    """Fetch the files of the source. Raises ConfigError where that fails."""
+    source = SOURCES[plan.config.source]
+    if not source.missing_files(plan.config.data_root):
+        return
+    try:
+        source.read(plan.config.data_root, True)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(
+            [f"download: the files of {plan.config.source} must be reachable; got: {error}"]
+        ) from None
+
+
+def tracking_uri(plan: Plan) -> str | None:
+    """The tracking server or store that the user named, or None for the study's own."""
+    return plan.options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def check_tracking(uri: str | None) -> None:
+    """A tracking server answers. One request of our own: MLflow's would block for minutes."""
+    if uri is None or urlsplit(uri).scheme not in ("http", "https"):
+        return
+    reason = ""
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS) as answer:
+            if answer.status == 200:
+                return
+            reason = f"status {answer.status}"
+    except urllib.error.HTTPError as error:
+        reason = f"status {error.code}"
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "reason", error))
+    raise ConfigError(
+        [f"tracking_uri: must be an MLflow server that answers /health; got {without_password(uri)} ({reason})"]
+    )
+
+
+def without_password(uri: str) -> str:
+    """A URI as it may be shown: user and password taken out."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
+
+
+def check_device(plan: Plan) -> None:
+    """A CUDA device is there where one is asked for."""
+    options = plan.options
+    if options.device == "cuda" and options.gpus_per_trial == 0:
+        raise ConfigError(
+            ["device: cuda needs a share of a GPU for each trial (--gpus-per-trial 1, or a fraction); got 0"]
+        )
+    if options.device == "cuda" and "RAY_ADDRESS" not in os.environ:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(["device: cuda needs a GPU that torch sees; got none on this machine"])
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node of a cluster offers to trials."""
+
+    name: str
+    cpus: float
+    gpus: float
+
+
+def this_node(plan: Plan) -> Node:
+    """This machine, as a local Ray would see it; GPUs are looked for only where a trial wants one."""
+    gpus = 0
+    if plan.options.gpus_per_trial > 0:
+        import torch
+
+        gpus = torch.cuda.device_count()
+    return Node("this machine", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(), gpus)
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def check_resources(plan: Plan, nodes: Sequence[Node]) -> None:
+    """Some node can hold a trial; the largest is named where none can."""
+    cpus, gpus = plan.options.cpus_per_trial, plan.options.gpus_per_trial
+    if gpus > 1 and not math.isclose(gpus, round(gpus)):
+        raise ConfigError([f"gpus_per_trial: must be a whole number above 1 (a fraction shares one); got {gpus:g}"])
+    if any(node.cpus >= cpus and node.gpus >= gpus for node in nodes):
+        return
+    most_gpus = max(nodes, key=lambda node: node.gpus)
+    if most_gpus.gpus < gpus:
+        raise ConfigError(
+            [
+                f"gpus_per_trial: must be at most what one node has, {most_gpus.gpus:g} ({most_gpus.name}); "
+                f"got {gpus:g}"
+            ]
+        )
+    most_cpus = max((n for n in nodes if n.gpus >= gpus), key=lambda node: node.cpus)
+    raise ConfigError(
+        [f"cpus_per_trial: must be at most what one node has, {most_cpus.cpus:g} ({most_cpus.name}); got {cpus}"]
+    )

@@ -1,0 +1,90 @@
+"""What several test modules build: small configurations, small benchmarks, IDX files, one-member forward passes."""
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clsearch.core.benchmarks import Benchmark, Samples, Task
+from clsearch.core.config import Scenario, TrialConfig
+from clsearch.core.networks import MLP, Params
+from clsearch.core.run import Run, build_run
+
+CPU = torch.device("cpu")
+
+
+def small_config(algorithm: str = "finetuning", **settings: object) -> TrialConfig:
+    """Split digits on a small network for two epochs, unless told otherwise."""
+    length = {} if "iterations" in settings else {"epochs": 2}
+    return TrialConfig.of(algorithm, {"hidden": (12,), "tasks": 3, "batch_size": 64} | length | settings)
+
+
+def small_run(algorithm: str = "finetuning", seeds: Sequence[int] = (0,), **settings: object) -> Run:
+    return build_run(small_config(algorithm, **settings), seeds)
+
+
+def member_of(params: Params, m: int) -> Params:
+    """The parameters of one member, without the leading axis."""
+    return {name: value[m] for name, value in params.items()}
+
+
+def forward(params: Params, inputs: Tensor) -> Tensor:
+    """Logits [B, C] of one member's ReLU network, by torch's own linear layers."""
+    values = inputs
+    layers = [name.removesuffix(".weight") for name in params if name.endswith(".weight")]
+    for layer in layers:
+        values = torch.nn.functional.linear(values, params[f"{layer}.weight"].T, params[f"{layer}.bias"][0])
+        if layer != layers[-1]:
+            values = values.relu()
+    return values
+
+
+def random_params(network: MLP, members: int, seed: int) -> Params:
+    return network.initial([1000 * seed + m for m in range(members)], CPU)
+
+
+def tiny_benchmark(
+    scenario: Scenario, groups: Sequence[int], members: int = 2, samples: int = 9, inputs: int = 5
+) -> Benchmark:
+    """Random data: task k has `groups[k-1]` classes and `samples` rows, other rows for each member."""
+    generator = torch.Generator().manual_seed(5)
+    total = sum(groups)
+    labels = torch.arange(40 * total) % total
+    values = torch.randint(0, 256, (len(labels), inputs), generator=generator, dtype=torch.uint8)
+    tasks = []
+    for index, classes in enumerate(torch.arange(total).split(list(groups)), start=1):
+        first = int(classes[0]) if scenario is Scenario.DOMAIN else 0
+        outputs = torch.full((members, total), -1)
+        outputs[:, classes] = classes - first
+        own = torch.isin(labels, classes).nonzero().squeeze(1)
+        rows = own[torch.randint(0, len(own), (members, 2 * samples), generator=generator)]
+        train, validation = (
+            Samples(values, labels, 255.0, part, outputs) for part in rows.split(samples, dim=1)
+        )
+        tasks.append(Task(index, tuple((classes - first).tolist()), train, validation))
+    width = max(max(task.classes) for task in tasks) + 1
+    return Benchmark(scenario, tuple(tasks), width, inputs)
+
+
+def network_for(benchmark: Benchmark, hidden: tuple[int, ...] = (6, 4)) -> MLP:
+    return MLP(benchmark.inputs, hidden, benchmark.outputs)
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    """An IDX file of unsigned bytes: big-endian magic number (2049 for labels, 2051 for images), sizes, values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">{1 + values.ndim}i", 2048 + values.ndim, *values.shape)
+    path.write_bytes(header + values.astype(np.uint8).tobytes())
+
+
+def write_mnist(root: Path, part: str, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Random images in MNIST's files, `part` being train or t10k. Returns them: [N, 28, 28] and labels [N]."""
+    generator = np.random.default_rng(seed)
+    labels = generator.permutation(np.repeat(np.arange(10), per_class))
+    images = generator.integers(0, 256, (len(labels), 28, 28))
+    write_idx(root / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", images)
+    write_idx(root / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", labels)
+    return torch.from_numpy(images).to(torch.uint8), torch.from_numpy(labels)

@@ -1,0 +1,107 @@
+"""Metrics against matrices worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from clsearch.core import metrics
+
+NAN = math.nan
+# Rows: at initialisation, after task 1, 2, 3. Columns: task 1, 2, 3.
+THREE = torch.tensor(
+    [[0.5, 0.4, 0.6], [0.9, 0.3, 0.5], [0.7, 0.8, 0.7], [0.8, 0.6, 1.0]], dtype=torch.float64
+)
+TWO = torch.tensor([[0.1, 0.2], [0.6, 0.5], [0.4, 0.7]], dtype=torch.float64)
+CLASS_INCREMENTAL = torch.tensor(
+    [[NAN, NAN, NAN], [0.9, NAN, NAN], [0.7, 0.8, NAN], [0.8, 0.6, 1.0]], dtype=torch.float64
+)
+
+AFTER_THREE = {
+    "average_accuracy": 0.8,  # (0.8 + 0.6 + 1.0) / 3
+    "average_incremental_accuracy": (0.9 + 0.75 + 0.8) / 3,  # A_1 = 0.9, A_2 = (0.7 + 0.8) / 2, A_3 = 0.8
+    "learning_accuracy": 0.9,  # the diagonal: (0.9 + 0.8 + 1.0) / 3
+    "average_forgetting": 0.15,  # task 1: max(0.9, 0.7) - 0.8 = 0.1; task 2: 0.8 - 0.6 = 0.2
+    "backward_transfer": -0.15,  # ((0.8 - 0.9) + (0.6 - 0.8)) / 2
+    "forward_transfer": 0.0,  # task 2: R[1,2] - R[0,2] = -0.1; task 3: R[2,3] - R[0,3] = 0.1
+    "forgetting/task_01": 0.1,
+    "forgetting/task_02": 0.2,
+    "accuracy/task_01": 0.8,
+    "accuracy/task_02": 0.6,
+    "accuracy/task_03": 1.0,
+}
+AFTER_TWO_OF_THREE = {
+    "average_accuracy": 0.75,
+    "average_incremental_accuracy": 0.825,  # (0.9 + 0.75) / 2
+    "learning_accuracy": 0.85,  # (0.9 + 0.8) / 2
+    "average_forgetting": 0.2,  # 0.9 - 0.7
+    "backward_transfer": -0.2,  # 0.7 - 0.9
+    "forward_transfer": -0.1,  # R[1,2] - R[0,2] = 0.3 - 0.4
+    "forgetting/task_01": 0.2,
+    "accuracy/task_01": 0.7,
+    "accuracy/task_02": 0.8,
+}
+AFTER_TWO = {
+    "average_accuracy": 0.55,  # (0.4 + 0.7) / 2
+    "average_incremental_accuracy": 0.575,  # (0.6 + 0.55) / 2
+    "learning_accuracy": 0.65,  # (0.6 + 0.7) / 2
+    "average_forgetting": 0.2,  # 0.6 - 0.4
+    "backward_transfer": -0.2,
+    "forward_transfer": 0.3,  # R[1,2] - R[0,2] = 0.5 - 0.2
+    "forgetting/task_01": 0.2,
+    "accuracy/task_01": 0.4,
+    "accuracy/task_02": 0.7,
+}
+
+
+def values(R: torch.Tensor, t: int) -> dict[str, float]:
+    return {name: value.item() for name, value in metrics.summary(R, t).items()}
+
+
+@pytest.mark.parametrize(
+    ("R", "t", "expected"),
+    [(THREE, 3, AFTER_THREE), (THREE, 2, AFTER_TWO_OF_THREE), (TWO, 2, AFTER_TWO)],
+)
+def test_every_metric_is_what_was_worked_out_by_hand(R, t, expected):
+    assert values(R, t) == pytest.approx(expected, abs=1e-12)
+
+
+def test_after_one_task_forgetting_and_transfers_are_absent():
+    assert values(THREE, 1) == pytest.approx(
+        {
+            "average_accuracy": 0.9,
+            "average_incremental_accuracy": 0.9,
+            "learning_accuracy": 0.9,
+            "accuracy/task_01": 0.9,
+        }
+    )
+
+
+def test_class_incremental_has_every_metric_but_forward_transfer():
+    expected = {name: value for name, value in AFTER_THREE.items() if name != "forward_transfer"}
+    assert values(CLASS_INCREMENTAL, 3) == pytest.approx(expected, abs=1e-12)
+    assert metrics.forward_transfer(CLASS_INCREMENTAL, 3).isnan()
+
+
+def test_forgetting_looks_back_to_the_best_row_not_to_the_first():
+    # Task 1 rises from 0.5 to 0.9 by learning task 2 (positive transfer) and ends at 0.6.
+    R = torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0.9, 0.7, 0], [0.6, 0.8, 1.0]], dtype=torch.float64)
+    # Task 1: max(0.5, 0.9) - 0.6 = 0.3. Task 2: 0.7 - 0.8 = -0.1, a gain is negative forgetting.
+    torch.testing.assert_close(metrics.forgetting(R, 3), torch.tensor([0.3, -0.1], dtype=torch.float64))
+    # Backward transfer looks at the diagonal: ((0.6 - 0.5) + (0.8 - 0.7)) / 2.
+    assert metrics.backward_transfer(R, 3).item() == pytest.approx(0.1)
+
+
+def test_rows_not_reached_yet_do_not_matter():
+    R = THREE.clone()
+    R[3] = NAN
+    assert values(R, 2) == pytest.approx(AFTER_TWO_OF_THREE, abs=1e-12)
+
+
+@pytest.mark.parametrize("t", [1, 2, 3])
+def test_each_seed_of_a_leading_axis_gets_its_own_value(t):
+    other = THREE.flip(0)
+    both = metrics.summary(torch.stack([THREE, other]), t)
+    for m, R in enumerate((THREE, other)):
+        assert {name: value[m].item() for name, value in both.items()} == values(R, t)
+        assert all(value.shape == (2,) for value in both.values())
