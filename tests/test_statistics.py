@@ -27,10 +27,13 @@ def test_paired_difference_is_scipys_paired_t_test():
     assert ours.mean == pytest.approx(np.mean(FIRST) - np.mean(SECOND))
 
 
-@pytest.mark.parametrize(("shift", "same"), [(0.0, True), (0.01, True), (-0.01, True), (0.1, False), (-0.1, False)])
+@pytest.mark.parametrize(
+    ("shift", "same"), [(0.0, True), (0.01, True), (-0.01, True), (0.1, False), (-0.1, False)]
+)
 def test_indistinguishable_is_a_paired_t_test_at_five_percent(shift, same):
     shifted = [value + shift for value in SECOND]
-    assert (stats.ttest_rel(shifted, FIRST).pvalue >= 0.05) is indistinguishable(shifted, FIRST) is same
+    assert bool(stats.ttest_rel(shifted, FIRST).pvalue >= 0.05) == same
+    assert indistinguishable(shifted, FIRST) == same
 
 
 def test_pairing_sees_what_two_separate_intervals_do_not():

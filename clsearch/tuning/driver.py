@@ -1,0 +1,240 @@
+"""Carrying out a plan: Ray Tune executes, this process keeps the record."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+# Read when Ray Tune is imported.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import pandas as pd
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from rich.console import Console
+
+from clsearch.tuning import preflight, summary
+from clsearch.tuning.figures import response
+from clsearch.tuning.progress import ProgressLine
+from clsearch.tuning.ranking import Ranking, best_content, rank
+from clsearch.tuning.records import Results, TrialRecord, metrics_of
+from clsearch.tuning.search import OBJECTIVE, OptunaSearcher, open_storage
+from clsearch.tuning.study import Plan
+from clsearch.tuning.trainable import STATE_FILE, TRAINABLES
+from clsearch.tuning.tracking import Tracker, quiet
+
+REFERENCES = ("finetuning",)
+"""Algorithms trained beside every search, on the same seeds."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found. interrupted: it was stopped before all its trials were done."""
+
+    plan: Plan
+    records: list[TrialRecord]
+    references: list[TrialRecord]
+    ranking: Ranking
+    interrupted: bool
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The finished trial with the highest average accuracy."""
+        return self.ranking.best
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """results/<study>/trials.csv."""
+        return pd.read_csv(self.plan.folder / "trials.csv")
+
+    @property
+    def exit_code(self) -> int:
+        """0 done; 1 no trial finished; 130 interrupted."""
+        return 130 if self.interrupted else 0 if self.best is not None else 1
+
+
+def execute(plan: Plan) -> StudyResult:
+    """Run a checked plan to its end. Raises ConfigError where the cluster cannot hold a trial."""
+    console = Console(stderr=True)
+    line = ProgressLine(console, plan.trials)
+    with line.shown():
+        line.say("starting Ray")
+        start_ray(plan)
+        try:
+            results = Results(plan)
+            results.begin()
+            quiet()
+            tracker = Tracker(plan, preflight.tracking_uri(plan), console.print)
+            tracker.begin()
+            watcher = Watcher(plan, results, tracker, line)
+            search(plan, watcher)
+            result = conclude(plan, watcher, line)
+        finally:
+            ray.shutdown()
+    out = Console()
+    summary.show(out, plan, result.ranking, result.references, result.records, tracker.uri)
+    return result
+
+
+def start_ray(plan: Plan) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start a Ray of our own on this machine."""
+    level = logging.INFO if plan.options.verbose else logging.ERROR
+    joining = "RAY_ADDRESS" in os.environ
+    own: dict[str, Any] = {} if joining else {"address": "local", "include_dashboard": False}
+    ray.init(logging_level=level, log_to_driver=plan.options.verbose, **own)
+    if joining:
+        nodes = [
+            preflight.Node(n["NodeManagerHostname"], n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0))
+            for n in ray.nodes()
+            if n["Alive"]
+        ]
+        preflight.check_resources(plan, nodes)
+
+
+def search(plan: Plan, watcher: Watcher) -> None:
+    """Let Ray Tune run the references and the trials that Optuna asks for."""
+    options = plan.options
+    searcher = OptunaSearcher(
+        plan,
+        open_storage(plan),
+        [name for name in REFERENCES if name != plan.algorithm],
+        watcher.configure,
+    )
+    resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
+    tune.Tuner(
+        tune.with_resources(TRAINABLES[plan.algorithm], resources),
+        tune_config=tune.TuneConfig(
+            metric=OBJECTIVE,
+            mode="max",
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=options.max_concurrent,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["label"],
+            trial_dirname_creator=lambda trial: trial.config["label"],
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(plan.folder),
+            callbacks=[watcher],
+            verbose=3 if options.verbose else 0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    ).fit()
+
+
+class Watcher(tune.Callback):
+    """Keeps the record of each trial as Ray reports it, and hands it on to results/, MLflow and the progress line."""
+
+    def __init__(self, plan: Plan, results: Results, tracker: Tracker, line: ProgressLine) -> None:
+        self.plan = plan
+        self.results = results
+        self.tracker = tracker
+        self.line = line
+        self.records: dict[str, TrialRecord] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its Tuner for a restore that is never used."""
+        return {}
+
+    def configure(self, label: str, values: dict[str, float], algorithm: str | None) -> dict[str, Any]:
+        """The config of a trial, flat, as ContinualTrainable reads it; its record begins here."""
+        config = self.plan.trial_config(values, algorithm)
+        number = None if algorithm else int(label.rpartition("_")[2])
+        self.records[label] = TrialRecord(
+            label=label,
+            number=number,
+            algorithm=config.algorithm,
+            values=values,
+            settings=config.flat(),
+            seeds=self.plan.seeds,
+            state="waiting",
+        )
+        return config.flat() | {
+            "algorithm": config.algorithm,
+            "label": label,
+            "seeds": list(self.plan.seeds),
+            "device": self._device(),
+            "state_file": str(self.results.trial_folder(label) / STATE_FILE),
+        }
+
+    def _device(self) -> str:
+        options = self.plan.options
+        if options.device != "auto":
+            return options.device
+        return "cuda" if options.gpus_per_trial > 0 else "cpu"
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._note(trial, lambda record: replace(record, state="running"))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._note(trial, lambda record: advanced(record, result), ended=bool(result.get("done")))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        reason = trial.last_result.get("failed", "")
+        state = "failed" if reason else "finished"
+        self._end(trial, state, reason)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        error = trial.get_pickled_error()
+        reason = str(getattr(error, "cause", None) or error or "the worker died").strip().splitlines()
+        self._end(trial, "failed", reason[-1] if reason else "the worker died")
+
+    def _note(
+        self, trial: Trial, change: Callable[[TrialRecord], TrialRecord], ended: bool = False
+    ) -> None:
+        label = trial.config["label"]
+        record = self.records[label] = change(self.records[label])
+        if not ended:
+            self.tracker.update(record)
+            self.line.update(record)
+
+    def _end(self, trial: Trial, state: str, reason: str) -> None:
+        label = trial.config["label"]
+        record = self.records[label] = replace(self.records[label], state=state, reason=reason)
+        self.results.write_trial(record)
+        self.tracker.update(record)
+        self.line.update(record)
+        (self.results.trial_folder(label) / STATE_FILE).unlink(missing_ok=True)
+
+
+def advanced(record: TrialRecord, result: dict[str, Any]) -> TrialRecord:
+    """A record with a step's result."""
+    return replace(
+        record,
+        tasks_learned=result["tasks_learned"],
+        seconds=result["seconds"],
+        metrics=metrics_of(result),
+        **result["record"],
+    )
+
+
+def conclude(plan: Plan, watcher: Watcher, line: ProgressLine) -> StudyResult:
+    """Rank, write the tables and pictures, finish MLflow's records."""
+    line.say("writing results")
+    records = sorted((r for r in watcher.records.values() if r.number is not None), key=lambda r: r.label)
+    references = [r for r in watcher.records.values() if r.number is None]
+    ranking = rank(records)
+    results = watcher.results
+    results.write_table("trials", records)
+    results.write_table("references", references)
+    content = best_content(plan, ranking, references)
+    results.write_best(content)
+    base = next((r.metrics[OBJECTIVE] for r in references if r.state == "finished"), None)
+    figure = response(records, plan.space, base)
+    if figure is not None:
+        figure.savefig(results.folder / "response.png", dpi=150)
+    shutil.rmtree(results.folder / "ray", ignore_errors=True)
+    line.say("sending the last records to MLflow")
+    ended = sum(r.state in ("finished", "failed") for r in records)
+    best = ranking.best
+    watcher.tracker.end(content | (best.metrics if best else {}), finished=ended == plan.trials and best is not None)
+    return StudyResult(plan, records, references, ranking, interrupted=ended < plan.trials)

@@ -1,0 +1,84 @@
+"""One line that moves while a study runs; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.search import OBJECTIVE
+
+PLAIN_SECONDS = 5.0
+"""Plain lines come no closer together than this."""
+
+
+class ProgressLine:
+    """Counts a study's trials and says how it stands."""
+
+    def __init__(self, console: Console, trials: int) -> None:
+        self.console = console
+        self.total = trials
+        self.records: dict[str, TrialRecord] = {}
+        self.best: float | None = None
+        self.started = time.monotonic()
+        self.last_plain = -PLAIN_SECONDS
+        self.bar = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self.row = self.bar.add_task("starting Ray", total=trials)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the line; it is taken away at the end."""
+        with self.bar:
+            yield
+
+    def say(self, what: str) -> None:
+        """What a long step without trials is doing."""
+        self.bar.update(self.row, description=what)
+        if not self.console.is_terminal:
+            self.console.print(what)
+
+    def update(self, record: TrialRecord) -> None:
+        """A trial as it stands."""
+        self.records[record.label] = record
+        if record.number is not None and record.state == "finished":
+            self.best = max(self.best or 0.0, record.metrics[OBJECTIVE])
+        done = self.count("finished") + self.count("failed")
+        self.bar.update(self.row, completed=done, description=self.line())
+        now = time.monotonic()
+        due = now - self.last_plain >= PLAIN_SECONDS or done == self.total
+        if not self.console.is_terminal and record.state != "running" and due:
+            self.last_plain = now
+            self.console.print(self.line())
+
+    def count(self, state: str) -> int:
+        """Trials in a state, references apart."""
+        return sum(r.state == state for r in self.records.values() if r.number is not None)
+
+    def line(self) -> str:
+        """How the study stands."""
+        finished, failed = self.count("finished"), self.count("failed")
+        done = finished + failed
+        words = [f"{done}/{self.total} trials", f"{self.count('running')} running", f"{failed} failed"]
+        if self.best is not None:
+            words.append(f"best {100 * self.best:.2f} %")
+        if 0 < done < self.total:
+            left = (time.monotonic() - self.started) / done * (self.total - done)
+            words.append(f"about {_span(left)} left")
+        return " · ".join(words)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,141 @@
+"""Optuna behind Ray Tune's Searcher. Optuna's storage is the record of the search; nothing is kept beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState as OptunaState
+from ray.tune.search import Searcher
+
+from clsearch.core.seeding import seed_of
+from clsearch.tuning.spaces import Space, grid
+from clsearch.tuning.study import Plan
+
+OBJECTIVE = "average_accuracy"
+"""Validation average accuracy, after the last task."""
+
+JOURNAL = "optuna.journal"
+
+
+def open_storage(plan: Plan) -> optuna.Study:
+    """Create the Optuna study of a plan in its journal file; a grid is queued there as a whole."""
+    optuna.logging.set_verbosity(optuna.logging.INFO if plan.options.verbose else optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(plan.folder / JOURNAL)))
+    study = optuna.create_study(storage=storage, study_name=plan.options.name, direction="maximize")
+    if plan.options.sampler == "grid" and plan.space:
+        # GridSampler raises at the last `tell` outside `optimize`; a queue gives the same points.
+        for point in grid(plan.space, plan.options.grid_points):
+            study.enqueue_trial(point)
+    return study
+
+
+def distributions_of(space: Space) -> dict[str, FloatDistribution]:
+    """A space in Optuna's words."""
+    return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in space.items()}
+
+
+def sampler_for(kind: str, seed: int, asked: int) -> BaseSampler:
+    """The sampler for the next suggestion. Its seed is derived from the number of trials asked so far, because a
+    fixed one would repeat its first suggestions after a reload.
+    """
+    derived = seed_of(seed, 0, asked, "sampler") % 2**32
+    if kind == "tpe":
+        return TPESampler(seed=derived, constant_liar=True, multivariate=True)
+    return RandomSampler(seed=derived)
+
+
+class OptunaSearcher(Searcher):
+    """Suggests the references first, then up to the plan's number of trials.
+
+    configure: (label, values, algorithm or None) -> config of a trial.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        study: optuna.Study,
+        references: Iterable[str],
+        configure: Callable[[str, dict[str, float], str | None], dict[str, Any]],
+    ) -> None:
+        super().__init__(metric=OBJECTIVE, mode="max")
+        self.plan = plan
+        self.study = study
+        self.configure = configure
+        self.distributions = distributions_of(plan.space)
+        self.references = list(references)
+        self.asked = len(study.get_trials(deepcopy=False, states=_ASKED))
+        self.open: dict[str, optuna.trial.Trial] = {}
+        self.told: dict[int, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        if self.references:
+            name = self.references.pop(0)
+            return self.configure(reference_label(name), {}, name)
+        if self.asked >= self.plan.trials:
+            return Searcher.FINISHED
+        self.study.sampler = sampler_for(self.plan.options.sampler, self.plan.options.sampler_seed, self.asked)
+        trial = self.study.ask(fixed_distributions=self.distributions)
+        self.asked += 1
+        self.open[trial_id] = trial
+        return self.configure(trial_label(trial.number), trial.params, None)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id in self.open:
+            self._report(self.open[trial_id], result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Diverged trials are told as pruned: TPE avoids their region, and learns nothing from failed ones."""
+        trial = self.open.pop(trial_id, None)
+        if trial is None:
+            return
+        if error or result is None:
+            self.study.tell(trial, state=OptunaState.FAIL)
+            return
+        self._report(trial, result)
+        if "failed" in result:
+            trial.set_user_attr("reason", result["failed"])
+            self.study.tell(trial, state=OptunaState.PRUNED)
+        else:
+            self.study.tell(trial, result[OBJECTIVE])
+
+    def _report(self, trial: optuna.trial.Trial, result: dict[str, Any]) -> None:
+        """An intermediate value per learned task; the same task told again is no news."""
+        learned = result["tasks_learned"]
+        if learned > self.told.get(trial.number, 0):
+            trial.report(result[OBJECTIVE], step=learned)
+            self.told[trial.number] = learned
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: Optuna's storage already holds all of it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, as above."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a fresh searcher on the same storage is the same searcher."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its Tuner for a restore that is never used; open files and handles stay here."""
+        return {}
+
+
+_ASKED = (OptunaState.RUNNING, OptunaState.COMPLETE, OptunaState.PRUNED, OptunaState.FAIL)
+
+
+def trial_label(number: int) -> str:
+    """Name of a trial in folders and runs."""
+    return f"trial_{number:05d}"
+
+
+def reference_label(algorithm: str) -> str:
+    """Name of a reference in folders and runs."""
+    return f"reference_{algorithm}"

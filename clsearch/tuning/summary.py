@@ -1,0 +1,136 @@
+"""What a study prints at its end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from clsearch.tuning.ranking import Ranking, against, rerun_command
+from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.study import Plan
+from clsearch.tuning.tracking import default_store, viewer_command
+from clsearch.tuning.preflight import without_password
+
+SHOWN = 5
+
+
+def show(
+    console: Console, plan: Plan, ranking: Ranking, references: list[TrialRecord], records: list[TrialRecord], uri: str
+) -> None:
+    """Print the answer, the table behind it, and where everything is."""
+    console.print()
+    best = ranking.best
+    failed = [r for r in records if r.state == "failed"]
+    if best is None:
+        console.print("[bold]No trial finished.[/bold]")
+    else:
+        values = ", ".join(f"{name} = {value:.4g}" for name, value in best.values.items())
+        console.print(f"[bold]Best configuration[/bold] (trial {best.number}): {values or 'as given'}")
+        console.print(top_table(plan, ranking, references))
+        console.print(reading(plan, ranking, references), highlight=False)
+        console.print(matrix_table(best))
+    if failed:
+        console.print(f"{len(failed)} of {len(records)} trials failed; the first: {failed[0].reason}", highlight=False)
+    where(console, plan, best, uri)
+
+
+def top_table(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> Table:
+    """The best trials and the references."""
+    M = len(plan.seeds)
+    table = Table(title=f"Validation, mean ± standard deviation over {M} seed{'s' * (M > 1)}", title_justify="left")
+    table.add_column("trial")
+    for name in plan.space:
+        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("average accuracy (%)", justify="right")
+    table.add_column("average forgetting (points)", justify="right")
+    table.add_column("like the best")
+    for record in ranking.trials[:SHOWN]:
+        mark = "best" if record is ranking.best else ("yes" if record.label in ranking.close else "")
+        table.add_row(
+            f"#{record.number}",
+            *(f"{record.values[name]:.4g}" for name in plan.space),
+            spread(record, "average_accuracy"),
+            spread(record, "average_forgetting"),
+            mark,
+        )
+    table.add_section()
+    for record in references:
+        if record.state == "finished":
+            numbers = [spread(record, "average_accuracy"), spread(record, "average_forgetting"), ""]
+            table.add_row(record.algorithm, *["–"] * len(plan.space), *numbers)
+    return table
+
+
+def spread(record: TrialRecord, name: str) -> str:
+    """A metric in percent with its standard deviation."""
+    mean, std = record.metrics.get(name), record.metrics.get(f"{name}/std")
+    if mean is None:
+        return "–"
+    return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
+
+
+def reading(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> str:
+    """How to read the table."""
+    lines = []
+    if len(plan.seeds) > 1:
+        others = len(ranking.close) - 1
+        lines.append(
+            f"'yes': the paired 95 % interval of the difference to the best (Student t over seeds) contains 0; "
+            f"{others} of {len(ranking.trials) - 1} other trials cannot be told from it."
+        )
+    else:
+        lines.append("One seed has no interval: no trial can be told from the best.")
+    for reference in references:
+        if ranking.best is not None and reference.state == "finished":
+            d = against(ranking.best, reference)
+            interval = f", 95 % interval {100 * d.low:+.2f} to {100 * d.high:+.2f}" if d.low == d.low else ""
+            lines.append(f"Against {reference.algorithm}: {100 * d.mean:+.2f} points{interval}.")
+    lines.append("The best was chosen on these same numbers, so its own score is optimistic.")
+    return "\n".join(lines)
+
+
+def matrix_table(best: TrialRecord) -> Table:
+    """R of the best configuration, mean over seeds, in percent."""
+    matrix = np.nanmean(np.array(best.accuracy, dtype=float), axis=0)
+    table = Table(title="Accuracy matrix of the best, % (mean over seeds)", title_justify="left")
+    table.add_column("after task", justify="right")
+    for j in range(1, matrix.shape[1] + 1):
+        table.add_column(f"task {j}", justify="right")
+    for i, row in enumerate(matrix[1:], start=1):
+        cells = [f"{100 * v:.1f}" if np.isfinite(v) else "" for v in row]
+        table.add_row(str(i), *(c if j < i else f"[dim]{c}[/dim]" for j, c in enumerate(cells)))
+    return table
+
+
+def where(console: Console, plan: Plan, best: TrialRecord | None, uri: str) -> None:
+    """The paths of what was written, and the commands that go on from here."""
+    folder = near(plan.folder)
+    rows = [
+        ("Record", f"{folder}/ (study.json, trials.csv, references.csv, best.json, trials/)"),
+        ("Picture", f"{folder}/response.png"),
+    ]
+    if best is None or not (plan.folder / "response.png").exists():
+        rows.pop()
+    if uri == default_store(plan):
+        store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db"
+        command = viewer_command(near(Path(sys.executable), resolve=False), store, plan.folder)
+        rows.append(("MLflow", f"{command}   then open http://127.0.0.1:5000"))
+    else:
+        rows.append(("MLflow", f"{without_password(uri)}, experiment {plan.options.name}"))
+    command = rerun_command(plan, best) if best is not None else None
+    if command:
+        rows.append(("Again", command))
+    console.print()
+    for name, value in rows:
+        console.print(f"[bold]{name:<8}[/bold] {value}", highlight=False, soft_wrap=True)
+
+
+def near(path: Path, resolve: bool = True) -> str:
+    """A path from the working directory where it lies below, else absolute."""
+    path = path.resolve() if resolve else path.absolute()
+    cwd = Path.cwd()
+    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)

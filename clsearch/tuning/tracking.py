@@ -1,0 +1,192 @@
+"""Results -> MLflow, live. Only the driver talks to MLflow, from one thread of its own, so that a slow server costs the
+search nothing. results/ is the record; what MLflow misses can be written again.
+
+Runs: a parent per study, a child per trial and reference. Metrics have step = tasks learned.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from clsearch.tuning.figures import accuracy_matrix
+from clsearch.tuning.records import TrialRecord, code_version, finite
+from clsearch.tuning.study import Plan
+
+STORE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED"}
+
+
+def default_store(plan: Plan) -> str:
+    """URI of the SQLite store that studies in one results folder share."""
+    return f"sqlite:///{plan.folder.parent / STORE}"
+
+
+class Tracker:
+    """Sends a study to MLflow from a thread. Errors end the sending, are told once, and never end the study.
+
+    uri: the store; None for the study's own SQLite file. warn: called with a message at most once.
+    """
+
+    def __init__(self, plan: Plan, uri: str | None, warn: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.uri = uri or default_store(plan)
+        self.artifacts = None if uri else (plan.folder.parent / ARTIFACTS / plan.options.name).as_uri()
+        self.warn = warn
+        self.broken = False
+        self.runs: dict[str, str] = {}
+        self.tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    def begin(self) -> None:
+        """Connect, create the experiment and the parent run (in the thread: a new SQLite store takes seconds)."""
+        self.thread.start()
+        self.tasks.put(self._begin)
+
+    def update(self, record: TrialRecord) -> None:
+        """Log a trial as it stands: its run is created at the first call and ended by a final state."""
+        self.tasks.put(lambda: self._update(record))
+
+    def end(self, summary: dict[str, Any], finished: bool) -> None:
+        """Log the study's summary, end its run, and wait until everything is sent."""
+        self.tasks.put(lambda: self._end(summary, finished))
+        self.tasks.put(None)
+        self.thread.join()
+
+    def _work(self) -> None:
+        while (task := self.tasks.get()) is not None:
+            if self.broken:
+                continue
+            try:
+                task()
+            except Exception as error:  # whatever a store may raise, the study goes on
+                self.broken = True
+                self.warn(
+                    f"MLflow stopped taking records ({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
+                    f"the study goes on and results/ stays complete"
+                )
+
+    def _begin(self) -> None:
+        self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        plan, name = self.plan, self.plan.options.name
+        experiment = self.client.get_experiment_by_name(name)
+        self.experiment = (
+            experiment.experiment_id
+            if experiment is not None
+            else self.client.create_experiment(name, artifact_location=self.artifacts)
+        )
+        tags = self._tags("study") | {"mlflow.note.content": plan.question}
+        run = self.client.create_run(self.experiment, tags=tags, run_name=name)
+        self.parent = run.info.run_id
+        settings = {k: v for k, v in plan.config.flat().items() if k not in plan.space}
+        space = {f"space/{n}": f"{r.low:g} to {r.high:g}{' (log)' if r.log else ''}" for n, r in plan.space.items()}
+        own = {"trials": plan.trials, "sampler": plan.options.sampler, "algorithm": plan.algorithm}
+        self._log(self.parent, params=settings | space | own | self._common_params())
+
+    def _common_params(self) -> dict[str, Any]:
+        return {"seeds": " ".join(map(str, self.plan.seeds))}
+
+    def _tags(self, kind: str, algorithm: str | None = None) -> dict[str, str]:
+        config = self.plan.config
+        return {
+            "kind": kind,
+            "study": self.plan.options.name,
+            "algorithm": algorithm or self.plan.algorithm,
+            "benchmark": config.benchmark,
+            "scenario": config.scenario.value,
+            "seeds": " ".join(map(str, self.plan.seeds)),
+            "state": "running",
+            "code_version": code_version(),
+        }
+
+    def _update(self, record: TrialRecord) -> None:
+        if record.label not in self.runs:
+            self._create(record)
+        run_id = self.runs[record.label]
+        if record.tasks_learned:
+            self._log(run_id, metrics=record.metrics, step=record.tasks_learned)
+        if record.state != "running":
+            self._finish(run_id, record)
+
+    def _create(self, record: TrialRecord) -> None:
+        kind = "trial" if record.number is not None else "reference"
+        tags = self._tags(kind, record.algorithm) | {"mlflow.parentRunId": self.parent}
+        run = self.client.create_run(self.experiment, tags=tags, run_name=run_name(record))
+        self.runs[record.label] = run.info.run_id
+        own = {"algorithm": record.algorithm}
+        self._log(run.info.run_id, params=record.settings | own | self._common_params())
+
+    def _finish(self, run_id: str, record: TrialRecord) -> None:
+        tags = [RunTag("state", record.state)] + ([RunTag("reason", record.reason[:4000])] if record.reason else [])
+        self.client.log_batch(run_id, metrics=[Metric("seconds", record.seconds, _now(), 0)], tags=tags)
+        if record.tasks_learned:
+            content = {"seeds": list(record.seeds), "accuracy": finite(record.accuracy)}
+            self.client.log_dict(run_id, content, "accuracy_matrix.json")
+            self.client.log_figure(run_id, accuracy_matrix(record), "accuracy_matrix.png")
+        self.client.set_terminated(run_id, MLFLOW_STATES[record.state])
+
+    def _end(self, summary: dict[str, Any], finished: bool) -> None:
+        state = "finished" if finished else "failed"
+        numbers = {k: v for k, v in summary.items() if isinstance(v, float)}
+        self._log(self.parent, metrics=numbers, step=self.plan.config.tasks)
+        self.client.log_batch(self.parent, tags=[RunTag("state", state)])
+        self.client.log_dict(self.parent, finite(summary), "best.json")
+        self.client.set_terminated(self.parent, MLFLOW_STATES[state])
+
+    def _log(
+        self,
+        run_id: str,
+        metrics: dict[str, float] | None = None,
+        step: int = 0,
+        params: dict[str, Any] | None = None,
+    ) -> None:
+        now = _now()
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, now, step) for name, value in (metrics or {}).items()],
+            params=[Param(name, text(value)) for name, value in (params or {}).items()],
+        )
+
+
+def run_name(record: TrialRecord) -> str:
+    """A name that tells runs apart in a list: `#17 distillation_factor=0.8 distillation_temperature=2.1`."""
+    if record.number is None:
+        return record.label.replace("_", " ")
+    return " ".join([f"#{record.number}", *(f"{name}={value:.3g}" for name, value in record.values.items())])
+
+
+def text(value: Any) -> str:
+    """A setting as MLflow shows it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return str(value)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def viewer_command(python: str, uri: str, folder: Path) -> str | None:
+    """The command that shows the study's own store; None where a server already does."""
+    if not uri.startswith("sqlite:"):
+        return None
+    return f"{python} -m mlflow server --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
+
+
+def quiet() -> None:
+    """MLflow's own chatter off."""
+    import logging
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(1)
+    mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.set(15)

@@ -1,0 +1,124 @@
+"""Trainables: a trial of Ray Tune is one configuration on its seeds; one step is one learned task.
+
+`Tuner(LwFTrainable, param_space={"distillation_factor": tune.loguniform(1e-2, 1e2), "epochs": 10})` works as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.tune import Trainable
+
+from clsearch.core import metrics
+from clsearch.core.config import TrialConfig
+from clsearch.core.loop import DivergedError, learn_task
+from clsearch.core.run import Run, build_run
+from clsearch.core.state import TrialState
+
+STATE_FILE = "state.pt"
+
+
+class ContinualTrainable(Trainable):
+    """A trial. Its config is flat: every setting of the algorithm, and
+
+    seeds: list of int, default [0, 1, 2]. device: default "cpu".
+    state_file: where the trial keeps its own checkpoint, replaced atomically after each task; a trial that finds one
+    goes on from it. Without it, Ray's checkpoints are the only ones.
+    algorithm: instead of the class's own (so that a study's references run in the same actors).
+    label: a name for the driver, not read here.
+    """
+
+    algorithm = "finetuning"
+
+    def setup(self, config: dict[str, Any]) -> None:
+        settings = dict(config)
+        settings.pop("label", None)
+        seeds = settings.pop("seeds", [0, 1, 2])
+        device = settings.pop("device", "cpu")
+        state_file = settings.pop("state_file", None)
+        algorithm = settings.pop("algorithm", self.algorithm)
+        resources = self.trial_resources
+        cpus = resources.required_resources.get("CPU", 1) if resources else 1
+        torch.set_num_threads(max(1, math.floor(cpus)))
+        self.state_file = None if state_file is None else Path(state_file)
+        self.run = build_run(TrialConfig.of(algorithm, settings), seeds, device)
+        if self.state_file is not None and self.state_file.exists():
+            self.state = TrialState.load(self.state_file, self.run.fingerprint, self.run.device)
+        else:
+            self.state = self.run.initial_state()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self.state.tasks_learned < len(self.run.benchmark.tasks):
+            try:
+                self.state = learn_task(self.run, self.state)
+            except DivergedError as error:
+                return report(self.run, self.state) | {"failed": str(error), "done": True}
+            if self.state_file is not None:
+                self.state.save(self.state_file)
+        return report(self.run, self.state)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        self.state.save(Path(checkpoint_dir) / STATE_FILE)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
+        self.state = TrialState.load(
+            Path(checkpoint_dir) / STATE_FILE, self.run.fingerprint, self.run.device
+        )
+
+
+class FinetuningTrainable(ContinualTrainable):
+    """Training on each task in turn, and nothing else."""
+
+    algorithm = "finetuning"
+
+
+class LwFTrainable(ContinualTrainable):
+    """Learning without Forgetting (Li & Hoiem 2017)."""
+
+    algorithm = "lwf"
+
+
+class EWCTrainable(ContinualTrainable):
+    """Elastic weight consolidation (Kirkpatrick et al. 2017) with a free p-norm."""
+
+    algorithm = "ewc"
+
+
+TRAINABLES: dict[str, type[ContinualTrainable]] = {
+    cls.algorithm: cls for cls in (FinetuningTrainable, LwFTrainable, EWCTrainable)
+}
+"""Algorithm -> its Trainable."""
+
+
+def report(run: Run, state: TrialState) -> dict[str, Any]:
+    """What a step tells the driver: numbers, and small arrays as lists.
+
+    Metrics are means over seeds, `<name>/std` their standard deviations (n - 1; absent for one seed). `train/<name>`
+    are of the last epoch. `record` holds R [M, T+1, T] and the learning curve [E, M, K].
+    """
+    t = state.tasks_learned
+    values = metrics.summary(state.accuracy, t) if t else {}
+    if t:
+        last = state.curve[-1].double()
+        values |= {f"train/{name}": last[:, k] for k, name in enumerate(run.columns)}
+    numbers = {name: value.mean().item() for name, value in values.items()}
+    if len(run.seeds) > 1:
+        numbers |= {f"{name}/std": value.std().item() for name, value in values.items()}
+    return numbers | {
+        "tasks_learned": t,
+        "done": t == len(run.benchmark.tasks),
+        "seconds": state.seconds,
+        "record": {
+            "accuracy": state.accuracy.tolist(),
+            "columns": list(run.columns),
+            "curve": state.curve.tolist(),
+            "epochs": state.epochs.tolist(),
+        },
+    }

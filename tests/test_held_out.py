@@ -1,0 +1,58 @@
+"""Test data, seen as each task shows it."""
+
+import pytest
+import torch
+
+from clsearch.core.benchmarks import build_benchmark
+from clsearch.core.config import TrialConfig
+from clsearch.core.datasets import read_digits
+from clsearch.core.held_out import test_samples as held_out_samples
+from tests.helpers import CPU, write_mnist
+
+SEEDS = (3, 4)
+
+
+def tasks_and_tests(**settings):
+    config = TrialConfig.of("finetuning", {"epochs": 1} | settings)
+    benchmark = build_benchmark(config, SEEDS, CPU)
+    return list(zip(benchmark.tasks, held_out_samples(config, benchmark, SEEDS), strict=True))
+
+
+def everything(samples):
+    (positions,) = samples.chunks(100_000)
+    return samples.batch(positions)
+
+
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+@pytest.mark.parametrize("benchmark", ["split-mnist", "permuted-mnist"])
+def test_mnist_test_samples_are_the_t10k_files_mapped_as_the_task_maps(tmp_path, benchmark, scenario):
+    write_mnist(tmp_path, "train", per_class=10, seed=0)
+    images, labels = write_mnist(tmp_path, "t10k", per_class=3, seed=1)
+    pairs = tasks_and_tests(benchmark=benchmark, scenario=scenario, tasks=2, data_root=tmp_path)
+    for index, (task, samples) in enumerate(pairs):
+        split = benchmark == "split-mnist"
+        members = range(5 * index, 5 * index + 5) if split else range(10)
+        # What is added to a class of the source: nothing, minus the task's first class, or plus a block per task.
+        offset = {"domain": -members[0], "task": 0 if split else 10 * index}
+        own = torch.isin(labels, torch.tensor(members))
+        inputs, outputs = everything(samples)
+        for m in range(len(SEEDS)):
+            assert torch.equal(outputs[m], labels[own] + offset["domain" if scenario == "domain" else "task"])
+            pixels = images[own].flatten(1) if split else images[own].flatten(1)[:, task.train.pixels[m]]
+            assert torch.equal(inputs[m], pixels / 255)
+        assert set(outputs.unique().tolist()) == set(task.classes)
+
+
+def test_the_pixel_permutation_of_a_later_task_is_not_the_first_tasks():
+    (_, first), (_, second) = tasks_and_tests(benchmark="permuted-digits", tasks=2)
+    a, b = everything(first)[0], everything(second)[0]
+    assert not torch.equal(a, b)
+    assert torch.equal(a.sort(-1).values, b.sort(-1).values)
+
+
+def test_all_digits_held_out_come_up_once_for_every_member():
+    inputs, labels = read_digits("test")
+    found = torch.cat([everything(samples)[0] for _, samples in tasks_and_tests()], 1)
+    for m in range(len(SEEDS)):
+        assert sorted(map(tuple, found[m].tolist())) == sorted(map(tuple, (inputs.flatten(1) / 16).tolist()))
+    assert found.shape[1] == len(labels)
