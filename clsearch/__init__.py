@@ -1,8 +1,8 @@
 """clsearch: which hyperparameters for continual learning, and how do you know?
 
-    Study                    one question, one search, one record
-    SPACES, LogRange, Range  search spaces
-    ConfigError              refused input
+Study                    one question, one search, one record
+SPACES, LogRange, Range  search spaces
+ConfigError              refused input
 """
 
 import os
@@ -11,9 +11,9 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from clsearch.core.config import ConfigError  # noqa: E402
-from clsearch.tuning.spaces import SPACES, LogRange, Range  # noqa: E402
-from clsearch.tuning.study import Study  # noqa: E402
+from clsearch.core.config import ConfigError
+from clsearch.tuning.spaces import SPACES, LogRange, Range
+from clsearch.tuning.study import Study
 
 __version__ = "0.1.0"
 __all__ = ["SPACES", "ConfigError", "LogRange", "Range", "Study", "__version__"]

@@ -1,4 +1,4 @@
-"""What several test modules build: small configurations, small benchmarks, IDX files, one-member forward passes."""
+"""What several test modules build: small configurations and benchmarks, IDX files, a plain forward pass."""
 
 import struct
 from collections.abc import Sequence
@@ -61,9 +61,7 @@ def tiny_benchmark(
         outputs[:, classes] = classes - first
         own = torch.isin(labels, classes).nonzero().squeeze(1)
         rows = own[torch.randint(0, len(own), (members, 2 * samples), generator=generator)]
-        train, validation = (
-            Samples(values, labels, 255.0, part, outputs) for part in rows.split(samples, dim=1)
-        )
+        train, validation = (Samples(values, labels, 255.0, part, outputs) for part in rows.split(samples, dim=1))
         tasks.append(Task(index, tuple((classes - first).tolist()), train, validation))
     width = max(max(task.classes) for task in tasks) + 1
     return Benchmark(scenario, tuple(tasks), width, inputs)
@@ -74,14 +72,14 @@ def network_for(benchmark: Benchmark, hidden: tuple[int, ...] = (6, 4)) -> MLP:
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
-    """An IDX file of unsigned bytes: big-endian magic number (2049 for labels, 2051 for images), sizes, values."""
+    """An IDX file of unsigned bytes: big-endian magic number (2049 labels, 2051 images), sizes, values."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = struct.pack(f">{1 + values.ndim}i", 2048 + values.ndim, *values.shape)
     path.write_bytes(header + values.astype(np.uint8).tobytes())
 
 
 def write_mnist(root: Path, part: str, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Random images in MNIST's files, `part` being train or t10k. Returns them: [N, 28, 28] and labels [N]."""
+    """Random images in MNIST's files (`part`: train or t10k). Returns images [N, 28, 28] and labels [N]."""
     generator = np.random.default_rng(seed)
     labels = generator.permutation(np.repeat(np.arange(10), per_class))
     images = generator.integers(0, 256, (len(labels), 28, 28))

@@ -84,9 +84,7 @@ def test_split_tasks_have_these_outputs(scenario, tasks, classes, outputs):
     ("scenario", "first_output", "outputs"),
     [("domain", [0, 0, 0], 10), ("task", [0, 10, 20], 30), ("class", [0, 10, 20], 30)],
 )
-def test_permuted_tasks_have_a_block_of_outputs_each_unless_domain_incremental(
-    scenario, first_output, outputs
-):
+def test_permuted_tasks_have_a_block_of_outputs_each_unless_domain_incremental(scenario, first_output, outputs):
     built = benchmark_of(benchmark="permuted-digits", scenario=scenario, tasks=3)
     assert built.outputs == outputs
     for task, first in zip(built.tasks, first_output, strict=True):
@@ -110,8 +108,7 @@ def test_answers_are_those_of_the_three_scenarios():
     groups = [(0, 1, 2, 3), (4, 5, 6), (7, 8, 9)]
     seen = [(), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6), tuple(range(10))]
     task, domain, by_class = (
-        benchmark_of((0,), scenario=scenario, tasks=tasks)
-        for scenario, tasks in zip(SCENARIOS, (3, 2, 3), strict=True)
+        benchmark_of((0,), scenario=scenario, tasks=tasks) for scenario, tasks in zip(SCENARIOS, (3, 2, 3), strict=True)
     )
     for i in range(4):
         for k in (1, 2, 3):

@@ -122,9 +122,7 @@ def test_a_setting_of_another_algorithm_is_refused(algorithm, field, value):
     )
 
 
-@pytest.mark.parametrize(
-    ("settings", "shown"), [({}, "None, None"), ({"epochs": 3, "iterations": 4}, "3, 4")]
-)
+@pytest.mark.parametrize(("settings", "shown"), [({}, "None, None"), ({"epochs": 3, "iterations": 4}, "3, 4")])
 def test_exactly_one_of_epochs_and_iterations_is_needed(settings, shown):
     text = str(refusal("finetuning", settings))
     assert text.startswith("epochs, iterations: exactly one")

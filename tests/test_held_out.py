@@ -32,12 +32,12 @@ def test_mnist_test_samples_are_the_t10k_files_mapped_as_the_task_maps(tmp_path,
     for index, (task, samples) in enumerate(pairs):
         split = benchmark == "split-mnist"
         members = range(5 * index, 5 * index + 5) if split else range(10)
-        # What is added to a class of the source: nothing, minus the task's first class, or plus a block per task.
-        offset = {"domain": -members[0], "task": 0 if split else 10 * index}
+        # Added to a class of the source: minus the task's first class, nothing, or a block per task.
+        offset = -members[0] if scenario == "domain" else 0 if split else 10 * index
         own = torch.isin(labels, torch.tensor(members))
         inputs, outputs = everything(samples)
         for m in range(len(SEEDS)):
-            assert torch.equal(outputs[m], labels[own] + offset["domain" if scenario == "domain" else "task"])
+            assert torch.equal(outputs[m], labels[own] + offset)
             pixels = images[own].flatten(1) if split else images[own].flatten(1)[:, task.train.pixels[m]]
             assert torch.equal(inputs[m], pixels / 255)
         assert set(outputs.unique().tolist()) == set(task.classes)

@@ -9,9 +9,7 @@ from clsearch.core import metrics
 
 NAN = math.nan
 # Rows: at initialisation, after task 1, 2, 3. Columns: task 1, 2, 3.
-THREE = torch.tensor(
-    [[0.5, 0.4, 0.6], [0.9, 0.3, 0.5], [0.7, 0.8, 0.7], [0.8, 0.6, 1.0]], dtype=torch.float64
-)
+THREE = torch.tensor([[0.5, 0.4, 0.6], [0.9, 0.3, 0.5], [0.7, 0.8, 0.7], [0.8, 0.6, 1.0]], dtype=torch.float64)
 TWO = torch.tensor([[0.1, 0.2], [0.6, 0.5], [0.4, 0.7]], dtype=torch.float64)
 CLASS_INCREMENTAL = torch.tensor(
     [[NAN, NAN, NAN], [0.9, NAN, NAN], [0.7, 0.8, NAN], [0.8, 0.6, 1.0]], dtype=torch.float64

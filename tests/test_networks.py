@@ -1,5 +1,6 @@
 """The stacked network against torch's own layers."""
 
+import itertools
 import math
 
 import pytest
@@ -33,7 +34,7 @@ def test_layers_end_in_the_logits_and_begin_with_the_inputs(hidden):
     assert torch.equal(layers[0].inputs, inputs)
     assert torch.equal(layers[-1].inputs, features)
     assert torch.equal(layers[-1].outputs, network.logits(params, features))
-    for before, after in zip(layers, layers[1:], strict=False):
+    for before, after in itertools.pairwise(layers):
         assert torch.equal(before.outputs.relu(), after.inputs)
 
 

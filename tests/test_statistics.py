@@ -27,9 +27,7 @@ def test_paired_difference_is_scipys_paired_t_test():
     assert ours.mean == pytest.approx(np.mean(FIRST) - np.mean(SECOND))
 
 
-@pytest.mark.parametrize(
-    ("shift", "same"), [(0.0, True), (0.01, True), (-0.01, True), (0.1, False), (-0.1, False)]
-)
+@pytest.mark.parametrize(("shift", "same"), [(0.0, True), (0.01, True), (-0.01, False), (0.1, False), (-0.1, False)])
 def test_indistinguishable_is_a_paired_t_test_at_five_percent(shift, same):
     shifted = [value + shift for value in SECOND]
     assert bool(stats.ttest_rel(shifted, FIRST).pvalue >= 0.05) == same

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from clsearch.core.datasets import SOURCES
 
-Positive = Field(gt=0)
+FOLLOWS: Any = None
+"""Default of a field whose default follows from another field, see TrialConfig._follow."""
 
 
 class ConfigError(ValueError):
@@ -40,9 +41,7 @@ class Kind(StrEnum):
     PERMUTED = "permuted"
 
 
-BENCHMARKS: dict[str, tuple[Kind, str]] = {
-    f"{kind}-{source}": (kind, source) for source in SOURCES for kind in Kind
-}
+BENCHMARKS: dict[str, tuple[Kind, str]] = {f"{kind}-{source}": (kind, source) for source in SOURCES for kind in Kind}
 """Name of each benchmark -> (kind, source)."""
 
 
@@ -59,13 +58,13 @@ class BenchmarkConfig(Part):
         "split-digits", description="The sequence of tasks."
     )
     scenario: Scenario = Field(
-        None,
+        FOLLOWS,
         validate_default=False,
         description="Scenario: task-, domain- or class-incremental. Unless given: task for split, domain for "
         "permuted benchmarks.",
     )
     tasks: int = Field(
-        None,
+        FOLLOWS,
         ge=2,
         validate_default=False,
         description="Number of tasks. Unless given: two classes a task for split, 10 for permuted benchmarks.",
@@ -123,13 +122,13 @@ class DistillationConfig(Part):
         json_schema_extra={"scale": "log"},
     )
     teachers: Literal["per_task", "last"] = Field(
-        None,
+        FOLLOWS,
         validate_default=False,
         description="One frozen snapshot per old task, or the newest for all. Unless given: last in "
         "class-incremental, per_task otherwise.",
     )
     train_head: bool = Field(
-        None,
+        FOLLOWS,
         validate_default=False,
         description="Whether the distillation gradient reaches the head. Unless given: not in task-incremental.",
     )
@@ -189,9 +188,7 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationCo
         known = fields_of(algorithm)
         unknown = [key for key in settings if key not in known]
         if unknown:
-            raise ConfigError(
-                [f"{key}: not a setting of {algorithm}; known are {', '.join(known)}" for key in unknown]
-            )
+            raise ConfigError([f"{key}: not a setting of {algorithm}; known are {', '.join(known)}" for key in unknown])
         try:
             return cls(algorithm=algorithm, **{k: v for k, v in settings.items() if v is not None})
         except ValidationError as error:

@@ -40,9 +40,7 @@ class Lesson:
 def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
     """Everything of a task that its steps do not change."""
     benchmark, t = run.benchmark, task.index
-    prepared = [
-        r.prepare(run.network, benchmark, task, state.memory, run.hyperparameters) for r in run.regularizers
-    ]
+    prepared = [r.prepare(run.network, benchmark, task, state.memory, run.hyperparameters) for r in run.regularizers]
     active = benchmark.answers(t, t)
     if any(r.trains_head for r in run.regularizers):
         active = tuple(sorted({*active, *benchmark.seen(t)}))
@@ -108,9 +106,7 @@ def epochs_of(run: Run, task: Task) -> Iterator[list[Tensor]]:
     for epoch in itertools.count(1):
         if steps_left <= 0:
             return
-        orders = [
-            torch.randperm(n, generator=generator_of(s, task.index, epoch, "batches")) for s in run.seeds
-        ]
+        orders = [torch.randperm(n, generator=generator_of(s, task.index, epoch, "batches")) for s in run.seeds]
         batches = torch.stack(orders).to(run.device).split(config.batch_size, dim=1)[:steps_left]
         steps_left -= len(batches)
         yield list(batches)

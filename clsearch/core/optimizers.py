@@ -69,9 +69,7 @@ class Adam:
 
     def initial(self, params: Params) -> Moments:
         first = next(iter(params.values()))
-        zeros = {
-            f"{kind}/{n}": torch.zeros_like(v) for kind in ("mean", "square") for n, v in params.items()
-        }
+        zeros = {f"{kind}/{n}": torch.zeros_like(v) for kind in ("mean", "square") for n, v in params.items()}
         return zeros | {"steps": torch.zeros(len(first), device=first.device)}
 
     def update(

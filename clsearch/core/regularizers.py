@@ -60,9 +60,7 @@ class Regularizer(Protocol):
         """The penalty of a task, or None where there is nothing to hold on to (the first task)."""
         ...
 
-    def remember(
-        self, network: MLP, benchmark: Benchmark, task: Task, params: Params, memory: Memory
-    ) -> Memory:
+    def remember(self, network: MLP, benchmark: Benchmark, task: Task, params: Params, memory: Memory) -> Memory:
         """Memory with what must be kept of a task just learned."""
         ...
 
@@ -130,9 +128,7 @@ class Distillation:
             index = positions[:, :, None].expand(-1, -1, targets.shape[2])
             agreement = (targets.gather(1, index) * softened).sum(-1)
             distance = (normalizers - agreement).mean(1)
-            return Terms(
-                scale * distance, {"kl": (distance - entropy.gather(1, positions).mean(1)).detach()}
-            )
+            return Terms(scale * distance, {"kl": (distance - entropy.gather(1, positions).mean(1)).detach()})
 
         return penalty
 
@@ -142,9 +138,7 @@ class Distillation:
         frozen = {name: v.detach() for name, v in student.params.items() if is_head(name)}
         return network.logits(frozen, student.features)
 
-    def remember(
-        self, network: MLP, benchmark: Benchmark, task: Task, params: Params, memory: Memory
-    ) -> Memory:
+    def remember(self, network: MLP, benchmark: Benchmark, task: Task, params: Params, memory: Memory) -> Memory:
         kept = {} if self.newest_only else {k: v for k, v in memory.items() if k.startswith("teacher/")}
         others = {k: v for k, v in memory.items() if not k.startswith("teacher/")}
         return others | kept | {f"teacher/{task.index}/{name}": v for name, v in params.items()}
@@ -224,9 +218,7 @@ class ParameterChange:
             return None
         names = tuple(recalled(memory, "importance/1/"))
         importance, anchors = (
-            torch.stack(
-                [joined(recalled(memory, f"{what}/{k}/"), names) for k in range(1, task.index)]
-            )
+            torch.stack([joined(recalled(memory, f"{what}/{k}/"), names) for k in range(1, task.index)])
             for what in ("importance", "anchor")
         )
         factor = hyperparameters["penalty_factor"] / (task.index if self.average else 1)
@@ -240,9 +232,7 @@ class ParameterChange:
 
         return penalty
 
-    def remember(
-        self, network: MLP, benchmark: Benchmark, task: Task, params: Params, memory: Memory
-    ) -> Memory:
+    def remember(self, network: MLP, benchmark: Benchmark, task: Task, params: Params, memory: Memory) -> Memory:
         t = task.index
         allowed = allowed_mask(benchmark.answers(t, t), benchmark.outputs, task.train.rows.device)
         fisher = empirical_fisher(network, params, task.train, allowed)
@@ -291,6 +281,6 @@ class PowerDistance(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         (slope,) = ctx.saved_tensors
         return gradient[:, None] * slope, None, None, None

@@ -21,13 +21,13 @@ from rich.console import Console
 
 from clsearch.tuning import preflight, summary
 from clsearch.tuning.figures import response
+from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
-from clsearch.tuning.ranking import Ranking, best_content, rank
 from clsearch.tuning.records import Results, TrialRecord, metrics_of
 from clsearch.tuning.search import OBJECTIVE, OptunaSearcher, open_storage
-from clsearch.tuning.study import Plan
-from clsearch.tuning.trainable import STATE_FILE, TRAINABLES
+from clsearch.tuning.selection import Ranking, best_content, rank
 from clsearch.tuning.tracking import Tracker, quiet
+from clsearch.tuning.trainable import STATE_FILE, TRAINABLES
 
 REFERENCES = ("finetuning",)
 """Algorithms trained beside every search, on the same seeds."""
@@ -188,9 +188,7 @@ class Watcher(tune.Callback):
         reason = str(getattr(error, "cause", None) or error or "the worker died").strip().splitlines()
         self._end(trial, "failed", reason[-1] if reason else "the worker died")
 
-    def _note(
-        self, trial: Trial, change: Callable[[TrialRecord], TrialRecord], ended: bool = False
-    ) -> None:
+    def _note(self, trial: Trial, change: Callable[[TrialRecord], TrialRecord], ended: bool = False) -> None:
         label = trial.config["label"]
         record = self.records[label] = change(self.records[label])
         if not ended:

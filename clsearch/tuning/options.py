@@ -32,7 +32,8 @@ class StudyOptions(Part):
     grid_points: int = Field(5, ge=2, description="Values per hyperparameter of a grid, spaced as the range is.")
     results: Path = Field(Path("results"), description="Folder that keeps the records of studies.")
     tracking_uri: str | None = Field(
-        None, description="MLflow tracking server or store. Unless given: MLFLOW_TRACKING_URI, or SQLite in results."
+        None,
+        description="MLflow tracking server or store. Unless given: MLFLOW_TRACKING_URI, or SQLite in results.",
     )
     download: bool = Field(False, description="Download the data set into the data root first.")
     verbose: bool = Field(False, description="Show what Ray, Optuna and MLflow say.")
@@ -43,9 +44,7 @@ class ResourceOptions(Part):
 
     cpus_per_trial: int = Field(1, ge=1, description="CPU cores, and torch threads, of a trial.")
     gpus_per_trial: float = Field(0.0, ge=0, description="GPUs of a trial; a fraction shares one.")
-    max_concurrent: int | None = Field(
-        None, ge=1, description="Trials at the same time. Unless given: as many as fit."
-    )
+    max_concurrent: int | None = Field(None, ge=1, description="Trials at the same time. Unless given: as many as fit.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto is cuda if a trial has a GPU, else cpu."
     )
@@ -73,12 +72,12 @@ def parse(
     """
     import tyro
 
-    parts = (StudyOptions, *PARTS[algorithm], ResourceOptions)
+    parts: tuple[type[Part], ...] = (StudyOptions, *PARTS[algorithm], ResourceOptions)
     groups = [_group(part, settings, space) for part in parts]
     form = dataclasses.make_dataclass(
         "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in groups]
     )
-    given = tyro.cli(
+    given: Any = tyro.cli(
         form,
         args=args,
         description=question,
@@ -88,9 +87,7 @@ def parse(
     return _merge(values, settings, space)
 
 
-def _merge(
-    values: dict[str, Any], settings: dict[str, Any], space: Space
-) -> tuple[dict[str, Any], Space]:
+def _merge(values: dict[str, Any], settings: dict[str, Any], space: Space) -> tuple[dict[str, Any], Space]:
     scales = searchable()
     new_settings, new_space = {}, {}
     for name, value in values.items():
@@ -99,7 +96,7 @@ def _merge(
         elif len(value) == 1:
             new_settings[name] = value[0]
         elif len(value) == 2:
-            new_space[name] = Range(*value, log=space[name].log if name in space else scales[name] == "log")
+            new_space[name] = Range(value[0], value[1], log=space[name].log if name in space else scales[name] == "log")
         else:
             raise ConfigError([f"{name}: takes one value or a range of two; got {' '.join(map(str, value))}"])
     # A script sets one of the two; the user who gives the other means it instead.

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from clsearch.core.config import ConfigError
 from clsearch.core.datasets import SOURCES
-from clsearch.tuning.study import Plan
+from clsearch.tuning.plan import Plan
 
 PROBE_SECONDS = 5.0
 
@@ -91,9 +91,7 @@ def download(plan: Plan) -> None:
     try:
         source.read(plan.config.data_root, True)
     except (OSError, RuntimeError) as error:
-        raise ConfigError(
-            [f"download: the files of {plan.config.source} must be reachable; got: {error}"]
-        ) from None
+        raise ConfigError([f"download: the files of {plan.config.source} must be reachable; got: {error}"]) from None
 
 
 def tracking_uri(plan: Plan) -> str | None:
@@ -173,10 +171,7 @@ def check_resources(plan: Plan, nodes: Sequence[Node]) -> None:
     most_gpus = max(nodes, key=lambda node: node.gpus)
     if most_gpus.gpus < gpus:
         raise ConfigError(
-            [
-                f"gpus_per_trial: must be at most what one node has, {most_gpus.gpus:g} ({most_gpus.name}); "
-                f"got {gpus:g}"
-            ]
+            [f"gpus_per_trial: must be at most what one node has, {most_gpus.gpus:g} ({most_gpus.name}); got {gpus:g}"]
         )
     most_cpus = max((n for n in nodes if n.gpus >= gpus), key=lambda node: node.cpus)
     raise ConfigError(

@@ -1,10 +1,10 @@
 """results/<study>/: the record of a study. MLflow and reports are readers of it.
 
-    study.json                 question, base configuration, space, seeds, versions, commit
-    trials.csv, references.csv a row per trial: hyperparameters, metrics with spread, seconds, state, reason
-    trials/<label>/record.json the same for one trial, with its accuracy matrices
-    trials/<label>/accuracy.csv, learning_curve.csv
-    best.json                  the best configuration and the command that reruns it
+study.json                 question, base configuration, space, seeds, versions, commit
+trials.csv, references.csv a row per trial: hyperparameters, metrics with spread, seconds, state, reason
+trials/<label>/record.json the same for one trial, with its accuracy matrices
+trials/<label>/accuracy.csv, learning_curve.csv
+best.json                  the best configuration and the command that reruns it
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from clsearch.core.files import write_atomically
-from clsearch.tuning.study import Plan
+from clsearch.tuning.plan import Plan
 
 PACKAGES = ("clsearch", "ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas")
 

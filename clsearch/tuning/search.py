@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -15,8 +14,8 @@ from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
 from clsearch.core.seeding import seed_of
+from clsearch.tuning.plan import Plan
 from clsearch.tuning.spaces import Space, grid
-from clsearch.tuning.study import Plan
 
 OBJECTIVE = "average_accuracy"
 """Validation average accuracy, after the last task."""
@@ -36,7 +35,7 @@ def open_storage(plan: Plan) -> optuna.Study:
     return study
 
 
-def distributions_of(space: Space) -> dict[str, FloatDistribution]:
+def distributions_of(space: Space) -> dict[str, BaseDistribution]:
     """A space in Optuna's words."""
     return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in space.items()}
 
@@ -90,9 +89,7 @@ class OptunaSearcher(Searcher):
         if trial_id in self.open:
             self._report(self.open[trial_id], result)
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Diverged trials are told as pruned: TPE avoids their region, and learns nothing from failed ones."""
         trial = self.open.pop(trial_id, None)
         if trial is None:

@@ -30,7 +30,7 @@ class Range:
         return [self.low, *inner, self.high]
 
 
-def LogRange(low: float, high: float) -> Range:  # noqa: N802  (reads as the type it makes)
+def LogRange(low: float, high: float) -> Range:
     """A range whose logarithm is searched evenly."""
     return Range(low, high, log=True)
 

@@ -3,54 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from clsearch.core.config import ConfigError, TrialConfig, fields_of
+from clsearch.core.config import ConfigError, TrialConfig
 from clsearch.tuning.options import Options, parse
-from clsearch.tuning.spaces import Range, Space, check_space
+from clsearch.tuning.plan import Plan, make_plan
+from clsearch.tuning.spaces import Range, Space
 
 if TYPE_CHECKING:
     from clsearch.tuning.driver import StudyResult
-
-DEFAULT_TRIALS = 32
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A study, validated: what the driver carries out.
-
-    question: what the study answers. space: hyperparameter -> range searched. settings: flat settings that all trials
-    share, as given (defaults that follow other fields are not filled in). config: a full configuration of the study,
-    with the low end of each range. trials: how many configurations. command: the script and the options that differ
-    from its defaults; None outside a script.
-    """
-
-    question: str
-    algorithm: str
-    space: Space
-    settings: dict[str, Any]
-    config: TrialConfig
-    options: Options
-    trials: int
-    command: list[str] | None
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds that every configuration is trained on."""
-        return tuple(range(self.options.first_seed, self.options.first_seed + self.options.seeds))
-
-    @property
-    def folder(self) -> Path:
-        """results/<study>, absolute."""
-        return self.options.results.expanduser().resolve() / self.options.name
-
-    def trial_config(self, values: dict[str, float], algorithm: str | None = None) -> TrialConfig:
-        """The configuration of a trial with these hyperparameters, or of another algorithm with the same settings."""
-        algorithm = algorithm or self.algorithm
-        known = fields_of(algorithm)
-        return TrialConfig.of(algorithm, {k: v for k, v in (self.settings | values).items() if k in known})
 
 
 class Study:
@@ -90,38 +51,6 @@ class Study:
         sys.exit(result.exit_code)
 
 
-def make_plan(
-    algorithm: str, space: Space, question: str, settings: dict[str, Any], command: list[str] | None
-) -> Plan:
-    """Validate a study. Raises ConfigError."""
-    own = {k: v for k, v in settings.items() if k in Options.model_fields}
-    shared = {k: v for k, v in settings.items() if k not in Options.model_fields and k not in space}
-    options = Options.of(own)
-    config = TrialConfig.of(algorithm, shared)
-    check_space(algorithm, space, shared)
-    config = TrialConfig.of(algorithm, shared | {name: r.low for name, r in space.items()})
-    trials = _budget(options, space)
-    return Plan(question, algorithm, space, shared, config, options, trials, command)
-
-
-def _budget(options: Options, space: Space) -> int:
-    if not space:
-        if options.trials not in (None, 1):
-            raise ConfigError([f"trials: must be 1 where nothing is searched; got {options.trials}"])
-        return 1
-    if options.sampler != "grid":
-        return options.trials or DEFAULT_TRIALS
-    points = options.grid_points ** len(space)
-    if options.trials not in (None, points):
-        raise ConfigError(
-            [
-                f"trials: a grid of {options.grid_points} points in {len(space)} dimensions has {points} trials, "
-                f"so leave --trials out; got {options.trials}"
-            ]
-        )
-    return points
-
-
 def _carry_out(plan: Plan) -> StudyResult:
     from clsearch.tuning.preflight import check
 
@@ -131,9 +60,7 @@ def _carry_out(plan: Plan) -> StudyResult:
     return execute(plan)
 
 
-def _command(
-    settings: dict[str, Any], space: Space, script_settings: dict[str, Any], script_space: Space
-) -> list[str]:
+def _command(settings: dict[str, Any], space: Space, script_settings: dict[str, Any], script_space: Space) -> list[str]:
     """The script and every option that differs from its defaults."""
     words = ["python", sys.argv[0]]
     for name, values in space.items():

@@ -9,17 +9,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from clsearch.tuning.ranking import Ranking, against, rerun_command
-from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.study import Plan
-from clsearch.tuning.tracking import default_store, viewer_command
+from clsearch.tuning.plan import Plan
 from clsearch.tuning.preflight import without_password
+from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.selection import Ranking, against, rerun_command
+from clsearch.tuning.tracking import default_store, viewer_command
 
 SHOWN = 5
 
 
 def show(
-    console: Console, plan: Plan, ranking: Ranking, references: list[TrialRecord], records: list[TrialRecord], uri: str
+    console: Console,
+    plan: Plan,
+    ranking: Ranking,
+    references: list[TrialRecord],
+    records: list[TrialRecord],
+    uri: str,
 ) -> None:
     """Print the answer, the table behind it, and where everything is."""
     console.print()

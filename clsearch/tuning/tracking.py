@@ -18,8 +18,8 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from clsearch.tuning.figures import accuracy_matrix
+from clsearch.tuning.plan import Plan
 from clsearch.tuning.records import TrialRecord, code_version, finite
-from clsearch.tuning.study import Plan
 
 STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"

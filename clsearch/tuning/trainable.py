@@ -68,9 +68,7 @@ class ContinualTrainable(Trainable):
         self.state.save(Path(checkpoint_dir) / STATE_FILE)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
-        self.state = TrialState.load(
-            Path(checkpoint_dir) / STATE_FILE, self.run.fingerprint, self.run.device
-        )
+        self.state = TrialState.load(Path(checkpoint_dir) / STATE_FILE, self.run.fingerprint, self.run.device)
 
 
 class FinetuningTrainable(ContinualTrainable):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from clsearch.core.statistics import Interval, indistinguishable, paired_difference
+from clsearch.tuning.plan import Plan
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.search import OBJECTIVE
-from clsearch.tuning.study import Plan
 
 
 @dataclass(frozen=True)

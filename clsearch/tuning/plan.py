@@ -1,0 +1,79 @@
+"""A study, validated: what the driver carries out. Importing this module is cheap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clsearch.core.config import ConfigError, TrialConfig, fields_of
+from clsearch.tuning.options import Options
+from clsearch.tuning.spaces import Space, check_space
+
+DEFAULT_TRIALS = 32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, validated: what the driver carries out.
+
+    question: what the study answers. space: hyperparameter -> range searched. settings: flat settings that all trials
+    share, as given (defaults that follow other fields are not filled in). config: a full configuration of the study,
+    with the low end of each range. trials: how many configurations. command: the script and the options that differ
+    from its defaults; None outside a script.
+    """
+
+    question: str
+    algorithm: str
+    space: Space
+    settings: dict[str, Any]
+    config: TrialConfig
+    options: Options
+    trials: int
+    command: list[str] | None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that every configuration is trained on."""
+        return tuple(range(self.options.first_seed, self.options.first_seed + self.options.seeds))
+
+    @property
+    def folder(self) -> Path:
+        """results/<study>, absolute."""
+        return self.options.results.expanduser().resolve() / self.options.name
+
+    def trial_config(self, values: dict[str, float], algorithm: str | None = None) -> TrialConfig:
+        """The configuration of a trial with these hyperparameters, or of another algorithm with the same settings."""
+        algorithm = algorithm or self.algorithm
+        known = fields_of(algorithm)
+        return TrialConfig.of(algorithm, {k: v for k, v in (self.settings | values).items() if k in known})
+
+
+def make_plan(algorithm: str, space: Space, question: str, settings: dict[str, Any], command: list[str] | None) -> Plan:
+    """Validate a study. Raises ConfigError."""
+    own = {k: v for k, v in settings.items() if k in Options.model_fields}
+    shared = {k: v for k, v in settings.items() if k not in Options.model_fields and k not in space}
+    options = Options.of(own)
+    config = TrialConfig.of(algorithm, shared)
+    check_space(algorithm, space, shared)
+    config = TrialConfig.of(algorithm, shared | {name: r.low for name, r in space.items()})
+    trials = _budget(options, space)
+    return Plan(question, algorithm, space, shared, config, options, trials, command)
+
+
+def _budget(options: Options, space: Space) -> int:
+    if not space:
+        if options.trials not in (None, 1):
+            raise ConfigError([f"trials: must be 1 where nothing is searched; got {options.trials}"])
+        return 1
+    if options.sampler != "grid":
+        return options.trials or DEFAULT_TRIALS
+    points = options.grid_points ** len(space)
+    if options.trials not in (None, points):
+        raise ConfigError(
+            [
+                f"trials: a grid of {options.grid_points} points in {len(space)} dimensions has {points} trials, "
+                f"so leave --trials out; got {options.trials}"
+            ]
+        )
+    return points
