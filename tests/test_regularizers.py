@@ -306,7 +306,7 @@ def test_at_the_anchor_penalty_and_slope_are_exactly_zero(p):
     assert all((slope == 0).all() for slope in slopes.values())
 
 
-@pytest.mark.parametrize("step", [1e-38, 1e-20, 1e-7, 1e3])
+@pytest.mark.parametrize("step", [2e-38, 1e-20, 1e-7, 1e3])
 @pytest.mark.parametrize("p", [1.0, 1.2, 2.0, 3.0])
 def test_the_slope_is_finite_however_near_or_far_the_anchor_is(p, step):
     benchmark = tiny_benchmark(DOMAIN, (2, 2))
@@ -395,7 +395,7 @@ def test_the_head_is_penalised_only_where_it_is_shared(scenario, head, merged):
     moved = {name for name, slope in slopes.items() if slope.any()}
     assert moved == {name for name in learned if head or not is_head(name)}
     # Rows of classes not seen yet are free even there.
-    assert not slopes["head.weight"][..., len(benchmark.tasks[0].classes) :].any() or scenario is DOMAIN
+    assert not slopes["head.weight"][..., len(benchmark.tasks[0].classes) :].any()
 
 
 @pytest.mark.parametrize("scenario", [TASK, DOMAIN, CLASS])

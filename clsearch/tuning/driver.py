@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,8 +66,7 @@ def execute(plan: Plan) -> StudyResult:
     line = ProgressLine(console, plan.trials)
     with line.shown():
         line.say("starting Ray")
-        start_ray(plan)
-        try:
+        with ray_session(plan):
             results = Results(plan)
             results.begin()
             quiet()
@@ -75,26 +75,29 @@ def execute(plan: Plan) -> StudyResult:
             watcher = Watcher(plan, results, tracker, line)
             search(plan, watcher)
             result = conclude(plan, watcher, line)
-        finally:
-            ray.shutdown()
-    out = Console()
-    summary.show(out, plan, result.ranking, result.references, result.records, tracker.uri)
+    summary.show(Console(), plan, result.ranking, result.references, result.records, tracker.uri)
     return result
 
 
-def start_ray(plan: Plan) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start a Ray of our own on this machine."""
-    level = logging.INFO if plan.options.verbose else logging.ERROR
-    joining = "RAY_ADDRESS" in os.environ
-    own: dict[str, Any] = {} if joining else {"address": "local", "include_dashboard": False}
-    ray.init(logging_level=level, log_to_driver=plan.options.verbose, **own)
-    if joining:
-        nodes = [
-            preflight.Node(n["NodeManagerHostname"], n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0))
-            for n in ray.nodes()
-            if n["Alive"]
-        ]
-        preflight.check_resources(plan, nodes)
+@contextmanager
+def ray_session(plan: Plan) -> Iterator[None]:
+    """Use the Ray that this process is connected to, join the cluster that RAY_ADDRESS names, or start one here.
+
+    What was not started here is not shut down here.
+    """
+    connected = ray.is_initialized()
+    if not connected:
+        level = logging.INFO if plan.options.verbose else logging.ERROR
+        own: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"address": "local", "include_dashboard": False}
+        ray.init(logging_level=level, log_to_driver=plan.options.verbose, **own)
+    try:
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        nodes = [(n["NodeManagerHostname"], n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in alive]
+        preflight.check_resources(plan, [preflight.Node(*node) for node in nodes])
+        yield
+    finally:
+        if not connected:
+            ray.shutdown()
 
 
 def search(plan: Plan, watcher: Watcher) -> None:
@@ -208,6 +211,7 @@ def advanced(record: TrialRecord, result: dict[str, Any]) -> TrialRecord:
     """A record with a step's result."""
     return replace(
         record,
+        state="running",
         tasks_learned=result["tasks_learned"],
         seconds=result["seconds"],
         metrics=metrics_of(result),

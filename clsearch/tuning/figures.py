@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from clsearch.tuning.spaces import Space
@@ -41,38 +43,57 @@ def accuracy_matrix(record: TrialRecord) -> Figure:
 
 
 def response(records: list[TrialRecord], space: Space, reference: float | None) -> Figure | None:
-    """Average accuracy over the searched hyperparameters: a map for two, curves for one; None for other numbers.
-
-    Diverged trials are crosses. reference: finetuning's average accuracy on the same seeds.
+    """Average accuracy over the searched hyperparameters: a map for two, points for one; None for other numbers, or
+    where no trial finished. reference: finetuning's average accuracy on the same seeds.
     """
     if len(space) not in (1, 2) or not any(r.state == "finished" for r in records):
         return None
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    done = [r for r in records if r.state == "finished"]
-    failed = [r for r in records if r.state == "failed"]
-    scores = np.array([100 * r.metrics["average_accuracy"] for r in done])
-    names = list(space)
-    x, lost = ([r.values[names[0]] for r in group] for group in (done, failed))
-    axes.set_xlabel(names[0].replace("_", " "))
-    if len(names) == 1:
-        spread = [100 * r.metrics.get("average_accuracy/std", 0.0) for r in done]
-        axes.errorbar(x, scores, spread, fmt="o", color="#3b528b", ecolor="#aaaaaa", label="trial, ± std over seeds")
-        if reference is not None:
-            axes.axhline(100 * reference, color="#d55e00", ls="--", label="finetuning")
-        axes.set_ylabel("average accuracy (%)")
-    else:
-        y, lost_y = ([r.values[names[1]] for r in group] for group in (done, failed))
-        points = axes.scatter(x, y, c=scores, cmap=COLORS, s=70, edgecolors="black", linewidths=0.5, label="finished")
-        best = int(scores.argmax())
-        axes.scatter(x[best], y[best], s=260, facecolors="none", edgecolors="#d55e00", linewidths=2, label="best")
-        axes.scatter(lost, lost_y, marker="x", color="#666666", label="diverged") if lost else None
-        bar = figure.colorbar(points, ax=axes, label="average accuracy (%)")
-        if reference is not None and scores.min() <= 100 * reference <= scores.max():
-            bar.ax.axhline(100 * reference, color="#d55e00", lw=2)
-            bar.ax.text(-0.15, 100 * reference, "finetuning ", ha="right", va="center", color="#d55e00", fontsize=8)
-        axes.set_ylabel(names[1].replace("_", " "))
-        axes.set_yscale("log" if space[names[1]].log else "linear")
-    axes.set_xscale("log" if space[names[0]].log else "linear")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
+    (_points if len(space) == 1 else _map)(figure, axes, records, list(space), reference)
+    axes.set_xlabel(next(iter(space)).replace("_", " "))
+    axes.set_xscale("log" if next(iter(space.values())).log else "linear")
+    if len(space) == 2:
+        name, values = list(space.items())[1]
+        axes.set(ylabel=name.replace("_", " "), yscale="log" if values.log else "linear")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _split(records: list[TrialRecord]) -> tuple[list[TrialRecord], list[TrialRecord], np.ndarray]:
+    """Finished and failed trials, and the scores of the finished in percent."""
+    done = [r for r in records if r.state == "finished"]
+    scores = np.array([100 * r.metrics["average_accuracy"] for r in done])
+    return done, [r for r in records if r.state == "failed"], scores
+
+
+def _points(figure: Figure, axes: Axes, records: list[TrialRecord], names: list[str], reference: float | None) -> None:
+    done, failed, scores = _split(records)
+    spread = [100 * r.metrics.get("average_accuracy/std", 0.0) for r in done]
+    x = [r.values[names[0]] for r in done]
+    axes.errorbar(x, scores, spread, fmt="o", color="#542788", ecolor="#bbbbbb", label="trial, ± std over seeds")
+    if failed:
+        lost = [r.values[names[0]] for r in failed]
+        axes.plot(lost, [scores.min()] * len(lost), "x", color="#444444", label="failed (no score)")
+    if reference is not None:
+        axes.axhline(100 * reference, color="#b35806", ls="--", label="finetuning")
+    axes.set_ylabel("average accuracy (%)")
+
+
+def _map(figure: Figure, axes: Axes, records: list[TrialRecord], names: list[str], reference: float | None) -> None:
+    done, failed, scores = _split(records)
+    middle = np.nan if reference is None else 100 * reference
+    around = scores.min() < middle < scores.max()
+    norm = TwoSlopeNorm(middle, scores.min(), scores.max()) if around else None
+    x, y = ([r.values[name] for r in done] for name in names)
+    style: dict[str, Any] = {"c": scores, "cmap": "PuOr_r" if around else COLORS, "norm": norm}
+    points = axes.scatter(x, y, s=70, edgecolors="black", linewidths=0.6, **style)
+    best = int(scores.argmax())
+    axes.scatter(x[best], y[best], s=240, facecolors="none", edgecolors="black", linewidths=1.8, label="best")
+    if failed:
+        lost = [[r.values[name] for r in failed] for name in names]
+        axes.scatter(*lost, marker="x", color="#444444", label="failed")
+    bar = figure.colorbar(points, ax=axes, label="average accuracy (%)")
+    if around:
+        ends = (float(scores.min()), middle, float(scores.max()))
+        bar.set_ticks(ends, labels=[f"{ends[0]:.1f}", f"{middle:.1f}\nfinetuning", f"{ends[2]:.1f}"])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -46,13 +47,19 @@ def show(
 def top_table(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> Table:
     """The best trials and the references."""
     M = len(plan.seeds)
-    table = Table(title=f"Validation, mean ± standard deviation over {M} seed{'s' * (M > 1)}", title_justify="left")
-    table.add_column("trial")
+    table = Table(
+        title=f"Validation, mean ± standard deviation over {M} seed{'s' * (M > 1)}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("trial", no_wrap=True)
     for name in plan.space:
-        table.add_column(name.replace("_", " "), justify="right")
-    table.add_column("average accuracy (%)", justify="right")
-    table.add_column("average forgetting (points)", justify="right")
-    table.add_column("like the best")
+        table.add_column(name.replace("_", "\n", 1).replace("_", " "), justify="right", no_wrap=True)
+    table.add_column("average\naccuracy (%)", justify="right", no_wrap=True)
+    table.add_column("average\nforgetting", justify="right", no_wrap=True)
+    table.add_column("like\nthe best", no_wrap=True)
     for record in ranking.trials[:SHOWN]:
         mark = "best" if record is ranking.best else ("yes" if record.label in ranking.close else "")
         table.add_row(
@@ -101,7 +108,8 @@ def reading(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> str:
 def matrix_table(best: TrialRecord) -> Table:
     """R of the best configuration, mean over seeds, in percent."""
     matrix = np.nanmean(np.array(best.accuracy, dtype=float), axis=0)
-    table = Table(title="Accuracy matrix of the best, % (mean over seeds)", title_justify="left")
+    title = "Accuracy (%) of the best, mean over seeds"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("after task", justify="right")
     for j in range(1, matrix.shape[1] + 1):
         table.add_column(f"task {j}", justify="right")

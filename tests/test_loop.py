@@ -1,0 +1,385 @@
+"""Steps, tasks and sequences: identities that hold for any configuration."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from clsearch.core.loop import DivergedError, epochs_of, learn_sequence, learn_task, train_step
+from clsearch.core.loop import prepare_lesson as lesson_of
+from clsearch.core.networks import Params, is_head
+from clsearch.core.run import Run
+from tests.helpers import forward, member_of, small_run
+
+TASK, DOMAIN, CLASS = {"scenario": "task"}, {"scenario": "domain", "tasks": 5}, {"scenario": "class"}
+SCENARIOS = [TASK, DOMAIN, CLASS]
+FULL_BATCH = {"batch_size": 10_000, "epochs": 1}
+
+
+def distance(first: Params, second: Params) -> float:
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+def column(run: Run, curve: Tensor, name: str) -> Tensor:
+    return curve[..., run.columns.index(name)]
+
+
+def everything(samples) -> tuple[Tensor, Tensor]:
+    (positions,) = samples.chunks(100_000)
+    return samples.batch(positions)
+
+
+# --- members ---
+
+
+@pytest.mark.parametrize("scenario", [*SCENARIOS, {"benchmark": "permuted-digits"}])
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [("finetuning", {}), ("lwf", {}), ("ewc", {"penalty_factor": 10.0}), ("ewc", {"penalty_p_norm": 1.5})],
+)
+def test_a_cohort_of_three_equals_three_cohorts_of_one(algorithm, settings, scenario):
+    seeds = (3, 0, 11)
+    together = learn_sequence(small_run(algorithm, seeds, momentum=0.5, **settings, **scenario))
+    for m, seed in enumerate(seeds):
+        alone = learn_sequence(small_run(algorithm, (seed,), momentum=0.5, **settings, **scenario))
+        for name, value in alone.params.items():
+            torch.testing.assert_close(together.params[name][m], value[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.accuracy[m], alone.accuracy[0], rtol=0, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(together.curve[:, m], alone.curve[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_members_with_other_seeds_are_other_trials():
+    state = learn_sequence(small_run(seeds=(0, 1)))
+    assert not torch.equal(state.params["head.weight"][0], state.params["head.weight"][1])
+    assert not torch.equal(state.curve[:, 0], state.curve[:, 1])
+
+
+@pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
+def test_the_same_seed_gives_the_same_trial_bit_for_bit_and_nothing_global_is_drawn(algorithm):
+    torch.manual_seed(1)
+    first = learn_sequence(small_run(algorithm, (0, 1)))
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    second = learn_sequence(small_run(algorithm, (0, 1)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first.params[name], second.params[name]) for name in first.params)
+    assert all(torch.equal(first.memory[name], second.memory[name]) for name in first.memory)
+    assert torch.equal(first.accuracy, second.accuracy)
+    assert torch.equal(first.curve, second.curve)
+
+
+# --- one step ---
+
+
+@pytest.mark.parametrize(
+    ("scenario", "answers"),
+    [
+        (TASK, [(0, 1, 2, 3), (4, 5, 6), (7, 8, 9)]),
+        (DOMAIN, [(0, 1)] * 5),
+        (CLASS, [(0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6), tuple(range(10))]),
+    ],
+)
+def test_one_full_batch_a_task_is_one_step_of_plain_gradient_descent(scenario, answers):
+    run = small_run(seeds=(0, 1), learning_rate=0.3, **FULL_BATCH, **scenario)
+    params = run.initial_state().params
+    state = learn_sequence(run)
+    for t, task in enumerate(run.benchmark.tasks, start=1):
+        allowed = list(answers[t - 1])
+        inputs, labels = everything(task.train)
+        stepped: list[Params] = []
+        for m in range(2):
+            leaves = {name: value.clone().requires_grad_() for name, value in member_of(params, m).items()}
+            logits = forward(leaves, inputs[m])[:, allowed]
+            targets = torch.tensor([allowed.index(label) for label in labels[m].tolist()])
+            loss = cross_entropy(logits, targets)
+            slopes = torch.autograd.grad(loss, list(leaves.values()))
+            stepped.append({n: (v - 0.3 * g).detach() for (n, v), g in zip(leaves.items(), slopes, strict=True)})
+            # The curve's row is the step's own: measured before it.
+            row = state.curve[t - 1, m]
+            assert column(run, row, "loss_classification").item() == pytest.approx(loss.item(), rel=1e-5)
+            correct = (logits.argmax(-1) == targets).double().mean().item()
+            assert column(run, row, "accuracy").item() == pytest.approx(correct, abs=1e-6)
+        params = {name: torch.stack([member[name] for member in stepped]) for name in params}
+    assert distance(state.params, params) < 1e-5
+
+
+@pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
+def test_a_step_leaves_what_it_was_given_as_it_was(algorithm):
+    run = small_run(algorithm, (0, 1), optimizer="adam", optimizer_state="keep", scenario="class")
+    state = learn_task(run, run.initial_state())
+    lesson = lesson_of(run, state, run.benchmark.tasks[1])
+    before = {name: value.clone() for name, value in (state.params | state.moments | state.memory).items()}
+    positions = torch.arange(8).expand(2, -1)
+    params, moments, _ = train_step(run, lesson, state.params, state.moments, positions)
+    again, _, _ = train_step(run, lesson, state.params, state.moments, positions)
+    for name, value in (state.params | state.moments | state.memory).items():
+        assert torch.equal(value, before[name])
+    assert all(torch.equal(params[name], again[name]) for name in params)
+    assert distance(params, state.params) > 0
+    assert not any(value.requires_grad for value in (params | moments).values())
+
+
+# --- regularizers in the loop ---
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    ("algorithm", "factor", "settings", "large"),
+    [
+        ("lwf", "distillation_factor", {"train_head": False}, 1.0),
+        ("lwf", "distillation_factor", {"train_head": True}, 1.0),
+        ("ewc", "penalty_factor", {}, 10.0),
+        ("ewc", "penalty_factor", {"penalty_p_norm": 1.0}, 1.0),
+    ],
+)
+def test_finetuning_is_the_limit_of_a_factor_that_goes_to_zero(algorithm, factor, settings, large, scenario):
+    common = {"seeds": (0, 1), "momentum": 0.5, **scenario}
+    finetuning = learn_sequence(small_run("finetuning", **common))
+    tiny = learn_sequence(small_run(algorithm, **{factor: 1e-10}, **settings, **common))
+    strong = learn_sequence(small_run(algorithm, **{factor: large}, **settings, **common))
+    assert distance(tiny.params, finetuning.params) < 1e-6
+    assert torch.equal(tiny.accuracy.nan_to_num(-1), finetuning.accuracy.nan_to_num(-1))
+    assert distance(strong.params, finetuning.params) > 1e-3
+
+
+def test_a_strong_parameter_change_penalty_keeps_the_backbone_nearer_to_the_anchor():
+    moved = []
+    for algorithm, settings in (("finetuning", {}), ("ewc", {"penalty_factor": 100.0})):
+        run = small_run(algorithm, (0, 1), epochs=5, **settings)
+        first = learn_task(run, run.initial_state())
+        second = learn_task(run, first)
+        changes = [(second.params[n] - v).square().sum() for n, v in first.params.items() if not is_head(n)]
+        moved.append(sum(changes).item())
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_strong_distillation_keeps_the_answers_of_the_teacher():
+    divergence = []
+    for factor in (1e-6, 10.0):
+        run = small_run("lwf", (0, 1), scenario="class", epochs=8, distillation_factor=factor)
+        state = learn_task(run, learn_task(run, run.initial_state()))
+        divergence.append(column(run, state.curve[-1], "kl"))
+    assert (divergence[1] < 0.7 * divergence[0]).all()
+
+
+# --- outputs that may not move ---
+
+RESTLESS = [
+    {"momentum": 0.9, "weight_decay": 0.1, "optimizer_state": "keep"},
+    {"momentum": 0.9, "weight_decay": 0.1, "optimizer_state": "reset"},
+    {"optimizer": "adam", "weight_decay": 0.1, "learning_rate": 0.01, "optimizer_state": "keep"},
+    {"optimizer": "adamw", "weight_decay": 0.1, "learning_rate": 0.01, "optimizer_state": "keep"},
+]
+GROUPS = [slice(0, 4), slice(4, 7), slice(7, 10)]
+TRAINED_HEAD = {"train_head": True}
+
+
+@pytest.mark.parametrize("optimizer", RESTLESS)
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "past_moves"),
+    [
+        ("finetuning", TASK, False),
+        ("ewc", TASK, False),
+        ("lwf", TASK, False),
+        ("lwf", TASK | TRAINED_HEAD, True),
+        ("finetuning", CLASS, True),
+        ("ewc", CLASS, True),
+        ("lwf", CLASS, True),
+    ],
+)
+def test_head_columns_move_only_while_they_may_be_answered_or_distilled(algorithm, settings, past_moves, optimizer):
+    run = small_run(algorithm, (0, 1), epochs=1, **settings, **optimizer)
+    state = run.initial_state()
+    for t in range(3):
+        after = learn_task(run, state)
+        for group, columns in enumerate(GROUPS):
+            for name in ("head.weight", "head.bias"):
+                old, new = state.params[name][..., columns], after.params[name][..., columns]
+                if group == t or (group < t and past_moves):
+                    assert (new != old).any(-2).all()
+                else:
+                    assert torch.equal(new, old)
+        state = after
+
+
+# --- epochs, iterations, batches ---
+
+
+def test_an_epoch_goes_through_every_sample_once_in_batches_of_the_configured_size():
+    run = small_run(seeds=(0, 5), epochs=3, batch_size=50)
+    task = run.benchmark.tasks[0]
+    n = len(task.train)
+    assert n % 50
+    epochs = list(epochs_of(run, task))
+    assert len(epochs) == 3
+    for batches in epochs:
+        assert [batch.shape[1] for batch in batches] == [50] * (n // 50) + [n % 50]
+        assert torch.equal(torch.cat(batches, 1).sort(1).values, torch.arange(n).expand(2, -1))
+
+
+def test_the_order_of_samples_differs_by_epoch_task_and_seed_and_not_by_the_other_members():
+    run = small_run(seeds=(0, 5), epochs=2, benchmark="permuted-digits")
+    orders = [torch.cat(batches, 1) for task in run.benchmark.tasks[:2] for batches in epochs_of(run, task)]
+    assert len({tuple(order.tolist()) for pair in orders for order in pair}) == 8
+    alone = small_run(seeds=(5,), epochs=2, benchmark="permuted-digits")
+    (first, _) = epochs_of(alone, alone.benchmark.tasks[0])
+    assert torch.equal(torch.cat(first, 1)[0], orders[0][1])
+
+
+@pytest.mark.parametrize("iterations", [1, 7, 9, 20])
+def test_iterations_are_exactly_that_many_steps_a_task(iterations):
+    settings = {"iterations": iterations, "optimizer": "adam", "learning_rate": 0.001}
+    run = small_run(seeds=(0, 1), **settings)
+    for task in run.benchmark.tasks:
+        assert sum(len(batches) for batches in epochs_of(run, task)) == iterations
+    steps_taken = learn_sequence(run).moments["steps"]
+    assert torch.equal(steps_taken, torch.full((2,), float(iterations)))
+    kept = learn_sequence(small_run(seeds=(0, 1), optimizer_state="keep", **settings)).moments["steps"]
+    assert torch.equal(kept, torch.full((2,), 3.0 * iterations))
+
+
+def test_the_first_iterations_are_the_first_batches_of_an_epoch():
+    by_steps, by_epochs = small_run(iterations=9, batch_size=64), small_run(epochs=2, batch_size=64)
+    task = by_steps.benchmark.tasks[0]
+    steps, epochs = ([batch for batches in epochs_of(run, task) for batch in batches] for run in (by_steps, by_epochs))
+    assert len(epochs) > 9
+    assert all(torch.equal(a, b) for a, b in zip(steps, epochs[:9], strict=True))
+
+
+# --- the learning curve ---
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
+def test_loss_is_classification_plus_penalty_and_the_first_task_has_none(algorithm, scenario):
+    run = small_run(algorithm, (0, 1), **scenario)
+    state = learn_sequence(run)
+    tasks = len(run.benchmark.tasks)
+    assert state.epochs.tolist() == [[t, epoch] for t in range(1, tasks + 1) for epoch in (1, 2)]
+    assert state.curve.shape == (2 * tasks, 2, len(run.columns))
+    loss, classification, penalty = (
+        column(run, state.curve, name) for name in ("loss", "loss_classification", "penalty")
+    )
+    torch.testing.assert_close(loss, classification + penalty)
+    assert (classification > 0).all()
+    assert (penalty[:2] == 0).all()
+    assert bool((penalty[2:] > 0).all()) == (algorithm != "finetuning")
+
+
+def test_a_row_of_the_curve_is_the_mean_over_samples_of_an_epochs_steps():
+    # So small a learning rate leaves the parameters where they are: each epoch's row is the loss over all data,
+    # the last and smaller batch included at its own weight.
+    run = small_run(seeds=(0, 1), batch_size=100, learning_rate=1e-12)
+    state = learn_task(run, run.initial_state())
+    inputs, labels = everything(run.benchmark.tasks[0].train)
+    assert len(labels[0]) % 100
+    for m in range(2):
+        logits = forward(member_of(run.initial_state().params, m), inputs[m])[:, :4]
+        for epoch in (0, 1):
+            assert column(run, state.curve[epoch, m], "loss").item() == pytest.approx(
+                cross_entropy(logits, labels[m]).item(), rel=1e-5
+            )
+            assert column(run, state.curve[epoch, m], "accuracy").item() == pytest.approx(
+                (logits.argmax(-1) == labels[m]).double().mean().item(), abs=1e-6
+            )
+
+
+# --- the accuracy matrix ---
+
+
+@pytest.mark.parametrize("scenario", [TASK, DOMAIN])
+def test_row_zero_is_the_untrained_network_and_near_chance(scenario):
+    run = small_run(seeds=range(10), epochs=1, **scenario)
+    row = learn_task(run, run.initial_state()).accuracy[:, 0]
+    chance = torch.tensor([1 / len(task.classes) for task in run.benchmark.tasks])
+    assert ((row.mean(0) - chance).abs() < 0.2).all()
+    params = run.initial_state().params
+    for task in run.benchmark.tasks:
+        inputs, labels = everything(task.validation)
+        for m in range(10):
+            logits = forward(member_of(params, m), inputs[m])[:, list(task.classes)]
+            correct = (logits.argmax(-1) + task.classes[0] == labels[m]).double().mean()
+            assert row[m, task.index - 1].item() == pytest.approx(correct.item())
+
+
+@pytest.mark.parametrize(
+    ("scenario", "answers"),
+    [
+        (TASK, lambda i, k: GROUPS[k - 1]),
+        (DOMAIN, lambda i, k: slice(0, 2)),
+        (CLASS, lambda i, k: slice(0, (4, 7, 10)[i - 1])),
+    ],
+)
+def test_every_row_is_the_accuracy_on_validation_data_over_what_may_be_answered(scenario, answers):
+    run = small_run(seeds=(0, 1), epochs=4, **scenario)
+    state = run.initial_state()
+    for i, _ in enumerate(run.benchmark.tasks, start=1):
+        state = learn_task(run, state)
+        for k, task in enumerate(run.benchmark.tasks, start=1):
+            if scenario is CLASS and k > i:
+                continue
+            inputs, labels = everything(task.validation)
+            columns = answers(i, k)
+            for m in range(2):
+                guesses = forward(member_of(state.params, m), inputs[m])[:, columns].argmax(-1) + columns.start
+                expected = (guesses == labels[m]).double().mean().item()
+                assert state.accuracy[m, i, k - 1].item() == pytest.approx(expected)
+
+
+def test_class_incremental_accuracy_on_tasks_not_learned_yet_is_not_a_number():
+    accuracy = learn_sequence(small_run(seeds=(0, 1), **CLASS)).accuracy
+    for i in range(4):
+        for k in range(1, 4):
+            assert bool(accuracy[:, i, k - 1].isnan().all()) == (k > i)
+            assert bool(accuracy[:, i, k - 1].isfinite().all()) == (k <= i)
+
+
+def test_rows_of_tasks_to_come_are_not_a_number_until_they_are_learned():
+    run = small_run()
+    first = learn_task(run, run.initial_state())
+    assert first.tasks_learned == 1
+    assert first.accuracy[:, :2].isfinite().all()
+    assert first.accuracy[:, 2:].isnan().all()
+    last = learn_sequence(run, first)
+    assert last.tasks_learned == 3
+    assert last.accuracy.isfinite().all()
+    assert torch.equal(last.accuracy[:, :2], first.accuracy[:, :2])
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_task_just_learned_is_known_far_above_chance(scenario):
+    accuracy = learn_sequence(small_run(seeds=(0, 1), epochs=10, batch_size=16, **scenario)).accuracy
+    assert (accuracy[:, 1:].diagonal(dim1=1, dim2=2) > 0.8).all()
+
+
+# --- divergence ---
+
+
+def test_a_learning_rate_far_too_large_is_a_divergence_that_names_task_epoch_and_seeds():
+    run = small_run(seeds=(4, 9), learning_rate=1e6, hidden=(256, 256))
+    with pytest.raises(DivergedError) as caught:
+        learn_sequence(run)
+    assert "epoch 1 of task 1" in str(caught.value)
+    assert "seeds 4, 9" in str(caught.value)
+
+
+def test_only_the_members_that_diverged_are_named():
+    run = small_run(seeds=(4, 9, 2))
+    rates = torch.tensor([0.1, 1e30, 0.1])
+    with pytest.raises(DivergedError, match=r"seeds 9\)"):
+        learn_sequence(dataclasses.replace(run, hyperparameters=run.hyperparameters | {"learning_rate": rates}))
+
+
+def test_a_penalty_too_strong_for_the_learning_rate_diverges_when_it_begins_to_act():
+    with pytest.raises(DivergedError, match="of task 2 "):
+        learn_sequence(small_run("ewc", penalty_factor=1e12, epochs=20))
+
+
+def test_a_run_that_does_not_diverge_stays_finite():
+    state = learn_sequence(small_run("lwf", (0, 1)))
+    assert all(value.isfinite().all() for value in state.params.values())
+    assert math.isfinite(state.curve.sum().item())
+    assert state.seconds > 0
