@@ -1,5 +1,48 @@
-"""Settings that all tests share."""
+"""Fixtures that the tests share: one Ray session, one results folder (its MLflow store takes seconds to create)."""
 
-import torch
+from __future__ import annotations
 
-torch.set_num_threads(1)
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clsearch  # noqa: F401  (turns telemetry off before Ray or MLflow is imported)
+
+os.environ["TQDM_DISABLE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[str]:
+    """A Ray on this machine, shared by all tests; gives its address."""
+    import ray
+
+    ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder that studies with different names share, as users' studies do."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture
+def write_mnist() -> Callable[[Path], None]:
+    """Writes MNIST's training files, in its real on-disk format, with 12 noisy images a class."""
+
+    def write(root: Path) -> None:
+        rng = np.random.default_rng(0)
+        labels = np.repeat(np.arange(10, dtype=np.uint8), 12)
+        images = rng.integers(0, 60, (len(labels), 28, 28), dtype=np.uint8)
+        images[np.arange(len(labels)), 2 * labels] = 250  # a bright row that tells the class
+        raw = root / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        (raw / "train-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, len(labels), 28, 28) + images.tobytes())
+        (raw / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, len(labels)) + labels.tobytes())
+
+    return write

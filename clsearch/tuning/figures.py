@@ -20,7 +20,7 @@ COLORS = "viridis"
 
 def accuracy_matrix(record: TrialRecord) -> Figure:
     """R of a trial, mean over seeds: rows are tasks learned, columns the tasks measured."""
-    matrix = np.nanmean(np.array(record.accuracy, dtype=float), axis=0)[1 : record.tasks_learned + 1]
+    matrix = np.array(record.accuracy, dtype=float).mean(axis=0)[1 : record.tasks_learned + 1]
     T = matrix.shape[1]
     figure = Figure(figsize=(1.6 + 0.62 * T, 1.3 + 0.5 * len(matrix)), layout="constrained")
     axes = figure.add_subplot()

@@ -51,7 +51,7 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
             words.append(word)
     for name, value in best.values.items():
         words += ["--" + name.replace("_", "-"), repr(value)]
-    return shlex.join([*words, "--name", f"{plan.options.name}-best"])
+    return shlex.join([*words, "--trials", "1", "--name", f"{plan.options.name}-best"])
 
 
 def best_content(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def reading(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> str:
 
 def matrix_table(best: TrialRecord) -> Table:
     """R of the best configuration, mean over seeds, in percent."""
-    matrix = np.nanmean(np.array(best.accuracy, dtype=float), axis=0)
+    matrix = np.array(best.accuracy, dtype=float).mean(axis=0)
     title = "Accuracy (%) of the best, mean over seeds"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("after task", justify="right")

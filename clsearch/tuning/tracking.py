@@ -23,6 +23,8 @@ from clsearch.tuning.records import TrialRecord, code_version, finite
 
 STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Has the UI open on training runs, not on traces of language models."""
 MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED"}
 
 
@@ -82,7 +84,7 @@ class Tracker:
         self.experiment = (
             experiment.experiment_id
             if experiment is not None
-            else self.client.create_experiment(name, artifact_location=self.artifacts)
+            else self.client.create_experiment(name, artifact_location=self.artifacts, tags=EXPERIMENT_TAGS)
         )
         tags = self._tags("study") | {"mlflow.note.content": plan.question}
         run = self.client.create_run(self.experiment, tags=tags, run_name=name)
@@ -158,10 +160,15 @@ class Tracker:
 
 
 def run_name(record: TrialRecord) -> str:
-    """A name that tells runs apart in a list: `#17 distillation_factor=0.8 distillation_temperature=2.1`."""
+    """A name that tells runs apart in a list: `#17 factor=0.8 temperature=2.1`."""
     if record.number is None:
         return record.label.replace("_", " ")
-    return " ".join([f"#{record.number}", *(f"{name}={value:.3g}" for name, value in record.values.items())])
+    return " ".join([f"#{record.number}", *(f"{short(name)}={value:.3g}" for name, value in record.values.items())])
+
+
+def short(name: str) -> str:
+    """A hyperparameter without the word that its algorithm's others begin with, too."""
+    return name.partition("_")[2] or name
 
 
 def text(value: Any) -> str:
