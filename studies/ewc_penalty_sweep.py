@@ -1,15 +1,12 @@
 """How strongly should EWC hold on to old parameters, and is the square the right distance to hold them with?"""
 
-from clsearch import LogRange, Range, Study
+from clsearch import SPACES, Study
 
 study = Study(
     name="ewc_penalty_sweep",
     question=__doc__,
     algorithm="ewc",
-    space={
-        "penalty_factor": LogRange(1e-1, 1e5),
-        "penalty_p_norm": Range(1, 3),
-    },
+    space=SPACES["ewc"],  # factor 1e-1 to 1e5, logarithmic; p from 1 to 3
     benchmark="permuted-digits",
     tasks=5,
     hidden=(256,),

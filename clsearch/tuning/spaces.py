@@ -40,7 +40,7 @@ Space = dict[str, Range]
 SPACES: dict[str, Space] = {
     "lwf": {
         "distillation_factor": LogRange(1e-3, 1e3),
-        "distillation_temperature": LogRange(0.05, 50.0),
+        "distillation_temperature": LogRange(1e-2, 1e2),
     },
     "ewc": {
         "penalty_factor": LogRange(1e-1, 1e5),

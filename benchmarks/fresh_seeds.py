@@ -1,0 +1,87 @@
+"""Does the best configuration of a study hold on fresh seeds, and are the ends of its ranges worse?
+
+    python benchmarks/fresh_seeds.py results/lwf_temperature_sweep
+
+Trains, on fresh seeds, finetuning, the best configuration, and the best with one hyperparameter at each end of its
+range; prints validation average accuracy with 95 % intervals (Student t over seeds), and the paired difference to
+finetuning.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from clsearch.core.config import TrialConfig, fields_of
+from clsearch.core.loop import DivergedError, learn_sequence
+from clsearch.core.metrics import average_accuracy, forgetting
+from clsearch.core.run import build_run
+from clsearch.core.statistics import interval, paired_difference
+
+
+@dataclass
+class Options:
+    study: Annotated[Path, tyro.conf.Positional]
+    """Folder of a finished study."""
+    seeds: int = 10
+    """How many fresh seeds."""
+    first_seed: int = 1000
+    """The first of them."""
+
+
+def trained(algorithm: str, config: dict[str, Any], seeds: list[int]) -> tuple[list[float], list[float]] | None:
+    """Average accuracy and forgetting of each seed in percent, or None where training diverged."""
+    settings = {k: v for k, v in config.items() if k in fields_of(algorithm)}
+    try:
+        state = learn_sequence(build_run(TrialConfig.of(algorithm, settings), seeds))
+    except DivergedError:
+        return None
+    t = state.tasks_learned
+    return (100 * average_accuracy(state.accuracy, t)).tolist(), (100 * forgetting(state.accuracy, t).mean(-1)).tolist()
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(1)
+    study = json.loads((options.study / "study.json").read_text())
+    best = json.loads((options.study / "best.json").read_text())
+    seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+    if set(seeds) & set(study["seeds"]):
+        raise SystemExit(f"first-seed: fresh seeds must not be the search's, {study['seeds']}; got {seeds}")
+    config, algorithm = best["config"], study["algorithm"]
+    base = trained("finetuning", config, seeds)
+    rows = [("finetuning", base), ("best", trained(algorithm, config, seeds))]
+    for name, ends in study["space"].items():
+        rows += [
+            (f"best, {name} = {ends[end]:g}", trained(algorithm, config | {name: ends[end]}, seeds))
+            for end in ("low", "high")
+        ]
+    table = Table(
+        title=f"{algorithm}, {options.seeds} fresh seeds, validation", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for column in ("configuration", "average accuracy (%)", "95 % interval", "minus finetuning", "forgetting"):
+        table.add_column(column, justify="left" if column == "configuration" else "right")
+    for label, scores in rows:
+        if scores is None or base is None:
+            table.add_row(label, "diverged", "", "", "")
+            continue
+        i, d = interval(scores[0]), paired_difference(scores[0], base[0])
+        table.add_row(
+            label,
+            f"{i.mean:.2f}",
+            f"{i.low:.2f} to {i.high:.2f}",
+            f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})" if label != "finetuning" else "",
+            f"{interval(scores[1]).mean:.2f}",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,84 @@
+"""The study scripts as a newcomer runs them: processes of their own, their own Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_script(script: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script from the root of the checkout, away from any Ray of the tests."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    return subprocess.run(
+        [sys.executable, script, *args],
+        cwd=ROOT,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    results = tmp_path_factory.mktemp("script")
+    args = ["--trials", "2", "--seeds", "2", "--epochs", "1", "--hidden", "16", "--results", str(results)]
+    return results, run_script("studies/lwf_temperature_sweep.py", *args)
+
+
+def test_a_script_ends_with_the_answer_and_where_it_is(first) -> None:
+    results, done = first
+    assert done.returncode == 0, done.stderr
+    for text in ("Best configuration", "finetuning", "like", "Accuracy (%) of the best", "mlflow server", "Again"):
+        assert text in done.stdout
+    assert f"--backend-store-uri sqlite:///{results}/mlflow.db" in done.stdout
+    assert len(pd.read_csv(results / "lwf_temperature_sweep" / "trials.csv")) == 2
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal_and_others_are_silent(first) -> None:
+    _, done = first
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert any(line.startswith("2/2 trials") for line in lines)
+    known = ("starting Ray", "writing results", "sending the last records")
+    assert [line for line in lines if not line.startswith(known) and " trials · " not in line] == []
+
+
+def test_a_second_run_is_refused_and_changes_nothing(first) -> None:
+    results, _ = first
+    before = {p: p.stat().st_mtime_ns for p in (results / "lwf_temperature_sweep").rglob("*")}
+    again = run_script("studies/lwf_temperature_sweep.py", "--results", str(results))
+    assert again.returncode == 2
+    assert "never overwritten" in again.stderr
+    assert "--name lwf_temperature_sweep-2" in again.stderr
+    assert "Traceback" not in again.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in (results / "lwf_temperature_sweep").rglob("*")}
+
+
+def test_the_ewc_script_studies_permuted_digits_domain_incremental_by_default(tmp_path: Path) -> None:
+    args = ["--trials", "1", "--seeds", "1", "--iterations", "2", "--results", str(tmp_path)]
+    done = run_script("studies/ewc_penalty_sweep.py", *args)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "ewc_penalty_sweep" / "study.json").read_text())["config"]
+    assert (config["benchmark"], config["scenario"]) == ("permuted-digits", "domain")
+    assert "One seed has no interval" in done.stdout
+
+
+def test_telemetry_is_off_unless_the_user_turns_it_on() -> None:
+    code = "import os, clsearch; print(os.environ['MLFLOW_DISABLE_TELEMETRY'], os.environ['RAY_USAGE_STATS_ENABLED'])"
+    words = [sys.executable, "-c", code]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    assert subprocess.run(words, env=clean, capture_output=True, text=True, check=True).stdout.split() == ["true", "0"]
+    chosen = clean | {"MLFLOW_DISABLE_TELEMETRY": "false", "RAY_USAGE_STATS_ENABLED": "1"}
+    assert subprocess.run(words, env=chosen, capture_output=True, text=True, check=True).stdout.split() == [
+        "false",
+        "1",
+    ]
