@@ -13,6 +13,9 @@ from clsearch.core.config import Scenario, TrialConfig
 from clsearch.core.networks import MLP, Params
 from clsearch.core.run import Run, build_run
 
+# The networks here are so small that threads only wait for each other: minutes instead of seconds on a busy machine.
+torch.set_num_threads(1)
+
 CPU = torch.device("cpu")
 
 

@@ -177,21 +177,24 @@ def test_teachers_answer_for_samples_beyond_the_first_chunk():
     network = network_for(benchmark)
     assert len(benchmark.tasks[2].train.chunks()) == 2
     distillation = Distillation(newest_only=False, train_head=True, squared=False)
-    teachers = [random_params(network, 1, seed) for seed in (1, 2)]
-    positions = torch.tensor([[1099, 3, 1024, 1023]])
-    _, penalty = prepared_distillation(benchmark, distillation, teachers, positions)
-    inputs, _ = benchmark.tasks[2].train.batch(positions)
-    current = random_params(network, 1, 3)
-    terms = penalty(student_of(network, leaves_of(current), inputs), positions)
-    distance, _ = textbook_distillation(
-        doubled(member_of(current, 0)),
-        [doubled(member_of(teacher, 0)) for teacher in teachers],
-        inputs[0].double(),
-        [(1, (0, 1)), (2, (2, 3))],
-        TEMPERATURES[0],
-        train_head=True,
-    )
-    assert terms.penalty.item() == pytest.approx(FACTORS[0] * distance.item(), rel=1e-5)
+    # Larger than at initialisation, so that a teacher's answers differ from sample to sample.
+    *teachers, current = ({n: 4 * v for n, v in random_params(network, 1, seed).items()} for seed in (1, 2, 3))
+    values = []
+    for position in (3, 75, 1023, 1024, 1099):
+        positions = torch.tensor([[position]])
+        _, penalty = prepared_distillation(benchmark, distillation, teachers, positions)
+        inputs, _ = benchmark.tasks[2].train.batch(positions)
+        values.append(penalty(student_of(network, leaves_of(current), inputs), positions).penalty.item())
+        distance, _ = textbook_distillation(
+            doubled(member_of(current, 0)),
+            [doubled(member_of(teacher, 0)) for teacher in teachers],
+            inputs[0].double(),
+            [(1, (0, 1)), (2, (2, 3))],
+            TEMPERATURES[0],
+            train_head=True,
+        )
+        assert values[-1] == pytest.approx(FACTORS[0] * distance.item(), rel=1e-5)
+    assert len({round(value, 3) for value in values}) == len(values)
 
 
 @pytest.mark.parametrize("newest_only", [False, True])

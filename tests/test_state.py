@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pickle
 
 import pytest
 import torch
@@ -83,6 +84,13 @@ def test_a_states_file_holds_nothing_but_tensors_and_plain_values(tmp_path):
     content = torch.load(tmp_path / "state.pt", weights_only=True)
     assert content.keys() == vars(state).keys()
     assert torch.equal(content["params"]["head.weight"], state.params["head.weight"])
+
+
+def test_a_file_that_holds_objects_of_other_kinds_is_not_opened(tmp_path):
+    run = small_run()
+    torch.save(vars(run.initial_state()) | {"memory": tmp_path}, tmp_path / "state.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        TrialState.load(tmp_path / "state.pt", run.fingerprint, CPU)
 
 
 def test_a_save_that_fails_leaves_the_state_before_it(tmp_path, monkeypatch):

@@ -191,6 +191,14 @@ class Watcher(tune.Callback):
         reason = str(getattr(error, "cause", None) or error or "the worker died").strip().splitlines()
         self._end(trial, "failed", reason[-1] if reason else "the worker died")
 
+    def leave_unfinished(self) -> None:
+        """Record the trials that an interrupt cut off; their checkpoints stay."""
+        for record in list(self.records.values()):
+            if record.state in ("waiting", "running"):
+                ended = self.records[record.label] = replace(record, state="unfinished", reason="interrupted")
+                self.results.write_trial(ended)
+                self.tracker.update(ended)
+
     def _note(self, trial: Trial, change: Callable[[TrialRecord], TrialRecord], ended: bool = False) -> None:
         label = trial.config["label"]
         record = self.records[label] = change(self.records[label])
@@ -222,6 +230,7 @@ def advanced(record: TrialRecord, result: dict[str, Any]) -> TrialRecord:
 def conclude(plan: Plan, watcher: Watcher, line: ProgressLine) -> StudyResult:
     """Rank, write the tables and pictures, finish MLflow's records."""
     line.say("writing results")
+    watcher.leave_unfinished()
     records = sorted((r for r in watcher.records.values() if r.number is not None), key=lambda r: r.label)
     references = [r for r in watcher.records.values() if r.number is None]
     ranking = rank(records)

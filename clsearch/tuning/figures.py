@@ -19,26 +19,25 @@ COLORS = "viridis"
 
 
 def accuracy_matrix(record: TrialRecord) -> Figure:
-    """R of a trial, mean over seeds: rows are tasks learned, columns the tasks measured."""
+    """R of a trial, mean over seeds: rows are tasks learned, columns the tasks measured.
+
+    Every trial has one, so it is kept cheap: fixed axes and no colour bar (the cells hold the numbers) take a third
+    of the time of a constrained layout.
+    """
     matrix = np.array(record.accuracy, dtype=float).mean(axis=0)[1 : record.tasks_learned + 1]
-    T = matrix.shape[1]
-    figure = Figure(figsize=(1.6 + 0.62 * T, 1.3 + 0.5 * len(matrix)), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(matrix, vmin=0, vmax=1, cmap=COLORS, aspect="auto")
+    rows, T = matrix.shape
+    width, height = 1.2 + 0.62 * T, 1.2 + 0.5 * rows
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0.8 / width, 0.6 / height, 0.62 * T / width, 0.5 * rows / height))
+    axes.imshow(matrix, vmin=0, vmax=1, cmap=COLORS, aspect="auto")
     for (i, j), value in np.ndenumerate(matrix):
         if np.isfinite(value):
             color = "black" if value > 0.6 else "white"
             axes.text(j, i, f"{100 * value:.1f}", ha="center", va="center", color=color, fontsize=8)
-    axes.set(
-        xticks=range(T),
-        xticklabels=range(1, T + 1),
-        yticks=range(len(matrix)),
-        yticklabels=range(1, len(matrix) + 1),
-        xlabel="accuracy (%) on task",
-        ylabel="after learning task",
-        title="Validation accuracy, mean over seeds",
-    )
-    figure.colorbar(image, ax=axes, label="accuracy")
+    axes.set_xticks(range(T), [str(j) for j in range(1, T + 1)])
+    axes.set_yticks(range(rows), [str(i) for i in range(1, rows + 1)])
+    axes.set(xlabel="task", ylabel="after learning task")
+    axes.set_title("Validation accuracy (%), mean over seeds", fontsize=10, loc="left")
     return figure
 
 

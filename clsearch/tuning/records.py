@@ -31,7 +31,7 @@ PACKAGES = ("clsearch", "ray", "optuna", "mlflow", "torch", "torchvision", "nump
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial as it stands: running, finished, or failed with its reason.
+    """A trial as it stands: waiting, running, finished, failed or unfinished (cut off), with the reason.
 
     number: Optuna's, None for a reference. values: the searched hyperparameters. settings: all of them, flat.
     metrics: name -> mean over seeds, `<name>/std` its spread, after `tasks_learned` tasks.

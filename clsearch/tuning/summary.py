@@ -39,6 +39,9 @@ def show(
         console.print(top_table(plan, ranking, references))
         console.print(reading(plan, ranking, references), highlight=False)
         console.print(matrix_table(best))
+    unfinished = plan.trials - sum(r.state in ("finished", "failed") for r in records)
+    if unfinished:
+        console.print(f"[bold]Interrupted[/bold]: {unfinished} of {plan.trials} trials were not finished.")
     if failed:
         console.print(f"{len(failed)} of {len(records)} trials failed; the first: {failed[0].reason}", highlight=False)
     where(console, plan, best, uri)

@@ -25,7 +25,7 @@ STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Has the UI open on training runs, not on traces of language models."""
-MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED"}
+MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED", "unfinished": "KILLED"}
 
 
 def default_store(plan: Plan) -> str:
@@ -116,7 +116,7 @@ class Tracker:
         run_id = self.runs[record.label]
         if record.tasks_learned:
             self._log(run_id, metrics=record.metrics, step=record.tasks_learned)
-        if record.state != "running":
+        if record.state in MLFLOW_STATES:
             self._finish(run_id, record)
 
     def _create(self, record: TrialRecord) -> None:

@@ -1,0 +1,132 @@
+"""What the tests of the edges build: small studies, plans, records, servers on loopback."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clsearch import LogRange, Range, Study
+from clsearch.core import metrics
+from clsearch.tuning.options import parse
+from clsearch.tuning.plan import Plan, make_plan
+from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.study import _command
+
+SMALL_SPACES = {
+    "lwf": {"distillation_factor": LogRange(0.01, 100), "distillation_temperature": LogRange(0.5, 8)},
+    "ewc": {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)},
+    "finetuning": {"learning_rate": LogRange(0.001, 1)},
+}
+
+
+def study_of(algorithm: str = "lwf", **settings: Any) -> Study:
+    """A small study that may be changed in anything."""
+    defaults = {"space": SMALL_SPACES.get(algorithm), "name": "mine", "question": "Which?", "tasks": 3, "hidden": (8,)}
+    length = {} if {"epochs", "iterations"} & set(settings) else {"epochs": 1}
+    return Study(algorithm=algorithm, **(defaults | length | settings))
+
+
+def plan_of(results: Path, algorithm: str = "lwf", **settings: Any) -> Plan:
+    """The plan of a small study, as from Python: without a command."""
+    return study_of(algorithm, results=results, **settings).plan
+
+
+def planned(study: Study, *args: str) -> Plan:
+    """The plan that a script's command line makes, as Study.main makes it."""
+    settings, space = parse(study.algorithm, study.question, study.settings, study.space, list(args))
+    command = _command(settings, space, study.settings, study.space)
+    return make_plan(study.algorithm, space, study.question, settings, command)
+
+
+def record_of(
+    plan: Plan,
+    number: int | None,
+    scores: Sequence[float],
+    values: dict[str, float] | None = None,
+    *,
+    algorithm: str | None = None,
+    state: str = "finished",
+    learned: int | None = None,
+    reason: str = "",
+) -> TrialRecord:
+    """A trial whose average accuracy after its last learned task is `scores`, one per seed; no two cells are alike."""
+    T = plan.config.tasks
+    t = T if learned is None else learned
+    if values is None:
+        values = {} if number is None else {name: r.low for name, r in plan.space.items()}
+    config = plan.trial_config(values, algorithm)
+    R = torch.full((len(scores), T + 1, T), torch.nan, dtype=torch.float64)
+    tasks = torch.arange(T, dtype=torch.float64)
+    for i in range(t + 1 if t else 0):
+        offset = 0.01 * (tasks - (t - 1) / 2) + 0.001 * (t - i)
+        R[:, i] = torch.tensor(scores, dtype=torch.float64)[:, None] + offset
+    found = metrics.summary(R, t) if t else {}
+    numbers = {name: value.mean().item() for name, value in found.items()}
+    if len(scores) > 1:
+        numbers |= {f"{name}/std": value.std().item() for name, value in found.items()}
+    return TrialRecord(
+        label=f"reference_{config.algorithm}" if number is None else f"trial_{number:05d}",
+        number=number,
+        algorithm=config.algorithm,
+        values=values,
+        settings=config.flat(),
+        seeds=plan.seeds,
+        state=state,
+        reason=reason,
+        tasks_learned=t,
+        seconds=1.5 * t,
+        metrics=numbers,
+        accuracy=R.tolist(),
+        columns=["loss", "accuracy"],
+        curve=[[[1 / task, 0.5 + 0.1 * m] for m in range(len(scores))] for task in range(1, t + 1)],
+        epochs=[[task, 1] for task in range(1, t + 1)],
+    )
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A loopback port that refuses connections: bound, so that nobody else takes it, and not listening."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A loopback port that accepts connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield listening.getsockname()[1]
+
+
+@contextmanager
+def http_port(status: int) -> Iterator[int]:
+    """A loopback HTTP server that answers every request with one status."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"OK")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,191 @@
+"""Options of a study and the command line made of them."""
+
+import re
+
+import pytest
+from pydantic import ValidationError
+
+from clsearch.core.config import PARTS, ConfigError, TrialConfig, fields_of
+from clsearch.tuning.options import Options, parse
+from clsearch.tuning.spaces import LogRange, Range
+
+SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}
+SETTINGS = {"name": "mine", "tasks": 3, "hidden": (8,), "epochs": 4}
+
+
+def read(*args, settings=SETTINGS, space=SPACE, algorithm="ewc"):
+    return parse(algorithm, "Which?", settings, space, list(args))
+
+
+def test_no_options_give_the_scripts_settings_and_space():
+    settings, space = read()
+    assert space == SPACE
+    assert {name: settings[name] for name in SETTINGS} == SETTINGS
+
+
+def test_what_the_script_leaves_open_stays_open():
+    settings, _ = read()
+    assert not {"iterations", "scenario", "data_root", "trials", "tracking_uri", "max_concurrent"} & set(settings)
+
+
+@pytest.mark.parametrize(
+    ("args", "name", "value"),
+    [
+        (["--tasks", "2"], "tasks", 2),
+        (["--seeds", "5"], "seeds", 5),
+        (["--hidden", "32", "16"], "hidden", (32, 16)),
+        (["--benchmark", "permuted-digits"], "benchmark", "permuted-digits"),
+        (["--scenario", "class"], "scenario", "class"),
+        (["--momentum", "0.9"], "momentum", 0.9),
+        (["--optimizer", "adam"], "optimizer", "adam"),
+        (["--average-over-tasks"], "average_over_tasks", True),
+        (["--download"], "download", True),
+        (["--name", "other"], "name", "other"),
+        (["--trials", "7"], "trials", 7),
+        (["--sampler", "random"], "sampler", "random"),
+        (["--gpus-per-trial", "0.5"], "gpus_per_trial", 0.5),
+        (["--tracking-uri", "sqlite:///x.db"], "tracking_uri", "sqlite:///x.db"),
+    ],
+)
+def test_an_option_changes_its_setting_and_nothing_else(args, name, value):
+    before, _ = read()
+    settings, space = read(*args)
+    assert settings == before | {name: value}
+    assert space == SPACE
+
+
+def test_one_value_fixes_a_searched_hyperparameter():
+    settings, space = read("--penalty-p-norm", "1.5")
+    assert settings["penalty_p_norm"] == 1.5
+    assert space == {"penalty_factor": SPACE["penalty_factor"]}
+
+
+def test_two_values_are_a_new_range_of_the_scripts_scale():
+    _, space = read("--penalty-p-norm", "1.2", "2.5", "--penalty-factor", "2", "3")
+    assert space == {"penalty_factor": LogRange(2, 3), "penalty_p_norm": Range(1.2, 2.5)}
+
+
+def test_the_script_may_choose_another_scale_than_the_field():
+    _, space = read("--penalty-factor", "2", "3", space={"penalty_factor": Range(1, 4)})
+    assert space == {"penalty_factor": Range(2, 3)}
+
+
+def test_two_values_search_what_the_script_fixed_on_the_fields_scale():
+    settings, space = read("--learning-rate", "0.01", "1")
+    assert space == SPACE | {"learning_rate": LogRange(0.01, 1)}
+    assert "learning_rate" not in settings
+
+
+def test_all_searched_hyperparameters_may_be_fixed():
+    settings, space = read("--penalty-factor", "3", "--penalty-p-norm", "1")
+    assert space == {}
+    assert (settings["penalty_factor"], settings["penalty_p_norm"]) == (3, 1)
+
+
+@pytest.mark.parametrize("values", [["1", "2", "3"], []])
+def test_other_numbers_of_values_are_refused(values):
+    with pytest.raises(ConfigError, match=r"^penalty_factor: takes one value or a range of two; got"):
+        read("--penalty-factor", *values)
+
+
+def test_iterations_replace_the_scripts_epochs():
+    settings, _ = read("--iterations", "50")
+    assert settings["iterations"] == 50
+    assert "epochs" not in settings
+
+
+def test_epochs_replace_the_scripts_iterations():
+    settings, _ = read("--epochs", "2", settings={"iterations": 50})
+    assert settings["epochs"] == 2
+    assert "iterations" not in settings
+
+
+def test_both_lengths_together_reach_the_rule_that_refuses_them():
+    settings, _ = read("--iterations", "50", "--epochs", "2")
+    assert (settings["iterations"], settings["epochs"]) == (50, 2)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--bogus", "1"], ["--distillation-factor", "1"], ["stray"], ["--seeds", "many"], ["--sampler", "guess"]],
+)
+def test_what_is_no_option_or_no_value_of_its_type_exits_2_and_is_named(args, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        read(*args)
+    assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    assert args[-1] in out + err
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("algorithm", PARTS)
+def test_help_names_every_field_of_the_algorithm_and_none_of_another(algorithm, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        read("--help", algorithm=algorithm, settings={"epochs": 4}, space={})
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    shown = set(re.findall(r"--([a-z][a-z-]*)", text))
+    own = {name.replace("_", "-") for name in (*fields_of(algorithm), *Options.model_fields)}
+    others = {name.replace("_", "-") for other in PARTS for name in fields_of(other)} - own
+    assert own <= shown
+    assert not others & shown
+    assert "Which?" in text
+
+
+def test_help_shows_the_scripts_defaults(capsys):
+    with pytest.raises(SystemExit):
+        read("--help", settings=SETTINGS | {"seeds": 17})
+    text = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert re.search(r"--seeds INT Seeds [^(]*\(default: 17\)", text)
+    assert re.search(r"--penalty-factor FLOAT \[FLOAT\] Weight .*?\(default: 0\.1 1000", text)
+
+
+def test_a_setting_is_an_option_of_the_study_or_of_the_trial_and_never_of_both():
+    assert not set(Options.model_fields) & set(TrialConfig.model_fields)
+
+
+@pytest.mark.parametrize("model", [Options, TrialConfig])
+def test_every_field_says_what_it_is(model):
+    assert [n for n, f in model.model_fields.items() if not f.description and n != "algorithm"] == []
+
+
+REFUSED = [
+    ("trials", 0, "greater than or equal to 1"),
+    ("trials", -3, "greater than or equal to 1"),
+    ("seeds", 0, "greater than or equal to 1"),
+    ("first_seed", -1, "greater than or equal to 0"),
+    ("sampler_seed", -1, "greater than or equal to 0"),
+    ("grid_points", 1, "greater than or equal to 2"),
+    ("cpus_per_trial", 0, "greater than or equal to 1"),
+    ("gpus_per_trial", -0.5, "greater than or equal to 0"),
+    ("gpus_per_trial", float("nan"), "finite"),
+    ("max_concurrent", 0, "greater than or equal to 1"),
+    ("sampler", "guess", "'tpe', 'random' or 'grid'"),
+    ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
+    ("name", "../evil", "pattern"),
+    ("name", "a/b", "pattern"),
+    ("name", "", "pattern"),
+    ("name", "..", "pattern"),
+    ("name", ".hidden", "pattern"),
+    ("name", "a b", "pattern"),
+    ("name", "a\n", "pattern"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "rule"), REFUSED)
+def test_options_refuse_with_field_rule_and_value(name, value, rule):
+    with pytest.raises(ConfigError) as refused:
+        Options.of({name: value})
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{name}: ")
+    assert problem.index(rule) < problem.index(f"got {value!r}")
+
+
+def test_options_refuse_an_unknown_name():
+    with pytest.raises(ConfigError, match=r"^trial: "):
+        Options.of({"trial": 3})
+
+
+def test_options_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        Options().trials = 3

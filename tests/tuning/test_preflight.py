@@ -1,0 +1,241 @@
+"""What is refused before Ray starts."""
+
+import re
+
+import pytest
+
+from clsearch.core.config import ConfigError
+from clsearch.tuning import preflight
+from clsearch.tuning.preflight import Node
+from tests.helpers import write_mnist
+from tests.tuning.builders import closed_port, http_port, plan_of, silent_port
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_outside(monkeypatch):
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def refusal(check, *args):
+    """The one problem that a check raises."""
+    with pytest.raises(ConfigError) as refused:
+        check(*args)
+    (problem,) = refused.value.problems
+    return problem
+
+
+def test_a_good_plan_passes_and_creates_no_study(tmp_path):
+    plan = plan_of(tmp_path / "out")
+    preflight.check(plan)
+    assert not plan.folder.exists()
+
+
+# The study's folder
+
+
+def test_an_existing_study_is_refused_with_the_ways_out(tmp_path):
+    plan = plan_of(tmp_path)
+    plan.folder.mkdir()
+    (plan.folder / "study.json").write_text("{}")
+    problem = refusal(preflight.check, plan)
+    assert re.match(r"name: a study is never overwritten.*; .*mine exists", problem)
+    assert "--name mine-2" in problem
+    assert "--results" in problem
+    assert (plan.folder / "study.json").read_text() == "{}"
+
+
+def test_the_free_name_that_is_offered_is_free(tmp_path):
+    plan = plan_of(tmp_path)
+    for name in ("mine", "mine-2", "mine-3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text("{}")
+    offered = re.search(r"--name (\S+?)\)", refusal(preflight.check_new, plan)).group(1)
+    assert offered == "mine-4"
+    preflight.check(plan_of(tmp_path, name=offered))
+
+
+def test_another_study_in_the_same_results_is_no_obstacle(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "study.json").write_text("{}")
+    preflight.check(plan_of(tmp_path))
+
+
+@pytest.mark.parametrize("below", ["", "sub", "sub/deeper"])
+def test_results_at_or_below_a_regular_file_are_refused(tmp_path, below):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    problem = refusal(preflight.check, plan_of(file / below))
+    assert re.match(rf"results: must be a folder that can be written; got {file}", problem)
+    assert file.read_text() == "mine"
+
+
+def test_the_write_check_leaves_nothing_in_the_folder(tmp_path):
+    preflight.check_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+# The data
+
+
+def test_embedded_data_needs_no_root(tmp_path):
+    preflight.check_data(plan_of(tmp_path, benchmark="permuted-digits"))
+
+
+def test_a_benchmark_with_files_needs_a_root(tmp_path):
+    problem = refusal(preflight.check, plan_of(tmp_path, benchmark="split-mnist"))
+    assert re.match(r"data_root: split-mnist needs the folder of its files; got none.*--data-root", problem)
+
+
+def test_missing_files_are_named(tmp_path):
+    problem = refusal(preflight.check, plan_of(tmp_path, benchmark="split-mnist", data_root=tmp_path))
+    assert re.match(r"data_root: must hold MNIST/raw/train-images-idx3-ubyte, .*; got .*--download", problem)
+    assert str(tmp_path) in problem
+
+
+def test_only_the_files_that_are_missing_are_named(tmp_path):
+    write_mnist(tmp_path, "train", per_class=1, seed=0)
+    (tmp_path / "MNIST/raw/train-labels-idx1-ubyte").unlink()
+    problem = refusal(preflight.check_data, plan_of(tmp_path, benchmark="split-mnist", data_root=tmp_path))
+    assert "train-labels" in problem
+    assert "train-images" not in problem
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_training_files_are_enough_and_are_not_fetched_again(tmp_path, download):
+    write_mnist(tmp_path, "train", per_class=1, seed=0)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*ubyte")}
+    preflight.check(plan_of(tmp_path, benchmark="permuted-mnist", data_root=tmp_path, download=download))
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*ubyte")} == before
+
+
+# The tracking server
+
+
+def test_the_named_server_comes_before_the_environments(tmp_path, monkeypatch):
+    assert preflight.tracking_uri(plan_of(tmp_path)) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://environment")
+    assert preflight.tracking_uri(plan_of(tmp_path)) == "http://environment"
+    assert preflight.tracking_uri(plan_of(tmp_path, tracking_uri="http://option")) == "http://option"
+
+
+def test_no_uri_and_a_store_without_a_server_are_not_probed(tmp_path):
+    preflight.check_tracking(None)
+    preflight.check_tracking(f"sqlite:///{tmp_path}/x.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_server_that_answers_its_health_passes(slash):
+    with http_port(200) as port:
+        preflight.check_tracking(f"http://127.0.0.1:{port}{slash}")
+
+
+@pytest.mark.parametrize("status", [404, 401, 500])
+def test_a_server_that_is_not_mlflow_is_refused_with_its_status(status):
+    with http_port(status) as port:
+        problem = refusal(preflight.check_tracking, f"http://127.0.0.1:{port}")
+    assert problem.startswith(
+        f"tracking_uri: must be an MLflow server that answers /health; got http://127.0.0.1:{port}"
+    )
+    assert f"status {status}" in problem
+
+
+def test_a_port_that_refuses_is_refused():
+    with closed_port() as port:
+        problem = refusal(preflight.check_tracking, f"http://127.0.0.1:{port}")
+    assert re.match(rf"tracking_uri: must be an MLflow server .*; got http://127.0.0.1:{port} \(.*refused", problem)
+
+
+def test_a_server_that_never_answers_is_refused_after_the_probe(monkeypatch):
+    monkeypatch.setattr(preflight, "PROBE_SECONDS", 0.3)
+    with silent_port() as port:
+        problem = refusal(preflight.check_tracking, f"http://127.0.0.1:{port}")
+    assert re.match(rf"tracking_uri: must be an MLflow server .*; got http://127.0.0.1:{port} \(timed out", problem)
+
+
+def test_a_server_from_the_environment_is_probed_too(tmp_path, monkeypatch):
+    with closed_port() as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        assert refusal(preflight.check, plan_of(tmp_path)).startswith("tracking_uri: ")
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://bob:secret@host:5000/path?q=1", "http://host:5000/path?q=1"),
+        ("https://bob:se@cret@host", "https://host"),
+        ("http://secret@host:5000", "http://host:5000"),
+        ("postgresql://bob:secret@host:5432/mlflow", "postgresql://host:5432/mlflow"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:////tmp/a@b/mlflow.db", "sqlite:////tmp/a@b/mlflow.db"),
+    ],
+)
+def test_without_password_takes_out_user_and_password_only(uri, shown):
+    assert preflight.without_password(uri) == shown
+
+
+def test_a_refusal_does_not_show_the_password():
+    with closed_port() as port:
+        problem = refusal(preflight.check_tracking, f"http://bob:secret@127.0.0.1:{port}")
+    assert f"127.0.0.1:{port}" in problem
+    assert "secret" not in problem
+    assert "bob" not in problem
+
+
+# Device and resources
+
+
+def test_cuda_needs_a_share_of_a_gpu(tmp_path):
+    problem = refusal(preflight.check, plan_of(tmp_path, device="cuda"))
+    assert re.match(r"device: cuda needs a share of a GPU .*--gpus-per-trial.*; got 0", problem)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_other_devices_need_none(tmp_path, device):
+    preflight.check_device(plan_of(tmp_path, device=device))
+
+
+@pytest.mark.parametrize(("option", "value"), [("cpus_per_trial", 9999), ("gpus_per_trial", 99)])
+def test_more_than_this_machine_has_is_refused(tmp_path, option, value):
+    problem = refusal(preflight.check, plan_of(tmp_path, **{option: value}))
+    assert re.match(rf"{option}: must be at most what one node has, \d+ \(this machine\); got {value}", problem)
+
+
+def test_another_machines_resources_are_not_judged_by_this_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "far.away:6379")
+    preflight.check(plan_of(tmp_path, cpus_per_trial=9999, gpus_per_trial=99, device="cuda"))
+
+
+SMALL, WIDE, GRAPHIC = Node("small", 4, 0), Node("wide", 64, 0), Node("graphic", 8, 2)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "nodes"),
+    [
+        (4, 0, [SMALL]),
+        (64, 0, [SMALL, WIDE]),
+        (8, 2, [SMALL, GRAPHIC]),
+        (1, 0.25, [SMALL, GRAPHIC]),
+        (1, 1, [GRAPHIC]),
+    ],
+)
+def test_a_trial_fits_where_one_node_holds_all_of_it(tmp_path, cpus, gpus, nodes):
+    preflight.check_resources(plan_of(tmp_path, cpus_per_trial=cpus, gpus_per_trial=gpus), nodes)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "nodes", "problem"),
+    [
+        (5, 0, [SMALL], "cpus_per_trial: must be at most what one node has, 4 (small); got 5"),
+        (65, 0, [SMALL, WIDE], "cpus_per_trial: must be at most what one node has, 64 (wide); got 65"),
+        (1, 1, [SMALL, WIDE], "gpus_per_trial: must be at most what one node has, 0 (small); got 1"),
+        (1, 3, [SMALL, GRAPHIC], "gpus_per_trial: must be at most what one node has, 2 (graphic); got 3"),
+        # 64 cores and a GPU exist, but not on one node.
+        (64, 1, [WIDE, GRAPHIC], "cpus_per_trial: must be at most what one node has, 8 (graphic); got 64"),
+        (1, 1.5, [GRAPHIC], "gpus_per_trial: must be a whole number above 1 (a fraction shares one); got 1.5"),
+    ],
+)
+def test_a_trial_that_fits_nowhere_is_refused_with_the_largest_node(tmp_path, cpus, gpus, nodes, problem):
+    plan = plan_of(tmp_path, cpus_per_trial=cpus, gpus_per_trial=gpus)
+    assert refusal(preflight.check_resources, plan, nodes) == problem

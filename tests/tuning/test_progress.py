@@ -1,0 +1,114 @@
+"""The line that says how a study stands."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from clsearch.tuning import progress
+from clsearch.tuning.progress import ProgressLine
+from tests.tuning.builders import plan_of, record_of
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return plan_of(tmp_path, seeds=2)
+
+
+@pytest.fixture
+def line():
+    """A line of three trials on what is no terminal; its file holds what was printed."""
+    return ProgressLine(Console(file=io.StringIO(), width=80), 3)
+
+
+def printed(line):
+    return line.console.file.getvalue().splitlines()
+
+
+def test_a_study_that_has_not_begun_has_no_best_and_no_time_left(line):
+    assert line.line() == "0/3 trials · 0 running · 0 failed"
+
+
+def test_the_line_counts_trials_and_names_the_best_in_percent(line, plan):
+    line.update(record_of(plan, 0, [0.8, 0.6]))
+    line.update(record_of(plan, 1, [0.8, 0.6], state="failed", learned=0))
+    line.update(record_of(plan, 2, [0.9, 0.9], state="running", learned=1))
+    begin, _, left = line.line().rpartition(" · ")
+    assert begin == "2/3 trials · 1 running · 1 failed · best 70.00 %"
+    assert left.startswith("about ")
+    assert left.endswith(" left")
+
+
+def test_the_best_is_the_highest_of_the_finished_in_any_order(line, plan):
+    for number, score in enumerate([0.5, 0.812, 0.6]):
+        line.update(record_of(plan, number, [score, score]))
+    assert line.line() == "3/3 trials · 0 running · 0 failed · best 81.20 %"
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_what_has_not_finished_is_never_the_best(line, plan, state):
+    line.update(record_of(plan, 0, [0.6, 0.6]))
+    line.update(record_of(plan, 1, [0.9, 0.9], state=state, learned=1))
+    assert "best 60.00 %" in line.line()
+
+
+def test_a_trial_is_counted_once_in_its_newest_state(line, plan):
+    for learned in (1, 2):
+        line.update(record_of(plan, 0, [0.5, 0.5], state="running", learned=learned))
+    assert line.line().startswith("0/3 trials · 1 running · 0 failed")
+    line.update(record_of(plan, 0, [0.5, 0.5]))
+    assert line.line().startswith("1/3 trials · 0 running · 0 failed")
+
+
+def test_references_are_not_counted_and_never_the_best(line, plan):
+    line.update(record_of(plan, None, [0.9, 0.9], algorithm="finetuning"))
+    line.update(record_of(plan, None, [0.9, 0.9], algorithm="finetuning", state="running", learned=1))
+    assert line.line() == "0/3 trials · 0 running · 0 failed"
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(600, "20 min"), (4 * 3600, "8.0 h")])
+def test_the_time_left_goes_by_the_trials_that_are_done(line, plan, seconds, left):
+    line.started -= seconds
+    line.update(record_of(plan, 0, [0.5, 0.5]))
+    assert line.line().endswith(f"about {left} left")
+
+
+def test_nothing_is_left_at_the_end(line, plan):
+    for number in range(3):
+        line.update(record_of(plan, number, [0.5, 0.5]))
+    assert "left" not in line.line()
+
+
+def test_without_a_terminal_there_is_a_plain_line_per_ended_trial(plan, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    line = ProgressLine(Console(file=io.StringIO(), width=80), 3)
+    with line.shown():
+        line.say("starting Ray")
+        line.update(record_of(plan, 0, [0.5, 0.5], state="running", learned=1))
+        line.update(record_of(plan, 0, [0.5, 0.5]))
+        line.update(record_of(plan, 1, [0.5, 0.5], state="failed", learned=0))
+    first, second, third = printed(line)
+    assert first == "starting Ray"
+    assert second.startswith("1/3 trials · 0 running · 0 failed · best 50.00 %")
+    assert third.startswith("2/3 trials · 0 running · 1 failed · best 50.00 %")
+    assert "\x1b" not in line.console.file.getvalue()
+
+
+def test_plain_lines_keep_their_distance_but_the_last_is_always_told(plan, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 1e9)
+    line = ProgressLine(Console(file=io.StringIO(), width=80), 3)
+    for number in range(3):
+        line.update(record_of(plan, number, [0.5, 0.5]))
+    assert [text.split()[0] for text in printed(line)] == ["1/3", "3/3"]
+
+
+def test_on_a_terminal_the_line_moves_and_is_taken_away(plan):
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    line = ProgressLine(console, 3)
+    with line.shown():
+        line.update(record_of(plan, 0, [0.5, 0.5]))
+        line.bar.refresh()
+        assert "1/3 trials · 0 running · 0 failed · best 50.00 %" in console.file.getvalue()
+    assert line.bar.tasks[0].completed == 1
+    assert console.file.getvalue().count("\n") <= 2  # nothing stays in the scrollback
+    assert console.file.getvalue().rstrip().endswith("\x1b[2K")

@@ -1,0 +1,270 @@
+"""Optuna behind Ray Tune's Searcher, driven by hand against a real journal file."""
+
+import math
+import pickle
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from clsearch import LogRange, Range
+from clsearch.tuning.search import (
+    JOURNAL,
+    OBJECTIVE,
+    OptunaSearcher,
+    distributions_of,
+    open_storage,
+    reference_label,
+    trial_label,
+)
+from clsearch.tuning.spaces import grid
+from tests.tuning.builders import plan_of
+
+
+def configure(label, values, algorithm):
+    return {"label": label, "values": dict(values), "algorithm": algorithm}
+
+
+def result(learned, score):
+    return {"tasks_learned": learned, OBJECTIVE: score}
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Makes the searcher of a small study in a results folder of its own."""
+
+    def make(folder="a", references=(), **settings):
+        plan = plan_of(tmp_path / folder, **({"trials": 3} | settings))
+        plan.folder.mkdir(parents=True)
+        return OptunaSearcher(plan, open_storage(plan), list(references), configure)
+
+    return make
+
+
+def reopened(searcher):
+    """The study as a process that was not there reads it."""
+    storage = JournalStorage(JournalFileBackend(str(searcher.plan.folder / JOURNAL)))
+    return optuna.load_study(study_name=searcher.plan.options.name, storage=storage)
+
+
+def ask(searcher, n):
+    """The values of the next n trials, which stay running; their Ray ids are t0, t1, ..."""
+    return [searcher.suggest(f"t{searcher.asked}")["values"] for _ in range(n)]
+
+
+def test_references_come_first_and_then_the_budget_and_then_finished(begin):
+    searcher = begin(references=["finetuning", "ewc"], trials=2)
+    asked = [searcher.suggest(f"t{i}") for i in range(6)]
+    assert [a["label"] for a in asked[:4]] == [
+        "reference_finetuning",
+        "reference_ewc",
+        "trial_00000",
+        "trial_00001",
+    ]
+    assert [a["algorithm"] for a in asked[:4]] == ["finetuning", "ewc", None, None]
+    assert asked[0]["values"] == {}
+    assert asked[4:] == [Searcher.FINISHED, Searcher.FINISHED]
+
+
+def test_references_do_not_reach_optuna(begin):
+    searcher = begin(references=["finetuning"])
+    searcher.suggest("r")
+    searcher.on_trial_result("r", result(1, 0.5))
+    searcher.on_trial_complete("r", result(2, 0.5))
+    assert reopened(searcher).trials == []
+
+
+def test_labels_are_those_that_folders_and_runs_have():
+    assert (trial_label(17), reference_label("finetuning")) == ("trial_00017", "reference_finetuning")
+
+
+def test_a_finished_trial_is_complete_with_its_intermediate_values(begin):
+    searcher = begin()
+    (values,) = ask(searcher, 1)
+    searcher.on_trial_result("t0", result(1, 0.9))
+    searcher.on_trial_result("t0", result(2, 0.8))
+    searcher.on_trial_complete("t0", result(3, 0.7))
+    for study in (searcher.study, reopened(searcher)):
+        (trial,) = study.trials
+        assert trial.state is TrialState.COMPLETE
+        assert trial.value == 0.7
+        assert trial.intermediate_values == {1: 0.9, 2: 0.8, 3: 0.7}
+        assert trial.params == values
+        assert study.best_trial.number == 0
+
+
+def test_a_result_told_twice_is_one_value(begin):
+    searcher = begin()
+    ask(searcher, 1)
+    for _ in range(2):
+        searcher.on_trial_result("t0", result(1, 0.9))
+    searcher.on_trial_result("t0", result(3, 0.7))
+    searcher.on_trial_complete("t0", result(3, 0.7))
+    assert reopened(searcher).trials[0].intermediate_values == {1: 0.9, 3: 0.7}
+
+
+def test_a_diverged_trial_is_pruned_with_its_intermediate_values_and_reason(begin):
+    searcher = begin()
+    ask(searcher, 1)
+    searcher.on_trial_result("t0", result(1, 0.9))
+    searcher.on_trial_complete("t0", result(1, 0.9) | {"failed": "training diverged in epoch 1 of task 2"})
+    for study in (searcher.study, reopened(searcher)):
+        (trial,) = study.trials
+        assert trial.state is TrialState.PRUNED
+        assert trial.intermediate_values == {1: 0.9}
+        assert trial.user_attrs == {"reason": "training diverged in epoch 1 of task 2"}
+
+
+def test_a_trial_that_diverges_in_its_first_task_is_pruned_without_any_value(begin):
+    searcher = begin()
+    ask(searcher, 1)
+    searcher.on_trial_complete("t0", {"tasks_learned": 0, "failed": "training diverged in epoch 1 of task 1"})
+    (trial,) = reopened(searcher).trials
+    assert trial.state is TrialState.PRUNED
+    assert trial.intermediate_values == {}
+    assert trial.value is None
+
+
+@pytest.mark.parametrize("told", [{"error": True}, {"result": None}, {"result": {"tasks_learned": 1}, "error": True}])
+def test_a_trial_that_broke_is_failed(begin, told):
+    searcher = begin()
+    ask(searcher, 1)
+    searcher.on_trial_complete("t0", **told)
+    (trial,) = reopened(searcher).trials
+    assert trial.state is TrialState.FAIL
+    assert trial.value is None
+
+
+def test_a_trial_that_is_never_told_stays_running(begin):
+    searcher = begin()
+    ask(searcher, 2)
+    searcher.on_trial_result("t1", result(1, 0.6))
+    searcher.on_trial_complete("t0", result(3, 0.7))
+    told, running = reopened(searcher).trials
+    assert told.state is TrialState.COMPLETE
+    assert running.state is TrialState.RUNNING
+    assert running.intermediate_values == {1: 0.6}
+
+
+def test_what_is_told_after_the_end_changes_nothing(begin):
+    searcher = begin()
+    ask(searcher, 1)
+    searcher.on_trial_complete("t0", result(3, 0.7))
+    searcher.on_trial_result("t0", result(4, 0.1))
+    searcher.on_trial_complete("t0", error=True)
+    (trial,) = reopened(searcher).trials
+    assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 0.7, {3: 0.7})
+
+
+def test_pruned_and_failed_trials_count_towards_the_budget(begin):
+    searcher = begin(trials=3)
+    ask(searcher, 2)
+    searcher.on_trial_complete("t0", {"tasks_learned": 0, "failed": "diverged"})
+    searcher.on_trial_complete("t1", error=True)
+    assert searcher.suggest("t2")["label"] == "trial_00002"
+    assert searcher.suggest("t3") == Searcher.FINISHED
+
+
+def test_a_searcher_on_a_reopened_study_asks_for_the_rest_only(begin):
+    searcher = begin(trials=3)
+    ask(searcher, 2)
+    again = OptunaSearcher(searcher.plan, reopened(searcher), [], configure)
+    assert again.suggest("t2")["label"] == "trial_00002"
+    assert again.suggest("t3") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_the_first_suggestion_after_reopening_is_not_a_repeat(begin, sampler):
+    searcher = begin(sampler=sampler)
+    first = ask(searcher, 2)
+    again = OptunaSearcher(searcher.plan, reopened(searcher), [], configure)
+    assert again.suggest("t2")["values"] not in first
+
+
+SCORES = [0.5, 0.9, 0.2, 0.7]
+
+
+def played(searcher, n):
+    """All suggestions of a search in which every third trial diverges and the rest score as SCORES says."""
+    found = []
+    for i in range(n):
+        found += ask(searcher, 1)
+        failed = {"failed": "diverged"} if i % 3 == 0 else {}
+        searcher.on_trial_result(f"t{i}", result(1, SCORES[i % 4]))
+        searcher.on_trial_complete(f"t{i}", result(2, SCORES[i % 4]) | failed)
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_suggestions_follow_from_the_sampler_seed(begin, sampler):
+    # Past the ten trials after which TPE begins to model.
+    first, same, other = (
+        played(begin(folder, sampler=sampler, sampler_seed=seed, trials=14), 14)
+        for folder, seed in (("a", 5), ("b", 5), ("c", 6))
+    )
+    assert first == same
+    assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_suggestions_are_distinct_and_lie_in_their_ranges(begin, sampler):
+    space = {"penalty_factor": LogRange(0.5, 2), "penalty_p_norm": Range(1, 1.5), "learning_rate": LogRange(1e-5, 1)}
+    searcher = begin(algorithm="ewc", sampler=sampler, space=space, trials=20)
+    found = played(searcher, 14) + [searcher.suggest(f"t{i}")["values"] for i in range(14, 20)]
+    assert len({tuple(values.values()) for values in found}) == 20
+    assert all(space[name].low <= value <= space[name].high for values in found for name, value in values.items())
+    assert all(set(values) == set(space) for values in found)
+
+
+def test_a_log_range_is_searched_evenly_in_its_logarithm(begin):
+    searcher = begin(sampler="random", space={"learning_rate": LogRange(1e-6, 1)}, trials=40)
+    logs = [math.log10(values["learning_rate"]) for values in ask(searcher, 40)]
+    # Linear sampling would put all but one in a million above 1e-5.
+    assert sum(value < -3 for value in logs) in range(10, 31)
+
+
+def test_distributions_have_the_ends_and_scales_of_their_ranges():
+    made = distributions_of({"a": LogRange(0.1, 10), "b": Range(1, 3)})
+    assert {name: (d.low, d.high, d.log) for name, d in made.items()} == {"a": (0.1, 10, True), "b": (1, 3, False)}
+
+
+def test_a_grid_is_asked_point_by_point_and_no_more(begin):
+    searcher = begin(sampler="grid", grid_points=3, trials=None, references=["finetuning"])
+    assert searcher.suggest("r")["label"] == "reference_finetuning"
+    found = []
+    for i in range(9):
+        found += ask(searcher, 1)
+        searcher.on_trial_complete(f"t{i}", result(3, 0.1 * i))
+    assert searcher.suggest("t9") == Searcher.FINISHED
+    assert found == list(grid(searcher.plan.space, 3))
+    assert [t.params for t in reopened(searcher).trials] == found
+
+
+def test_a_reopened_grid_goes_on_where_it_was(begin):
+    searcher = begin(sampler="grid", grid_points=2, trials=None)
+    first = ask(searcher, 3)
+    again = OptunaSearcher(searcher.plan, reopened(searcher), [], configure)
+    rest = [again.suggest("t3")["values"]]
+    assert first + rest == list(grid(searcher.plan.space, 2))
+    assert again.suggest("t4") == Searcher.FINISHED
+
+
+def test_a_study_that_searches_nothing_asks_for_one_trial(begin):
+    searcher = begin(space={}, trials=None)
+    assert searcher.suggest("t0")["values"] == {}
+    assert searcher.suggest("t1") == Searcher.FINISHED
+
+
+def test_the_study_is_maximised_and_named_after_the_plan(begin):
+    study = reopened(begin(name="other"))
+    assert study.study_name == "other"
+    assert study.direction is optuna.study.StudyDirection.MAXIMIZE
+
+
+def test_ray_can_pickle_a_searcher_whose_storage_is_open(begin):
+    searcher = begin()
+    ask(searcher, 1)
+    assert isinstance(pickle.loads(pickle.dumps(searcher)), OptunaSearcher)

@@ -1,0 +1,198 @@
+"""Ranking, what cannot be told from the best, and the command that trains the best again."""
+
+import json
+import shlex
+from dataclasses import replace
+
+import pytest
+from scipy import stats
+
+from clsearch import LogRange, Range
+from clsearch.tuning.selection import against, best_content, rank, rerun_command
+from tests.tuning.builders import plan_of, planned, record_of, study_of
+
+BEST = [0.90, 0.92, 0.94]
+LIKE = [0.89, 0.89, 0.95]  # 1, 3 and -1 points less: 1 ± 4.97 holds 0
+WORSE = [0.85, 0.86, 0.87]  # 5, 6 and 7 points less: 6 ± 2.48 does not
+NOISY = [0.95, 0.70, 0.85]  # -5, 22 and 9 points less: 8.67 ± 33.5 holds 0, though its mean is below WORSE's
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return plan_of(tmp_path)
+
+
+@pytest.fixture
+def records(plan):
+    return [record_of(plan, n, scores) for n, scores in enumerate([WORSE, NOISY, BEST, LIKE])]
+
+
+def test_trials_are_ranked_by_their_mean_over_seeds(records):
+    assert [r.number for r in rank(records).trials] == [2, 3, 0, 1]
+    assert rank(records).best is records[2]
+
+
+def test_trials_whose_paired_interval_holds_zero_are_marked_whatever_their_rank(records):
+    assert rank(records).close == {"trial_00002", "trial_00003", "trial_00001"}
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_the_mark_is_scipys_paired_interval(records, number):
+    ranking = rank(records)
+    interval = stats.ttest_rel(records[2].per_seed(), records[number].per_seed()).confidence_interval(0.95)
+    assert (records[number].label in ranking.close) == (interval.low <= 0 <= interval.high)
+
+
+def test_a_trial_far_below_on_every_seed_is_told_apart_though_seeds_differ_more(plan):
+    # Unpaired, the seeds' spread of 30 points would hide a difference of 2.
+    best, other = record_of(plan, 0, [0.3, 0.6, 0.9]), record_of(plan, 1, [0.28, 0.58, 0.881])
+    assert rank([best, other]).close == {"trial_00000"}
+
+
+def test_failed_and_unfinished_trials_are_never_ranked(plan, records):
+    lost = record_of(plan, 8, [0.99, 0.99, 0.99], state="failed", learned=2, reason="diverged")
+    running = record_of(plan, 9, [0.99, 0.99, 0.99], state="running", learned=2)
+    ranking = rank([lost, *records, running])
+    assert ranking.best is records[2]
+    assert {r.number for r in ranking.trials} == {0, 1, 2, 3}
+    assert not {lost.label, running.label} & ranking.close
+
+
+@pytest.mark.parametrize("states", [[], ["failed"], ["failed", "running"]])
+def test_without_a_finished_trial_there_is_no_best(plan, states):
+    records = [record_of(plan, n, BEST, state=state, learned=1) for n, state in enumerate(states)]
+    ranking = rank(records)
+    assert (ranking.best, ranking.trials, ranking.close) == (None, [], frozenset())
+    assert best_content(plan, ranking, []) == {"label": None, "reason": "no trial finished"}
+
+
+def test_one_seed_tells_nothing_apart(tmp_path):
+    plan = plan_of(tmp_path, seeds=1)
+    records = [record_of(plan, n, [score]) for n, score in enumerate([0.2, 0.9])]
+    assert rank(records).best is records[1]
+    assert rank(records).close == {"trial_00000", "trial_00001"}
+
+
+def test_equal_trials_are_alike_and_the_earlier_one_is_best(plan):
+    records = [record_of(plan, n, BEST) for n in range(2)]
+    assert rank(records).best is records[0]
+    assert rank(records).close == {"trial_00000", "trial_00001"}
+
+
+def test_the_difference_to_a_reference_is_paired_over_seeds(plan):
+    difference = against(record_of(plan, 0, BEST), record_of(plan, None, WORSE, algorithm="finetuning"))
+    interval = stats.ttest_rel(BEST, WORSE).confidence_interval(0.95)
+    assert difference.mean == pytest.approx(0.06)
+    assert (difference.low, difference.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_best_content_is_what_a_reader_needs_to_judge_it(plan, records):
+    reference = record_of(plan, None, WORSE, algorithm="finetuning")
+    content = best_content(plan, rank(records), [reference])
+    assert (content["label"], content["number"]) == ("trial_00002", 2)
+    assert content["values"] == records[2].values
+    assert content["config"] == records[2].settings
+    assert content["seeds"] == [0, 1, 2]
+    assert content["metrics"]["average_accuracy"] == pytest.approx(0.92)
+    assert content["indistinguishable"] == ["trial_00003", "trial_00001"]
+    assert content["references"]["finetuning"]["metrics"] == reference.metrics
+    interval = stats.ttest_rel(BEST, WORSE).confidence_interval(0.95)
+    assert content["references"]["finetuning"]["difference"] == pytest.approx(
+        {"mean": 0.06, "low": interval.low, "high": interval.high}
+    )
+    assert json.loads(json.dumps(content)) == content
+
+
+def test_a_reference_that_failed_is_left_out(plan, records):
+    reference = record_of(plan, None, WORSE, algorithm="finetuning", state="failed", learned=1)
+    assert best_content(plan, rank(records), [reference])["references"] == {}
+
+
+# The command that trains the best again
+
+
+def rerun(study, plan, values):
+    """The plan of the command that is printed for a best trial with these values."""
+    words = shlex.split(rerun_command(plan, record_of(plan, 3, BEST, values)))
+    assert words[:2] == plan.command[:2]
+    return planned(study, *words[2:])
+
+
+@pytest.mark.parametrize(
+    "value", [0.1 + 0.2, 1 / 3, 1e-05, 3.0, 123456.7890123, 9.876543210987654e30, 1.2345678901234567e-30]
+)
+def test_the_command_holds_the_best_values_exactly(value):
+    study = study_of("ewc")
+    plan = planned(study)
+    again = rerun(study, plan, {"penalty_factor": value, "penalty_p_norm": 1 + 1 / 3})
+    assert again.space == {}
+    assert again.config.penalty_factor == value
+    assert again.config.penalty_p_norm == 1 + 1 / 3
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["--trials", "9"],
+        ["--sampler", "grid", "--grid-points", "3"],
+        ["--sampler", "random", "--sampler-seed", "4", "--trials", "9"],
+        ["--penalty-factor", "2", "30", "--seeds", "2", "--first-seed", "6"],
+        ["--iterations", "7", "--hidden", "6", "4", "--average-over-tasks"],
+        ["--learning-rate", "0.01", "1"],
+        ["--results", "else where", "--name", "other"],
+        ["--penalty-p-norm", "1.5"],
+    ],
+    ids=" ".join,
+)
+def test_the_command_trains_the_same_configuration_on_the_same_seeds(args):
+    study = study_of("ewc")
+    plan = planned(study, *args)
+    values = {name: (r.low + r.high) / 2 for name, r in plan.space.items()}
+    again = rerun(study, plan, values)
+    assert again.config == plan.trial_config(values)
+    assert again.seeds == plan.seeds
+    assert again.options.results == plan.options.results
+    assert (again.space, again.trials) == ({}, 1)
+
+
+@pytest.mark.parametrize("settings", [{"trials": 9}, {"sampler": "grid"}, {"sampler": "grid", "trials": 25}])
+def test_a_budget_in_the_script_is_no_obstacle(settings):
+    study = study_of("ewc", **settings)
+    values = {"penalty_factor": 2.0, "penalty_p_norm": 1.5}
+    assert rerun(study, planned(study), values).trials == 1
+
+
+@pytest.mark.parametrize("args", [[], ["--name", "other"]])
+def test_the_commands_study_has_a_name_of_its_own(args):
+    study = study_of("ewc")
+    plan = planned(study, *args)
+    again = rerun(study, plan, {"penalty_factor": 2.0, "penalty_p_norm": 1.5})
+    assert again.options.name.startswith(plan.options.name)
+    assert again.folder != plan.folder
+
+
+def test_the_command_survives_a_shell_with_odd_paths(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["my studies/it's.py"])
+    study = study_of("lwf", space={"learning_rate": LogRange(1e-3, 1)})
+    plan = planned(study, "--results", "a b/$HOME")
+    again = rerun(study, plan, {"learning_rate": 0.25})
+    assert again.options.results == plan.options.results
+    assert again.config.learning_rate == 0.25
+
+
+def test_a_study_from_python_has_no_command(plan, records):
+    assert rerun_command(plan, records[0]) is None
+    assert best_content(plan, rank(records), [])["command"] is None
+
+
+def test_hyperparameters_that_the_script_fixes_stay_fixed():
+    study = study_of("ewc", space={"penalty_p_norm": Range(1, 2)}, penalty_factor=3.0)
+    again = rerun(study, planned(study), {"penalty_p_norm": 1.75})
+    assert (again.config.penalty_factor, again.config.penalty_p_norm) == (3.0, 1.75)
+
+
+def test_metrics_of_a_partly_learned_trial_do_not_make_it_best(plan, records):
+    # Its mean over one task must never be compared with means over all.
+    early = replace(record_of(plan, 9, [1.0, 1.0, 1.0], learned=1), state="failed")
+    assert rank([*records, early]).best is records[2]

@@ -1,0 +1,267 @@
+"""The command line of a study, up to where Ray would start."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clsearch import ConfigError, LogRange, Range, Study
+from clsearch.core.config import TrialConfig
+from clsearch.tuning import preflight
+from tests.tuning.builders import closed_port, http_port, planned, silent_port, study_of
+
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_outside(monkeypatch):
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["studies/mine.py"])
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Runs a study's command line, which must exit 2 and leave nothing below --results; gives what it printed."""
+
+    def run(*args, algorithm="lwf", results=None, **settings):
+        results = results or tmp_path / "out"
+        before = sorted(results.rglob("*")) if results.is_dir() else []
+        with pytest.raises(SystemExit) as stopped:
+            study_of(algorithm, **settings).main([*args, "--results", str(results)])
+        assert stopped.value.code == 2
+        assert (sorted(results.rglob("*")) if results.is_dir() else []) == before
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return out + err
+
+    return run
+
+
+CONFIGURATION = [
+    # algorithm, options, field, rule, value
+    ("lwf", "--benchmark nonsense", "benchmark", "must be .*'split-digits'.*'permuted-mnist'", "'nonsense'"),
+    ("lwf", "--trials 0", "trials", "must be greater than or equal to 1", "0"),
+    ("lwf", "--trials -3", "trials", "must be greater than or equal to 1", "-3"),
+    ("lwf", "--seeds 0", "seeds", "must be greater than or equal to 1", "0"),
+    ("lwf", "--learning-rate nan", "learning_rate", "must be a finite number", "nan"),
+    ("lwf", "--learning-rate inf", "learning_rate", "must be a finite number", "inf"),
+    ("lwf", "--learning-rate -1", "learning_rate", "must be greater than 0", "-1"),
+    ("lwf", "--learning-rate 0", "learning_rate", "must be greater than 0", "0"),
+    ("lwf", "--distillation-factor 0 10", "distillation_factor", "must be greater than 0", "0"),
+    ("lwf", "--distillation-factor 10 1", "distillation_factor", "a range must go from low to high", "10 to 1"),
+    ("lwf", "--distillation-factor 1 nan", "distillation_factor", "must be a finite number", "nan"),
+    ("lwf", "--distillation-factor 1 2 3", "distillation_factor", "one value or a range of two", "1.0 2.0 3.0"),
+    ("lwf", "--distillation-temperature -1", "distillation_temperature", "must be greater than 0", "-1"),
+    ("ewc", "--penalty-p-norm 0.5", "penalty_p_norm", "must be greater than or equal to 1", "0.5"),
+    ("ewc", "--penalty-p-norm 0.5 2", "penalty_p_norm", "must be greater than or equal to 1", "0.5"),
+    ("ewc", "--penalty-factor 0", "penalty_factor", "must be greater than 0", "0"),
+    ("lwf", "--tasks 6", "tasks", "at most 5 tasks", "6"),
+    ("lwf", "--tasks 1", "tasks", "must be greater than or equal to 2", "1"),
+    ("lwf", "--tasks 3 --scenario domain", "tasks", "must divide 10", "3"),
+    ("lwf", "--hidden 8 0", "hidden", "every width must be at least 1", "8 0"),
+    ("lwf", "--sampler grid --trials 24", "trials", "a grid of 5 points in 2 dimensions has 25 trials", "24"),
+    ("lwf", "--sampler grid --grid-points 1", "grid_points", "must be greater than or equal to 2", "1"),
+    ("lwf", "--name ../evil", "name", "should match pattern", "'../evil'"),
+    ("lwf", "--iterations 50 --epochs 2", "epochs, iterations", "exactly one of the two", "2, 50"),
+    ("lwf", "--gpus-per-trial nan", "gpus_per_trial", "must be a finite number", "nan"),
+    ("lwf", "--momentum 1", "momentum", "must be less than 1", "1.0"),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "options", "field", "rule", "value"), CONFIGURATION)
+def test_a_bad_value_is_refused_with_field_rule_and_value(refused, tmp_path, algorithm, options, field, rule, value):
+    text = refused(*options.split(), algorithm=algorithm)
+    assert re.search(rf"^error: {field}: .*{rule}.*got {re.escape(value)}(\D|\.|$)", text, re.MULTILINE)
+    assert list(tmp_path.iterdir()) == []
+
+
+MACHINE = [
+    ("--benchmark split-mnist", "data_root", "needs the folder of its files", "none"),
+    ("--benchmark split-mnist --data-root EMPTY", "data_root", "must hold MNIST/raw/train-images", "EMPTY"),
+    ("--gpus-per-trial 99", "gpus_per_trial", "at most what one node has", "99"),
+    ("--gpus-per-trial 1.5", "gpus_per_trial", "a whole number above 1", "1.5"),
+    ("--cpus-per-trial 9999", "cpus_per_trial", "at most what one node has", "9999"),
+    ("--device cuda", "device", "cuda needs a share of a GPU", "0"),
+]
+
+
+@pytest.mark.parametrize(("options", "field", "rule", "value"), MACHINE)
+def test_what_this_machine_lacks_is_refused_with_field_rule_and_value(refused, tmp_path, options, field, rule, value):
+    (tmp_path / "EMPTY").mkdir()
+    text = refused(*options.replace("EMPTY", str(tmp_path / "EMPTY")).split())
+    value = value.replace("EMPTY", str(tmp_path / "EMPTY"))
+    assert re.search(rf"^error: {field}: .*{rule}.*got {re.escape(value)}", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("options", ["--bogus 1", "--penalty-factor 1", "stray"])
+def test_an_unknown_option_is_refused_and_named(refused, tmp_path, options):
+    assert options.split()[0] in refused(*options.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_below_a_regular_file_are_refused(refused, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    text = refused(results=file / "sub")
+    assert re.search(rf"^error: results: must be a folder that can be written; got {file}/sub", text, re.MULTILINE)
+
+
+def test_an_existing_study_is_refused_and_left_as_it_is(refused, tmp_path):
+    folder = tmp_path / "out" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text("{}")
+    text = refused()
+    assert re.search(rf"^error: name: a study is never overwritten.*{folder} exists", text, re.MULTILINE)
+    assert "--name mine-2" in text
+    assert "--results DIR" in text
+    assert (folder / "study.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("server", "reason"),
+    [(closed_port, "refused"), (lambda: http_port(404), "status 404"), (silent_port, "timed out")],
+    ids=["closed", "not MLflow", "silent"],
+)
+def test_a_tracking_server_that_does_not_answer_is_refused(refused, monkeypatch, server, reason):
+    monkeypatch.setattr(preflight, "PROBE_SECONDS", 0.3)
+    with server() as port:
+        text = refused("--tracking-uri", f"http://127.0.0.1:{port}")
+    assert re.search(
+        rf"^error: tracking_uri: must be an MLflow server .*; got http://127.0.0.1:{port} \(.*{reason}",
+        text,
+        re.MULTILINE,
+    )
+
+
+def test_a_password_in_a_refused_tracking_uri_is_not_printed(refused):
+    with closed_port() as port:
+        text = refused("--tracking-uri", f"http://bob:secret@127.0.0.1:{port}")
+    assert f"127.0.0.1:{port}" in text
+    assert "secret" not in text
+
+
+def test_all_problems_are_told_at_once(refused):
+    text = refused("--learning-rate", "-1", "--batch-size", "0")
+    assert re.findall(r"^error: (\w+):", text, re.MULTILINE) == ["batch_size", "learning_rate"]
+
+
+def test_run_from_python_raises_what_the_command_line_prints(tmp_path):
+    study = study_of(results=tmp_path, device="cuda")
+    with pytest.raises(ConfigError, match=r"^device: cuda needs a share of a GPU"):
+        study.run()
+    assert list(tmp_path.iterdir()) == []
+
+
+REFUSED_RUNS = """
+import json, sys
+from clsearch import SPACES, Study
+
+def loaded(*args):
+    study = Study(algorithm="lwf", space=SPACES["lwf"], epochs=1)
+    try:
+        study.main([*args, "--results", sys.argv[1]])
+    except SystemExit as stopped:
+        assert stopped.code == 2, stopped.code
+    return sorted({"ray", "optuna", "mlflow", "torch", "pandas", "matplotlib"} & set(sys.modules))
+
+print(json.dumps([
+    loaded("--bogus", "1"),
+    loaded("--learning-rate", "nan"),
+    loaded("--sampler", "grid", "--trials", "3"),
+    loaded("--benchmark", "split-mnist"),
+    loaded("--tracking-uri", "http://127.0.0.1:1"),
+    loaded("--cpus-per-trial", "9999"),
+    loaded("--gpus-per-trial", "99"),
+]))
+"""
+
+
+def test_a_refused_run_has_not_imported_what_is_slow(tmp_path):
+    command = [sys.executable, "-c", REFUSED_RUNS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    *early, gpus = json.loads(done.stdout.splitlines()[-1])
+    assert early == [[]] * 6
+    assert set(gpus) <= {"torch"}  # which alone knows the machine's GPUs
+
+
+# The scripts of this repository
+
+
+def script(path: Path) -> Study:
+    return runpy.run_path(str(path))["study"]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_a_script_states_its_question_and_is_a_valid_study_of_its_own_name(path):
+    study = script(path)
+    assert study.question.endswith("?")
+    assert study.plan.options.name == path.stem
+    assert len(study.space) == 2
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_a_scripts_command_line_without_options_is_the_script(path):
+    study = script(path)
+    plan = planned(study)
+    assert plan.command == ["python", sys.argv[0]]
+    assert (plan.space, plan.config, plan.options) == (study.plan.space, study.plan.config, study.plan.options)
+
+
+# The command that is recorded
+
+
+def test_the_command_holds_what_differs_from_the_script_and_nothing_else():
+    study = study_of("ewc", seeds=2)
+    args = ["--penalty-factor", "2", "3", "--seeds", "2", "--trials", "5", "--average-over-tasks", "--hidden", "6", "4"]
+    words = planned(study, *args).command
+    assert words[:2] == ["python", "studies/mine.py"]
+    assert "--seeds" not in words
+    again = planned(study, *words[2:])
+    assert again.space == {"penalty_factor": LogRange(2, 3), "penalty_p_norm": Range(1, 3)}
+    assert again.config.hidden == (6, 4)
+    assert again.config.average_over_tasks
+    assert again.trials == 5
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["--penalty-p-norm", "1.5"],
+        ["--penalty-factor", "2", "3", "--penalty-p-norm", "1.25", "2.5"],
+        ["--learning-rate", "0.01", "1"],
+        ["--learning-rate", "1e-05"],
+        ["--iterations", "7"],
+        ["--scenario", "class", "--tasks", "5"],
+        ["--benchmark", "permuted-digits", "--hidden", "6", "4", "--optimizer", "adam"],
+        ["--average-over-tasks", "--optimizer-state", "keep", "--momentum", "0.9"],
+        ["--name", "x", "--seeds", "2", "--first-seed", "4", "--sampler", "grid", "--grid-points", "2"],
+        ["--results", "else where", "--tracking-uri", "sqlite:///a b.db", "--verbose", "--download"],
+        ["--cpus-per-trial", "2", "--gpus-per-trial", "0.5", "--max-concurrent", "3", "--device", "cpu"],
+    ],
+    ids=" ".join,
+)
+def test_the_command_makes_the_same_plan_again(args):
+    study = study_of("ewc")
+    plan = planned(study, *args)
+    assert planned(study, *plan.command[2:]) == plan
+
+
+@pytest.mark.parametrize("algorithm", ["lwf", "ewc"])
+def test_a_study_from_python_has_no_command(algorithm):
+    assert study_of(algorithm).plan.command is None
+
+
+def test_a_study_takes_every_field_of_its_options_and_configuration_as_a_keyword(tmp_path):
+    study = study_of("lwf", results=tmp_path, seeds=2, cpus_per_trial=2, optimizer="adam", teachers="last")
+    assert study.plan.options.seeds == 2
+    assert study.plan.options.cpus_per_trial == 2
+    config = study.plan.config
+    assert isinstance(config, TrialConfig)
+    assert (config.optimizer, config.teachers) == ("adam", "last")

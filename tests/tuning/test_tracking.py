@@ -1,0 +1,319 @@
+"""MLflow's records of a study, read back from a real SQLite store."""
+
+import json
+import re
+import shutil
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+from clsearch import LogRange, Range
+from clsearch.core.config import fields_of
+from clsearch.tuning.records import code_version
+from clsearch.tuning.tracking import Tracker, default_store, quiet, run_name, text, viewer_command
+from tests.tuning.builders import closed_port, plan_of, record_of
+
+SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}
+VALUES = {"penalty_factor": 0.1 + 0.2, "penalty_p_norm": 1.5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patience():
+    """MLflow's own settings that `quiet` shortens, put back at the end."""
+    settings = (
+        mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+        mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT,
+    )
+    quiet()
+    yield
+    for setting in settings:
+        setting.unset()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """One results folder for the module: its store takes 6 s to create."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def told(results, tmp_path_factory):
+    """A study told to MLflow by a process in another folder, and read back: a trial that finished, one that diverged,
+    one still running, one cut off, and a reference.
+    """
+    plan = plan_of(results, "ewc", space=SPACE, name="told", seeds=2, first_seed=4, scenario="domain", tasks=2)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    done = record_of(plan, 3, [0.8, 0.6], VALUES)
+    lost = record_of(plan, 4, [0.8, 0.6], VALUES, state="failed", learned=0, reason="training diverged in epoch 1")
+    reference = record_of(plan, None, [0.5, 0.6], algorithm="finetuning")
+    running = record_of(plan, 5, [0.8, 0.6], VALUES, state="running", learned=1)
+    cut = record_of(plan, 6, [0.8, 0.6], VALUES, state="unfinished", learned=1, reason="interrupted")
+    warnings = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(elsewhere)
+        tracker = Tracker(plan, None, warnings.append)
+        tracker.begin()
+        tracker.update(replace(record_of(plan, 3, [0.7, 0.7], VALUES, learned=0), state="running"))
+        tracker.update(record_of(plan, 3, [0.7, 0.7], VALUES, learned=1, state="running"))
+        for record in (done, lost, reference, running, cut):
+            tracker.update(record)
+        tracker.end({"average_accuracy": 0.7, "values": VALUES, "command": None, "broken": float("nan")}, finished=True)
+    assert warnings == []
+    client = MlflowClient(default_store(plan))
+    experiment = client.get_experiment_by_name("told")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    return SimpleNamespace(
+        plan=plan,
+        client=client,
+        experiment=experiment,
+        runs=runs,
+        parent=runs["told"],
+        done=runs[run_name(done)],
+        lost=runs[run_name(lost)],
+        reference=runs["reference finetuning"],
+        running=runs[run_name(running)],
+        cut=runs[run_name(cut)],
+        record=done,
+        elsewhere=elsewhere,
+    )
+
+
+def artifacts(told, run):
+    """The folder of a run's artifacts."""
+    assert run.info.artifact_uri.startswith("file://")
+    return told.plan.folder.parent / "mlartifacts" / "told" / run.info.run_id / "artifacts"
+
+
+def test_there_is_a_run_for_the_study_and_one_for_each_trial_and_reference(told):
+    assert len(told.runs) == 6
+    assert {r.data.tags["kind"] for r in told.runs.values()} == {"study", "trial", "reference"}
+
+
+def test_trials_and_references_are_children_of_the_study(told):
+    assert "mlflow.parentRunId" not in told.parent.data.tags
+    for run in (told.done, told.lost, told.reference, told.running, told.cut):
+        assert run.data.tags["mlflow.parentRunId"] == told.parent.info.run_id
+
+
+def test_every_run_has_the_tags_that_lists_are_filtered_by(told):
+    expected = {
+        "study": "told",
+        "benchmark": "split-digits",
+        "scenario": "domain",
+        "seeds": "4 5",
+        "code_version": code_version(),
+    }
+    for run in told.runs.values():
+        assert {k: run.data.tags[k] for k in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "algorithm", "state", "status"),
+    [
+        ("parent", "study", "ewc", "finished", "FINISHED"),
+        ("done", "trial", "ewc", "finished", "FINISHED"),
+        ("lost", "trial", "ewc", "failed", "FAILED"),
+        ("cut", "trial", "ewc", "unfinished", "KILLED"),
+        ("reference", "reference", "finetuning", "finished", "FINISHED"),
+    ],
+)
+def test_a_run_says_what_it_is_and_how_it_ended(told, name, kind, algorithm, state, status):
+    run = getattr(told, name)
+    tags = run.data.tags
+    assert (tags["kind"], tags["algorithm"], tags["state"], run.info.status) == (kind, algorithm, state, status)
+    assert run.info.end_time is not None
+
+
+def test_a_diverged_trial_has_its_reason_and_the_others_none(told):
+    assert told.lost.data.tags["reason"] == "training diverged in epoch 1"
+    assert "reason" not in told.done.data.tags
+    assert "average_accuracy" not in told.lost.data.metrics
+
+
+def test_the_question_is_the_studys_description(told):
+    assert told.parent.data.tags["mlflow.note.content"] == "Which?"
+
+
+def test_a_trials_parameters_are_its_settings_flat_under_the_configurations_names(told):
+    params = told.done.data.params
+    assert set(params) == {*fields_of("ewc"), "algorithm", "seeds"}
+    assert float(params["penalty_factor"]) == VALUES["penalty_factor"]
+    assert float(params["penalty_p_norm"]) == VALUES["penalty_p_norm"]
+    assert params["seeds"] == "4 5"
+    assert params["hidden"] == "8"
+    assert (params["benchmark"], params["scenario"], params["tasks"]) == ("split-digits", "domain", "2")
+    assert params["average_over_tasks"] == "False"
+
+
+def test_a_references_parameters_are_those_that_act_in_it(told):
+    assert set(told.reference.data.params) == {*fields_of("finetuning"), "algorithm", "seeds"}
+    assert told.reference.data.params["algorithm"] == "finetuning"
+
+
+def test_the_studys_parameters_are_what_its_trials_share_and_its_space(told):
+    params = told.parent.data.params
+    assert params["space/penalty_factor"] == "0.1 to 1000 (log)"
+    assert params["space/penalty_p_norm"] == "1 to 3"
+    assert not set(SPACE) & set(params)
+    assert set(fields_of("ewc")) - set(SPACE) < set(params)
+    assert params["trials"] == "32"
+    assert params["sampler"] == "tpe"
+
+
+def history(told, run, name):
+    return [(m.step, m.value) for m in told.client.get_metric_history(run.info.run_id, name)]
+
+
+def test_metrics_have_a_history_whose_step_is_the_number_of_tasks_learned(told):
+    assert history(told, told.done, "average_accuracy") == [(1, pytest.approx(0.7)), (2, pytest.approx(0.7))]
+    assert history(told, told.done, "average_accuracy/std")[1] == (2, pytest.approx(0.2 / 2**0.5))
+    assert [step for step, _ in history(told, told.done, "accuracy/task_01")] == [1, 2]
+    assert [step for step, _ in history(told, told.done, "accuracy/task_02")] == [2]
+    assert history(told, told.running, "average_accuracy") == [(1, pytest.approx(0.7))]
+
+
+def test_the_last_metrics_are_the_records_and_every_one_but_seconds_has_its_spread(told):
+    metrics = dict(told.done.data.metrics)
+    assert metrics.pop("seconds") == told.record.seconds
+    assert metrics == pytest.approx(told.record.metrics)
+    means = {name for name in metrics if not name.endswith("/std")}
+    assert {f"{name}/std" for name in means} == set(metrics) - means
+
+
+def test_the_study_has_its_best_trials_numbers(told):
+    assert told.parent.data.metrics["average_accuracy"] == 0.7
+    content = json.loads((artifacts(told, told.parent) / "best.json").read_text())
+    assert content == {"average_accuracy": 0.7, "values": VALUES, "command": None, "broken": None}
+
+
+def test_the_accuracy_matrix_is_an_artifact_as_numbers_and_as_a_picture(told):
+    folder = artifacts(told, told.done)
+    content = json.loads((folder / "accuracy_matrix.json").read_text())
+    assert content["seeds"] == [4, 5]
+    assert np.array(content["accuracy"]) == pytest.approx(np.array(told.record.accuracy))
+    assert (folder / "accuracy_matrix.png").read_bytes().startswith(b"\x89PNG")
+    assert {a.path for a in told.client.list_artifacts(told.done.info.run_id)} == {
+        "accuracy_matrix.json",
+        "accuracy_matrix.png",
+    }
+
+
+def test_the_matrix_of_a_trial_that_was_cut_off_is_kept_as_far_as_it_came(told):
+    content = json.loads((artifacts(told, told.cut) / "accuracy_matrix.json").read_text())
+    assert content["accuracy"][0][2] == [None, None]
+    assert None not in content["accuracy"][0][1]
+
+
+@pytest.mark.parametrize("name", ["lost", "running"])
+def test_a_trial_without_a_learned_task_or_an_end_has_no_matrix(told, name):
+    assert told.client.list_artifacts(getattr(told, name).info.run_id) == []
+
+
+def test_everything_lies_below_the_results_folder_whatever_the_working_directory(told):
+    assert list(told.elsewhere.iterdir()) == []
+    assert (told.plan.folder.parent / "mlflow.db").is_file()
+    assert told.experiment.artifact_location == (told.plan.folder.parent / "mlartifacts" / "told").as_uri()
+
+
+def sent(plan, records=(), uri=None, finished=True):
+    """Tell MLflow these records; gives the warnings."""
+    warnings = []
+    tracker = Tracker(plan, uri, warnings.append)
+    tracker.begin()
+    for record in records:
+        tracker.update(record)
+    tracker.end({}, finished)
+    return warnings
+
+
+def test_a_study_that_did_not_finish_is_failed(told, results):
+    plan = plan_of(results, name="unfinished")
+    assert sent(plan, finished=False) == []
+    experiment = told.client.get_experiment_by_name("unfinished")
+    (run,) = told.client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.tags["state"]) == ("FAILED", "failed")
+
+
+def test_studies_of_one_results_folder_share_a_store_and_not_an_experiment(told, results):
+    assert sent(plan_of(results, name="second")) == []
+    names = {e.name for e in told.client.search_experiments()}
+    assert {"told", "second"} <= names
+
+
+def test_a_study_told_again_is_another_run_of_the_same_experiment(told, results):
+    plan = plan_of(results, name="again")
+    for _ in range(2):
+        assert sent(plan) == []
+    experiment = told.client.get_experiment_by_name("again")
+    assert len(told.client.search_runs([experiment.experiment_id])) == 2
+
+
+# Stores that break
+
+
+def test_a_server_that_is_gone_is_told_once_and_the_study_goes_on(tmp_path):
+    plan = plan_of(tmp_path)
+    records = [record_of(plan, n, [0.5] * 3) for n in range(3)]
+    with closed_port() as port:
+        (warning,) = sent(plan, records, f"http://127.0.0.1:{port}")
+    assert "MLflow stopped taking records" in warning
+    assert "the study goes on" in warning
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_uri_that_mlflow_does_not_know_is_told_once_too(tmp_path):
+    plan = plan_of(tmp_path)
+    (warning,) = sent(plan, [record_of(plan, 0, [0.5] * 3)], "gopher://somewhere")
+    assert "gopher" in warning
+
+
+def test_a_store_that_breaks_half_way_is_told_once_and_the_study_goes_on(told, results, tmp_path):
+    shutil.copy(results / "mlflow.db", tmp_path / "mlflow.db")
+    plan = plan_of(tmp_path, name="breaks")
+    warnings = []
+    tracker = Tracker(plan, None, warnings.append)
+    tracker.begin()
+    tracker.update(record_of(plan, 0, [0.5] * 3))
+    reached = threading.Event()
+    tracker.tasks.put(reached.set)
+    assert reached.wait(30)
+    assert warnings == []
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
+    for n in range(1, 4):
+        tracker.update(record_of(plan, n, [0.5] * 3))
+    tracker.end({"average_accuracy": 0.5}, finished=True)
+    assert len(warnings) == 1
+    assert re.match(r"MLflow stopped taking records \(.*not a database", warnings[0])
+
+
+# Names
+
+
+def test_a_runs_name_has_the_number_and_the_values_rounded(tmp_path):
+    plan = plan_of(tmp_path, "ewc")
+    name = run_name(record_of(plan, 17, [0.5] * 3, VALUES))
+    assert re.fullmatch(r"#17 \S*factor=0\.3 \S*p_norm=1\.5", name)
+    assert run_name(record_of(plan, None, [0.5] * 3, algorithm="finetuning")) == "reference finetuning"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [((256, 128), "256 128"), ([8], "8"), (None, "None"), (0.1 + 0.2, "0.30000000000000004"), (True, "True")],
+)
+def test_a_setting_is_shown_as_the_command_line_takes_it(value, shown):
+    assert text(value) == shown
+
+
+def test_the_studys_own_store_is_a_file_beside_it(tmp_path):
+    assert default_store(plan_of(tmp_path, name="x")) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_the_viewer_is_for_files_and_not_for_servers(tmp_path):
+    command = viewer_command("python", "sqlite:///results/mlflow.db", tmp_path)
+    assert command.startswith("python -m mlflow server --backend-store-uri sqlite:///results/mlflow.db ")
+    assert viewer_command("python", "http://mlflow.example", tmp_path) is None

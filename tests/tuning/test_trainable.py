@@ -1,0 +1,267 @@
+"""Trainables, used in this process without a Ray cluster."""
+
+import math
+from dataclasses import fields
+
+import pytest
+import torch
+
+from clsearch.core.algorithms import ALGORITHMS
+from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.core.loop import learn_sequence
+from clsearch.core.run import build_run
+from clsearch.tuning.records import metrics_of
+from clsearch.tuning.trainable import STATE_FILE, TRAINABLES, EWCTrainable, FinetuningTrainable, LwFTrainable
+
+SETTINGS = {"hidden": (8,), "epochs": 1, "batch_size": 64, "tasks": 3}
+CONFIG = SETTINGS | {"seeds": [0, 1]}
+DIVERGES_AT_ONCE = {"learning_rate": 1e30}
+DIVERGES_IN_TASK_2 = {"penalty_factor": 1e37}  # no penalty acts in task 1
+
+SUMMARY = {"average_accuracy", "average_incremental_accuracy", "learning_accuracy"}
+AFTER_TWO = {"average_forgetting", "backward_transfer", "forward_transfer"}
+TRAIN = {"train/loss", "train/loss_classification", "train/penalty", "train/accuracy"}
+
+
+def steps(trainable, n):
+    return [trainable.train() for _ in range(n)]
+
+
+def assert_same_state(a, b):
+    """Bit-equal in everything but the seconds spent."""
+    for f in fields(a):
+        first, second = getattr(a, f.name), getattr(b, f.name)
+        if f.name == "seconds":
+            continue
+        if isinstance(first, dict):
+            assert set(first) == set(second)
+            assert all(torch.equal(first[name], second[name]) for name in first), f.name
+        elif isinstance(first, torch.Tensor):
+            assert torch.equal(first.nan_to_num(-1), second.nan_to_num(-1)), f.name
+        else:
+            assert first == second
+
+
+def numbers(result):
+    return {k: v for k, v in result.items() if isinstance(v, float)}
+
+
+def test_every_algorithm_has_its_trainable():
+    assert set(TRAINABLES) == set(ALGORITHMS)
+    assert all(cls.algorithm == name for name, cls in TRAINABLES.items())
+
+
+@pytest.mark.parametrize("algorithm", TRAINABLES)
+def test_a_step_learns_a_task_and_the_last_is_done(algorithm):
+    results = steps(TRAINABLES[algorithm](config=CONFIG), 3)
+    assert [r["tasks_learned"] for r in results] == [1, 2, 3]
+    assert [r["done"] for r in results] == [False, False, True]
+
+
+@pytest.mark.parametrize("algorithm", TRAINABLES)
+def test_a_result_has_the_metrics_and_their_spread(algorithm):
+    first, _, last = steps(TRAINABLES[algorithm](config=CONFIG), 3)
+    train = TRAIN | ({"train/kl"} if algorithm == "lwf" else set())
+    expected = SUMMARY | train | {"accuracy/task_01"}
+    assert set(metrics_of(first)) == expected | {f"{name}/std" for name in expected}
+    expected |= AFTER_TWO | {f"accuracy/task_{j:02d}" for j in (2, 3)} | {f"forgetting/task_{j:02d}" for j in (1, 2)}
+    assert set(metrics_of(last)) == expected | {f"{name}/std" for name in expected}
+
+
+def test_one_seed_has_no_spread():
+    (result,) = steps(LwFTrainable(config=SETTINGS | {"seeds": [4]}), 1)
+    assert set(result) >= SUMMARY
+    assert [name for name in result if name.endswith("/std")] == []
+
+
+def test_seeds_are_three_unless_told():
+    assert LwFTrainable(config=SETTINGS).run.seeds == (0, 1, 2)
+
+
+def test_metrics_are_the_means_and_deviations_of_the_matrix_that_comes_with_them():
+    result = steps(EWCTrainable(config=CONFIG), 3)[-1]
+    R = torch.tensor(result["record"]["accuracy"], dtype=torch.float64)
+    assert R.shape == (2, 4, 3)
+    scores = R[:, 3].mean(1)
+    assert result["average_accuracy"] == pytest.approx(scores.mean().item())
+    assert result["average_accuracy/std"] == pytest.approx(abs(scores[0] - scores[1]).item() / math.sqrt(2))
+    assert result["accuracy/task_02"] == pytest.approx(R[:, 3, 1].mean().item())
+
+
+@pytest.mark.parametrize("algorithm", TRAINABLES)
+def test_a_trial_is_the_cores_own_sequence(algorithm):
+    trainable = TRAINABLES[algorithm](config=CONFIG)
+    steps(trainable, 3)
+    assert_same_state(trainable.state, learn_sequence(build_run(TrialConfig.of(algorithm, SETTINGS), [0, 1])))
+
+
+def test_the_learning_curve_has_a_row_per_epoch():
+    result = steps(LwFTrainable(config=CONFIG | {"epochs": 2}), 2)[-1]
+    record = result["record"]
+    assert record["epochs"] == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert torch.tensor(record["curve"]).shape == (4, 2, len(record["columns"]))
+    losses = torch.tensor(record["curve"])[-1, :, record["columns"].index("loss")]
+    assert result["train/loss"] == pytest.approx(losses.mean().item())
+
+
+def test_the_config_may_name_another_algorithm_than_the_class():
+    (result,) = steps(FinetuningTrainable(config=CONFIG | {"algorithm": "lwf", "distillation_factor": 2.0}), 1)
+    assert "train/kl" in result
+
+
+def test_the_label_is_the_drivers_and_not_read():
+    assert (
+        LwFTrainable(config=CONFIG | {"label": "trial_00000"}).run.fingerprint == LwFTrainable(CONFIG).run.fingerprint
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"colour": "red"}, "colour: not a setting of lwf"),
+        ({"penalty_factor": 1.0}, "penalty_factor: not a setting of lwf"),
+        ({"distillation_factor": -1}, "distillation_factor: must be greater than 0; got -1"),
+    ],
+)
+def test_a_config_that_is_unknown_or_against_a_rule_is_refused(change, problem):
+    with pytest.raises(ConfigError) as refused:
+        LwFTrainable(config=CONFIG | change)
+    assert refused.value.problems[0].startswith(problem)
+
+
+# The trial's own checkpoint
+
+KEEPS = {"lwf": {}, "ewc": {"optimizer": "adam", "optimizer_state": "keep"}}
+
+
+@pytest.mark.parametrize("algorithm", KEEPS)
+@pytest.mark.parametrize("learned", [1, 2])
+def test_a_new_object_goes_on_from_the_state_file_bit_for_bit(tmp_path, algorithm, learned):
+    cls = TRAINABLES[algorithm]
+    config = CONFIG | KEEPS[algorithm]
+    straight = cls(config=config)
+    expected = steps(straight, 3)
+
+    kept = config | {"state_file": str(tmp_path / "trial" / STATE_FILE)}
+    steps(cls(config=kept), learned)
+    second = cls(config=kept)
+    assert second.state.tasks_learned == learned
+    results = steps(second, 3 - learned)
+    assert_same_state(second.state, straight.state)
+    assert [metrics_of(r) for r in results] == [metrics_of(r) for r in expected[learned:]]
+    assert [r["done"] for r in results] == [r["done"] for r in expected[learned:]]
+
+
+def test_the_state_file_holds_the_state_after_each_task(tmp_path):
+    path = tmp_path / STATE_FILE
+    trainable = LwFTrainable(config=CONFIG | {"state_file": str(path)})
+    assert not path.exists()
+    for learned in (1, 2, 3):
+        steps(trainable, 1)
+        read = LwFTrainable(config=CONFIG | {"state_file": str(path)}).state
+        assert read.tasks_learned == learned
+        assert_same_state(read, trainable.state)
+    assert [p.name for p in tmp_path.iterdir()] == [STATE_FILE]
+
+
+def test_a_trial_whose_file_is_complete_reports_its_end_again(tmp_path):
+    config = CONFIG | {"state_file": str(tmp_path / STATE_FILE)}
+    last = steps(LwFTrainable(config=config), 3)[-1]
+    (again,) = steps(LwFTrainable(config=config), 1)
+    assert again["done"]
+    assert again["record"] == last["record"]
+    assert metrics_of(again) == metrics_of(last)
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 0.2}, {"seeds": [0, 2]}, {"distillation_factor": 2.0}])
+def test_the_state_file_of_another_trial_is_refused(tmp_path, change):
+    config = CONFIG | {"state_file": str(tmp_path / STATE_FILE)}
+    steps(LwFTrainable(config=config), 1)
+    with pytest.raises(ValueError, match="must belong to this configuration and these seeds"):
+        LwFTrainable(config=config | change)
+
+
+def test_rays_checkpoint_goes_round_in_the_middle_of_a_trial(tmp_path):
+    straight = EWCTrainable(config=CONFIG)
+    steps(straight, 2)
+    straight.save_checkpoint(str(tmp_path))
+    second = EWCTrainable(config=CONFIG)
+    second.load_checkpoint(str(tmp_path))
+    assert second.state.tasks_learned == 2
+    assert_same_state(second.state, straight.state)
+    steps(straight, 1)
+    steps(second, 1)
+    assert_same_state(second.state, straight.state)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    first = EWCTrainable(config=CONFIG)
+    first.save_checkpoint(str(tmp_path))
+    with pytest.raises(ValueError, match="must belong to this configuration"):
+        EWCTrainable(config=CONFIG | {"penalty_factor": 7.0}).load_checkpoint(str(tmp_path))
+
+
+# An actor that is used again
+
+
+@pytest.mark.parametrize(
+    "new", [CONFIG | {"learning_rate": 0.3, "seeds": [5]}, SETTINGS | {"algorithm": "ewc", "penalty_factor": 2.0}]
+)
+def test_a_reset_actor_is_a_new_one(tmp_path, new):
+    used = LwFTrainable(config=CONFIG | {"state_file": str(tmp_path / STATE_FILE)})
+    steps(used, 2)
+    before = (tmp_path / STATE_FILE).read_bytes()
+    assert used.reset_config(new)
+    assert used.state.tasks_learned == 0
+    fresh = LwFTrainable(config=new)
+    assert used.run.seeds == fresh.run.seeds
+    for expected, found in zip(steps(fresh, 3), steps(used, 3), strict=True):
+        assert metrics_of(found) == metrics_of(expected)
+        assert found["done"] == expected["done"]
+    assert_same_state(used.state, fresh.state)
+    assert (tmp_path / STATE_FILE).read_bytes() == before
+
+
+def test_a_reset_actor_goes_on_from_the_new_trials_file(tmp_path):
+    config = CONFIG | {"state_file": str(tmp_path / STATE_FILE)}
+    steps(LwFTrainable(config=config), 2)
+    used = LwFTrainable(config=CONFIG | {"learning_rate": 0.3})
+    steps(used, 1)
+    used.reset_config(config)
+    assert used.state.tasks_learned == 2
+
+
+# Divergence
+
+
+def test_divergence_in_the_first_task_ends_the_trial_with_its_reason():
+    (result,) = steps(FinetuningTrainable(config=CONFIG | DIVERGES_AT_ONCE), 1)
+    assert result["done"]
+    assert result["failed"].startswith("training diverged in epoch 1 of task 1")
+    assert result["tasks_learned"] == 0
+    assert metrics_of(result) == {}
+    assert all(math.isfinite(v) for v in numbers(result).values())
+
+
+def test_divergence_in_a_later_task_keeps_the_numbers_from_before(tmp_path):
+    path = tmp_path / STATE_FILE
+    trainable = EWCTrainable(config=CONFIG | DIVERGES_IN_TASK_2 | {"state_file": str(path)})
+    good, result = steps(trainable, 2)
+    assert "failed" not in good
+    assert not good["done"]
+    assert result["done"]
+    assert "of task 2" in result["failed"]
+    assert result["tasks_learned"] == 1
+    assert metrics_of(result) == metrics_of(good)
+    assert all(math.isfinite(v) for v in numbers(result).values())
+    kept = EWCTrainable(config=CONFIG | DIVERGES_IN_TASK_2 | {"state_file": str(path)})
+    assert kept.state.tasks_learned == 1
+
+
+@pytest.mark.parametrize("algorithm", TRAINABLES)
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_no_metric_is_nan_or_infinite_in_any_scenario(algorithm, scenario):
+    config = CONFIG | {"scenario": scenario, "tasks": 2, "algorithm": algorithm}
+    for result in steps(FinetuningTrainable(config=config), 2):
+        assert all(math.isfinite(v) for v in numbers(result).values())
+    assert ("forward_transfer" in result) == (scenario != "class")
