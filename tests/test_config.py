@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import subprocess
 import sys
 
@@ -210,3 +211,33 @@ def test_importing_the_configuration_does_not_import_torch():
     code = "import sys; import clsearch.core.config; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_pickled_error_is_the_same_error():
+    error = pickle.loads(pickle.dumps(ConfigError(["a: must be b; got c", "d: e"])))
+    assert str(error) == "a: must be b; got c\nd: e"
+    assert error.problems == ["a: must be b; got c", "d: e"]
+
+
+@pytest.mark.parametrize("value", [1e39, 1e-50])
+def test_a_number_outside_single_precision_is_refused(value):
+    with pytest.raises(ConfigError, match="learning_rate: must lie in single precision"):
+        TrialConfig.of("finetuning", {"epochs": 1, "learning_rate": value})
+
+
+def test_momentum_is_refused_where_it_would_do_nothing():
+    with pytest.raises(ConfigError, match=r"momentum: acts with sgd only; got 0\.9 with adam"):
+        TrialConfig.of("finetuning", {"epochs": 1, "optimizer": "adam", "momentum": 0.9})
+
+
+@pytest.mark.parametrize("name", ["algorithm", "benchmark"])
+def test_a_list_for_a_name_is_refused_like_any_other_value(name):
+    settings = {"epochs": 1} | ({"benchmark": ["x"]} if name == "benchmark" else {})
+    with pytest.raises(ConfigError, match=f"{name}: must be"):
+        TrialConfig.of(["x"] if name == "algorithm" else "lwf", settings)
+
+
+def test_the_data_root_is_made_absolute_because_workers_run_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = TrialConfig.of("lwf", {"epochs": 1, "data_root": "data"})
+    assert config.flat()["data_root"] == str(tmp_path / "data")

@@ -117,3 +117,11 @@ def test_learning_leaves_the_state_that_it_began_from_as_it_was():
     }
     learn_task(run, first)
     assert_bit_equal(dataclasses.replace(first, **copies), first)
+
+
+def test_a_loaded_state_has_its_records_on_the_cpu_and_the_rest_on_the_device(tmp_path):
+    state = learn_task(run := small_run("lwf"), run.initial_state())
+    state.save(tmp_path / "state.pt")
+    loaded = TrialState.load(tmp_path / "state.pt", run.fingerprint, torch.device("meta"))
+    assert {t.device.type for t in loaded.params.values()} == {"meta"}
+    assert {loaded.accuracy.device.type, loaded.curve.device.type, loaded.epochs.device.type} == {"cpu"}

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clsearch.core.datasets import SOURCES
 
@@ -24,6 +24,10 @@ class ConfigError(ValueError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        """Workers send errors to the driver pickled; the default would pickle the joined text."""
+        return type(self), (self.problems,)
 
 
 class Scenario(StrEnum):
@@ -81,9 +85,11 @@ class BenchmarkConfig(Part):
     def source(self) -> str:
         return BENCHMARKS[self.benchmark][1]
 
-    @field_serializer("data_root")
-    def _path_as_text(self, value: Path | None) -> str | None:
-        return None if value is None else str(value)
+    @field_validator("data_root")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        """Workers run in other directories."""
+        return None if value is None else value.expanduser().resolve()
 
 
 class NetworkConfig(Part):
@@ -157,6 +163,17 @@ class ParameterChangeConfig(Part):
     )
 
 
+NUMBERS = (
+    "learning_rate",
+    "distillation_factor",
+    "distillation_temperature",
+    "penalty_factor",
+    "penalty_p_norm",
+)
+"""Hyperparameters in which members may differ; they reach the step as tensors [M] of single precision."""
+
+SMALLEST, LARGEST = 1e-37, 1e38
+
 COMMON: tuple[type[Part], ...] = (BenchmarkConfig, NetworkConfig, TrainingConfig)
 PARTS: dict[str, tuple[type[Part], ...]] = {
     "finetuning": COMMON,
@@ -183,7 +200,7 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationCo
         Raises ConfigError for an unknown algorithm or key, a value against its rule, or a setting of another
         algorithm.
         """
-        if algorithm not in PARTS:
+        if not isinstance(algorithm, str) or algorithm not in PARTS:
             raise ConfigError([f"algorithm: must be one of {', '.join(PARTS)}; got {algorithm!r}"])
         known = fields_of(algorithm)
         unknown = [key for key in settings if key not in known]
@@ -198,7 +215,8 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationCo
     @classmethod
     def _follow(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Fill in the defaults that follow another field."""
-        kind, source = BENCHMARKS.get(settings.get("benchmark", "split-digits"), (None, ""))
+        name = settings.get("benchmark", "split-digits")
+        kind, source = BENCHMARKS.get(name if isinstance(name, str) else "", (None, ""))
         if kind is None:  # refused by its own rule
             return settings | {"scenario": "task", "tasks": 2, "teachers": "last", "train_head": True}
         split = kind is Kind.SPLIT
@@ -219,6 +237,13 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationCo
             )
         if any(width < 1 for width in self.hidden):
             raise ValueError(f"hidden: every width must be at least 1; got {' '.join(map(str, self.hidden))}")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum: acts with sgd only; got {self.momentum:g} with {self.optimizer}")
+        for name in NUMBERS:
+            if not SMALLEST <= getattr(self, name) <= LARGEST:
+                raise ValueError(
+                    f"{name}: must lie in single precision, {SMALLEST:g} to {LARGEST:g}; got {getattr(self, name):g}"
+                )
         classes = SOURCES[self.source].classes
         if self.kind is Kind.SPLIT and self.tasks > classes // 2:
             raise ValueError(

@@ -22,7 +22,7 @@ def average_incremental_accuracy(R: Tensor, t: int) -> Tensor:
 
 
 def forgetting(R: Tensor, t: int) -> Tensor:
-    """[..., t-1]: for each earlier task j < t, max over j <= l < t of R[l, j], minus R[t, j] (Chaudhry 2018)."""
+    """[..., t-1]: for each earlier task j < t, max over j <= l < t of R[l, j], minus R[t, j] (Chaudhry 2018). t > 1."""
     per_task = [R[..., j:t, j - 1].amax(-1) - R[..., t, j - 1] for j in range(1, t)]
     return torch.stack(per_task, -1)
 
@@ -33,7 +33,7 @@ def backward_transfer(R: Tensor, t: int) -> Tensor:
 
 
 def forward_transfer(R: Tensor, t: int) -> Tensor:
-    """Mean over 1 < j <= t of R[j-1, j] - R[0, j] (Lopez-Paz & Ranzato 2017, eq. 4). NaN where undefined."""
+    """Mean over 1 < j <= t of R[j-1, j] - R[0, j] (Lopez-Paz & Ranzato 2017, eq. 4). t > 1; NaN where undefined."""
     return torch.stack([R[..., j - 1, j - 1] - R[..., 0, j - 1] for j in range(2, t + 1)], -1).mean(-1)
 
 

@@ -5,6 +5,7 @@ An update has no branch on a tensor's value and allocates new tensors, so a trai
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -76,8 +77,9 @@ class Adam:
         self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor
     ) -> tuple[Params, Moments]:
         steps = moments["steps"] + 1
-        size = learning_rate / (1 - self.beta1**steps)
-        correction = (1 - self.beta2**steps).sqrt()
+        # 1 - beta**steps would lose digits in single precision.
+        size = learning_rate / -torch.expm1(steps * math.log(self.beta1))
+        correction = (-torch.expm1(steps * math.log(self.beta2))).sqrt()
         new, kept = {}, {"steps": steps}
         for name, value in params.items():
             gradient = gradients[name]

@@ -12,20 +12,11 @@ from torch import Tensor
 
 from clsearch.core.algorithms import ALGORITHMS
 from clsearch.core.benchmarks import Benchmark, build_benchmark
-from clsearch.core.config import TrialConfig
+from clsearch.core.config import NUMBERS, TrialConfig
 from clsearch.core.networks import MLP
 from clsearch.core.optimizers import Optimizer, build_optimizer
 from clsearch.core.regularizers import Hyperparameters, Regularizer
 from clsearch.core.state import TrialState
-
-NUMBERS = (
-    "learning_rate",
-    "distillation_factor",
-    "distillation_temperature",
-    "penalty_factor",
-    "penalty_p_norm",
-)
-"""Hyperparameters in which members may differ; they reach the step as tensors [M]."""
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,12 @@ class TrialState:
 
         Raises FileNotFoundError, and ValueError where the file belongs to another configuration or other seeds.
         """
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
         if content["fingerprint"] != fingerprint:
             raise ValueError(
                 f"{path}: must belong to this configuration and these seeds; its fingerprint is "
                 f"{content['fingerprint']}, not {fingerprint}"
             )
+        for name in ("params", "moments", "memory"):  # the records stay on the CPU, where the loop keeps them
+            content[name] = {key: value.to(device) for key, value in content[name].items()}
         return cls(**content)

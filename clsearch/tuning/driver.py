@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 # Read when Ray Tune is imported.
@@ -70,7 +71,7 @@ def execute(plan: Plan) -> StudyResult:
             results = Results(plan)
             results.begin()
             quiet()
-            tracker = Tracker(plan, preflight.tracking_uri(plan), console.print)
+            tracker = Tracker(plan, preflight.tracking_uri(plan), partial(console.print, markup=False))
             tracker.begin()
             watcher = Watcher(plan, results, tracker, line)
             search(plan, watcher)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -84,10 +85,11 @@ def parse(
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.EnumChoicesFromValues),
     )
     values = {name: value for group in vars(given).values() for name, value in vars(group).items()}
-    return _merge(values, settings, space)
+    flags = {word.partition("=")[0] for word in (sys.argv[1:] if args is None else args)}
+    return _merge(values, space, flags)
 
 
-def _merge(values: dict[str, Any], settings: dict[str, Any], space: Space) -> tuple[dict[str, Any], Space]:
+def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[str, Any], Space]:
     scales = searchable()
     new_settings, new_space = {}, {}
     for name, value in values.items():
@@ -99,10 +101,13 @@ def _merge(values: dict[str, Any], settings: dict[str, Any], space: Space) -> tu
             new_space[name] = Range(value[0], value[1], log=space[name].log if name in space else scales[name] == "log")
         else:
             raise ConfigError([f"{name}: takes one value or a range of two; got {' '.join(map(str, value))}"])
-    # A script sets one of the two; the user who gives the other means it instead.
-    for mine, other in (("epochs", "iterations"), ("iterations", "epochs")):
-        if new_settings[mine] is not None and settings.get(mine) is None:
-            new_settings[other] = None if new_settings[other] == settings.get(other) else new_settings[other]
+    # A script sets one of the two; the user who gives the other means it instead, and both are refused later.
+    for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
+        if f"--{given}" in flags and f"--{other}" not in flags:
+            new_settings[other] = None
+    # The script's number of trials was for its own space.
+    if not new_space and "--trials" not in flags:
+        new_settings["trials"] = None
     return {name: value for name, value in new_settings.items() if value is not None}, new_space
 
 
@@ -119,17 +124,18 @@ def _group(part: type[Part], settings: dict[str, Any], space: Space) -> type:
             # Kept as text, so that our own rule names the known ones.
             kind = Annotated[str, _argument(field, "{" + ",".join(get_args(field.annotation)) + "}")]
         else:
-            kind = Annotated[_optional(field.annotation, default), _argument(field, None)]
+            kind = Annotated[_optional(field), _argument(field, None)]
         rows.append((name, kind, dataclasses.field(default=default)))
     group = dataclasses.make_dataclass((part.__doc__ or part.__name__).strip(), rows)
     group.__doc__ = part.__doc__
     return group
 
 
-def _optional(annotation: Any, default: Any) -> Any:
-    if default is None and get_origin(annotation) not in (Union, types.UnionType):
-        return annotation | None
-    return annotation
+def _optional(field: FieldInfo) -> Any:
+    """The type of a field; those whose default follows another field may be None on the command line."""
+    if field.default is None and get_origin(field.annotation) not in (Union, types.UnionType):
+        return field.annotation | None  # type: ignore[operator]
+    return field.annotation
 
 
 def _argument(field: FieldInfo, metavar: str | None) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clsearch.core.config import ConfigError, TrialConfig, fields_of
+from clsearch.core.config import PARTS, ConfigError, TrialConfig, fields_of
 from clsearch.tuning.options import Options
 from clsearch.tuning.spaces import Space, check_space
 
@@ -53,6 +53,9 @@ def make_plan(algorithm: str, space: Space, question: str, settings: dict[str, A
     """Validate a study. Raises ConfigError."""
     own = {k: v for k, v in settings.items() if k in Options.model_fields}
     shared = {k: v for k, v in settings.items() if k not in Options.model_fields and k not in space}
+    known = {*fields_of(algorithm), *Options.model_fields} if algorithm in PARTS else set(settings)
+    if unknown := [name for name in settings if name not in known]:
+        raise ConfigError([f"{name}: unknown; known are {', '.join(sorted(known))}" for name in unknown])
     options = Options.of(own)
     config = TrialConfig.of(algorithm, shared)
     check_space(algorithm, space, shared)

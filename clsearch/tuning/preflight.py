@@ -5,6 +5,8 @@ Messages have the field, the rule, and the value; each says what to do where tha
 
 from __future__ import annotations
 
+import base64
+import http.client
 import math
 import os
 import tempfile
@@ -13,30 +15,39 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from clsearch.core.config import ConfigError
 from clsearch.core.datasets import SOURCES
+from clsearch.tuning.display import without_password
 from clsearch.tuning.plan import Plan
 
 PROBE_SECONDS = 5.0
+STORES = ("sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc")
+"""Schemes of stores that MLflow opens by itself."""
+RESERVED = ("mlartifacts", "mlflow.db")
+"""Names in a results folder that are not studies: MLflow's artifacts and store."""
 
 
 def check(plan: Plan) -> None:
     """Refuse what cannot run. Raises ConfigError. Takes under 5 s, 10 s where a tracking server does not answer."""
     check_new(plan)
-    check_writable(plan.options.results)
     check_data(plan)
     check_tracking(tracking_uri(plan))
     check_device(plan)
     if "RAY_ADDRESS" not in os.environ:
         check_resources(plan, [this_node(plan)])
+    check_writable(plan.options.results)
     if plan.options.download:
         download(plan)
 
 
 def check_new(plan: Plan) -> None:
-    """A study that exists is never overwritten."""
+    """A study that exists is never overwritten, nor is what lies beside the studies."""
+    if plan.options.name in RESERVED:
+        raise ConfigError(
+            [f"name: must not be one of {', '.join(RESERVED)}, which are MLflow's; got {plan.options.name}"]
+        )
     if not (plan.folder / "study.json").exists():
         return
     name = plan.options.name
@@ -53,6 +64,10 @@ def check_new(plan: Plan) -> None:
 def check_writable(results: Path) -> None:
     """The results folder can be made and written."""
     folder = results.expanduser().resolve()
+    if any(mark in str(folder) for mark in "?#%"):
+        raise ConfigError(
+            [f"results: must not contain ?, # or % (they mean something in MLflow's addresses); got {folder}"]
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -100,28 +115,44 @@ def tracking_uri(plan: Plan) -> str | None:
 
 
 def check_tracking(uri: str | None) -> None:
-    """A tracking server answers. One request of our own: MLflow's would block for minutes."""
-    if uri is None or urlsplit(uri).scheme not in ("http", "https"):
+    """A store that MLflow knows; a server that answers. One request of our own: MLflow's would block for minutes."""
+    if uri is None:
         return
-    reason = ""
+    scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else uri.partition(":")[0]
+    if scheme in STORES:
+        return
+    shown = without_password(uri)
+    if scheme not in ("http", "https"):
+        raise ConfigError(
+            [f"tracking_uri: must begin with http://, https:// or one of {', '.join(STORES)}; got {shown}"]
+        )
+    if reason := _unanswered(uri):
+        raise ConfigError([f"tracking_uri: must be an MLflow server that answers /health; got {shown} ({reason})"])
+
+
+def _unanswered(uri: str) -> str:
+    """Why the server at a URI does not answer as MLflow does; empty where it does. Never repeats the URI."""
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_SECONDS) as answer:
-            if answer.status == 200:
-                return
-            reason = f"status {answer.status}"
+        parts = urlsplit(uri)
+        server = parts.netloc.rpartition("@")[2]
+        request = urllib.request.Request(
+            parts._replace(netloc=server, path=parts.path.rstrip("/") + "/health").geturl()
+        )
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            request.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
+            if answer.read(16).strip() == b"OK":
+                return ""
+            return "something else answers"
     except urllib.error.HTTPError as error:
-        reason = f"status {error.code}"
-    except (OSError, ValueError) as error:
-        reason = str(getattr(error, "reason", error))
-    raise ConfigError(
-        [f"tracking_uri: must be an MLflow server that answers /health; got {without_password(uri)} ({reason})"]
-    )
-
-
-def without_password(uri: str) -> str:
-    """A URI as it may be shown: user and password taken out."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
+        return f"status {error.code}"
+    except urllib.error.URLError as error:
+        return str(error.reason)
+    except TimeoutError:
+        return f"no answer in {PROBE_SECONDS:g} s"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return type(error).__name__
 
 
 def check_device(plan: Plan) -> None:

@@ -138,7 +138,8 @@ class Results:
             }
             for r in records
         ]
-        self._csv(self.folder / f"{name}.csv", pd.DataFrame(rows))
+        always = ["label", "number", "algorithm", "state", *self.plan.space, "tasks_learned", "seconds", "reason"]
+        self._csv(self.folder / f"{name}.csv", pd.DataFrame(rows, columns=None if rows else always))
 
     def write_best(self, content: dict[str, Any]) -> None:
         """Write best.json."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.tuning.display import near, without_password
 from clsearch.tuning.options import Options, parse
 from clsearch.tuning.plan import Plan, make_plan
 from clsearch.tuning.spaces import Range, Space
@@ -41,14 +43,21 @@ class Study:
         Exit codes: 0 done; 1 no trial finished; 2 refused before starting; 130 interrupted.
         """
         try:
-            settings, space = parse(self.algorithm, self.question, self.settings, self.space, args)
-            command = _command(settings, space, self.settings, self.space)
-            result = _carry_out(make_plan(self.algorithm, space, self.question, settings, command))
+            result = _carry_out(self.plan_for(args))
         except ConfigError as error:
             for problem in error.problems:
                 print(f"error: {problem}", file=sys.stderr)
             sys.exit(2)
         sys.exit(result.exit_code)
+
+    def plan_for(self, args: list[str] | None = None) -> Plan:
+        """The plan of this study changed by a command line. Raises ConfigError."""
+        # Defaults as validated: a script may give a list for a tuple, or text for a path.
+        validated = {**vars(self.plan.config), **vars(self.plan.options)}
+        own = {name: validated[name] for name in self.settings if name not in self.space}
+        settings, space = parse(self.algorithm, self.question, own, self.space, args)
+        command = _command(settings, space, own, self.space)
+        return make_plan(self.algorithm, space, self.question, settings, command)
 
 
 def _carry_out(plan: Plan) -> StudyResult:
@@ -61,14 +70,16 @@ def _carry_out(plan: Plan) -> StudyResult:
 
 
 def _command(settings: dict[str, Any], space: Space, script_settings: dict[str, Any], script_space: Space) -> list[str]:
-    """The script and every option that differs from its defaults."""
-    words = ["python", sys.argv[0]]
+    """The script and every option that differs from its defaults, without passwords."""
+    words = [near(Path(sys.executable)), sys.argv[0]]
     for name, values in space.items():
         if script_space.get(name) != values:
             words += _option(name, values)
     known = {**Options.model_fields, **TrialConfig.model_fields}
     for name, value in settings.items():
-        if value != script_settings.get(name, known[name].default):
+        if name == "tracking_uri":
+            value = without_password(value)
+        if name in script_space or value != script_settings.get(name, known[name].default):
             words += _option(name, value)
     return words
 
@@ -77,8 +88,8 @@ def _option(name: str, value: Any) -> list[str]:
     option = "--" + name.replace("_", "-")
     match value:
         case Range():
-            return [option, f"{value.low:g}", f"{value.high:g}"]
-        case True | False if name in Options.model_fields or name == "average_over_tasks":
+            return [option, repr(value.low), repr(value.high)]
+        case True | False if name != "train_head":  # which may be None, so it takes a value
             return [option if value else option.replace("--", "--no-", 1)]
         case tuple() | list():
             return [option, *map(str, value)]

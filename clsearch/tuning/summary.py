@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from clsearch.tuning.display import near, without_password
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.preflight import without_password
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.selection import Ranking, against, rerun_command
-from clsearch.tuning.tracking import default_store, viewer_command
+from clsearch.tuning.tracking import default_store
 
 SHOWN = 5
 
@@ -36,14 +37,18 @@ def show(
     else:
         values = ", ".join(f"{name} = {value:.4g}" for name, value in best.values.items())
         console.print(f"[bold]Best configuration[/bold] (trial {best.number}): {values or 'as given'}")
-        console.print(top_table(plan, ranking, references))
-        console.print(reading(plan, ranking, references), highlight=False)
-        console.print(matrix_table(best))
+        whole(console, top_table(plan, ranking, references))
+        console.print(reading(plan, ranking, references), highlight=False, markup=False)
+        whole(console, matrix_table(best))
     unfinished = plan.trials - sum(r.state in ("finished", "failed") for r in records)
     if unfinished:
         console.print(f"[bold]Interrupted[/bold]: {unfinished} of {plan.trials} trials were not finished.")
     if failed:
-        console.print(f"{len(failed)} of {len(records)} trials failed; the first: {failed[0].reason}", highlight=False)
+        console.print(
+            f"{len(failed)} of {len(records)} trials failed; the first: {failed[0].reason}",
+            highlight=False,
+            markup=False,
+        )
     where(console, plan, best, uri)
 
 
@@ -115,7 +120,7 @@ def matrix_table(best: TrialRecord) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("after task", justify="right")
     for j in range(1, matrix.shape[1] + 1):
-        table.add_column(f"task {j}", justify="right")
+        table.add_column(f"task {j}" if j == 1 else str(j), justify="right", no_wrap=True)
     for i, row in enumerate(matrix[1:], start=1):
         cells = [f"{100 * v:.1f}" if np.isfinite(v) else "" for v in row]
         table.add_row(str(i), *(c if j < i else f"[dim]{c}[/dim]" for j, c in enumerate(cells)))
@@ -125,16 +130,14 @@ def matrix_table(best: TrialRecord) -> Table:
 def where(console: Console, plan: Plan, best: TrialRecord | None, uri: str) -> None:
     """The paths of what was written, and the commands that go on from here."""
     folder = near(plan.folder)
-    rows = [
-        ("Record", f"{folder}/ (study.json, trials.csv, references.csv, best.json, trials/)"),
-        ("Picture", f"{folder}/response.png"),
-    ]
-    if best is None or not (plan.folder / "response.png").exists():
-        rows.pop()
+    rows = [("Record", f"{folder}/ (study.json, trials.csv, references.csv, best.json, trials/)")]
+    if (plan.folder / "response.png").exists():
+        rows.append(("Picture", f"{folder}/response.png"))
     if uri == default_store(plan):
         store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db"
-        command = viewer_command(near(Path(sys.executable), resolve=False), store, plan.folder)
-        rows.append(("MLflow", f"{command}   then open http://127.0.0.1:5000"))
+        words = [near(Path(sys.executable)), "-m", "mlflow", "server", "--backend-store-uri", store]
+        words += ["--host", "127.0.0.1", "--port", "5000"]
+        rows.append(("MLflow", f"{shlex.join(words)}   then open http://127.0.0.1:5000"))
     else:
         rows.append(("MLflow", f"{without_password(uri)}, experiment {plan.options.name}"))
     command = rerun_command(plan, best) if best is not None else None
@@ -142,11 +145,10 @@ def where(console: Console, plan: Plan, best: TrialRecord | None, uri: str) -> N
         rows.append(("Again", command))
     console.print()
     for name, value in rows:
-        console.print(f"[bold]{name:<8}[/bold] {value}", highlight=False, soft_wrap=True)
+        console.print(f"{name:<8} {value}", highlight=False, markup=False, soft_wrap=True)
 
 
-def near(path: Path, resolve: bool = True) -> str:
-    """A path from the working directory where it lies below, else absolute."""
-    path = path.resolve() if resolve else path.absolute()
-    cwd = Path.cwd()
-    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
+def whole(console: Console, table: Table) -> None:
+    """Print a table with no cell cut off, beyond the console's width if need be."""
+    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console.print(table, width=max(console.width, needed), crop=False, overflow="ignore", soft_wrap=True)

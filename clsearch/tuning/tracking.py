@@ -10,13 +10,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from clsearch.tuning.display import without_password
 from clsearch.tuning.figures import accuracy_matrix
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.records import TrialRecord, code_version, finite
@@ -42,10 +42,12 @@ class Tracker:
     def __init__(self, plan: Plan, uri: str | None, warn: Callable[[str], None]) -> None:
         self.plan = plan
         self.uri = uri or default_store(plan)
-        self.artifacts = None if uri else (plan.folder.parent / ARTIFACTS / plan.options.name).as_uri()
+        served = self.uri.startswith(("http:", "https:", "databricks"))
+        self.artifacts = None if served else (plan.folder.parent / ARTIFACTS / plan.options.name).as_uri()
         self.warn = warn
         self.broken = False
         self.runs: dict[str, str] = {}
+        self.sent: dict[str, int] = {}
         self.tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
@@ -72,8 +74,9 @@ class Tracker:
                 task()
             except Exception as error:  # whatever a store may raise, the study goes on
                 self.broken = True
+                said = str(error).replace(self.uri, without_password(self.uri)).strip().partition("\n")[0][:200]
                 self.warn(
-                    f"MLflow stopped taking records ({type(error).__name__}: {str(error).splitlines()[0][:200]}); "
+                    f"MLflow stopped taking records ({type(error).__name__}: {said}); "
                     f"the study goes on and results/ stays complete"
                 )
 
@@ -114,8 +117,9 @@ class Tracker:
         if record.label not in self.runs:
             self._create(record)
         run_id = self.runs[record.label]
-        if record.tasks_learned:
+        if record.tasks_learned > self.sent.get(record.label, 0):
             self._log(run_id, metrics=record.metrics, step=record.tasks_learned)
+            self.sent[record.label] = record.tasks_learned
         if record.state in MLFLOW_STATES:
             self._finish(run_id, record)
 
@@ -180,13 +184,6 @@ def text(value: Any) -> str:
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def viewer_command(python: str, uri: str, folder: Path) -> str | None:
-    """The command that shows the study's own store; None where a server already does."""
-    if not uri.startswith("sqlite:"):
-        return None
-    return f"{python} -m mlflow server --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
 
 
 def quiet() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from clsearch import LogRange, Range, Study
 from clsearch.core.config import TrialConfig
 from clsearch.core.loop import learn_sequence
 from clsearch.core.run import build_run
+from clsearch.tuning.display import near
 from clsearch.tuning.driver import StudyResult
 
 LWF_SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
@@ -216,7 +218,7 @@ def test_the_printed_command_reruns_the_best_configuration(
     best = json.loads((results / "ewc" / "best.json").read_text())
     assert best["command"] in printed
     program, path, *args = shlex.split(best["command"])
-    assert (program, path) == ("python", "studies/ewc.py")
+    assert (program, path) == (near(Path(sys.executable)), "studies/ewc.py")
     with pytest.raises(SystemExit) as again:
         script().main(args)
     assert again.value.code == 0

@@ -14,10 +14,8 @@ import torch
 
 from clsearch import LogRange, Range, Study
 from clsearch.core import metrics
-from clsearch.tuning.options import parse
-from clsearch.tuning.plan import Plan, make_plan
+from clsearch.tuning.plan import Plan
 from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.study import _command
 
 SMALL_SPACES = {
     "lwf": {"distillation_factor": LogRange(0.01, 100), "distillation_temperature": LogRange(0.5, 8)},
@@ -40,9 +38,7 @@ def plan_of(results: Path, algorithm: str = "lwf", **settings: Any) -> Plan:
 
 def planned(study: Study, *args: str) -> Plan:
     """The plan that a script's command line makes, as Study.main makes it."""
-    settings, space = parse(study.algorithm, study.question, study.settings, study.space, list(args))
-    command = _command(settings, space, study.settings, study.space)
-    return make_plan(study.algorithm, space, study.question, settings, command)
+    return study.plan_for(list(args))
 
 
 def record_of(

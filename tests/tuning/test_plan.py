@@ -117,8 +117,8 @@ def test_making_a_plan_creates_nothing(tmp_path):
     ("settings", "problem"),
     [
         ({"algorithm": "nonsense", "space": {}}, "algorithm: must be one of finetuning, lwf, ewc; got 'nonsense'"),
-        ({"colour": "red"}, "colour: not a setting of lwf"),
-        ({"penalty_factor": 1.0}, "penalty_factor: not a setting of lwf"),
+        ({"colour": "red"}, "colour: unknown; known are "),
+        ({"penalty_factor": 1.0}, "penalty_factor: unknown; known are "),
         ({"epochs": None}, "epochs, iterations: exactly one of the two must be given; got None, None"),
         ({"epochs": 1, "iterations": 2}, "epochs, iterations: exactly one of the two must be given; got 1, 2"),
         ({"trials": 0}, "trials: must be greater than or equal to 1; got 0"),

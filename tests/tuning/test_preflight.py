@@ -151,7 +151,9 @@ def test_a_server_that_never_answers_is_refused_after_the_probe(monkeypatch):
     monkeypatch.setattr(preflight, "PROBE_SECONDS", 0.3)
     with silent_port() as port:
         problem = refusal(preflight.check_tracking, f"http://127.0.0.1:{port}")
-    assert re.match(rf"tracking_uri: must be an MLflow server .*; got http://127.0.0.1:{port} \(timed out", problem)
+    assert re.match(
+        rf"tracking_uri: must be an MLflow server .*; got http://127.0.0.1:{port} \(no answer in 0.3 s\)", problem
+    )
 
 
 def test_a_server_from_the_environment_is_probed_too(tmp_path, monkeypatch):

@@ -1,10 +1,13 @@
 """The command line of a study, up to where Ray would start."""
 
+import base64
 import json
 import re
 import runpy
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ import pytest
 from clsearch import ConfigError, LogRange, Range, Study
 from clsearch.core.config import TrialConfig
 from clsearch.tuning import preflight
+from clsearch.tuning.display import near
+from clsearch.tuning.preflight import check_tracking
 from tests.tuning.builders import closed_port, http_port, planned, silent_port, study_of
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.py"))
@@ -124,7 +129,7 @@ def test_an_existing_study_is_refused_and_left_as_it_is(refused, tmp_path):
 
 @pytest.mark.parametrize(
     ("server", "reason"),
-    [(closed_port, "refused"), (lambda: http_port(404), "status 404"), (silent_port, "timed out")],
+    [(closed_port, "refused"), (lambda: http_port(404), "status 404"), (silent_port, "no answer in")],
     ids=["closed", "not MLflow", "silent"],
 )
 def test_a_tracking_server_that_does_not_answer_is_refused(refused, monkeypatch, server, reason):
@@ -209,7 +214,7 @@ def test_a_script_states_its_question_and_is_a_valid_study_of_its_own_name(path)
 def test_a_scripts_command_line_without_options_is_the_script(path):
     study = script(path)
     plan = planned(study)
-    assert plan.command == ["python", sys.argv[0]]
+    assert plan.command == [near(Path(sys.executable)), sys.argv[0]]
     assert (plan.space, plan.config, plan.options) == (study.plan.space, study.plan.config, study.plan.options)
 
 
@@ -220,7 +225,7 @@ def test_the_command_holds_what_differs_from_the_script_and_nothing_else():
     study = study_of("ewc", seeds=2)
     args = ["--penalty-factor", "2", "3", "--seeds", "2", "--trials", "5", "--average-over-tasks", "--hidden", "6", "4"]
     words = planned(study, *args).command
-    assert words[:2] == ["python", "studies/mine.py"]
+    assert words[:2] == [near(Path(sys.executable)), "studies/mine.py"]
     assert "--seeds" not in words
     again = planned(study, *words[2:])
     assert again.space == {"penalty_factor": LogRange(2, 3), "penalty_p_norm": Range(1, 3)}
@@ -265,3 +270,103 @@ def test_a_study_takes_every_field_of_its_options_and_configuration_as_a_keyword
     config = study.plan.config
     assert isinstance(config, TrialConfig)
     assert (config.optimizer, config.teachers) == ("adam", "last")
+
+
+def test_a_value_fixed_at_the_fields_default_stays_fixed_in_the_command():
+    plan = planned(study_of("ewc"), "--penalty-p-norm", "2")
+    assert plan.command[2:] == ["--penalty-p-norm", "2.0"]
+    assert "penalty_p_norm" not in planned(study_of("ewc"), *plan.command[2:]).space
+
+
+def test_a_range_keeps_every_digit_in_the_command():
+    plan = planned(study_of("ewc"), "--penalty-factor", "0.12345678", "3")
+    assert planned(study_of("ewc"), *plan.command[2:]).space == plan.space
+
+
+@pytest.mark.parametrize("value", ["True", "False"])
+def test_train_head_survives_the_command_whatever_the_script_says(value):
+    for study in (study_of(train_head=value == "False"), study_of()):
+        plan = planned(study, "--train-head", value)
+        assert planned(study, *plan.command[2:]).config.train_head is (value == "True")
+
+
+def test_no_password_reaches_the_command():
+    plan = planned(study_of(), "--tracking-uri", "http://bob:secret@127.0.0.1:1")
+    assert plan.options.tracking_uri == "http://bob:secret@127.0.0.1:1"
+    assert "secret" not in " ".join(plan.command)
+    assert "http://127.0.0.1:1" in plan.command
+
+
+def test_a_scripts_trials_do_not_bind_where_nothing_is_left_to_search():
+    study = study_of("ewc", trials=7)
+    assert planned(study, "--penalty-factor", "1", "--penalty-p-norm", "2").trials == 1
+
+
+def test_epochs_and_iterations_together_are_refused_even_at_the_scripts_value():
+    with pytest.raises(ConfigError, match="exactly one of the two"):
+        planned(study_of(epochs=1), "--epochs", "1", "--iterations", "5")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_script_may_give_lists_and_text_where_tuples_and_paths_are_meant():
+    study = study_of(hidden=[8, 4], scenario="class", results="out")
+    plan = planned(study, "--seeds", "1")
+    assert plan.config.hidden == (8, 4)
+    assert plan.command[2:] == ["--seeds", "1"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "localhost:5000",
+        "127.0.0.1:5000",
+        "foo://x",
+        "http://127.0.0.1:x",
+        "http://a b:5",
+        "http://[::1",
+        "htp://bob:secret@h",
+    ],
+)
+def test_a_tracking_uri_that_is_none_is_refused_without_its_password(uri, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        study_of().main(["--tracking-uri", uri, "--results", str(tmp_path / "new")])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: tracking_uri: must be")
+    assert "secret" not in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_server_behind_a_password_is_asked_with_it(tmp_path):
+    seen = []
+
+    class Guarded(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"OK")
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    check_tracking(f"http://bob:sec%40ret@127.0.0.1:{server.server_port}")
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    assert base64.b64decode(seen[0].removeprefix("Basic ")) == b"bob:sec@ret"
+
+
+@pytest.mark.parametrize("name", ["mlartifacts", "mlflow.db"])
+def test_mlflows_own_names_are_no_study(name, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        study_of().main(["--name", name, "--results", str(tmp_path)])
+    assert "name: must not be one of" in capsys.readouterr().err
+
+
+def test_an_unknown_setting_in_python_lists_those_of_the_study_too():
+    with pytest.raises(ConfigError, match=r"trial: unknown; known are .*trials"):
+        study_of(trial=5)

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from clsearch import LogRange, Range
 from clsearch.core.config import fields_of
 from clsearch.tuning.records import code_version
-from clsearch.tuning.tracking import Tracker, default_store, quiet, run_name, text, viewer_command
+from clsearch.tuning.tracking import Tracker, default_store, quiet, run_name, text
 from tests.tuning.builders import closed_port, plan_of, record_of
 
 SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}
@@ -311,9 +311,3 @@ def test_a_setting_is_shown_as_the_command_line_takes_it(value, shown):
 
 def test_the_studys_own_store_is_a_file_beside_it(tmp_path):
     assert default_store(plan_of(tmp_path, name="x")) == f"sqlite:///{tmp_path}/mlflow.db"
-
-
-def test_the_viewer_is_for_files_and_not_for_servers(tmp_path):
-    command = viewer_command("python", "sqlite:///results/mlflow.db", tmp_path)
-    assert command.startswith("python -m mlflow server --backend-store-uri sqlite:///results/mlflow.db ")
-    assert viewer_command("python", "http://mlflow.example", tmp_path) is None
