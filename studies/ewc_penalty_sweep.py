@@ -11,8 +11,8 @@ study = Study(
     tasks=5,
     hidden=(256,),
     optimizer="adam",
-    learning_rate=2e-3,
-    epochs=10,
+    learning_rate=3e-3,
+    epochs=5,
 )
 
 if __name__ == "__main__":
