@@ -67,7 +67,7 @@ def main(options: Options) -> None:
         title=f"{algorithm}, {options.seeds} fresh seeds, validation", title_justify="left", box=box.SIMPLE_HEAD
     )
     for column in ("configuration", "average accuracy (%)", "95 % interval", "minus finetuning", "forgetting"):
-        table.add_column(column, justify="left" if column == "configuration" else "right")
+        table.add_column(column, justify="left" if column == "configuration" else "right", no_wrap=True)
     for label, scores in rows:
         if scores is None or base is None:
             table.add_row(label, "diverged", "", "", "")
@@ -80,7 +80,7 @@ def main(options: Options) -> None:
             f"{d.mean:+.2f} ({d.low:+.2f} to {d.high:+.2f})" if label != "finetuning" else "",
             f"{interval(scores[1]).mean:.2f}",
         )
-    Console(width=120).print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

@@ -55,3 +55,13 @@ def test_the_next_write_succeeds_after_one_that_failed(tmp_path, monkeypatch):
     assert not path.exists()
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(tmp_path / "file", b"content")
+    assert list(tmp_path.iterdir()) == []

@@ -39,7 +39,7 @@ Space = dict[str, Range]
 
 SPACES: dict[str, Space] = {
     "lwf": {
-        "distillation_factor": LogRange(1e-3, 1e3),
+        "distillation_factor": LogRange(1e-4, 1e3),
         "distillation_temperature": LogRange(1e-2, 1e2),
     },
     "ewc": {

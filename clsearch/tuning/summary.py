@@ -151,4 +151,7 @@ def where(console: Console, plan: Plan, best: TrialRecord | None, uri: str) -> N
 def whole(console: Console, table: Table) -> None:
     """Print a table with no cell cut off, beyond the console's width if need be."""
     needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    console.print(table, width=max(console.width, needed), crop=False, overflow="ignore", soft_wrap=True)
+    width = console.width
+    console.width = max(width, needed)
+    console.print(table)
+    console.width = width

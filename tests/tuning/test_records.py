@@ -196,3 +196,11 @@ def test_finite_turns_nan_and_infinity_to_none_at_any_depth():
         "d": "nan",
         "e": True,
     }
+
+
+def test_a_table_without_rows_is_a_table(tmp_path):
+    plan = plan_of(tmp_path, "ewc")
+    Results(plan).write_table("references", [])
+    table = pd.read_csv(plan.folder / "references.csv")
+    assert len(table) == 0
+    assert {"label", "state", "penalty_factor", "reason"} <= set(table.columns)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from clsearch import LogRange
 from clsearch.tuning.selection import rank
 from clsearch.tuning.summary import show
 from clsearch.tuning.tracking import default_store
@@ -196,3 +197,21 @@ def test_the_command_that_trains_the_best_again_is_on_one_line(tmp_path):
 
 def test_a_study_from_python_prints_no_command(plan):
     assert "Again" not in shown(plan, [record_of(plan, 0, [0.9] * 3)])
+
+
+def test_a_reason_with_brackets_is_shown_as_it_is(plan):
+    lost = record_of(plan, 0, [0.1, 0.1, 0.1], {}, state="failed", learned=0, reason="could not read [/data/mnist]")
+    assert "could not read [/data/mnist]" in shown(plan, [lost]).replace("\n", " ")
+
+
+def test_no_number_of_three_hyperparameters_is_cut_off_at_60_columns(tmp_path):
+    space = {
+        "distillation_factor": LogRange(0.01, 10),
+        "distillation_temperature": LogRange(0.1, 10),
+        "learning_rate": LogRange(0.001, 1),
+    }
+    plan = plan_of(tmp_path, space=space)
+    values = dict.fromkeys(space, 0.0012345)
+    text = shown(plan, [record_of(plan, n, [0.2, 0.5, 0.9], values) for n in range(3)], width=60)
+    assert "…" not in text
+    assert text.count("0.001234") >= 9

@@ -311,3 +311,45 @@ def test_a_setting_is_shown_as_the_command_line_takes_it(value, shown):
 
 def test_the_studys_own_store_is_a_file_beside_it(tmp_path):
     assert default_store(plan_of(tmp_path, name="x")) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_an_error_without_words_is_told_too(tmp_path):
+    warnings = []
+    tracker = Tracker(plan_of(tmp_path), None, warnings.append)
+    tracker.thread.start()
+
+    def hung() -> None:
+        raise TimeoutError
+
+    tracker.tasks.put(hung)
+    tracker.tasks.put(None)
+    tracker.thread.join()
+    (warning,) = warnings
+    assert "TimeoutError" in warning
+
+
+def test_the_step_at_which_a_trial_ended_is_in_its_history_once(told, results):
+    plan = plan_of(results, "ewc", space=SPACE, name="ended", seeds=2, tasks=2)
+    running = record_of(plan, 0, [0.8, 0.6], VALUES, state="running", learned=1)
+    assert sent(plan, [running, replace(running, state="failed", reason="training diverged")]) == []
+    experiment = told.client.get_experiment_by_name("ended")
+    (run,) = told.client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+    assert [m.step for m in told.client.get_metric_history(run.info.run_id, "average_accuracy")] == [1]
+
+
+def test_artifacts_of_a_users_own_database_lie_below_results_too(told, results, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = plan_of(tmp_path / "results", "ewc", space=SPACE, name="own", seeds=2, tasks=2)
+    sent(plan, [record_of(plan, 0, [0.8, 0.6], VALUES)], uri=default_store(told.plan))
+    assert list((tmp_path / "results" / "mlartifacts" / "own").glob("*/artifacts/accuracy_matrix.png"))
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_a_password_in_the_uri_is_not_in_the_warning(tmp_path):
+    plan = plan_of(tmp_path)
+    warnings = []
+    tracker = Tracker(plan, f"http://bob:secret@127.0.0.1:{closed_port()}", warnings.append)
+    tracker.begin()
+    tracker.end({}, finished=False)
+    assert len(warnings) == 1
+    assert "secret" not in warnings[0]
