@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ from clsearch.tuning.trainable import STATE_FILE, TRAINABLES
 
 REFERENCES = ("finetuning",)
 """Algorithms trained beside every search, on the same seeds."""
+
+TABLE_SECONDS = 10.0
+"""trials.csv is rewritten no more often than this while a study runs; each trial's own record is written at its end."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,7 @@ def search(plan: Plan, watcher: Watcher) -> None:
     tune.Tuner(
         tune.with_resources(TRAINABLES[plan.algorithm], resources),
         tune_config=tune.TuneConfig(
-            metric=OBJECTIVE,
-            mode="max",
+            # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
             search_alg=searcher,
             num_samples=-1,
             max_concurrent_trials=options.max_concurrent,
@@ -142,6 +145,7 @@ class Watcher(tune.Callback):
         self.tracker = tracker
         self.line = line
         self.records: dict[str, TrialRecord] = {}
+        self.written = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its Tuner for a restore that is never used."""
@@ -200,6 +204,19 @@ class Watcher(tune.Callback):
                 self.results.write_trial(ended)
                 self.tracker.update(ended)
 
+    def write_tables(self, apart: float = 0.0) -> None:
+        """Write trials.csv and references.csv, unless that was done less than `apart` seconds ago."""
+        now = time.monotonic()
+        if now - self.written < apart:
+            return
+        self.written = now
+        self.results.write_table("trials", self.trials())
+        self.results.write_table("references", [r for r in self.records.values() if r.number is None])
+
+    def trials(self) -> list[TrialRecord]:
+        """The trials so far, in Optuna's order."""
+        return sorted((r for r in self.records.values() if r.number is not None), key=lambda r: r.label)
+
     def _note(self, trial: Trial, change: Callable[[TrialRecord], TrialRecord], ended: bool = False) -> None:
         label = trial.config["label"]
         record = self.records[label] = change(self.records[label])
@@ -211,6 +228,7 @@ class Watcher(tune.Callback):
         label = trial.config["label"]
         record = self.records[label] = replace(self.records[label], state=state, reason=reason)
         self.results.write_trial(record)
+        self.write_tables(TABLE_SECONDS)
         self.tracker.update(record)
         self.line.update(record)
         (self.results.trial_folder(label) / STATE_FILE).unlink(missing_ok=True)
@@ -232,12 +250,11 @@ def conclude(plan: Plan, watcher: Watcher, line: ProgressLine) -> StudyResult:
     """Rank, write the tables and pictures, finish MLflow's records."""
     line.say("writing results")
     watcher.leave_unfinished()
-    records = sorted((r for r in watcher.records.values() if r.number is not None), key=lambda r: r.label)
+    watcher.write_tables()
+    records = watcher.trials()
     references = [r for r in watcher.records.values() if r.number is None]
     ranking = rank(records)
     results = watcher.results
-    results.write_table("trials", records)
-    results.write_table("references", references)
     content = best_content(plan, ranking, references)
     results.write_best(content)
     base = next((r.metrics[OBJECTIVE] for r in references if r.state == "finished"), None)

@@ -63,7 +63,7 @@ class OptunaSearcher(Searcher):
         references: Iterable[str],
         configure: Callable[[str, dict[str, float], str | None], dict[str, Any]],
     ) -> None:
-        super().__init__(metric=OBJECTIVE, mode="max")
+        super().__init__()
         self.plan = plan
         self.study = study
         self.configure = configure

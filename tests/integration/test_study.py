@@ -184,6 +184,28 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_study_goes_on(
     assert all(math.isfinite(v) and abs(v) < 1e300 for v in failed.data.metrics.values())
 
 
+def test_a_trial_that_diverges_in_its_first_task_has_no_score_and_stops_nothing(
+    ray_session: str, results: Path, client: MlflowClient
+) -> None:
+    settings = {**TINY, "trials": None, "hidden": (256, 256)}
+    study = Study(
+        algorithm="lwf",
+        space={"learning_rate": LogRange(0.05, 1e12)},
+        name="early",
+        results=results,
+        sampler="grid",
+        grid_points=2,
+        **settings,
+    )
+    result = study.run()
+    assert [r.state for r in result.records] == ["finished", "failed"]
+    assert result.records[1].metrics == {}
+    assert "task 1" in result.records[1].reason
+    (trial,) = [t for t in optuna_study(result).get_trials() if t.number == 1]
+    assert (trial.state.name, trial.intermediate_values) == ("PRUNED", {})
+    assert runs_of(client, "early", "trial")[1].info.status == "FAILED"
+
+
 def test_a_study_of_which_no_trial_finishes_exits_with_1_and_says_so(
     ray_session: str, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
