@@ -6,7 +6,7 @@ import torch
 from clsearch.core.benchmarks import build_benchmark
 from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import read_digits
-from clsearch.core.held_out import test_samples as held_out_samples
+from clsearch.core.held_out import held_out_samples as held_out_samples
 from tests.helpers import CPU, write_mnist
 
 SEEDS = (3, 4)

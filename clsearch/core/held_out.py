@@ -20,7 +20,7 @@ TEST: dict[str, Callable[[Path | None], tuple[Tensor, Tensor]]] = {
 """Source -> its test part: inputs [N, *shape] uint8, labels [N] int64."""
 
 
-def test_samples(config: BenchmarkConfig, benchmark: Benchmark, seeds: Sequence[int]) -> tuple[Samples, ...]:
+def held_out_samples(config: BenchmarkConfig, benchmark: Benchmark, seeds: Sequence[int]) -> tuple[Samples, ...]:
     """Test samples of each task of a built benchmark: every member has all of them, seen as its task shows them."""
     inputs, labels = TEST[config.source](config.data_root)
     device = benchmark.tasks[0].train.rows.device
@@ -36,6 +36,3 @@ def test_samples(config: BenchmarkConfig, benchmark: Benchmark, seeds: Sequence[
             )
         )
     return tuple(samples)
-
-
-test_samples.__test__ = False  # type: ignore[attr-defined]  # its name is not a test's
