@@ -49,6 +49,14 @@ BENCHMARKS: dict[str, tuple[Kind, str]] = {f"{kind}-{source}": (kind, source) fo
 """Name of each benchmark -> (kind, source)."""
 
 
+def at_home(path: Path) -> Path:
+    """A path with `~` filled in. Raises ValueError where there is no such home."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("must lie in a home that exists") from None
+
+
 class Part(BaseModel):
     """A group of fields: frozen, no unknown keys, no NaN or infinity."""
 
@@ -89,7 +97,7 @@ class BenchmarkConfig(Part):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         """Workers run in other directories."""
-        return None if value is None else value.expanduser().resolve()
+        return None if value is None else at_home(value).resolve()
 
 
 class NetworkConfig(Part):

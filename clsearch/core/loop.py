@@ -18,6 +18,9 @@ from clsearch.core.run import Run
 from clsearch.core.seeding import generator_of
 from clsearch.core.state import TrialState
 
+CHECK_STEPS = 50
+"""Within an epoch, divergence is looked for this often; looking at every step would wait for the device each time."""
+
 
 class DivergedError(ArithmeticError):
     """Training left the finite numbers; no later number of this trial would mean anything."""
@@ -115,17 +118,19 @@ def epochs_of(run: Run, task: Task) -> Iterator[list[Tensor]]:
 def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
     """Train on one task: new parameters, moments and rows of the learning curve.
 
-    Raises DivergedError at the end of an epoch in which a loss or parameter of any member was not finite.
+    Raises DivergedError within CHECK_STEPS steps of a loss or parameter of any member that is not finite.
     """
     lesson = prepare_lesson(run, state, task)
     params = state.params
     moments = state.moments if run.config.optimizer_state == "keep" else run.optimizer.initial(params)
     rows: list[Tensor] = []
     for epoch, batches in enumerate(epochs_of(run, task), start=1):
-        total = torch.zeros_like(state.curve.new_zeros(len(run.seeds), len(run.columns)), device=run.device)
-        for positions in batches:
+        total = torch.zeros(len(run.seeds), len(run.columns), device=run.device)
+        for step, positions in enumerate(batches, start=1):
             params, moments, logged = train_step(run, lesson, params, moments, positions)
             total += logged * positions.shape[1]
+            if step % CHECK_STEPS == 0:
+                _check_finite(run, total, params, task, epoch)
         _check_finite(run, total, params, task, epoch)
         rows.append(total.cpu() / sum(positions.shape[1] for positions in batches))
     at = torch.tensor([[task.index, epoch] for epoch in range(1, len(rows) + 1)])

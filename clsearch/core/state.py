@@ -19,7 +19,7 @@ class TrialState:
     fingerprint: of the configuration and seeds it belongs to.
     params, moments, memory: name -> tensor [M, ...].
     accuracy: R [M, T+1, T] float64, NaN where not measured.
-    curve: [E, M, K] one row per epoch so far, averaged over its steps (columns: Run.columns).
+    curve: [E, M, K] one row per epoch so far, averaged over its samples (columns: Run.columns).
     epochs: [E, 2] task and epoch of each row.
     seconds: spent in learning so far.
     """

@@ -265,5 +265,7 @@ def conclude(plan: Plan, watcher: Watcher, line: ProgressLine) -> StudyResult:
     line.say("sending the last records to MLflow")
     ended = sum(r.state in ("finished", "failed") for r in records)
     best = ranking.best
-    watcher.tracker.end(content | (best.metrics if best else {}), finished=ended == plan.trials and best is not None)
-    return StudyResult(plan, records, references, ranking, interrupted=ended < plan.trials)
+    interrupted = ended < plan.trials
+    state = "unfinished" if interrupted else "finished" if best is not None else "failed"
+    watcher.tracker.end(content, best.metrics if best is not None else {}, state)
+    return StudyResult(plan, records, references, ranking, interrupted)

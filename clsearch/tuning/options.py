@@ -8,10 +8,10 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from clsearch.core.config import PARTS, ConfigError, Part, explain
+from clsearch.core.config import PARTS, ConfigError, Part, at_home, explain
 from clsearch.tuning.spaces import Range, Space, searchable
 
 
@@ -21,6 +21,7 @@ class StudyOptions(Part):
     name: str = Field(
         "study",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
         description="Name of the study, and of its folder in the results.",
     )
     trials: int | None = Field(
@@ -38,6 +39,11 @@ class StudyOptions(Part):
     )
     download: bool = Field(False, description="Download the data set into the data root first.")
     verbose: bool = Field(False, description="Show what Ray, Optuna and MLflow say.")
+
+    @field_validator("results")
+    @classmethod
+    def _home(cls, value: Path) -> Path:
+        return at_home(value)
 
 
 class ResourceOptions(Part):
@@ -105,8 +111,8 @@ def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[
     for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
         if f"--{given}" in flags and f"--{other}" not in flags:
             new_settings[other] = None
-    # The script's number of trials was for its own space.
-    if not new_space and "--trials" not in flags:
+    # The script's number of trials was for its own space and sampler.
+    if "--trials" not in flags and (not new_space or "--sampler" in flags):
         new_settings["trials"] = None
     return {name: value for name, value in new_settings.items() if value is not None}, new_space
 

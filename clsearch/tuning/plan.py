@@ -40,7 +40,7 @@ class Plan:
     @property
     def folder(self) -> Path:
         """results/<study>, absolute."""
-        return self.options.results.expanduser().resolve() / self.options.name
+        return self.options.results.resolve() / self.options.name
 
     def trial_config(self, values: dict[str, float], algorithm: str | None = None) -> TrialConfig:
         """The configuration of a trial with these hyperparameters, or of another algorithm with the same settings."""

@@ -9,13 +9,14 @@ import base64
 import http.client
 import math
 import os
+import socket
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from clsearch.core.config import ConfigError
 from clsearch.core.datasets import SOURCES
@@ -23,8 +24,8 @@ from clsearch.tuning.display import without_password
 from clsearch.tuning.plan import Plan
 
 PROBE_SECONDS = 5.0
-STORES = ("sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc")
-"""Schemes of stores that MLflow opens by itself."""
+STORES = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 0, "databricks-uc": 0}
+"""Schemes of stores that MLflow opens by itself -> port of a database server, 0 where there is none to ask."""
 RESERVED = ("mlartifacts", "mlflow.db")
 """Names in a results folder that are not studies: MLflow's artifacts and store."""
 
@@ -48,7 +49,7 @@ def check_new(plan: Plan) -> None:
         raise ConfigError(
             [f"name: must not be one of {', '.join(RESERVED)}, which are MLflow's; got {plan.options.name}"]
         )
-    if not (plan.folder / "study.json").exists():
+    if not os.path.exists(plan.folder / "study.json"):
         return
     name = plan.options.name
     taken = next(n for n in map(str, range(2, 10_000)) if not (plan.folder.parent / f"{name}-{n}").exists())
@@ -63,7 +64,7 @@ def check_new(plan: Plan) -> None:
 
 def check_writable(results: Path) -> None:
     """The results folder can be made and written."""
-    folder = results.expanduser().resolve()
+    folder = results.resolve()
     if any(mark in str(folder) for mark in "?#%"):
         raise ConfigError(
             [f"results: must not contain ?, # or % (they mean something in MLflow's addresses); got {folder}"]
@@ -119,15 +120,32 @@ def check_tracking(uri: str | None) -> None:
     if uri is None:
         return
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else uri.partition(":")[0]
-    if scheme in STORES:
-        return
     shown = without_password(uri)
+    if scheme in STORES:
+        if reason := _unusable(uri, scheme):
+            raise ConfigError([f"tracking_uri: must be a store that can be opened; got {shown} ({reason})"])
+        return
     if scheme not in ("http", "https"):
         raise ConfigError(
             [f"tracking_uri: must begin with http://, https:// or one of {', '.join(STORES)}; got {shown}"]
         )
     if reason := _unanswered(uri):
         raise ConfigError([f"tracking_uri: must be an MLflow server that answers /health; got {shown} ({reason})"])
+
+
+def _unusable(uri: str, scheme: str) -> str:
+    """Why a database cannot be opened; empty where nothing speaks against it."""
+    try:
+        if scheme == "sqlite" and (path := uri.partition(":///")[2]):
+            folder = Path(path).absolute().parent
+            return "" if os.access(folder, os.W_OK) else f"no folder {folder} that can be written"
+        if STORES[scheme]:
+            parts = urlsplit(uri)
+            address = (parts.hostname or "localhost", parts.port or STORES[scheme])
+            socket.create_connection(address, timeout=PROBE_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return str(error) if isinstance(error, OSError) else type(error).__name__
+    return ""
 
 
 def _unanswered(uri: str) -> str:
@@ -138,9 +156,8 @@ def _unanswered(uri: str) -> str:
         request = urllib.request.Request(
             parts._replace(netloc=server, path=parts.path.rstrip("/") + "/health").geturl()
         )
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            request.add_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
+        if credentials := _credentials(parts):
+            request.add_header("Authorization", credentials)
         with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
             if answer.read(16).strip() == b"OK":
                 return ""
@@ -153,6 +170,17 @@ def _unanswered(uri: str) -> str:
         return f"no answer in {PROBE_SECONDS:g} s"
     except (OSError, ValueError, http.client.HTTPException) as error:
         return type(error).__name__
+
+
+def _credentials(parts: SplitResult) -> str | None:
+    """What MLflow would send as Authorization: of the URI, or of the environment."""
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if parts.username is not None:
+        user, password = unquote(parts.username), unquote(parts.password or "")
+    if user and password is not None:
+        return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return f"Bearer {token}" if token else None
 
 
 def check_device(plan: Plan) -> None:

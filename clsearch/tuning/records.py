@@ -123,7 +123,9 @@ class Results:
         self._json(folder / "record.json", content)
 
     def write_table(self, name: str, records: list[TrialRecord]) -> None:
-        """Write <name>.csv, a row per trial."""
+        """Write <name>.csv, a row per trial. Only finished trials have metrics there: a mean over few tasks must not
+        be sorted among means over all.
+        """
         rows = [
             {
                 "label": r.label,
@@ -131,7 +133,7 @@ class Results:
                 "algorithm": r.algorithm,
                 "state": r.state,
                 **r.values,
-                **r.metrics,
+                **(r.metrics if r.state == "finished" else {}),
                 "tasks_learned": r.tasks_learned,
                 "seconds": r.seconds,
                 "reason": r.reason,

@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
+from clsearch.core.config import fields_of
 from clsearch.core.seeding import seed_of
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.spaces import Space, grid
@@ -51,7 +52,9 @@ def sampler_for(kind: str, seed: int, asked: int) -> BaseSampler:
 
 
 class OptunaSearcher(Searcher):
-    """Suggests the references first, then up to the plan's number of trials.
+    """Suggests the references first, then up to the plan's number of trials. Where the search moves a setting that a
+    reference has, too (the learning rate), references come last and take the best trial's value: at any other they
+    would be easy to beat.
 
     configure: (label, values, algorithm or None) -> config of a trial.
     """
@@ -74,16 +77,32 @@ class OptunaSearcher(Searcher):
         self.told: dict[int, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        if self.references:
+        if self.references and not self._shared(self.references[0]):
             name = self.references.pop(0)
             return self.configure(reference_label(name), {}, name)
         if self.asked >= self.plan.trials:
-            return Searcher.FINISHED
+            return self._last()
         self.study.sampler = sampler_for(self.plan.options.sampler, self.plan.options.sampler_seed, self.asked)
         trial = self.study.ask(fixed_distributions=self.distributions)
         self.asked += 1
         self.open[trial_id] = trial
         return self.configure(trial_label(trial.number), trial.params, None)
+
+    def _shared(self, algorithm: str) -> list[str]:
+        """The searched hyperparameters that a reference has, too."""
+        return [name for name in self.plan.space if name in fields_of(algorithm)]
+
+    def _last(self) -> dict[str, Any] | str | None:
+        """References that wait for the best trial; without a finished trial there is nothing to compare."""
+        if self.references and self.open:
+            return None
+        finished = self.study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
+        if not self.references or not finished:
+            return Searcher.FINISHED
+        name = self.references.pop(0)
+        best = max(finished, key=lambda trial: trial.value or 0.0)
+        values = {key: best.params[key] for key in self._shared(name)}
+        return self.configure(reference_label(name), values, name)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id in self.open:

@@ -48,6 +48,9 @@ class Study:
             for problem in error.problems:
                 print(f"error: {problem}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:  # before or after the search; within it, Ray ends the trials in order
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
         sys.exit(result.exit_code)
 
     def plan_for(self, args: list[str] | None = None) -> Plan:

@@ -133,11 +133,11 @@ def where(console: Console, plan: Plan, best: TrialRecord | None, uri: str) -> N
     rows = [("Record", f"{folder}/ (study.json, trials.csv, references.csv, best.json, trials/)")]
     if (plan.folder / "response.png").exists():
         rows.append(("Picture", f"{folder}/response.png"))
-    if uri == default_store(plan):
-        store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db"
+    if uri.startswith("sqlite:"):
+        store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan) else uri
         words = [near(Path(sys.executable)), "-m", "mlflow", "server", "--backend-store-uri", store]
         words += ["--host", "127.0.0.1", "--port", "5000"]
-        rows.append(("MLflow", f"{shlex.join(words)}   then open http://127.0.0.1:5000"))
+        rows.append(("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {shlex.join(words)}   then open http://127.0.0.1:5000"))
     else:
         rows.append(("MLflow", f"{without_password(uri)}, experiment {plan.options.name}"))
     command = rerun_command(plan, best) if best is not None else None

@@ -60,9 +60,9 @@ class Tracker:
         """Log a trial as it stands: its run is created at the first call and ended by a final state."""
         self.tasks.put(lambda: self._update(record))
 
-    def end(self, summary: dict[str, Any], finished: bool) -> None:
-        """Log the study's summary, end its run, and wait until everything is sent."""
-        self.tasks.put(lambda: self._end(summary, finished))
+    def end(self, content: dict[str, Any], metrics: dict[str, float], state: str) -> None:
+        """Log best.json and the best trial's metrics, end the study's run, and wait until everything is sent."""
+        self.tasks.put(lambda: self._end(content, metrics, state))
         self.tasks.put(None)
         self.thread.join()
 
@@ -84,6 +84,8 @@ class Tracker:
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         plan, name = self.plan, self.plan.options.name
         experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
         self.experiment = (
             experiment.experiment_id
             if experiment is not None
@@ -140,12 +142,10 @@ class Tracker:
             self.client.log_figure(run_id, accuracy_matrix(record), "accuracy_matrix.png")
         self.client.set_terminated(run_id, MLFLOW_STATES[record.state])
 
-    def _end(self, summary: dict[str, Any], finished: bool) -> None:
-        state = "finished" if finished else "failed"
-        numbers = {k: v for k, v in summary.items() if isinstance(v, float)}
-        self._log(self.parent, metrics=numbers, step=self.plan.config.tasks)
+    def _end(self, content: dict[str, Any], metrics: dict[str, float], state: str) -> None:
+        self._log(self.parent, metrics=metrics, step=self.plan.config.tasks)
         self.client.log_batch(self.parent, tags=[RunTag("state", state)])
-        self.client.log_dict(self.parent, finite(summary), "best.json")
+        self.client.log_dict(self.parent, finite(content), "best.json")
         self.client.set_terminated(self.parent, MLFLOW_STATES[state])
 
     def _log(

@@ -35,11 +35,10 @@ def test_a_references_configuration_shares_all_that_it_knows(tmp_path, algorithm
     assert {k: trial.flat()[k] for k in reference.flat()} == reference.flat()
 
 
-def test_a_searched_learning_rate_does_not_reach_the_reference(tmp_path):
+def test_a_searched_learning_rate_reaches_the_reference(tmp_path):
     plan = plan_of(tmp_path, space={"learning_rate": LogRange(1e-3, 1)})
-    default = TrialConfig.of("finetuning", {"epochs": 1}).learning_rate
     assert plan.trial_config({"learning_rate": 0.5}).learning_rate == 0.5
-    assert plan.trial_config({}, "finetuning").learning_rate == default
+    assert plan.trial_config({"learning_rate": 0.5}, "finetuning").learning_rate == 0.5
 
 
 def test_defaults_that_follow_the_scenario_are_filled_in_for_each_trial(tmp_path):

@@ -204,3 +204,13 @@ def test_a_table_without_rows_is_a_table(tmp_path):
     table = pd.read_csv(plan.folder / "references.csv")
     assert len(table) == 0
     assert {"label", "state", "penalty_factor", "reason"} <= set(table.columns)
+
+
+def test_a_trial_that_did_not_finish_has_no_metrics_to_be_sorted_by(tmp_path):
+    plan = plan_of(tmp_path, "ewc")
+    done = record_of(plan, 0, [0.5, 0.5, 0.5], {"penalty_factor": 1.0, "penalty_p_norm": 2.0})
+    lost = record_of(plan, 1, [0.99, 0.99, 0.99], done.values, state="failed", learned=1, reason="training diverged")
+    Results(plan).write_table("trials", [done, lost])
+    table = pd.read_csv(plan.folder / "trials.csv")
+    assert table.average_accuracy.isna().tolist() == [False, True]
+    assert table.tasks_learned.tolist()[1] == 1

@@ -268,3 +268,24 @@ def test_ray_can_pickle_a_searcher_whose_storage_is_open(begin):
     searcher = begin()
     ask(searcher, 1)
     assert isinstance(pickle.loads(pickle.dumps(searcher)), OptunaSearcher)
+
+
+def test_a_reference_waits_for_the_best_learning_rate_where_that_is_searched(begin):
+    space = {"learning_rate": LogRange(1e-3, 1), "distillation_factor": LogRange(0.1, 10)}
+    searcher = begin(space=space, references=["finetuning"], trials=2)
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    assert {first["algorithm"], second["algorithm"]} != {"finetuning"}
+    searcher.on_trial_complete("a", result(3, 0.6))
+    assert searcher.suggest("c") is None  # the other may still be better
+    searcher.on_trial_complete("b", result(3, 0.8))
+    reference = searcher.suggest("c")
+    assert reference["label"] == "reference_finetuning"
+    assert reference["values"] == {"learning_rate": second["values"]["learning_rate"]}
+    assert searcher.suggest("d") == "FINISHED"
+
+
+def test_without_a_finished_trial_such_a_reference_is_left_out(begin):
+    searcher = begin(space={"learning_rate": LogRange(1e-3, 1)}, references=["finetuning"], trials=1)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"tasks_learned": 0, "failed": "training diverged"})
+    assert searcher.suggest("b") == "FINISHED"

@@ -370,3 +370,37 @@ def test_mlflows_own_names_are_no_study(name, tmp_path, capsys):
 def test_an_unknown_setting_in_python_lists_those_of_the_study_too():
     with pytest.raises(ConfigError, match=r"trial: unknown; known are .*trials"):
         study_of(trial=5)
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["--name", "x" * 300], "error: name: "),
+        (["--results", "~nosuchuser/x"], "error: results: must lie in a home that exists"),
+        (["--data-root", "~nosuchuser/x"], "error: data_root: must lie in a home that exists"),
+        (
+            ["--tracking-uri", "sqlite:////nonexistent/d/x.db"],
+            "error: tracking_uri: must be a store that can be opened",
+        ),
+        (["--tracking-uri", "file:///tmp/x"], "error: tracking_uri: must begin with"),
+    ],
+)
+def test_paths_and_stores_that_cannot_be_are_refused(args, problem, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        study_of().main([*(["--results", str(tmp_path)] if "--results" not in args else []), *args])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(problem)
+
+
+def test_a_database_that_does_not_answer_is_refused_without_its_password(capsys):
+    with closed_port() as port, pytest.raises(SystemExit) as ended:
+        study_of().main(["--tracking-uri", f"postgresql://bob:secret@127.0.0.1:{port}/db"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "refused" in said
+    assert "secret" not in said
+
+
+def test_a_scripts_trials_do_not_bind_a_grid_that_the_user_asks_for():
+    plan = planned(study_of("ewc", trials=7), "--sampler", "grid", "--grid-points", "3")
+    assert plan.trials == 9

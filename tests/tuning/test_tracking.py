@@ -62,7 +62,7 @@ def told(results, tmp_path_factory):
         tracker.update(record_of(plan, 3, [0.7, 0.7], VALUES, learned=1, state="running"))
         for record in (done, lost, reference, running, cut):
             tracker.update(record)
-        tracker.end({"average_accuracy": 0.7, "values": VALUES, "command": None, "broken": float("nan")}, finished=True)
+        tracker.end({"values": VALUES, "broken": float("nan")}, {"average_accuracy": 0.7}, "finished")
     assert warnings == []
     client = MlflowClient(default_store(plan))
     experiment = client.get_experiment_by_name("told")
@@ -188,7 +188,7 @@ def test_the_last_metrics_are_the_records_and_every_one_but_seconds_has_its_spre
 def test_the_study_has_its_best_trials_numbers(told):
     assert told.parent.data.metrics["average_accuracy"] == 0.7
     content = json.loads((artifacts(told, told.parent) / "best.json").read_text())
-    assert content == {"average_accuracy": 0.7, "values": VALUES, "command": None, "broken": None}
+    assert content == {"values": VALUES, "broken": None}
 
 
 def test_the_accuracy_matrix_is_an_artifact_as_numbers_and_as_a_picture(told):
@@ -227,7 +227,7 @@ def sent(plan, records=(), uri=None, finished=True):
     tracker.begin()
     for record in records:
         tracker.update(record)
-    tracker.end({}, finished)
+    tracker.end({}, {}, "finished" if finished else "failed")
     return warnings
 
 
@@ -286,7 +286,7 @@ def test_a_store_that_breaks_half_way_is_told_once_and_the_study_goes_on(told, r
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
     for n in range(1, 4):
         tracker.update(record_of(plan, n, [0.5] * 3))
-    tracker.end({"average_accuracy": 0.5}, finished=True)
+    tracker.end({}, {"average_accuracy": 0.5}, "finished")
     assert len(warnings) == 1
     assert re.match(r"MLflow stopped taking records \(.*not a database", warnings[0])
 
@@ -350,6 +350,6 @@ def test_a_password_in_the_uri_is_not_in_the_warning(tmp_path):
     warnings = []
     tracker = Tracker(plan, f"http://bob:secret@127.0.0.1:{closed_port()}", warnings.append)
     tracker.begin()
-    tracker.end({}, finished=False)
+    tracker.end({}, {}, "failed")
     assert len(warnings) == 1
     assert "secret" not in warnings[0]
