@@ -81,7 +81,8 @@ def top_table(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> Ta
     for record in references:
         if record.state == "finished":
             numbers = [spread(record, "average_accuracy"), spread(record, "average_forgetting"), ""]
-            table.add_row(record.algorithm, *["–"] * len(plan.space), *numbers)
+            values = (f"{record.values[name]:.4g}" if name in record.values else "–" for name in plan.space)
+            table.add_row(record.algorithm, *values, *numbers)
     return table
 
 
