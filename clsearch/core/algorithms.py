@@ -1,11 +1,36 @@
-"""An algorithm is a tuple of regularizers. Finetuning is the empty one."""
+"""An algorithm is a tuple of regularizers and a course through the tasks. Finetuning is the empty tuple."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
 
 from clsearch.core.config import TrialConfig
-from clsearch.core.regularizers import Distillation, ParameterChange, Regularizer
+from clsearch.core.distillation import Distillation
+from clsearch.core.importance import Fisher
+from clsearch.core.parameter_change import ParameterChange
+from clsearch.core.regularizers import Regularizer
+
+
+class Course(Enum):
+    """What is trained, on what, at task t.
+
+    CONTINUAL: the one network, on task t. JOINT: a fresh one, on tasks 1..t together. INDEPENDENT: a fresh one, on task
+    t, which alone answers for it.
+    """
+
+    CONTINUAL = auto()
+    JOINT = auto()
+    INDEPENDENT = auto()
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """build: what makes each regularizer of a configuration."""
+
+    build: tuple[Callable[[TrialConfig], Regularizer], ...] = ()
+    course: Course = Course.CONTINUAL
 
 
 def distillation(config: TrialConfig) -> Regularizer:
@@ -13,18 +38,28 @@ def distillation(config: TrialConfig) -> Regularizer:
     return Distillation(
         newest_only=config.teachers == "last",
         train_head=config.train_head,
+        distance=config.distance,
         squared=config.temperature_scaling == "squared",
     )
 
 
 def parameter_change(config: TrialConfig) -> Regularizer:
     """The parameter-change penalty that a configuration asks for."""
-    return ParameterChange(merged=config.penalty_p_norm == 2, average=config.average_over_tasks)
+    return ParameterChange(
+        merged=config.penalty_p_norm == 2,
+        average=config.average_over_tasks,
+        fisher=Fisher(config.fisher, config.fisher_samples, config.batch_size),
+        scale=config.fisher_scale,
+        online=config.gamma if config.anchors == "online" else None,
+    )
 
 
-ALGORITHMS: dict[str, tuple[Callable[[TrialConfig], Regularizer], ...]] = {
-    "finetuning": (),
-    "lwf": (distillation,),
-    "ewc": (parameter_change,),
+ALGORITHMS: dict[str, Algorithm] = {
+    "finetuning": Algorithm(),
+    "joint": Algorithm(course=Course.JOINT),
+    "independent": Algorithm(course=Course.INDEPENDENT),
+    "lwf": Algorithm((distillation,)),
+    "ewc": Algorithm((parameter_change,)),
+    "lwf_ewc": Algorithm((distillation, parameter_change)),
 }
-"""Name -> what builds its regularizers."""
+"""Name -> algorithm. The first three are references: no memory, lower bound; all data, upper; one network per task."""

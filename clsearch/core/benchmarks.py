@@ -1,61 +1,25 @@
-"""Benchmarks: a source cut into a sequence of tasks, each with training and validation data and no test data.
-
-M members (one per seed) share the source's tensors; what differs between them is indices. So memory grows with the
-data once, not with seeds or tasks.
-"""
+"""Benchmarks: a source cut into a sequence of tasks, each with training and validation data and no test data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clsearch.core.config import BenchmarkConfig, Kind, Scenario
 from clsearch.core.datasets import SOURCES, training_data
+from clsearch.core.parts import BenchmarkConfig, Kind, Scenario
+from clsearch.core.samples import Samples, stacked_rows
 from clsearch.core.seeding import generator_of
 
 
 @dataclass(frozen=True)
-class Samples:
-    """n samples for each of M members: rows of a source that all members share.
-
-    inputs: [N, D] uint8, the source. labels: [N] the source's classes, 0..S-1.
-    scale: what a stored value is divided by.
-    rows: [M, n] which rows of the source each member has.
-    outputs: [M, S] source class -> output of the head that stands for it (-1: not in this task).
-    pixels: [M, D] order in which a permuted task reads the inputs, or None.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    scale: float
-    rows: Tensor
-    outputs: Tensor
-    pixels: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.rows.shape[1]
-
-    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples at `positions` [M, B] of each member: inputs [M, B, D] float in [0, 1], labels [M, B]."""
-        rows = self.rows.gather(1, positions)
-        inputs = self.inputs[rows].float() / self.scale
-        if self.pixels is not None:
-            inputs = inputs.gather(2, self.pixels[:, None, :].expand_as(inputs))
-        return inputs, self.outputs.gather(1, self.labels[rows])
-
-    def chunks(self, size: int = 1024) -> list[Tensor]:
-        """Positions [M, <= size] that go through all samples in order, for passes that do not train."""
-        order = torch.arange(len(self), device=self.rows.device).expand(len(self.rows), -1)
-        return list(order.split(size, dim=1))
-
-
-@dataclass(frozen=True)
 class Task:
-    """One task. index: from 1. classes: its outputs of the head."""
+    """One task. index: from 1. classes: its outputs of the head, the same for all members, whatever source classes
+    stand behind them.
+    """
 
     index: int
     classes: tuple[int, ...]
@@ -65,12 +29,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A sequence of tasks and the rule of what may be answered.
+    """A sequence of tasks, for one member per seed, and the rule of what may be answered.
 
     outputs: width C of the head. inputs: width D of a flattened input.
     """
 
     scenario: Scenario
+    seeds: tuple[int, ...]
     tasks: tuple[Task, ...]
     outputs: int
     inputs: int
@@ -96,53 +61,85 @@ class Benchmark:
 
 def build_benchmark(config: BenchmarkConfig, seeds: Sequence[int], device: torch.device) -> Benchmark:
     """The tasks of a configuration for M members, one per seed; the source is read once per process."""
-    source = SOURCES[config.source]
     inputs, labels = (tensor.to(device) for tensor in training_data(config.source, config.data_root))
     numbers = labels.cpu().numpy()
-    cuts = [cut_by_class(numbers, source.validation_fraction, seed) for seed in seeds]
+    cuts = [cut_by_class(numbers, SOURCES[config.source].validation_fraction, seed) for seed in seeds]
     tasks = []
-    for index, members in enumerate(task_classes(config), start=1):
-        outputs = outputs_of(config, index, members)
+    for index in range(1, config.tasks + 1):
+        members = [classes_of(config, index, seed) for seed in seeds]
         pixels = pixel_orders(config, index, seeds, inputs.shape[1])
         train, validation = (
-            Samples(
-                inputs,
-                labels,
-                float(source.maximum),
-                _stack([np.concatenate([cut[part][c] for c in members]) for cut in cuts], device),
-                torch.tensor([outputs] * len(seeds), device=device),
+            samples_of(
+                config,
+                (inputs, labels),
+                [np.concatenate([cut[part][c] for c in own]) for cut, own in zip(cuts, members, strict=True)],
+                output_map(config, index, members).to(device),
                 None if pixels is None else pixels.to(device),
             )
             for part in ("train", "validation")
         )
-        tasks.append(Task(index, tuple(outputs[c] for c in members), train, validation))
+        tasks.append(Task(index, tuple(outputs_of(config, index)), train, validation))
     width = max(c for task in tasks for c in task.classes) + 1
-    return Benchmark(config.scenario, tuple(tasks), width, inputs.shape[1])
+    return Benchmark(config.scenario, tuple(seeds), tuple(tasks), width, inputs.shape[1])
 
 
-def task_classes(config: BenchmarkConfig) -> list[list[int]]:
-    """Source classes of each task, in order."""
-    classes = np.arange(SOURCES[config.source].classes)
+def samples_of(
+    config: BenchmarkConfig,
+    data: tuple[Tensor, Tensor],
+    rows: Sequence[np.ndarray],
+    outputs: Tensor,
+    pixels: Tensor | None,
+) -> Samples:
+    """Samples of members whose rows of the data (flat inputs, labels) are given."""
+    own = [torch.from_numpy(member).to(data[0].device) for member in rows]
+    scale = float(SOURCES[config.source].maximum)
+    return Samples(*data, scale, stacked_rows(own), tuple(map(len, own)), outputs, pixels)
+
+
+def class_counts(config: BenchmarkConfig) -> list[int]:
+    """How many classes each task has."""
+    classes = SOURCES[config.source].classes
     if config.kind is Kind.PERMUTED:
-        return [classes.tolist()] * config.tasks
-    return [part.tolist() for part in np.array_split(classes, config.tasks)]
+        return [classes] * config.tasks
+    return list(config.classes_per_task or map(len, np.array_split(range(classes), config.tasks)))
 
 
-def outputs_of(config: BenchmarkConfig, index: int, members: list[int]) -> list[int]:
-    """Source class -> output of the head, -1 where the class is not in the task.
-
-    Domain-incremental: the class's position within its task. Otherwise a global id: the class itself for split
-    benchmarks, a block of classes per task for permuted ones.
+def outputs_of(config: BenchmarkConfig, index: int) -> range:
+    """Outputs of the head that a task's classes have, the same for all seeds. Domain-incremental: every task shares
+    them. Otherwise each task has a block of its own.
     """
-    offset = 0
-    if config.scenario is Scenario.DOMAIN:
-        offset = -members[0]
-    elif config.kind is Kind.PERMUTED:
-        offset = (index - 1) * len(members)
-    outputs = [-1] * SOURCES[config.source].classes
-    for c in members:
-        outputs[c] = c + offset
+    counts = class_counts(config)
+    first = 0 if config.scenario is Scenario.DOMAIN else sum(counts[: index - 1])
+    return range(first, first + counts[index - 1])
+
+
+def classes_of(config: BenchmarkConfig, index: int, seed: int) -> list[int]:
+    """Source classes of a task, in the order of their outputs."""
+    classes = SOURCES[config.source].classes
+    if config.kind is Kind.PERMUTED:
+        return list(range(classes))
+    shuffled = config.class_order == "shuffled"
+    order = torch.randperm(classes, generator=generator_of(seed, 0, 0, "classes")) if shuffled else range(classes)
+    counts = class_counts(config)
+    first = sum(counts[: index - 1])
+    return [int(c) for c in order[first : first + counts[index - 1]]]
+
+
+def output_map(config: BenchmarkConfig, index: int, members: Sequence[Sequence[int]]) -> Tensor:
+    """[M, S] source class -> output of the head, -1 where the class is not in the task. members: their classes."""
+    outputs = torch.full((len(members), SOURCES[config.source].classes), -1)
+    for row, classes in zip(outputs, members, strict=True):
+        row[list(classes)] = torch.tensor(outputs_of(config, index))
     return outputs
+
+
+def miniature(benchmark: Benchmark, tasks: int, most: int) -> Benchmark:
+    """The first tasks with about `most` samples each: enough to see whether something acts."""
+    first = [
+        replace(task, train=task.train.thinned(most), validation=task.validation.thinned(most))
+        for task in benchmark.tasks[:tasks]
+    ]
+    return replace(benchmark, tasks=tuple(first))
 
 
 def pixel_orders(config: BenchmarkConfig, index: int, seeds: Sequence[int], width: int) -> Tensor | None:
@@ -163,7 +160,3 @@ def cut_by_class(labels: np.ndarray, fraction: float, seed: int) -> dict[str, li
         "validation": [rows[:n] for rows, n in zip(by_class, held, strict=True)],
         "train": [rows[n:] for rows, n in zip(by_class, held, strict=True)],
     }
-
-
-def _stack(rows: list[np.ndarray], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.stack(rows)).to(device)

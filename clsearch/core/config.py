@@ -1,21 +1,27 @@
 """The configuration of one trial: frozen, validated, unknown keys refused.
 
-Each part below is a group of fields; `TrialConfig` is all of them, flat, because the same names are the keys of a
-search space, the options of a command line and the parameters of an MLflow run.
+`TrialConfig` is all parts, flat, because the same names are the keys of a search space, the options of a command line
+and the parameters of an MLflow run.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, model_validator
 
 from clsearch.core.datasets import SOURCES
-
-FOLLOWS: Any = None
-"""Default of a field whose default follows from another field, see TrialConfig._follow."""
+from clsearch.core.parts import (
+    BENCHMARKS,
+    BenchmarkConfig,
+    DistillationConfig,
+    Kind,
+    NetworkConfig,
+    ParameterChangeConfig,
+    Part,
+    Scenario,
+    TrainingConfig,
+)
 
 
 class ConfigError(ValueError):
@@ -28,147 +34,6 @@ class ConfigError(ValueError):
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
         """Workers send errors to the driver pickled; the default would pickle the joined text."""
         return type(self), (self.problems,)
-
-
-class Scenario(StrEnum):
-    """The three scenarios of van de Ven et al. 2022."""
-
-    TASK = "task"
-    DOMAIN = "domain"
-    CLASS = "class"
-
-
-class Kind(StrEnum):
-    """How a benchmark makes tasks of a source."""
-
-    SPLIT = "split"
-    PERMUTED = "permuted"
-
-
-BENCHMARKS: dict[str, tuple[Kind, str]] = {f"{kind}-{source}": (kind, source) for source in SOURCES for kind in Kind}
-"""Name of each benchmark -> (kind, source)."""
-
-
-def at_home(path: Path) -> Path:
-    """A path with `~` filled in. Raises ValueError where there is no such home."""
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise ValueError("must lie in a home that exists") from None
-
-
-class Part(BaseModel):
-    """A group of fields: frozen, no unknown keys, no NaN or infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-
-class BenchmarkConfig(Part):
-    """Benchmark"""
-
-    benchmark: Literal[tuple(BENCHMARKS)] = Field(  # type: ignore[valid-type]
-        "split-digits", description="The sequence of tasks."
-    )
-    scenario: Scenario = Field(
-        FOLLOWS,
-        validate_default=False,
-        description="Scenario: task-, domain- or class-incremental. Unless given: task for split, domain for "
-        "permuted benchmarks.",
-    )
-    tasks: int = Field(
-        FOLLOWS,
-        ge=2,
-        validate_default=False,
-        description="Number of tasks. Unless given: two classes a task for split, 10 for permuted benchmarks.",
-    )
-    data_root: Path | None = Field(
-        None, description="Folder of downloaded data sets, in torchvision's layout (digits need none)."
-    )
-
-    @property
-    def kind(self) -> Kind:
-        return BENCHMARKS[self.benchmark][0]
-
-    @property
-    def source(self) -> str:
-        return BENCHMARKS[self.benchmark][1]
-
-    @field_validator("data_root")
-    @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
-        """Workers run in other directories."""
-        return None if value is None else at_home(value).resolve()
-
-
-class NetworkConfig(Part):
-    """Network"""
-
-    hidden: tuple[int, ...] = Field((256, 256), min_length=1, description="Widths of the MLP's hidden layers.")
-
-
-class TrainingConfig(Part):
-    """Training"""
-
-    epochs: int | None = Field(None, ge=1, description="Passes over each task's data (or give --iterations).")
-    iterations: int | None = Field(None, ge=1, description="Training steps per task (or give --epochs).")
-    batch_size: int = Field(32, ge=1, description="Samples per step.")
-    learning_rate: float = Field(
-        0.1, gt=0, description="Step size of the optimizer.", json_schema_extra={"scale": "log"}
-    )
-    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer.")
-    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of SGD.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay (L2 for sgd and adam, decoupled for adamw).")
-    optimizer_state: Literal["reset", "keep"] = Field(
-        "reset", description="Whether momentum and the like start anew at each task."
-    )
-
-
-class DistillationConfig(Part):
-    """LwF"""
-
-    distillation_factor: float = Field(
-        1.0, gt=0, description="Weight of the distillation penalty.", json_schema_extra={"scale": "log"}
-    )
-    distillation_temperature: float = Field(
-        2.0,
-        gt=0,
-        description="Softens teacher and student alike (τ).",
-        json_schema_extra={"scale": "log"},
-    )
-    teachers: Literal["per_task", "last"] = Field(
-        FOLLOWS,
-        validate_default=False,
-        description="One frozen snapshot per old task, or the newest for all. Unless given: last in "
-        "class-incremental, per_task otherwise.",
-    )
-    train_head: bool = Field(
-        FOLLOWS,
-        validate_default=False,
-        description="Whether the distillation gradient reaches the head. Unless given: not in task-incremental.",
-    )
-    temperature_scaling: Literal["none", "squared"] = Field(
-        "none", description="Multiply the penalty by 1 (as published) or by τ² (Hinton et al. 2015)."
-    )
-
-
-class ParameterChangeConfig(Part):
-    """EWC"""
-
-    penalty_factor: float = Field(
-        1.0,
-        gt=0,
-        description="Weight of the parameter-change penalty (λ/2 of Kirkpatrick et al. 2017 when p = 2).",
-        json_schema_extra={"scale": "log"},
-    )
-    penalty_p_norm: float = Field(
-        2.0,
-        ge=1,
-        description="Exponent p of the parameter distance.",
-        json_schema_extra={"scale": "linear"},
-    )
-    average_over_tasks: bool = Field(
-        False, description="Divide the sum over old tasks by the number of the current task."
-    )
 
 
 NUMBERS = (
@@ -185,15 +50,53 @@ SMALLEST, LARGEST = 1e-37, 1e38
 COMMON: tuple[type[Part], ...] = (BenchmarkConfig, NetworkConfig, TrainingConfig)
 PARTS: dict[str, tuple[type[Part], ...]] = {
     "finetuning": COMMON,
+    "joint": COMMON,
+    "independent": COMMON,
     "lwf": (*COMMON, DistillationConfig),
     "ewc": (*COMMON, ParameterChangeConfig),
+    "lwf_ewc": (*COMMON, DistillationConfig, ParameterChangeConfig),
 }
 """Algorithm -> the parts of the configuration that act in it."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "clarena-first": {
+        "fisher": "batch",
+        "fisher_scale": "per_parameter",
+        "average_over_tasks": True,
+        "teachers": "per_task",
+        "train_head": False,
+    },
+}
+"""Name -> settings as other software has them; an algorithm takes those that it knows."""
 
 
 def fields_of(algorithm: str) -> tuple[str, ...]:
     """Names of the fields that act in an algorithm, in the order of the parts."""
     return tuple(name for part in PARTS[algorithm] for name in part.model_fields)
+
+
+def preset_settings(algorithm: str, preset: str | None) -> dict[str, Any]:
+    """The settings of a preset that act in an algorithm; none for an unknown one, which its own rule refuses."""
+    known = fields_of(algorithm) if algorithm in PARTS else ()
+    return {name: value for name, value in PRESETS.get(preset or "", {}).items() if name in known}
+
+
+def followed(settings: dict[str, Any]) -> dict[str, Any]:
+    """The defaults that follow other fields, where `settings` leave those fields out."""
+    name = settings.get("benchmark", "split-digits")
+    kind, source = BENCHMARKS.get(name if isinstance(name, str) else "", (None, ""))
+    if kind is None:  # refused by its own rule
+        return {"scenario": "task", "tasks": 2, "teachers": "last", "train_head": True}
+    split = kind is Kind.SPLIT
+    scenario = settings.get("scenario") or ("task" if split else "domain")
+    counts = settings.get("classes_per_task")
+    tasks = len(counts) if isinstance(counts, list | tuple) else SOURCES[source].classes // 2 if split else 10
+    return {
+        "scenario": scenario,
+        "tasks": max(2, tasks),
+        "teachers": "last" if scenario == "class" else "per_task",
+        "train_head": scenario != "task",
+    }
 
 
 class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationConfig, ParameterChangeConfig):
@@ -222,52 +125,87 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationCo
     @model_validator(mode="before")
     @classmethod
     def _follow(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the defaults that follow another field."""
-        name = settings.get("benchmark", "split-digits")
-        kind, source = BENCHMARKS.get(name if isinstance(name, str) else "", (None, ""))
-        if kind is None:  # refused by its own rule
-            return settings | {"scenario": "task", "tasks": 2, "teachers": "last", "train_head": True}
-        split = kind is Kind.SPLIT
-        scenario = settings.get("scenario") or ("task" if split else "domain")
-        return {
-            "scenario": scenario,
-            "tasks": SOURCES[source].classes // 2 if split else 10,
-            "teachers": "last" if scenario == "class" else "per_task",
-            "train_head": scenario != "task",
-        } | settings
+        return followed(settings) | settings
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         """Rules over more than one field."""
-        if (self.epochs is None) == (self.iterations is None):
-            raise ValueError(
-                f"epochs, iterations: exactly one of the two must be given; got {self.epochs}, {self.iterations}"
-            )
-        if any(width < 1 for width in self.hidden):
-            raise ValueError(f"hidden: every width must be at least 1; got {' '.join(map(str, self.hidden))}")
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum: acts with sgd only; got {self.momentum:g} with {self.optimizer}")
-        for name in NUMBERS:
-            if not SMALLEST <= getattr(self, name) <= LARGEST:
-                raise ValueError(
-                    f"{name}: must lie in single precision, {SMALLEST:g} to {LARGEST:g}; got {getattr(self, name):g}"
-                )
-        classes = SOURCES[self.source].classes
-        if self.kind is Kind.SPLIT and self.tasks > classes // 2:
-            raise ValueError(
-                f"tasks: each task needs 2 of the {classes} classes of {self.benchmark}, so at most "
-                f"{classes // 2} tasks; got {self.tasks}"
-            )
-        if self.kind is Kind.SPLIT and self.scenario is Scenario.DOMAIN and classes % self.tasks:
-            raise ValueError(
-                f"tasks: domain-incremental tasks must have equal class counts, so the number of tasks must "
-                f"divide {classes}; got {self.tasks}"
-            )
+        if problems := [*_training_problems(self), *_task_problems(self), *_method_problems(self)]:
+            raise ValueError("\n".join(problems))
         return self
 
     def flat(self) -> dict[str, Any]:
         """Every setting that acts in this algorithm, as plain values: name -> number, text, list or None."""
         return self.model_dump(mode="json", include=set(fields_of(self.algorithm)))
+
+
+def _training_problems(config: TrialConfig) -> list[str]:
+    problems = []
+    if (config.epochs is None) == (config.iterations is None):
+        problems.append(
+            f"epochs, iterations: exactly one of the two must be given; got {config.epochs}, {config.iterations}"
+        )
+    if any(width < 1 for width in config.hidden):
+        problems.append(f"hidden: every width must be at least 1; got {' '.join(map(str, config.hidden))}")
+    if config.momentum and config.optimizer != "sgd":
+        problems.append(f"momentum: acts with sgd only; got {config.momentum:g} with {config.optimizer}")
+    for name in NUMBERS:
+        value = getattr(config, name)
+        if not SMALLEST <= value <= LARGEST:
+            problems.append(f"{name}: must lie in single precision, {SMALLEST:g} to {LARGEST:g}; got {value:g}")
+    return problems
+
+
+def _task_problems(config: TrialConfig) -> list[str]:
+    """What a benchmark's classes and tasks must hold."""
+    if config.kind is not Kind.SPLIT:
+        given = {"classes_per_task": config.classes_per_task, "class_order": config.class_order}
+        return [
+            f"{name}: acts in split benchmarks only, where tasks differ in classes; got {value} with {config.benchmark}"
+            for name, value in given.items()
+            if value not in (None, "fixed")
+        ]
+    classes, counts = SOURCES[config.source].classes, config.classes_per_task
+    if counts is not None:
+        shown = " ".join(map(str, counts))
+        if len(counts) != config.tasks:
+            return [
+                f"classes_per_task: must have one number per task, and at least two tasks; got {shown} for "
+                f"{config.tasks} tasks"
+            ]
+        if min(counts) < 2 or sum(counts) > classes:
+            return [
+                f"classes_per_task: each task needs at least 2 classes, and all together at most the {classes} of "
+                f"{config.benchmark}; got {shown}"
+            ]
+        unequal, rule, got = len(set(counts)) > 1, "classes_per_task: ", shown
+    else:
+        if config.tasks > classes // 2:
+            return [
+                f"tasks: each task needs 2 of the {classes} classes of {config.benchmark}, so at most "
+                f"{classes // 2} tasks; got {config.tasks}"
+            ]
+        unequal, rule, got = classes % config.tasks != 0, f"tasks: must divide {classes}, because ", str(config.tasks)
+    if unequal and config.scenario is Scenario.DOMAIN:
+        return [f"{rule}domain-incremental tasks must have equal class counts; got {got}"]
+    return []
+
+
+def _method_problems(config: TrialConfig) -> list[str]:
+    problems = []
+    if config.distance == "mse" and config.temperature_scaling != "none":
+        problems.append(
+            f"temperature_scaling: must be none where distance is mse, which has no temperature; "
+            f"got {config.temperature_scaling}"
+        )
+    if config.gamma != 1 and config.anchors != "online":
+        problems.append(f"gamma: acts with anchors = online only; got {config.gamma:g} with {config.anchors}")
+    if config.algorithm == "independent" and config.scenario is Scenario.CLASS:
+        problems.append(
+            "scenario: must be task or domain for independent networks, because which of them answers is the task's "
+            "identity, unknown in class-incremental learning; got class"
+        )
+    return problems
 
 
 def explain(error: ValidationError) -> list[str]:
@@ -276,5 +214,5 @@ def explain(error: ValidationError) -> list[str]:
     for problem in error.errors():
         rule = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         where = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
-        lines.append(f"{where}: {rule}; got {problem['input']!r}" if where else rule)
+        lines += [f"{where}: {rule}; got {problem['input']!r}"] if where else rule.split("\n")
     return lines

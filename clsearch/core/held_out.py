@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from clsearch.core.benchmarks import Benchmark, Samples, task_classes
-from clsearch.core.config import BenchmarkConfig
+from clsearch.core.benchmarks import Benchmark, classes_of, samples_of
 from clsearch.core.datasets import read_digits, read_torchvision
+from clsearch.core.parts import BenchmarkConfig
+from clsearch.core.samples import Samples
 
 TEST: dict[str, Callable[[Path | None], tuple[Tensor, Tensor]]] = {
     "digits": lambda root: read_digits("test"),
@@ -20,19 +20,18 @@ TEST: dict[str, Callable[[Path | None], tuple[Tensor, Tensor]]] = {
 """Source -> its test part: inputs [N, *shape] uint8, labels [N] int64."""
 
 
-def held_out_samples(config: BenchmarkConfig, benchmark: Benchmark, seeds: Sequence[int]) -> tuple[Samples, ...]:
-    """Test samples of each task of a built benchmark: every member has all of them, seen as its task shows them."""
-    inputs, labels = TEST[config.source](config.data_root)
-    device = benchmark.tasks[0].train.rows.device
-    samples = []
-    for task, classes in zip(benchmark.tasks, task_classes(config), strict=True):
-        rows = torch.isin(labels, torch.tensor(classes)).nonzero().squeeze(1)
-        samples.append(
-            replace(
-                task.train,
-                inputs=inputs.flatten(1).to(device),
-                labels=labels.to(device),
-                rows=rows.expand(len(seeds), -1).to(device),
-            )
+def held_out_samples(config: BenchmarkConfig, benchmark: Benchmark) -> tuple[Samples, ...]:
+    """Test samples of each task of a built benchmark, seen by each member as its tasks show them."""
+    device = benchmark.tasks[0].validation.rows.device
+    inputs, labels = (tensor.to(device) for tensor in TEST[config.source](config.data_root))
+    numbers = labels.cpu().numpy()
+    return tuple(
+        samples_of(
+            config,
+            (inputs.flatten(1), labels),
+            [np.flatnonzero(np.isin(numbers, classes_of(config, task.index, seed))) for seed in benchmark.seeds],
+            task.validation.outputs,
+            task.validation.pixels,
         )
-    return tuple(samples)
+        for task in benchmark.tasks
+    )

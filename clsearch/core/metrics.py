@@ -42,6 +42,13 @@ def learning_accuracy(R: Tensor, t: int) -> Tensor:
     return _diagonal(R, t).mean(-1)
 
 
+def intransigence(R: Tensor, joint: Tensor, t: int) -> Tensor:
+    """Mean over j <= t of joint[j, j] - R[j, j] (Chaudhry et al. 2018): how much less of each task was learned, right
+    after learning it, than a model trained on tasks 1..j together (its matrix: joint, [..., T+1, T]) knows of it.
+    """
+    return (_diagonal(joint, t) - _diagonal(R, t)).mean(-1)
+
+
 def _diagonal(R: Tensor, t: int) -> Tensor:
     return R[..., 1 : t + 1, :t].diagonal(dim1=-2, dim2=-1)
 
@@ -66,3 +73,10 @@ def summary(R: Tensor, t: int) -> dict[str, Tensor]:
         if not transfer.isnan().any():
             values["forward_transfer"] = transfer
     return values
+
+
+def over_seeds(values: dict[str, Tensor]) -> dict[str, float]:
+    """Means over seeds of `values` [M] by name, and `<name>/std` their standard deviations (n - 1; none for M = 1)."""
+    numbers = {name: value.mean().item() for name, value in values.items()}
+    spread = {f"{name}/std": value.std().item() for name, value in values.items() if len(value) > 1}
+    return numbers | spread

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +26,22 @@ def is_head(name: str) -> bool:
     return name.startswith(f"{HEAD}.")
 
 
+class Network(Protocol):
+    """A backbone and a head, over stacked members."""
+
+    def initial(self, seeds: Sequence[int], device: torch.device) -> Params:
+        """Fresh parameters; each member from its own seed."""
+        ...
+
+    def features(self, params: Params, inputs: Tensor) -> Tensor:
+        """Backbone features [M, B, H] of `inputs` [M, B, D]."""
+        ...
+
+    def logits(self, params: Params, features: Tensor) -> Tensor:
+        """The head's outputs [M, B, C]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Layer:
     """A linear layer as it ran: its name, inputs [M, B, in] and outputs before the activation [M, B, out]."""
@@ -32,6 +49,15 @@ class Layer:
     name: str
     inputs: Tensor
     outputs: Tensor
+
+
+@runtime_checkable
+class LinearLayers(Protocol):
+    """A network whose parameters are all weights and biases of linear layers."""
+
+    def layers(self, params: Params, inputs: Tensor) -> list[Layer]:
+        """All layers as they run on `inputs` [M, B, D]; the last is the head and its outputs are the logits."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +112,7 @@ class MLP:
 
 
 def restricted(logits: Tensor, allowed: Tensor | None) -> Tensor:
-    """Logits [M, B, C] with -inf where `allowed` [C] is False; None allows all."""
+    """Logits [M, B, C] with -inf where `allowed` ([C] or [M, B, C]) is False; None allows all."""
     return logits if allowed is None else logits.masked_fill(~allowed, -math.inf)
 
 

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from clsearch.core.config import TrainingConfig
 from clsearch.core.networks import Params
+from clsearch.core.parts import TrainingConfig
 
 Moments = dict[str, Tensor]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clsearch.core.algorithms import ALGORITHMS
+from clsearch.core.algorithms import ALGORITHMS, Course
 from clsearch.core.benchmarks import Benchmark, build_benchmark
 from clsearch.core.config import NUMBERS, TrialConfig
-from clsearch.core.networks import MLP
+from clsearch.core.networks import MLP, Network
 from clsearch.core.optimizers import Optimizer, build_optimizer
 from clsearch.core.regularizers import Hyperparameters, Regularizer
 from clsearch.core.state import TrialState
@@ -24,13 +24,18 @@ class Run:
     """One configuration on M seeds, ready to train; each seed is a member."""
 
     config: TrialConfig
-    seeds: tuple[int, ...]
     device: torch.device
     benchmark: Benchmark
-    network: MLP
+    network: Network
     optimizer: Optimizer
     regularizers: tuple[Regularizer, ...]
+    course: Course
     hyperparameters: Hyperparameters
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One per member."""
+        return self.benchmark.seeds
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -69,7 +74,7 @@ def build_run(config: TrialConfig, seeds: Sequence[int], device: torch.device | 
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: must be at least one, each once; got {list(seeds)}")
-    where = torch.device(device)
+    where, algorithm = torch.device(device), ALGORITHMS[config.algorithm]
     benchmark = build_benchmark(config, seeds, where)
 
     def number(name: str) -> Tensor:
@@ -77,11 +82,11 @@ def build_run(config: TrialConfig, seeds: Sequence[int], device: torch.device | 
 
     return Run(
         config=config,
-        seeds=tuple(seeds),
         device=where,
         benchmark=benchmark,
         network=MLP(benchmark.inputs, config.hidden, benchmark.outputs),
         optimizer=build_optimizer(config),
-        regularizers=tuple(build(config) for build in ALGORITHMS[config.algorithm]),
+        regularizers=tuple(build(config) for build in algorithm.build),
+        course=algorithm.course,
         hyperparameters={name: number(name) for name in NUMBERS},
     )

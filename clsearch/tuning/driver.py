@@ -28,12 +28,9 @@ from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.records import Results, TrialRecord, metrics_of
 from clsearch.tuning.search import OBJECTIVE, OptunaSearcher, open_storage
-from clsearch.tuning.selection import Ranking, best_content, rank
+from clsearch.tuning.selection import Ranking, best_content, rank, with_intransigence
 from clsearch.tuning.tracking import Tracker, quiet
 from clsearch.tuning.trainable import STATE_FILE, TRAINABLES
-
-REFERENCES = ("finetuning",)
-"""Algorithms trained beside every search, on the same seeds."""
 
 TABLE_SECONDS = 10.0
 """trials.csv is rewritten no more often than this while a study runs; each trial's own record is written at its end."""
@@ -111,7 +108,7 @@ def search(plan: Plan, watcher: Watcher) -> None:
     searcher = OptunaSearcher(
         plan,
         open_storage(plan),
-        [name for name in REFERENCES if name != plan.algorithm],
+        plan.references,
         watcher.configure,
     )
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
@@ -211,11 +208,23 @@ class Watcher(tune.Callback):
             return
         self.written = now
         self.results.write_table("trials", self.trials())
-        self.results.write_table("references", [r for r in self.records.values() if r.number is None])
+        self.results.write_table("references", self.references())
 
     def trials(self) -> list[TrialRecord]:
         """The trials so far, in Optuna's order."""
         return sorted((r for r in self.records.values() if r.number is not None), key=lambda r: r.label)
+
+    def references(self) -> list[TrialRecord]:
+        """The references so far, in the order that the study names them."""
+        own = {r.algorithm: r for r in self.records.values() if r.number is None}
+        return [own[name] for name in self.plan.references if name in own]
+
+    def add_intransigence(self) -> None:
+        """Add the metric that needs the joint reference to every finished record."""
+        for record in with_intransigence(list(self.records.values())):
+            self.records[record.label] = record
+            self.results.write_trial(record)
+            self.tracker.add(record, "intransigence")
 
     def _note(self, trial: Trial, change: Callable[[TrialRecord], TrialRecord], ended: bool = False) -> None:
         label = trial.config["label"]
@@ -250,15 +259,15 @@ def conclude(plan: Plan, watcher: Watcher, line: ProgressLine) -> StudyResult:
     """Rank, write the tables and pictures, finish MLflow's records."""
     line.say("writing results")
     watcher.leave_unfinished()
+    watcher.add_intransigence()
     watcher.write_tables()
-    records = watcher.trials()
-    references = [r for r in watcher.records.values() if r.number is None]
+    records, references = watcher.trials(), watcher.references()
     ranking = rank(records)
     results = watcher.results
     content = best_content(plan, ranking, references)
     results.write_best(content)
-    base = next((r.metrics[OBJECTIVE] for r in references if r.state == "finished"), None)
-    figure = response(records, plan.space, base)
+    levels = {r.algorithm: r.metrics[OBJECTIVE] for r in references if r.state == "finished"}
+    figure = response(records, plan.space, levels)
     if figure is not None:
         figure.savefig(results.folder / "response.png", dpi=150)
     shutil.rmtree(results.folder / "ray", ignore_errors=True)

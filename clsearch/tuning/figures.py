@@ -41,21 +41,28 @@ def accuracy_matrix(record: TrialRecord) -> Figure:
     return figure
 
 
-def response(records: list[TrialRecord], space: Space, reference: float | None) -> Figure | None:
-    """Average accuracy over the searched hyperparameters: a map for two, points for one; None for other numbers, or
-    where no trial finished. reference: finetuning's average accuracy on the same seeds.
+def response(records: list[TrialRecord], space: Space, levels: dict[str, float]) -> Figure | None:
+    """Average accuracy over the searched hyperparameters: a map for two, else points, a panel for each; None where
+    nothing was searched or no trial finished. levels: each reference's average accuracy on the same seeds.
     """
-    if len(space) not in (1, 2) or not any(r.state == "finished" for r in records):
+    if not space or not any(r.state == "finished" for r in records):
         return None
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    (_points if len(space) == 1 else _map)(figure, axes, records, list(space), reference)
-    axes.set_xlabel(next(iter(space)).replace("_", " "))
-    axes.set_xscale("log" if next(iter(space.values())).log else "linear")
-    if len(space) == 2:
+    flat = len(space) == 2
+    columns = 1 if flat else len(space)
+    figure = Figure(figsize=(6.4 if columns == 1 else 3.4 * columns, 4.4), layout="constrained")
+    panels = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    if flat:
+        _map(figure, panels[0], records, list(space), levels.get("finetuning"))
         name, values = list(space.items())[1]
-        axes.set(ylabel=name.replace("_", " "), yscale="log" if values.log else "linear")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        panels[0].set(ylabel=name.replace("_", " "), yscale="log" if values.log else "linear")
+    for axes, (name, values) in zip(panels, space.items(), strict=False):
+        if not flat:
+            _points(axes, records, name, levels)
+        axes.set(xlabel=name.replace("_", " "), xscale="log" if values.log else "linear")
+    if not flat:
+        panels[0].set_ylabel("average accuracy (%)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -66,17 +73,16 @@ def _split(records: list[TrialRecord]) -> tuple[list[TrialRecord], list[TrialRec
     return done, [r for r in records if r.state == "failed"], scores
 
 
-def _points(figure: Figure, axes: Axes, records: list[TrialRecord], names: list[str], reference: float | None) -> None:
+def _points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str, float]) -> None:
     done, failed, scores = _split(records)
     spread = [100 * r.metrics.get("average_accuracy/std", 0.0) for r in done]
-    x = [r.values[names[0]] for r in done]
+    x = [r.values[name] for r in done]
     axes.errorbar(x, scores, spread, fmt="o", color="#542788", ecolor="#bbbbbb", label="trial, ± std over seeds")
     if failed:
-        lost = [r.values[names[0]] for r in failed]
+        lost = [r.values[name] for r in failed]
         axes.plot(lost, [scores.min()] * len(lost), "x", color="#444444", label="failed (no score)")
-    if reference is not None:
-        axes.axhline(100 * reference, color="#b35806", ls="--", label="finetuning")
-    axes.set_ylabel("average accuracy (%)")
+    for (reference, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
+        axes.axhline(100 * level, color="#b35806", ls=style, label=reference)
 
 
 def _map(figure: Figure, axes: Axes, records: list[TrialRecord], names: list[str], reference: float | None) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from clsearch.core.config import PARTS, ConfigError, Part, at_home, explain
+from clsearch.core.config import PARTS, PRESETS, ConfigError, explain, preset_settings
+from clsearch.core.parts import Part, at_home
 from clsearch.tuning.spaces import Range, Space, searchable
 
 
@@ -27,6 +28,14 @@ class StudyOptions(Part):
     trials: int | None = Field(
         None, ge=1, description="Configurations to try. Unless given: 32, or all points of a grid."
     )
+    preset: Literal[tuple(PRESETS)] | None = Field(  # type: ignore[valid-type]
+        None, description="Settings as other software has them; options given beside it win."
+    )
+    references: tuple[Literal["finetuning", "joint", "independent"], ...] = Field(
+        ("finetuning",),
+        description="Trained beside the search, on the same seeds: finetuning (lower), joint on all tasks so far "
+        "(upper; gives intransigence), independent networks, one per task.",
+    )
     seeds: int = Field(3, ge=1, description="Seeds that each configuration is trained on.")
     first_seed: int = Field(0, ge=0, description="The seeds are this number and the ones that follow it.")
     sampler: Literal["tpe", "random", "grid"] = Field("tpe", description="How Optuna chooses.")
@@ -39,6 +48,13 @@ class StudyOptions(Part):
     )
     download: bool = Field(False, description="Download the data set into the data root first.")
     verbose: bool = Field(False, description="Show what Ray, Optuna and MLflow say.")
+
+    @field_validator("references")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("must name each at most once")
+        return value
 
     @field_validator("results")
     @classmethod
@@ -70,12 +86,18 @@ class Options(StudyOptions, ResourceOptions):
 
 
 def parse(
-    algorithm: str, question: str, settings: dict[str, Any], space: Space, args: list[str] | None
+    algorithm: str,
+    question: str,
+    settings: dict[str, Any],
+    space: Space,
+    args: list[str] | None,
+    follow: bool = False,
 ) -> tuple[dict[str, Any], Space]:
     """Read a command line: settings and space of a script, changed by what the user gave.
 
-    A searchable number takes one value, which fixes it, or two, the range to search. Help and unknown options end
-    the process (exit codes 0 and 2); values against a rule raise ConfigError.
+    A searchable number takes one value, which fixes it, or two, the range to search. follow: the script's space is the
+    default one, so ranges that the user did not give are left out, to follow the settings. Help and unknown options
+    end the process (exit codes 0 and 2); values against a rule raise ConfigError.
     """
     import tyro
 
@@ -91,8 +113,22 @@ def parse(
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.EnumChoicesFromValues),
     )
     values = {name: value for group in vars(given).values() for name, value in vars(group).items()}
-    flags = {word.partition("=")[0] for word in (sys.argv[1:] if args is None else args)}
-    return _merge(values, space, flags)
+    # Underscores are taken for hyphens, as tyro does.
+    flags = {word.partition("=")[0].replace("_", "-") for word in (sys.argv[1:] if args is None else args)}
+    new_settings, new_space = _merge(values, space, flags)
+    if "--preset" in flags:
+        preset = preset_settings(algorithm, new_settings.get("preset"))
+        new_settings |= {name: v for name, v in preset.items() if not {_flag(name), _flag(f"no_{name}")} & flags}
+    if follow:
+        new_space = {name: values for name, values in new_space.items() if _flag(name) in flags}
+        # A value that neither the script nor the user gave may come to be searched, when another option changes.
+        unnamed = [name for name in searchable() if name not in settings and _flag(name) not in flags]
+        new_settings = {name: value for name, value in new_settings.items() if name not in unnamed}
+    return new_settings, new_space
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[str, Any], Space]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clsearch.core.config import PARTS, ConfigError, TrialConfig, fields_of
+from clsearch.core.config import PARTS, ConfigError, TrialConfig, fields_of, preset_settings
 from clsearch.tuning.options import Options
-from clsearch.tuning.spaces import Space, check_space
+from clsearch.tuning.spaces import Space, check_space, default_space
 
 DEFAULT_TRIALS = 32
 
@@ -38,30 +39,54 @@ class Plan:
         return tuple(range(self.options.first_seed, self.options.first_seed + self.options.seeds))
 
     @property
+    def references(self) -> tuple[str, ...]:
+        """Algorithms trained beside the search, on the same seeds."""
+        return tuple(name for name in self.options.references if name != self.algorithm)
+
+    @property
     def folder(self) -> Path:
         """results/<study>, absolute."""
         return self.options.results.resolve() / self.options.name
 
-    def trial_config(self, values: dict[str, float], algorithm: str | None = None) -> TrialConfig:
+    def trial_config(self, values: Mapping[str, Any], algorithm: str | None = None) -> TrialConfig:
         """The configuration of a trial with these hyperparameters, or of another algorithm with the same settings."""
         algorithm = algorithm or self.algorithm
         known = fields_of(algorithm)
-        return TrialConfig.of(algorithm, {k: v for k, v in (self.settings | values).items() if k in known})
+        return TrialConfig.of(algorithm, {k: v for k, v in (self.settings | dict(values)).items() if k in known})
 
 
-def make_plan(algorithm: str, space: Space, question: str, settings: dict[str, Any], command: list[str] | None) -> Plan:
-    """Validate a study. Raises ConfigError."""
+def make_plan(
+    algorithm: str,
+    space: Space,
+    question: str,
+    settings: dict[str, Any],
+    command: list[str] | None,
+    follow: bool = False,
+) -> Plan:
+    """Validate a study. follow: what `space` and `settings` leave out is searched over the default ranges, which follow
+    the settings. Raises ConfigError.
+    """
     own = {k: v for k, v in settings.items() if k in Options.model_fields}
-    shared = {k: v for k, v in settings.items() if k not in Options.model_fields and k not in space}
+    shared = {k: v for k, v in settings.items() if k not in (own.keys() | space.keys()) and v is not None}
     known = {*fields_of(algorithm), *Options.model_fields} if algorithm in PARTS else set(settings)
     if unknown := [name for name in settings if name not in known]:
         raise ConfigError([f"{name}: unknown; known are {', '.join(sorted(known))}" for name in unknown])
     options = Options.of(own)
     config = TrialConfig.of(algorithm, shared)
+    if options.preset and not preset_settings(algorithm, options.preset):
+        raise ConfigError([f"preset: must set something that acts in {algorithm}; got {options.preset}"])
+    if follow:
+        space = {name: r for name, r in default_space(config).items() if name not in shared} | space
     check_space(algorithm, space, shared)
     config = TrialConfig.of(algorithm, shared | {name: r.low for name, r in space.items()})
-    trials = _budget(options, space)
-    return Plan(question, algorithm, space, shared, config, options, trials, command)
+    plan = Plan(question, algorithm, space, shared, config, options, _budget(options, space), command)
+    for reference in plan.references:
+        try:
+            plan.trial_config({}, reference)
+        except ConfigError as error:
+            problems = [f"{problem}. Leave {reference} out of the references" for problem in error.problems]
+            raise ConfigError(problems) from None
+    return plan
 
 
 def _budget(options: Options, space: Space) -> int:

@@ -88,6 +88,8 @@ class Results:
                 "command": plan.command,
                 "config": {k: v for k, v in plan.config.flat().items() if k not in plan.space},
                 "space": {name: asdict(r) for name, r in plan.space.items()},
+                "preset": plan.options.preset,
+                "references": list(plan.references),
                 "trials": plan.trials,
                 "seeds": list(plan.seeds),
                 "sampler": plan.options.sampler,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 from clsearch.core.config import ConfigError, TrialConfig, fields_of
+from clsearch.core.datasets import SOURCES
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,14 @@ class Range:
         if self.log:
             low, high = math.log(self.low), math.log(self.high)
             inner = [math.exp(low + s * (high - low)) for s in steps[1:-1]]
+            inner = [float(f"{value:.12g}") for value in inner]  # 1000, not 1000.0000000000007
         else:
             inner = [self.low + s * (self.high - self.low) for s in steps[1:-1]]
         return [self.low, *inner, self.high]
+
+    def scaled(self, by: float) -> Range:
+        """The range times a number, its ends rounded to one digit."""
+        return Range(float(f"{self.low * by:.0e}"), float(f"{self.high * by:.0e}"), self.log)
 
 
 def LogRange(low: float, high: float) -> Range:
@@ -37,17 +43,52 @@ def LogRange(low: float, high: float) -> Range:
 
 Space = dict[str, Range]
 
-SPACES: dict[str, Space] = {
-    "lwf": {
-        "distillation_factor": LogRange(1e-4, 1e3),
-        "distillation_temperature": LogRange(1e-2, 1e2),
-    },
-    "ewc": {
-        "penalty_factor": LogRange(1e-1, 1e5),
-        "penalty_p_norm": Range(1.0, 3.0),
-    },
+LWF: Space = {
+    "distillation_factor": LogRange(1e-4, 1e3),
+    "distillation_temperature": LogRange(1e-2, 1e2),
 }
-"""Algorithm -> the hyperparameters of its own, over ranges whose ends are visibly bad."""
+EWC: Space = {
+    "penalty_factor": LogRange(1e-1, 1e5),
+    "penalty_p_norm": Range(1.0, 3.0),
+}
+LEARNING_RATE: Space = {"learning_rate": LogRange(1e-4, 1.0)}
+
+SPACES: dict[str, Space] = {
+    "finetuning": LEARNING_RATE,
+    "joint": LEARNING_RATE,
+    "independent": LEARNING_RATE,
+    "lwf": LWF,
+    "ewc": EWC,
+    "lwf_ewc": LWF | EWC,
+}
+"""Algorithm -> hyperparameters of its own, over ranges whose ends are visibly bad (with the default Fisher)."""
+
+
+def default_space(config: TrialConfig) -> Space:
+    """The space of an algorithm where none is given: that of SPACES, without a temperature where there is none to
+    search (`distance` mse), and with a penalty factor that follows how the Fisher information is measured and scaled.
+    """
+    space = dict(SPACES[config.algorithm])
+    if config.distance == "mse":
+        space.pop("distillation_temperature", None)
+    if "penalty_factor" in space:
+        space["penalty_factor"] = space["penalty_factor"].scaled(1 / usual_fisher(config))
+    return space
+
+
+def usual_fisher(config: TrialConfig) -> float:
+    """How much smaller than single samples' (`fisher` empirical, `fisher_scale` none) the Fisher information is.
+
+    `batch` is about 1/batch size of it. `sampled` and `exact` are 1 to 10 times it and `unit_trace` 0.02 to 10 times
+    (its sum after a task of split and permuted digits and MNIST measured 0.1 to 40): within what the range spans.
+    """
+    size = 1.0
+    if config.fisher == "batch" and config.fisher_scale != "unit_trace":
+        size /= config.batch_size
+    if config.fisher_scale == "per_parameter":
+        widths = (math.prod(SOURCES[config.source].shape), *config.hidden)
+        size /= sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+    return size
 
 
 def searchable() -> dict[str, str]:
@@ -57,7 +98,8 @@ def searchable() -> dict[str, str]:
 
 
 def check_space(algorithm: str, space: Space, settings: dict[str, Any]) -> None:
-    """Refuse a space that is not of this algorithm, is empty of values, or whose bounds break a rule.
+    """Refuse a space that is not of this algorithm, is empty of values, whose bounds break a rule, or of which a
+    hyperparameter cannot act.
 
     Raises ConfigError with one line per problem.
     """
@@ -67,6 +109,11 @@ def check_space(algorithm: str, space: Space, settings: dict[str, Any]) -> None:
         for name in space
         if name not in own
     ]
+    if "distillation_temperature" in space and settings.get("distance") == "mse":
+        problems.append(
+            "distillation_temperature: must not be searched where distance is mse, which has no temperature; give one "
+            "value instead of a range, or another distance"
+        )
     for name, values in space.items():
         if name in own:
             problems += _range_problems(algorithm, name, values, settings)

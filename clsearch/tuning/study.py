@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.core.config import PRESETS, ConfigError, TrialConfig, preset_settings
 from clsearch.tuning.display import near, without_password
 from clsearch.tuning.options import Options, parse
 from clsearch.tuning.plan import Plan, make_plan
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
 class Study:
     """A hyperparameter study. Any field of Options and of the algorithm's configuration is a keyword.
 
+    space: the hyperparameters searched; unless given, the algorithm's own that no keyword fixes, over ranges that
+    follow the settings (`default_space`). {} trains one configuration.
     Raises ConfigError where a setting is unknown or against its rule.
 
-        study = Study(algorithm="lwf", space=SPACES["lwf"], name="mine", benchmark="split-digits", epochs=10)
+        study = Study(algorithm="lwf", name="mine", benchmark="split-digits", epochs=10)
         study.main()    # reads the command line, prints, exits
         study.run()     # from Python
     """
 
-    def __init__(self, *, algorithm: str, space: Space, question: str = "", **settings: Any) -> None:
+    def __init__(self, *, algorithm: str, space: Space | None = None, question: str = "", **settings: Any) -> None:
         self.algorithm = algorithm
-        self.space = space
         self.question = question.strip()
-        self.settings = settings
-        self.plan = make_plan(algorithm, space, self.question, settings, command=None)
+        given = {name: value for name, value in settings.items() if value is not None}
+        self.settings = preset_settings(algorithm, settings.get("preset")) | given
+        self.follow = space is None
+        self.plan = make_plan(algorithm, space or {}, self.question, self.settings, command=None, follow=self.follow)
 
     def run(self) -> StudyResult:
         """Run the study. Raises ConfigError, before anything expensive starts, where it cannot."""
@@ -57,32 +60,38 @@ class Study:
         """The plan of this study changed by a command line. Raises ConfigError."""
         # Defaults as validated: a script may give a list for a tuple, or text for a path.
         validated = {**vars(self.plan.config), **vars(self.plan.options)}
-        own = {name: validated[name] for name in self.settings if name not in self.space}
-        settings, space = parse(self.algorithm, self.question, own, self.space, args)
-        command = _command(settings, space, own, self.space)
-        return make_plan(self.algorithm, space, self.question, settings, command)
+        own = {name: validated[name] for name in self.settings if name not in self.plan.space}
+        settings, space = parse(self.algorithm, self.question, own, self.plan.space, args, self.follow)
+        changed = {name: r for name, r in space.items() if self.follow or self.plan.space.get(name) != r}
+        command = _command(settings, changed, own, self.plan.space)
+        return make_plan(self.algorithm, space, self.question, settings, command, self.follow)
 
 
 def _carry_out(plan: Plan) -> StudyResult:
     from clsearch.tuning.preflight import check
 
     check(plan)
+    from clsearch.tuning.effect import check_effect
+
+    check_effect(plan)
     from clsearch.tuning.driver import execute
 
     return execute(plan)
 
 
-def _command(settings: dict[str, Any], space: Space, script_settings: dict[str, Any], script_space: Space) -> list[str]:
-    """The script and every option that differs from its defaults, without passwords."""
+def _command(
+    settings: dict[str, Any], changed: Space, script_settings: dict[str, Any], script_space: Space
+) -> list[str]:
+    """The script and every option that differs from its defaults, without passwords. changed: ranges that do."""
     words = [near(Path(sys.executable)), sys.argv[0]]
-    for name, values in space.items():
-        if script_space.get(name) != values:
-            words += _option(name, values)
+    for name, values in changed.items():
+        words += _option(name, values)
     known = {**Options.model_fields, **TrialConfig.model_fields}
     for name, value in settings.items():
         if name == "tracking_uri":
             value = without_password(value)
-        if name in script_space or value != script_settings.get(name, known[name].default):
+        named = name in script_space or name in PRESETS.get(settings.get("preset", ""), {})
+        if named or value != script_settings.get(name, known[name].default):
             words += _option(name, value)
     return words
 

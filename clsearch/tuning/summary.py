@@ -67,23 +67,31 @@ def top_table(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> Ta
         table.add_column(name.replace("_", "\n", 1).replace("_", " "), justify="right", no_wrap=True)
     table.add_column("average\naccuracy (%)", justify="right", no_wrap=True)
     table.add_column("average\nforgetting", justify="right", no_wrap=True)
+    joint = any("intransigence" in record.metrics for record in references + ranking.trials)
+    if joint:
+        table.add_column("intran-\nsigence", justify="right", no_wrap=True)
+    table.add_column("time\n(s)", justify="right", no_wrap=True)
     table.add_column("like\nthe best", no_wrap=True)
     for record in ranking.trials[:SHOWN]:
         mark = "best" if record is ranking.best else ("yes" if record.label in ranking.close else "")
         table.add_row(
             f"#{record.number}",
             *(f"{record.values[name]:.4g}" for name in plan.space),
-            spread(record, "average_accuracy"),
-            spread(record, "average_forgetting"),
+            *numbers(record, joint),
             mark,
         )
     table.add_section()
     for record in references:
         if record.state == "finished":
-            numbers = [spread(record, "average_accuracy"), spread(record, "average_forgetting"), ""]
             values = (f"{record.values[name]:.4g}" if name in record.values else "–" for name in plan.space)
-            table.add_row(record.algorithm, *values, *numbers)
+            table.add_row(record.algorithm, *values, *numbers(record, joint), "")
     return table
+
+
+def numbers(record: TrialRecord, joint: bool) -> list[str]:
+    """The cells of a row that are measured. joint: whether intransigence is among them."""
+    names = ("average_accuracy", "average_forgetting", *(("intransigence",) if joint else ()))
+    return [*(spread(record, name) for name in names), f"{record.seconds:.1f}"]
 
 
 def spread(record: TrialRecord, name: str) -> str:

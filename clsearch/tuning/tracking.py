@@ -60,6 +60,11 @@ class Tracker:
         """Log a trial as it stands: its run is created at the first call and ended by a final state."""
         self.tasks.put(lambda: self._update(record))
 
+    def add(self, record: TrialRecord, name: str) -> None:
+        """Log a metric (and its spread) that an ended trial was given afterwards."""
+        added = {key: value for key, value in record.metrics.items() if key.partition("/")[0] == name}
+        self.tasks.put(lambda: self._log(self.runs[record.label], metrics=added, step=record.tasks_learned))
+
     def end(self, content: dict[str, Any], metrics: dict[str, float], state: str) -> None:
         """Log best.json and the best trial's metrics, end the study's run, and wait until everything is sent."""
         self.tasks.put(lambda: self._end(content, metrics, state))

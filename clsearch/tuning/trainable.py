@@ -72,9 +72,21 @@ class ContinualTrainable(Trainable):
 
 
 class FinetuningTrainable(ContinualTrainable):
-    """Training on each task in turn, and nothing else."""
+    """Training on each task in turn, and nothing else: the lower reference."""
 
     algorithm = "finetuning"
+
+
+class JointTrainable(ContinualTrainable):
+    """At each task, fresh weights trained on all tasks so far together: the upper reference."""
+
+    algorithm = "joint"
+
+
+class IndependentTrainable(ContinualTrainable):
+    """One network per task."""
+
+    algorithm = "independent"
 
 
 class LwFTrainable(ContinualTrainable):
@@ -89,8 +101,22 @@ class EWCTrainable(ContinualTrainable):
     algorithm = "ewc"
 
 
+class LwFEWCTrainable(ContinualTrainable):
+    """Distillation and parameter change at once."""
+
+    algorithm = "lwf_ewc"
+
+
 TRAINABLES: dict[str, type[ContinualTrainable]] = {
-    cls.algorithm: cls for cls in (FinetuningTrainable, LwFTrainable, EWCTrainable)
+    cls.algorithm: cls
+    for cls in (
+        FinetuningTrainable,
+        JointTrainable,
+        IndependentTrainable,
+        LwFTrainable,
+        EWCTrainable,
+        LwFEWCTrainable,
+    )
 }
 """Algorithm -> its Trainable."""
 
@@ -104,12 +130,9 @@ def report(run: Run, state: TrialState) -> dict[str, Any]:
     t = state.tasks_learned
     values = metrics.summary(state.accuracy, t) if t else {}
     if t:
-        last = state.curve[-1].double()
+        last = last_rows(state.curve).double()
         values |= {f"train/{name}": last[:, k] for k, name in enumerate(run.columns)}
-    numbers = {name: value.mean().item() for name, value in values.items()}
-    if len(run.seeds) > 1:
-        numbers |= {f"{name}/std": value.std().item() for name, value in values.items()}
-    return numbers | {
+    return metrics.over_seeds(values) | {
         "tasks_learned": t,
         "done": t == len(run.benchmark.tasks),
         "seconds": state.seconds,
@@ -120,3 +143,10 @@ def report(run: Run, state: TrialState) -> dict[str, Any]:
             "epochs": state.epochs.tolist(),
         },
     }
+
+
+def last_rows(curve: torch.Tensor) -> torch.Tensor:
+    """[M, K] each member's last row of a learning curve [E, M, K]; one that ended earlier has NaN after it."""
+    epochs, members = (torch.arange(n) for n in curve.shape[:2])
+    last = torch.where(curve.isnan().all(2), -1, epochs[:, None]).amax(0)
+    return curve[last, members]

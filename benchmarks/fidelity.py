@@ -1,0 +1,143 @@
+"""Do clsearch's methods reach the published numbers? Split MNIST, task-incremental, as van de Ven et al. 2022.
+
+    python benchmarks/fidelity.py --data-root data
+
+Searches LwF's factor and temperature and EWC's factor (grids, two seeds, validation data), then trains finetuning, the
+two winners and joint on seeds that the search did not use, and prints test accuracy with 95 % intervals (Student t over
+seeds) beside the published means (Table 2 there; 20 seeds). Studies that exist in the results folder are used, not run
+again. Writes <results>/reference/fidelity.json.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from clsearch import LogRange, Study
+from clsearch.core.config import TrialConfig, fields_of
+from clsearch.core.files import write_atomically
+from clsearch.core.statistics import interval
+from clsearch.tuning.records import PACKAGES, code_version, version
+from clsearch.tuning.selection import final_accuracy
+
+PUBLISHED = {"finetuning": 84.3, "lwf": 99.6, "ewc": 99.1, "joint": 99.7}
+"""Test accuracy in %, van de Ven et al. 2022, Table 2."""
+
+SETTING: dict[str, Any] = {
+    "benchmark": "split-mnist",
+    "scenario": "task",
+    "class_order": "shuffled",
+    "hidden": (400, 400),
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "optimizer_state": "keep",
+    "batch_size": 128,
+}
+OWN: dict[str, dict[str, Any]] = {
+    "lwf": {"teachers": "last", "train_head": True},
+    "ewc": {"fisher": "exact", "penalty_p_norm": 2},
+}
+SPACES = {
+    "lwf": {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 8)},
+    "ewc": {"penalty_factor": LogRange(1e2, 1e8)},
+}
+POINTS = {"lwf": 3, "ewc": 7}
+
+
+@dataclass
+class Options:
+    data_root: Path
+    """Folder of MNIST's files, in torchvision's layout."""
+    results: Path = Path("results")
+    """Where the studies and the result file go."""
+    iterations: int = 2000
+    """Training steps a task."""
+    seeds: int = 5
+    """How many fresh seeds are reported: 0, 1, ..."""
+    search_seeds: int = 2
+    """How many seeds the search uses: 100, 101, ..."""
+    max_concurrent: int | None = None
+    """Trials of a search at the same time. Unless given: one per core."""
+    threads: int = 1
+    """Torch threads of the reported runs."""
+
+
+def searched(algorithm: str, options: Options) -> dict[str, Any]:
+    """best.json of the algorithm's study, which runs if it does not exist."""
+    study = Study(
+        name=f"fidelity_{algorithm}",
+        question=f"Which hyperparameters should {algorithm} have on Split MNIST?",
+        algorithm=algorithm,
+        space=SPACES[algorithm],
+        sampler="grid",
+        grid_points=POINTS[algorithm],
+        seeds=options.search_seeds,
+        first_seed=100,
+        references=(),
+        results=options.results,
+        max_concurrent=options.max_concurrent,
+        data_root=options.data_root,
+        iterations=options.iterations,
+        **SETTING,
+        **OWN[algorithm],
+    )
+    best = study.plan.folder / "best.json"
+    if not best.exists():
+        study.run()
+    return json.loads(best.read_text())
+
+
+def reported(algorithm: str, options: Options) -> dict[str, Any]:
+    """Search where there is something to search, then test accuracy on fresh seeds."""
+    best = searched(algorithm, options) if algorithm in SPACES else {"values": {}, "seeds": []}
+    settings = {**SETTING, **OWN.get(algorithm, {}), **best["values"], "iterations": options.iterations}
+    config = TrialConfig.of(algorithm, settings | {"data_root": options.data_root})
+    start = time.perf_counter()
+    scores = (100 * final_accuracy(config, range(options.seeds), best["seeds"]).mean(1)).tolist()
+    i = interval(scores)
+    return {
+        "published": PUBLISHED[algorithm],
+        "mean": i.mean,
+        "low": i.low,
+        "high": i.high,
+        "per_seed": scores,
+        "searched": best["values"],
+        "search_seeds": best["seeds"],
+        "config": {k: v for k, v in config.flat().items() if k != "data_root" and k in fields_of(algorithm)},
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(options.threads)
+    table = Table(title=f"Split MNIST, task-incremental, test, {options.seeds} seeds", box=box.SIMPLE_HEAD)
+    for column in ("", "test accuracy (%)", "95 % interval", "published", "difference", "searched"):
+        table.add_column(column, no_wrap=True)
+    content: dict[str, Any] = {
+        "source": "van de Ven et al. 2022, Table 2, Split MNIST, task-incremental",
+        "versions": {name: version(name) for name in PACKAGES},
+        "commit": code_version(),
+        "rows": {},
+    }
+    for algorithm, published in PUBLISHED.items():
+        row = content["rows"][algorithm] = reported(algorithm, options)
+        values = ", ".join(f"{name} {value:g}" for name, value in row["searched"].items())
+        cells = [f"{row['mean']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}", f"{published:.1f}"]
+        table.add_row(algorithm, *cells, f"{row['mean'] - published:+.2f}", values)
+        print(f"{algorithm}: {row['mean']:.2f} ({row['seconds']:.0f} s)", flush=True)
+    Console(width=140).print(table)
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(options.results / "reference" / "fidelity.json", text.encode())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

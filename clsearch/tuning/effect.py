@@ -1,0 +1,132 @@
+"""Whether each searched hyperparameter acts: seen by training, before a search starts.
+
+A search over a number that changes nothing looks like any other search. So the two ends of each range are trained on a
+small part of the first two tasks, the others standing where its effect is largest, and must lead to other parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from clsearch.core.benchmarks import miniature
+from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.core.loop import DivergedError, learn_task
+from clsearch.core.run import build_run
+from clsearch.tuning.plan import Plan
+from clsearch.tuning.spaces import Range
+
+SAMPLES = 512
+"""Of each task; all where it has fewer."""
+
+STEPS = 20
+"""At least this many a task, and at least one epoch."""
+
+LEAST = 1e-4
+"""An effect smaller than this share of what the task itself moves is none."""
+
+SETTINGS = (("low", "middle", "high"), ("middle", "middle", "middle"), ("high", "middle", "low"))
+"""Where the others stand, by their strong end (low, middle or high), tried in this order: at it, between, opposite."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Two tasks, learned. params: all parameters after task 2. moved: how far task 2 moved them (Euclidean). penalty:
+    the largest mean penalty of an epoch of it.
+    """
+
+    params: torch.Tensor
+    moved: float
+    penalty: float
+
+
+def check_effect(plan: Plan) -> None:
+    """Every searched hyperparameter acts. Raises ConfigError naming those that do not, and why that may be."""
+    trained: dict[tuple[float, ...], Outcome | None] = {}
+
+    def outcome(values: dict[str, float]) -> Outcome | None:
+        key = tuple(values[name] for name in plan.space)
+        if key not in trained:
+            trained[key] = learned(plan, values)
+        return trained[key]
+
+    problems = []
+    for name, values in plan.space.items():
+        pairs = []
+        for others in settings_of_others(plan, name):
+            pair = outcome(others | {name: values.low}), outcome(others | {name: values.high})
+            pairs.append(pair)
+            if effect(*pair) >= LEAST:
+                break
+        else:
+            problems.append(reason(name, values, pairs))
+    if problems:
+        raise ConfigError(problems)
+
+
+def settings_of_others(plan: Plan, name: str) -> list[dict[str, float]]:
+    """Values of the other searched hyperparameters, those with the largest expected effect first; no setting twice."""
+    found: list[dict[str, float]] = []
+    for ends in SETTINGS:
+        setting = {}
+        for other, values in plan.space.items():
+            extra = TrialConfig.model_fields[other].json_schema_extra
+            assert isinstance(extra, dict)
+            end = ends[("low", "middle", "high").index(str(extra["strong"]))]
+            setting[other] = dict(zip(("low", "middle", "high"), values.points(3), strict=True))[end]
+        del setting[name]
+        if setting not in found:
+            found.append(setting)
+    return found
+
+
+def learned(plan: Plan, values: dict[str, float]) -> Outcome | None:
+    """Train a small part of the first two tasks with these hyperparameters on the CPU; None where it diverges."""
+    config = plan.trial_config(values)
+    run = build_run(config, plan.seeds[:1])
+    benchmark = miniature(run.benchmark, 2, SAMPLES)
+    fewest = min(min(task.train.sizes) for task in benchmark.tasks)
+    epochs = math.ceil(STEPS / math.ceil(fewest / config.batch_size))
+    short = plan.trial_config(values | {"iterations": None, "epochs": epochs})
+    run = replace(run, config=short, benchmark=benchmark)
+    try:
+        first = learn_task(run, run.initial_state())
+        second = learn_task(run, first)
+    except DivergedError:
+        return None
+    before, after = (
+        torch.cat([value.flatten().double() for value in state.params.values()]) for state in (first, second)
+    )
+    penalties = second.curve[second.epochs[:, 0] == 2, 0, run.columns.index("penalty")]
+    return Outcome(after, (after - before).norm().item(), penalties.max().item())
+
+
+def effect(low: Outcome | None, high: Outcome | None) -> float:
+    """How far apart two outcomes are, as a share of what task 2 moved; infinite where one alone diverged, and 0 where
+    both did, which shows nothing.
+    """
+    if low is None or high is None:
+        return 0.0 if low is high else math.inf
+    apart = (high.params - low.params).norm().item()
+    return apart / max(low.moved, high.moved) if apart else 0.0
+
+
+def reason(name: str, values: Range, pairs: list[tuple[Outcome | None, Outcome | None]]) -> str:
+    """What is said of a hyperparameter that does not act."""
+    rule = f"{name}: must act: the parameters after task 2 must differ between the ends of its range"
+    got = f"got {values.low:g} to {values.high:g}"
+    shown = [(low, high) for low, high in pairs if low is not None and high is not None]
+    if not shown:
+        return f"{rule}; {got}, and training diverged at both. Try a smaller learning rate or range"
+    largest = max(effect(low, high) for low, high in shown)
+    penalty = max(outcome.penalty for pair in shown for outcome in pair)
+    if penalty == 0:
+        why = (
+            "the penalty stayed 0, as it does where what is remembered of task 1 is 0 (a Fisher information that "
+            "vanishes in single precision) or where training does not move the parameters"
+        )
+    else:
+        why = f"the penalty reached {penalty:.2g} at most, too little; search a larger range"
+    return f"{rule} (by {LEAST:g} of what the task moves); {got}, which differ by {largest:.1g}: {why}"
