@@ -13,7 +13,7 @@ study = Study(
     learning_rate=3e-3,
     epochs=5,
     penalty_p_norm=2,
-    references=("finetuning", "joint", "independent"),
+    references=("finetuning", "joint"),
 )
 
 if __name__ == "__main__":

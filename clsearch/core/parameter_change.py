@@ -85,10 +85,13 @@ def joined(params: Params, names: tuple[str, ...]) -> Tensor:
 def merged_quadratic(importance: Tensor, anchors: Tensor, factor: Tensor, names: tuple[str, ...]) -> Penalty:
     """Σ_k F_k (θ-θ*_k)² as one quadratic about the importance-weighted mean anchor, plus what that leaves constant.
 
-    importance, anchors: [K, M, P]; factor: [M]. Where Σ_k F_k = 0 the anchor is the newest one.
+    importance, anchors: [K, M, P]; factor: [M]. Where Σ_k F_k = 0 the anchor is the newest one. The mean is taken of
+    the differences to the newest, so that a single anchor stays exactly itself: every task starts there, and Adam makes
+    much of any rounding.
     """
     total = importance.sum(0)
-    center = torch.where(total > 0, (importance * anchors).sum(0) / total, anchors[-1])
+    shift = (importance * (anchors - anchors[-1])).sum(0) / torch.where(total > 0, total, 1)
+    center = anchors[-1] + shift
     constant = (importance * (anchors - center).square()).sum((0, 2))
 
     def penalty(student: Student, batch: Batch) -> Terms:

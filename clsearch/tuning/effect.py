@@ -16,7 +16,6 @@ from clsearch.core.config import ConfigError, TrialConfig
 from clsearch.core.loop import DivergedError, learn_task
 from clsearch.core.run import build_run
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.spaces import Range
 
 SAMPLES = 512
 """Of each task; all where it has fewer."""
@@ -44,6 +43,18 @@ class Outcome:
 
 def check_effect(plan: Plan) -> None:
     """Every searched hyperparameter acts. Raises ConfigError naming those that do not, and why that may be."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks so small only wait for each other
+    try:
+        problems = inert(plan)
+    finally:
+        torch.set_num_threads(threads)
+    if problems:
+        raise ConfigError(problems)
+
+
+def inert(plan: Plan) -> list[str]:
+    """What is to be said of each searched hyperparameter that does not act."""
     trained: dict[tuple[float, ...], Outcome | None] = {}
 
     def outcome(values: dict[str, float]) -> Outcome | None:
@@ -61,9 +72,8 @@ def check_effect(plan: Plan) -> None:
             if effect(*pair) >= LEAST:
                 break
         else:
-            problems.append(reason(name, values, pairs))
-    if problems:
-        raise ConfigError(problems)
+            problems.append(reason(plan, name, pairs))
+    return problems
 
 
 def settings_of_others(plan: Plan, name: str) -> list[dict[str, float]]:
@@ -105,28 +115,32 @@ def learned(plan: Plan, values: dict[str, float]) -> Outcome | None:
 
 def effect(low: Outcome | None, high: Outcome | None) -> float:
     """How far apart two outcomes are, as a share of what task 2 moved; infinite where one alone diverged, and 0 where
-    both did, which shows nothing.
+    both did or nothing moved, which shows nothing.
     """
     if low is None or high is None:
         return 0.0 if low is high else math.inf
-    apart = (high.params - low.params).norm().item()
-    return apart / max(low.moved, high.moved) if apart else 0.0
+    apart, moved = (high.params - low.params).norm().item(), max(low.moved, high.moved)
+    return apart / moved if moved else 0.0
 
 
-def reason(name: str, values: Range, pairs: list[tuple[Outcome | None, Outcome | None]]) -> str:
+def reason(plan: Plan, name: str, pairs: list[tuple[Outcome | None, Outcome | None]]) -> str:
     """What is said of a hyperparameter that does not act."""
+    values = plan.space[name]
     rule = f"{name}: must act: the parameters after task 2 must differ between the ends of its range"
     got = f"got {values.low:g} to {values.high:g}"
     shown = [(low, high) for low, high in pairs if low is not None and high is not None]
     if not shown:
         return f"{rule}; {got}, and training diverged at both. Try a smaller learning rate or range"
-    largest = max(effect(low, high) for low, high in shown)
-    penalty = max(outcome.penalty for pair in shown for outcome in pair)
-    if penalty == 0:
+    outcomes = [outcome for pair in shown for outcome in pair]
+    penalty, moved = max(o.penalty for o in outcomes), max(o.moved for o in outcomes)
+    if name == "learning_rate" or moved < LEAST:
+        why = f"task 2 moved the parameters by {moved:.1g} at most; search larger learning rates, or give a larger one"
+    elif penalty == 0:
         why = (
             "the penalty stayed 0, as it does where what is remembered of task 1 is 0 (a Fisher information that "
-            "vanishes in single precision) or where training does not move the parameters"
+            "vanishes in single precision)"
         )
     else:
-        why = f"the penalty reached {penalty:.2g} at most, too little; search a larger range"
+        why = f"the penalty reached {penalty:.2g} at most; search another range"
+    largest = max(effect(low, high) for low, high in shown)
     return f"{rule} (by {LEAST:g} of what the task moves); {got}, which differ by {largest:.1g}: {why}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,48 @@ def test_the_ewc_script_studies_permuted_digits_domain_incremental_by_default(tm
     config = json.loads((tmp_path / "ewc_penalty_sweep" / "study.json").read_text())["config"]
     assert (config["benchmark"], config["scenario"]) == ("permuted-digits", "domain")
     assert "One seed has no interval" in done.stdout
+
+
+def test_a_preset_and_references_from_the_command_line_reach_the_records(tmp_path: Path) -> None:
+    args = ["--preset", "clarena-first", "--references", "joint", "finetuning", "--fisher-scale", "none"]
+    args += ["--trials", "1", "--seeds", "2", "--tasks", "2", "--epochs", "1", "--hidden", "16"]
+    done = run_script("studies/lwf_ewc_together.py", *args, "--results", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "lwf_ewc_together"
+    study = json.loads((folder / "study.json").read_text())
+    assert [study["config"][name] for name in ("fisher", "fisher_scale", "average_over_tasks", "teachers")] == [
+        "batch",
+        "none",
+        True,
+        "per_task",
+    ]
+    assert study["space"]["penalty_factor"] == {"low": 3, "high": 3e6, "log": True}  # 32 samples a batch
+    assert {"--preset", "clarena-first", "--references"} <= set(study["command"])
+    assert list(pd.read_csv(folder / "references.csv").algorithm) == ["joint", "finetuning"]
+    assert "intransigence" in pd.read_csv(folder / "trials.csv")
+    assert re.findall(r"^Against (\w+):", done.stdout, re.MULTILINE) == ["joint", "finetuning"]
+    assert "sigence" in done.stdout
+    (again,) = re.findall(r"^Again +(.*)", done.stdout, re.MULTILINE)
+    assert "--preset clarena-first" in again
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["--scenario", "class"], "error: scenario: must be task or domain for independent networks"),
+        (["--references", "joint", "joint"], "error: references: must name each at most once"),
+        (["--distance", "mse", "--distillation-temperature", "1", "2"], "error: distillation_temperature: must not be"),
+        (["--penalty-factor", "1e-30", "1e-29"], "error: penalty_factor: must act: "),
+    ],
+)
+def test_what_is_refused_exits_with_2_and_nothing_is_started(tmp_path: Path, args: list[str], problem: str) -> None:
+    done = run_script("studies/lwf_ewc_together.py", *args, "--results", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "starting Ray" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "out"])
 
 
 def test_telemetry_is_off_unless_the_user_turns_it_on() -> None:

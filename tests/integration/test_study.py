@@ -23,6 +23,8 @@ from clsearch.core.loop import learn_sequence
 from clsearch.core.run import build_run
 from clsearch.tuning.display import near
 from clsearch.tuning.driver import StudyResult
+from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.tracking import run_name
 
 LWF_SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
 TINY = {"hidden": (16,), "epochs": 1, "trials": 3, "seeds": 2}
@@ -209,13 +211,15 @@ def test_a_trial_that_diverges_in_its_first_task_has_no_score_and_stops_nothing(
 def test_a_study_of_which_no_trial_finishes_exits_with_1_and_says_so(
     ray_session: str, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {**TINY, "trials": 2}
+    settings = {**TINY, "trials": 2, "hidden": (256, 256)}
     study = Study(
-        algorithm="ewc",
-        space={"penalty_p_norm": Range(2, 3)},
+        algorithm="lwf",
+        space={"learning_rate": LogRange(0.05, 1e12)},  # its low end trains; the two values of this sampler do not
         name="lost",
         results=results,
-        penalty_factor=1e15,
+        sampler="random",
+        sampler_seed=1,
+        references=("finetuning", "joint"),
         **settings,
     )
     with pytest.raises(SystemExit) as ended:
@@ -223,6 +227,7 @@ def test_a_study_of_which_no_trial_finishes_exits_with_1_and_says_so(
     assert ended.value.code == 1
     assert "No trial finished" in capsys.readouterr().out
     assert json.loads((results / "lost" / "best.json").read_text())["label"] is None
+    assert len(pd.read_csv(results / "lost" / "references.csv")) == 0  # there is no best rate for them to take
 
 
 def test_the_printed_command_reruns_the_best_configuration(
@@ -260,8 +265,100 @@ def test_a_study_on_mnist_files_runs_without_the_test_files(
         results=results,
         benchmark="split-mnist",
         data_root=tmp_path,
+        references=("finetuning", "joint", "independent"),
         **settings,
     )
     result = study.run()
-    assert [r.state for r in result.records] == ["finished"]
+    assert [r.state for r in [*result.records, *result.references]] == ["finished"] * 4
     assert not list((tmp_path / "MNIST" / "raw").glob("t10k*"))
+
+
+# Two regularizers, three references, tasks of unequal size
+
+NAMES = ("joint", "finetuning", "independent")
+
+
+@pytest.fixture(scope="module")
+def both(ray_session: str, results: Path) -> StudyResult:
+    return Study(
+        algorithm="lwf_ewc",
+        name="both",
+        results=results,
+        references=NAMES,
+        preset="clarena-first",
+        classes_per_task=(4, 2, 3),
+        class_order="shuffled",
+        **(TINY | {"trials": 2, "batch_size": 14}),
+    ).run()
+
+
+def expected_intransigence(result: StudyResult, record: TrialRecord) -> list[float]:
+    """Seed by seed, from the matrices."""
+    joint = next(np.array(r.accuracy, dtype=float) for r in result.references if r.algorithm == "joint")
+    own = np.array(record.accuracy, dtype=float)
+    return [float(np.mean([joint[m, j, j - 1] - own[m, j, j - 1] for j in (1, 2, 3)])) for m in range(2)]
+
+
+def test_both_regularizers_at_once_are_searched_over_ranges_that_follow_the_preset(both: StudyResult) -> None:
+    content = json.loads((both.plan.folder / "study.json").read_text())
+    names = ["distillation_factor", "distillation_temperature", "penalty_factor", "penalty_p_norm"]
+    assert list(content["space"]) == names
+    assert content["space"]["penalty_factor"]["low"] == pytest.approx(0.1 * 14 * (64 * 16 + 16), rel=0.34)
+    assert (content["config"]["fisher"], content["config"]["classes_per_task"]) == ("batch", [4, 2, 3])
+    assert {r.state for r in both.records} <= {"finished", "failed"}
+    assert both.best is not None
+    assert (both.plan.folder / "response.png").exists()
+
+
+def test_references_are_rows_in_the_order_that_the_study_names_them(both: StudyResult) -> None:
+    table = pd.read_csv(both.plan.folder / "references.csv")
+    assert tuple(table.algorithm) == NAMES
+    assert set(table.state) == {"finished"}
+    assert (table.seconds > 0).all()
+    assert set(json.loads((both.plan.folder / "best.json").read_text())["references"]) == set(NAMES)
+
+
+def test_references_measured_what_their_configurations_give_without_ray(both: StudyResult) -> None:
+    for record in both.references:
+        settings = {k: v for k, v in record.settings.items() if v is not None}
+        assert settings["classes_per_task"] == [4, 2, 3]
+        state = learn_sequence(build_run(TrialConfig.of(record.algorithm, settings), record.seeds))
+        np.testing.assert_array_equal(np.array(record.accuracy, dtype=float)[:, 1:], state.accuracy[:, 1:])
+
+
+def test_intransigence_of_finished_records_is_in_the_tables_the_records_and_mlflow_at_the_last_step(
+    both: StudyResult, client: MlflowClient
+) -> None:
+    folder = both.plan.folder
+    tables = pd.concat([pd.read_csv(folder / f"{name}.csv") for name in ("trials", "references")]).set_index("label")
+    runs = {run.info.run_name: run for kind in ("trial", "reference") for run in runs_of(client, "both", kind)}
+    for record in [*both.records, *both.references]:
+        written = json.loads((folder / "trials" / record.label / "record.json").read_text())["metrics"]
+        history = client.get_metric_history(runs[run_name(record)].info.run_id, "intransigence")
+        if record.algorithm == "joint" or record.state == "failed":
+            assert "intransigence" not in written
+            assert math.isnan(tables.intransigence[record.label])
+            assert history == []
+            continue
+        values = expected_intransigence(both, record)
+        for found in (record.metrics, written, tables.loc[record.label]):
+            assert found["intransigence"] == pytest.approx(np.mean(values))
+            assert found["intransigence/std"] == pytest.approx(np.std(values, ddof=1))
+        assert [(point.step, point.value) for point in history] == [(3, pytest.approx(np.mean(values)))]
+
+
+def test_each_reference_is_a_run_of_its_own_that_ended(both: StudyResult, client: MlflowClient) -> None:
+    runs = runs_of(client, "both", "reference")
+    assert {run.data.tags["algorithm"] for run in runs} == set(NAMES)
+    assert {run.info.run_name for run in runs} == {f"reference {name}" for name in NAMES}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.params["class_order"] for run in runs} == {"shuffled"}
+    (parent,) = runs_of(client, "both", "study")
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
+    assert parent.data.metrics["intransigence"] == pytest.approx(both.best.metrics["intransigence"])
+
+
+def test_members_of_unequal_size_have_rows_only_for_the_epochs_that_they_had(both: StudyResult) -> None:
+    curve = pd.read_csv(both.plan.folder / "trials" / both.best.label / "learning_curve.csv")
+    assert len(curve) == 2 * 3  # seeds x tasks, one epoch each
+    assert not curve.loss.isna().any()

@@ -14,6 +14,7 @@ from tests.tuning.builders import plan_of, record_of
 TWO = {"distillation_factor": LogRange(0.01, 100), "distillation_temperature": Range(0.5, 8)}
 ONE = {"distillation_temperature": LogRange(0.5, 8)}
 THREE = TWO | {"learning_rate": LogRange(1e-3, 1)}
+FOUR = THREE | {"penalty_p_norm": Range(1, 3)}
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def trials(tmp_path):
     """Trials of a space, one per score (None: failed), spread over their ranges."""
 
     def make(space, scores, seeds=2):
-        plan = plan_of(tmp_path, space=space, seeds=seeds)
+        plan = plan_of(tmp_path, "lwf_ewc", space=space, seeds=seeds)
         records = []
         for n, score in enumerate(scores):
             values = {name: r.points(len(scores) + 1)[n] for name, r in space.items()}
@@ -99,44 +100,54 @@ def test_the_matrix_grows_with_the_tasks(tmp_path):
 SCORES = [0.4, 0.9, None, 0.6]
 
 
-@pytest.mark.parametrize("space", [ONE, TWO], ids=["one", "two"])
-@pytest.mark.parametrize("reference", [None, 0.5])
+FINETUNING = {"finetuning": 0.5}
+ALL = {"finetuning": 0.5, "joint": 0.95, "independent": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("space", "width"),
+    [(ONE, 320), (TWO, 320), (THREE, 510), (FOUR, 680)],
+    ids=["one", "two", "three", "four"],
+)
+@pytest.mark.parametrize("levels", [{}, ALL], ids=["no level", "three levels"])
 @pytest.mark.parametrize(
     "scores",
     [SCORES, [0.4, 0.9, 0.6], [0.7, 0.7, 0.7], [0.5], [None, None, 0.5]],
     ids=["some failed", "all finished", "all equal", "one", "one finished"],
 )
-def test_the_response_is_a_png(trials, tmp_path, space, reference, scores):
-    assert saved_size(response(trials(space, scores), space, reference), tmp_path) == (320, 220)
+def test_the_response_is_a_png_as_wide_as_it_has_panels(trials, tmp_path, space, width, levels, scores):
+    figure = response(trials(space, scores), space, levels)
+    assert [figure.get_figwidth() * 50, figure.get_figheight() * 50] == pytest.approx([width, 220])
+    if (scores is SCORES) == bool(levels):  # drawing takes most of the time
+        assert saved_size(figure, tmp_path) == (width, 220)
 
 
 def test_one_seed_has_no_spread_to_draw(trials, tmp_path):
-    assert saved_size(response(trials(ONE, SCORES, seeds=1), ONE, 0.5), tmp_path) == (320, 220)
+    assert saved_size(response(trials(ONE, SCORES, seeds=1), ONE, FINETUNING), tmp_path) == (320, 220)
 
 
 @pytest.mark.parametrize("scores", [[], [None], [None, None]])
-@pytest.mark.parametrize("space", [ONE, TWO], ids=["one", "two"])
+@pytest.mark.parametrize("space", [ONE, TWO, THREE], ids=["one", "two", "three"])
 def test_there_is_no_response_where_no_trial_finished(trials, space, scores):
-    assert response(trials(space, scores), space, 0.5) is None
+    assert response(trials(space, scores), space, FINETUNING) is None
 
 
-@pytest.mark.parametrize("space", [{}, THREE], ids=["none", "three"])
-def test_there_is_no_response_of_other_numbers_of_dimensions(trials, space):
-    assert response(trials(space, [0.5]), space, 0.5) is None
+def test_there_is_no_response_where_nothing_was_searched(trials):
+    assert response(trials({}, [0.5]), {}, FINETUNING) is None
 
 
 def test_axes_have_the_names_and_scales_of_the_space(trials):
-    axes = response(trials(TWO, SCORES), TWO, 0.5).axes[0]
+    axes = response(trials(TWO, SCORES), TWO, FINETUNING).axes[0]
     assert (axes.get_xlabel(), axes.get_xscale()) == ("distillation factor", "log")
     assert (axes.get_ylabel(), axes.get_yscale()) == ("distillation temperature", "linear")
-    axes = response(trials(ONE, SCORES), ONE, 0.5).axes[0]
+    axes = response(trials(ONE, SCORES), ONE, FINETUNING).axes[0]
     assert (axes.get_xlabel(), axes.get_xscale()) == ("distillation temperature", "log")
     assert axes.get_ylabel() == "average accuracy (%)"
 
 
 def test_the_map_shows_each_finished_trial_where_it_was_and_rings_the_best(trials):
     records = trials(TWO, SCORES)
-    points, ring, lost = response(records, TWO, 0.5).axes[0].collections
+    points, ring, lost = response(records, TWO, FINETUNING).axes[0].collections
     places = [list(r.values.values()) for r in records]
     assert np.allclose(points.get_offsets(), [places[0], places[1], places[3]])
     assert np.allclose(points.get_array(), [40, 90, 60])
@@ -146,7 +157,7 @@ def test_the_map_shows_each_finished_trial_where_it_was_and_rings_the_best(trial
 
 def test_points_show_each_finished_trial_and_finetunings_line(trials):
     records = trials(ONE, SCORES)
-    figure = response(records, ONE, 0.5)
+    figure = response(records, ONE, FINETUNING)
     drawn = [np.array(line.get_xydata()) for line in figure.axes[0].lines]
     x = [r.values["distillation_temperature"] for r in records]
     assert any(np.allclose(xy, [[x[0], 40], [x[1], 90], [x[3], 60]]) for xy in drawn if xy.shape == (3, 2))
@@ -154,15 +165,68 @@ def test_points_show_each_finished_trial_and_finetunings_line(trials):
     assert sum(np.allclose(xy[0], [x[2], 40]) for xy in drawn if xy.shape == (1, 2)) == 1
 
 
-@pytest.mark.parametrize("space", [ONE, TWO], ids=["one", "two"])
+# One panel a hyperparameter
+
+
+@pytest.mark.parametrize("space", [ONE, THREE, FOUR], ids=["one", "three", "four"])
+def test_each_hyperparameter_but_two_has_a_panel_of_its_own_scale_with_every_trial(trials, space):
+    records = trials(space, SCORES)
+    panels = response(records, space, ALL).axes
+    assert [p.get_xlabel() for p in panels] == [name.replace("_", " ") for name in space]
+    assert [p.get_xscale() for p in panels] == ["log" if r.log else "linear" for r in space.values()]
+    assert [p.get_ylabel() for p in panels] == ["average accuracy (%)"] + [""] * (len(space) - 1)
+    assert len({p.get_ylim() for p in panels}) == 1
+    assert [p.yaxis.get_tick_params()["labelleft"] for p in panels[1:]] == [False] * (len(space) - 1)
+    for panel, name in zip(panels, space, strict=True):
+        drawn = [np.array(line.get_xydata()) for line in panel.lines]
+        x = [r.values[name] for r in records]
+        assert any(np.allclose(xy, [[x[0], 40], [x[1], 90], [x[3], 60]]) for xy in drawn if xy.shape == (3, 2))
+        assert sum(np.allclose(xy[0], [x[2], 40]) for xy in drawn if xy.shape == (1, 2)) == 1
+
+
+@pytest.mark.parametrize("space", [ONE, THREE], ids=["one", "three"])
+def test_every_reference_is_a_line_of_its_own_in_every_panel(trials, space):
+    figure = response(trials(space, SCORES), space, ALL)
+    for panel in figure.axes:
+        lines = {line.get_label(): line for line in panel.lines if line.get_label() in ALL}
+        assert {name: line.get_ydata()[0] for name, line in lines.items()} == pytest.approx(
+            {"finetuning": 50, "joint": 95, "independent": 80}
+        )
+        assert len({line.get_linestyle() for line in lines.values()}) == 3
+
+
+@pytest.mark.parametrize("space", [ONE, TWO, THREE], ids=["one", "two", "three"])
+def test_the_legend_names_each_thing_once(trials, space):
+    names = legend(response(trials(space, SCORES), space, ALL))
+    assert len(set(names)) == len(names)
+    assert (space is TWO) or set(ALL) < set(names)
+
+
+def test_a_level_that_is_missing_has_no_line(trials):
+    names = legend(response(trials(THREE, SCORES), THREE, {"joint": 0.9}))
+    assert "joint" in names
+    assert "finetuning" not in names
+
+
+@pytest.mark.parametrize("space", [ONE, TWO, THREE], ids=["one", "two", "three"])
 def test_failed_trials_are_in_the_legend_only_where_there_are_some(trials, space):
-    assert any("failed" in text for text in legend(response(trials(space, SCORES), space, 0.5)))
-    assert not any("failed" in text for text in legend(response(trials(space, [0.4, 0.9]), space, 0.5)))
+    assert any("failed" in text for text in legend(response(trials(space, SCORES), space, FINETUNING)))
+    assert not any("failed" in text for text in legend(response(trials(space, [0.4, 0.9]), space, FINETUNING)))
 
 
-@pytest.mark.parametrize(("reference", "between"), [(0.5, True), (0.1, False), (0.95, False), (None, False)])
-def test_the_maps_colours_turn_at_finetuning_where_it_lies_between_the_scores(trials, reference, between):
-    figure = response(trials(TWO, SCORES), TWO, reference)
+@pytest.mark.parametrize(
+    ("levels", "between"),
+    [
+        (FINETUNING, True),
+        (ALL, True),
+        ({"finetuning": 0.1}, False),
+        ({"finetuning": 0.95}, False),
+        ({}, False),
+        ({"joint": 0.5}, False),
+    ],
+)
+def test_the_maps_colours_turn_at_finetuning_where_it_lies_between_the_scores(trials, levels, between):
+    figure = response(trials(TWO, SCORES), TWO, levels)
     labels = [t.get_text() for t in figure.axes[1].get_yticklabels()]
     assert any("finetuning" in label for label in labels) == between
 
@@ -171,5 +235,5 @@ def test_drawing_leaves_no_global_figure_behind(trials):
     import matplotlib.pyplot
 
     before = matplotlib.pyplot.get_fignums()
-    response(trials(TWO, SCORES), TWO, 0.5)
+    response(trials(TWO, SCORES), TWO, FINETUNING)
     assert matplotlib.pyplot.get_fignums() == before

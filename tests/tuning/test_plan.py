@@ -115,7 +115,10 @@ def test_making_a_plan_creates_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"algorithm": "nonsense", "space": {}}, "algorithm: must be one of finetuning, lwf, ewc; got 'nonsense'"),
+        (
+            {"algorithm": "nonsense", "space": {}},
+            "algorithm: must be one of finetuning, joint, independent, lwf, ewc, lwf_ewc; got 'nonsense'",
+        ),
         ({"colour": "red"}, "colour: unknown; known are "),
         ({"penalty_factor": 1.0}, "penalty_factor: unknown; known are "),
         ({"epochs": None}, "epochs, iterations: exactly one of the two must be given; got None, None"),

@@ -139,6 +139,26 @@ def test_references_csv_has_the_references(plan, results):
     assert table.number.isna().all()
 
 
+def test_references_csv_keeps_the_order_and_the_seconds_of_several(plan, results):
+    names = ["joint", "finetuning", "independent"]
+    results.write_table("references", [record_of(plan, None, [0.5, 0.6], algorithm=name) for name in names])
+    table = pd.read_csv(results.folder / "references.csv")
+    assert table.algorithm.tolist() == names
+    assert table.seconds.tolist() == [4.5] * 3
+
+
+def test_a_metric_added_after_the_search_is_a_column_of_the_finished(plan, results):
+    done, lost = record_of(plan, 0, [0.8, 0.6]), record_of(plan, 1, [0.8, 0.6], state="failed", learned=1)
+    added = replace(done, metrics=done.metrics | {"intransigence": 0.25, "intransigence/std": 0.125})
+    results.write_table("trials", [added, lost])
+    table = pd.read_csv(results.folder / "trials.csv")
+    assert table.intransigence.tolist()[0] == 0.25
+    assert table["intransigence/std"].tolist()[0] == 0.125
+    assert math.isnan(table.intransigence[1])
+    results.write_trial(added)
+    assert strict_json(results.trial_folder("trial_00000") / "record.json")["metrics"]["intransigence"] == 0.25
+
+
 def test_best_json_holds_what_it_is_given(results):
     results.write_best({"label": "trial_00001", "values": {"x": 1e-300}, "nothing": float("nan"), "ü": [float("inf")]})
     expected = {"label": "trial_00001", "values": {"x": 1e-300}, "nothing": None, "ü": [None]}

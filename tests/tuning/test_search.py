@@ -289,3 +289,49 @@ def test_without_a_finished_trial_such_a_reference_is_left_out(begin):
     searcher.suggest("a")
     searcher.on_trial_complete("a", {"tasks_learned": 0, "failed": "training diverged"})
     assert searcher.suggest("b") == "FINISHED"
+
+
+SEVERAL = ["finetuning", "joint", "independent"]
+
+
+def test_several_references_come_first_in_their_order(begin):
+    searcher = begin(references=SEVERAL, trials=1)
+    assert [searcher.suggest(f"t{i}")["label"] for i in range(4)] == [
+        "reference_finetuning",
+        "reference_joint",
+        "reference_independent",
+        "trial_00000",
+    ]
+    assert searcher.suggest("t4") == Searcher.FINISHED
+
+
+def test_no_reference_is_no_obstacle(begin):
+    searcher = begin(references=[], space={"learning_rate": LogRange(1e-3, 1)}, trials=1)
+    assert searcher.suggest("a")["label"] == "trial_00000"
+    assert searcher.suggest("b") == Searcher.FINISHED
+
+
+def test_several_references_wait_for_the_best_learning_rate_and_each_takes_it(begin):
+    space = {"learning_rate": LogRange(1e-3, 1), "distillation_factor": LogRange(0.1, 10)}
+    searcher = begin(space=space, references=SEVERAL, trials=3)
+    asked = [searcher.suggest(name) for name in "abc"]
+    assert [a["algorithm"] for a in asked] == [None] * 3
+    for name, score in zip("abc", (0.6, 0.9, 0.7), strict=True):
+        assert searcher.suggest("r0") is None
+        searcher.on_trial_complete(name, result(3, score))
+    found = [searcher.suggest(f"r{i}") for i in range(3)]
+    assert [f["label"] for f in found] == [reference_label(name) for name in SEVERAL]
+    assert [f["algorithm"] for f in found] == SEVERAL
+    assert [f["values"] for f in found] == [{"learning_rate": asked[1]["values"]["learning_rate"]}] * 3
+    assert searcher.suggest("r3") == Searcher.FINISHED
+    for i in range(3):  # a reference that ends, or breaks, is no trial of the search
+        searcher.on_trial_complete(f"r{i}", result(3, 0.95), error=i == 1)
+    assert len(reopened(searcher).trials) == 3
+
+
+def test_a_diverged_trial_is_not_the_best_that_references_follow(begin):
+    searcher = begin(space={"learning_rate": LogRange(1e-3, 1)}, references=SEVERAL, trials=2)
+    asked = [searcher.suggest(name) for name in "ab"]
+    searcher.on_trial_complete("a", result(1, 0.99) | {"failed": "training diverged in epoch 1 of task 2"})
+    searcher.on_trial_complete("b", result(3, 0.4))
+    assert searcher.suggest("r0")["values"] == asked[1]["values"]

@@ -3,12 +3,13 @@
 import json
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from clsearch import LogRange, Range
-from clsearch.tuning.selection import against, best_content, rank, rerun_command
+from clsearch.tuning.selection import against, best_content, matrices, rank, rerun_command, with_intransigence
 from tests.tuning.builders import plan_of, planned, record_of, study_of
 
 BEST = [0.90, 0.92, 0.94]
@@ -196,3 +197,109 @@ def test_metrics_of_a_partly_learned_trial_do_not_make_it_best(plan, records):
     # Its mean over one task must never be compared with means over all.
     early = replace(record_of(plan, 9, [1.0, 1.0, 1.0], learned=1), state="failed")
     assert rank([*records, early]).best is records[2]
+
+
+# Intransigence: what a joint model knows of each task, and the trial never learned
+
+
+def with_matrix(record, *members):
+    """A record whose R are these 3x3 matrices (after task 1, 2, 3), one per seed, above a row 0 that must not count."""
+    return replace(record, accuracy=[[[0.9, 0.9, 0.9], *rows] for rows in members])
+
+
+#     after 1                 after 2          after 3
+JOINT = [[0.90, 0.10, 0.20], [0.5, 0.80, 0.3], [0.6, 0.7, 0.70]]
+TRIAL = [[0.85, 0.30, 0.40], [0.1, 0.90, 0.2], [0.2, 0.3, 0.40]]
+OTHER_JOINT = [[1.00, 0, 0], [0, 0.60, 0], [0, 0, 0.50]]
+OTHER_TRIAL = [[0.70, 0, 0], [0, 0.60, 0], [0, 0, 0.20]]
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """A trial of two seeds, finetuning and joint."""
+    plan = plan_of(tmp_path, seeds=2, references=("finetuning", "joint"))
+    trial = with_matrix(record_of(plan, 0, [0.5, 0.5]), TRIAL, OTHER_TRIAL)
+    finetuning = with_matrix(record_of(plan, None, [0.5, 0.5], algorithm="finetuning"), OTHER_TRIAL, TRIAL)
+    joint = with_matrix(record_of(plan, None, [0.5, 0.5], algorithm="joint"), JOINT, OTHER_JOINT)
+    return trial, finetuning, joint
+
+
+def test_intransigence_by_hand(compared):
+    trial, finetuning = with_intransigence(list(compared))
+    # Seed 0: (0.05 - 0.10 + 0.30) / 3; seed 1: (0.30 + 0 + 0.30) / 3.
+    first, second = 0.25 / 3, 0.6 / 3
+    assert trial.label == "trial_00000"
+    assert trial.metrics["intransigence"] == pytest.approx((first + second) / 2)
+    assert trial.metrics["intransigence/std"] == pytest.approx((second - first) / 2**0.5)
+    # Seed 0: (0.20 + 0.20 + 0.50) / 3; seed 1: (0.15 - 0.30 + 0.10) / 3.
+    assert finetuning.metrics["intransigence"] == pytest.approx((0.9 - 0.05) / 6)
+    assert finetuning.metrics["intransigence/std"] == pytest.approx((0.9 + 0.05) / 3 / 2**0.5)
+
+
+def test_intransigence_is_added_and_nothing_else_is_changed(compared):
+    found = with_intransigence(list(compared))
+    assert [r.label for r in found] == ["trial_00000", "reference_finetuning"]  # joint has none against itself
+    for before, after in zip(compared, found, strict=False):
+        assert "intransigence" not in before.metrics
+        names = {"intransigence", "intransigence/std"}
+        assert {k: v for k, v in after.metrics.items() if k not in names} == before.metrics
+        assert replace(after, metrics=before.metrics) == before
+
+
+def test_the_average_hides_what_is_paired_by_seed(compared):
+    trial, _, joint = compared
+    (found,) = with_intransigence([trial, joint])
+    (crossed,) = with_intransigence([trial, replace(joint, accuracy=joint.accuracy[::-1])])
+    assert crossed.metrics["intransigence"] == pytest.approx(found.metrics["intransigence"])
+    assert crossed.metrics["intransigence/std"] != pytest.approx(found.metrics["intransigence/std"])
+
+
+def test_intransigence_reads_no_cell_without_a_meaning(compared):
+    trial, _, joint = compared
+    (expected,) = with_intransigence([trial, joint])
+
+    def lower(record):
+        members = [
+            [[v if j < i else None for j, v in enumerate(row)] for i, row in enumerate(R)] for R in record.accuracy
+        ]
+        return replace(record, accuracy=members)
+
+    (found,) = with_intransigence([lower(trial), lower(joint)])
+    assert found.metrics == expected.metrics
+    assert matrices(lower(joint)).isnan().sum() == 2 * (3 + 3)
+
+
+def test_one_seed_has_no_spread_of_intransigence(tmp_path):
+    plan = plan_of(tmp_path, seeds=1, references=("joint",))
+    trial = with_matrix(record_of(plan, 0, [0.5]), TRIAL)
+    joint = with_matrix(record_of(plan, None, [0.5], algorithm="joint"), JOINT)
+    (found,) = with_intransigence([trial, joint])
+    assert found.metrics["intransigence"] == pytest.approx(0.25 / 3)
+    assert "intransigence/std" not in found.metrics
+
+
+def test_without_a_joint_reference_that_finished_there_is_no_intransigence(compared):
+    trial, finetuning, joint = compared
+    assert with_intransigence([trial, finetuning]) == []
+    for state in ("failed", "unfinished"):
+        assert with_intransigence([trial, finetuning, replace(joint, state=state, tasks_learned=1)]) == []
+    # A trial of joint training is no reference.
+    assert with_intransigence([trial, replace(joint, number=1)]) == []
+    assert with_intransigence([]) == []
+
+
+def test_trials_that_did_not_finish_get_none(compared):
+    trial, _, joint = compared
+    lost = replace(trial, label="trial_00001", state="failed", tasks_learned=1)
+    assert [r.label for r in with_intransigence([lost, trial, joint])] == ["trial_00000"]
+
+
+def test_best_content_holds_intransigence_and_every_reference(compared):
+    trial, finetuning, joint = compared
+    trial, finetuning = with_intransigence([trial, finetuning, joint])
+    plan = plan_of(Path("results"), seeds=2)
+    content = best_content(plan, rank([trial]), [finetuning, joint])
+    assert content["metrics"]["intransigence"] == trial.metrics["intransigence"]
+    assert list(content["references"]) == ["finetuning", "joint"]
+    assert content["references"]["finetuning"]["metrics"] == finetuning.metrics
+    assert "intransigence" not in content["references"]["joint"]["metrics"]

@@ -4,9 +4,21 @@ import itertools
 import math
 
 import pytest
+import torch
 
-from clsearch.core.config import PARTS, ConfigError, TrialConfig, fields_of
-from clsearch.tuning.spaces import SPACES, LogRange, Range, check_space, grid, searchable
+from clsearch.core.config import COMMON, PARTS, ConfigError, TrialConfig, fields_of
+from clsearch.core.loop import learn_task
+from clsearch.core.run import build_run
+from clsearch.tuning.spaces import (
+    SPACES,
+    LogRange,
+    Range,
+    check_space,
+    default_space,
+    grid,
+    searchable,
+    usual_fisher,
+)
 
 EPOCHS = {"epochs": 1}
 
@@ -63,10 +75,14 @@ def test_rows_of_spaces_are_valid_and_of_the_scale_of_their_field(algorithm):
     assert {name: "log" if r.log else "linear" for name, r in space.items()} == {n: searchable()[n] for n in space}
 
 
+def test_every_algorithm_has_a_row_of_spaces():
+    assert set(SPACES) == set(PARTS)
+
+
 @pytest.mark.parametrize("algorithm", SPACES)
 def test_rows_of_spaces_search_what_is_the_algorithms_own(algorithm):
-    own = set(PARTS[algorithm][-1].model_fields)
-    assert set(SPACES[algorithm]) == own & set(searchable())
+    own = {name for part in PARTS[algorithm] if part not in COMMON for name in part.model_fields}
+    assert set(SPACES[algorithm]) == (own & set(searchable()) or {"learning_rate"})
 
 
 @pytest.mark.parametrize("algorithm", SPACES)
@@ -120,3 +136,120 @@ def test_check_space_tells_every_problem_at_once():
 def test_the_learning_rate_can_be_searched_in_every_algorithm(algorithm):
     assert "learning_rate" in fields_of(algorithm)
     check_space(algorithm, {"learning_rate": LogRange(1e-4, 1)}, EPOCHS)
+
+
+def test_check_space_refuses_a_temperature_where_the_distance_has_none():
+    space = SPACES["lwf"]
+    check_space("lwf", space, EPOCHS | {"distance": "kl"})
+    check_space("lwf", {"distillation_factor": space["distillation_factor"]}, EPOCHS | {"distance": "mse"})
+    with pytest.raises(ConfigError) as refused:
+        check_space("lwf", space, EPOCHS | {"distance": "mse"})
+    (problem,) = refused.value.problems
+    assert problem.startswith("distillation_temperature: must not be searched where distance is mse")
+
+
+# Default ranges, which follow the settings
+
+EWC_RANGE = SPACES["ewc"]["penalty_factor"]
+FISHERS = ["empirical", "sampled", "exact", "batch"]
+SCALES = ["none", "per_parameter", "unit_trace"]
+
+
+def test_a_scaled_range_has_ends_of_one_digit_and_its_own_scale():
+    assert LogRange(1e-1, 1e5).scaled(32) == LogRange(3, 3e6)
+    assert Range(1, 3).scaled(0.026) == Range(0.03, 0.08)
+    assert LogRange(1e-1, 1e5).scaled(1) == LogRange(1e-1, 1e5)
+
+
+@pytest.mark.parametrize("algorithm", PARTS)
+def test_the_default_space_is_the_row_of_spaces_and_leaves_it_as_it_is(algorithm):
+    before = dict(SPACES[algorithm])
+    space = default_space(TrialConfig.of(algorithm, EPOCHS))
+    assert space == SPACES[algorithm] == before
+    space.clear()
+    assert SPACES[algorithm] == before
+
+
+@pytest.mark.parametrize("algorithm", ["lwf", "lwf_ewc"])
+@pytest.mark.parametrize("distance", ["cross_entropy", "kl", "mse"])
+def test_the_default_space_has_a_temperature_where_the_distance_has_one(algorithm, distance):
+    space = default_space(TrialConfig.of(algorithm, EPOCHS | {"distance": distance}))
+    assert ("distillation_temperature" in space) == (distance != "mse")
+    assert "distillation_factor" in space
+
+
+def layers(*widths):
+    """Parameters of linear layers, counted one by one."""
+    return sum(a * b + b for a, b in itertools.pairwise(widths))
+
+
+@pytest.mark.parametrize("algorithm", ["ewc", "lwf_ewc"])
+@pytest.mark.parametrize("batch_size", [8, 32, 128])
+@pytest.mark.parametrize("hidden", [(16,), (256, 100)])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("fisher", FISHERS)
+def test_the_default_factor_follows_how_the_importance_is_measured(fisher, scale, hidden, batch_size, algorithm):
+    settings = {"fisher": fisher, "fisher_scale": scale, "hidden": hidden, "batch_size": batch_size}
+    config = TrialConfig.of(algorithm, EPOCHS | settings)
+    by = 1.0
+    if fisher == "batch" and scale != "unit_trace":
+        by *= batch_size
+    if scale == "per_parameter":
+        by *= layers(64, *hidden)
+    found = default_space(config)["penalty_factor"]
+    assert usual_fisher(config) == pytest.approx(1 / by)
+    for end, base in ((found.low, EWC_RANGE.low), (found.high, EWC_RANGE.high)):
+        assert end == pytest.approx(base * by, rel=0.34)  # one digit: at worst 1.5 becomes 2 or 1
+        assert float(f"{end:.0e}") == end
+    assert found.log
+    check_space(algorithm, default_space(config), EPOCHS | settings)
+
+
+def test_the_number_of_parameters_is_that_of_the_benchmarks_backbone():
+    config = TrialConfig.of(
+        "ewc", EPOCHS | {"benchmark": "split-mnist", "hidden": (400, 400), "fisher_scale": "per_parameter"}
+    )
+    assert usual_fisher(config) == pytest.approx(1 / layers(784, 400, 400))
+
+
+def penalties(benchmark, scenario, hidden, batch_size):
+    """(fisher, scale) -> penalty at the low end of its default range and p = 2, for finetuning's own parameters after
+    two tasks, mean over seeds.
+    """
+    shared = {"hidden": hidden, "batch_size": batch_size, "benchmark": benchmark, "scenario": scenario, "tasks": 2}
+    plain = build_run(TrialConfig.of("finetuning", shared | {"epochs": 5}), [0, 1])
+    first = learn_task(plain, plain.initial_state())
+    second = learn_task(plain, first)
+    found = {}
+    for fisher, scale in itertools.product(FISHERS, SCALES):
+        config = TrialConfig.of("ewc", shared | {"epochs": 5, "fisher": fisher, "fisher_scale": scale})
+        run = build_run(config, [0, 1])
+        (regularizer,) = run.regularizers
+        memory = regularizer.remember(run.network, run.benchmark, run.benchmark.tasks[0], first.params, {})
+        total = torch.zeros(2)
+        for name, value in memory.items():
+            if name.startswith("importance/1/"):
+                changed = (
+                    second.params[name.removeprefix("importance/1/")] - first.params[name.removeprefix("importance/1/")]
+                )
+                total += (value * changed.square()).flatten(1).sum(1)
+        found[fisher, scale] = default_space(config)["penalty_factor"].low * total.mean().item()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "scenario"), [("split-digits", "task"), ("permuted-digits", "domain"), ("split-digits", "class")]
+)
+@pytest.mark.parametrize(("hidden", "batch_size"), [((16,), 8), ((256,), 32)])
+def test_penalties_at_the_default_ranges_ends_compare_however_importance_is_measured(
+    benchmark, scenario, hidden, batch_size
+):
+    found = penalties(benchmark, scenario, hidden, batch_size)
+    share = {key: value / found["empirical", "none"] for key, value in found.items()}
+    print({key: float(f"{value:.2g}") for key, value in share.items()})
+    # One digit may be off by half, twice where both are rounded.
+    for fisher, (low, high) in {"empirical": (1, 1), "batch": (1, 1.5), "sampled": (1, 10), "exact": (1, 10)}.items():
+        assert low / 1.6 < share[fisher, "none"] < high * 1.6, fisher
+        assert low / 1.6 < share[fisher, "per_parameter"] < high * 1.6, fisher
+    for fisher in FISHERS:
+        assert 0.01 < share[fisher, "unit_trace"] < 10, fisher

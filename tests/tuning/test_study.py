@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 import threading
@@ -12,13 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from clsearch import ConfigError, LogRange, Range, Study
-from clsearch.core.config import TrialConfig
+from clsearch import SPACES, ConfigError, LogRange, Range, Study
+from clsearch.core.config import PARTS, PRESETS, TrialConfig
 from clsearch.tuning import preflight
 from clsearch.tuning.display import near
 from clsearch.tuning.preflight import check_tracking
-from tests.tuning.builders import closed_port, http_port, planned, silent_port, study_of
+from clsearch.tuning.records import Results
+from clsearch.tuning.selection import rerun_command
+from tests.tuning.builders import closed_port, http_port, plan_of, planned, record_of, silent_port, study_of
 
+SEARCHED = {
+    "lwf_temperature_sweep": {"distillation_factor", "distillation_temperature"},
+    "ewc_penalty_sweep": {"penalty_factor", "penalty_p_norm"},
+    "lwf_ewc_together": {"distillation_factor", "distillation_temperature", "penalty_factor"},
+}
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.py"))
 
 
@@ -75,6 +83,8 @@ CONFIGURATION = [
     ("lwf", "--iterations 50 --epochs 2", "epochs, iterations", "exactly one of the two", "2, 50"),
     ("lwf", "--gpus-per-trial nan", "gpus_per_trial", "must be a finite number", "nan"),
     ("lwf", "--momentum 1", "momentum", "must be less than 1", "1.0"),
+    ("lwf", "--references joint joint", "references", "must name each at most once", "('joint', 'joint')"),
+    ("lwf", "--references finetuning independent --scenario class", "scenario", "must be task or domain", "class"),
 ]
 
 
@@ -103,7 +113,9 @@ def test_what_this_machine_lacks_is_refused_with_field_rule_and_value(refused, t
     assert re.search(rf"^error: {field}: .*{rule}.*got {re.escape(value)}", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("options", ["--bogus 1", "--penalty-factor 1", "stray"])
+@pytest.mark.parametrize(
+    "options", ["--bogus 1", "--penalty-factor 1", "stray", "--references ewc", "--preset clarena-second"]
+)
 def test_an_unknown_option_is_refused_and_named(refused, tmp_path, options):
     assert options.split()[0] in refused(*options.split())
     assert list(tmp_path.iterdir()) == []
@@ -181,6 +193,8 @@ print(json.dumps([
     loaded("--benchmark", "split-mnist"),
     loaded("--tracking-uri", "http://127.0.0.1:1"),
     loaded("--cpus-per-trial", "9999"),
+    loaded("--references", "finetuning", "independent", "--scenario", "class"),
+    loaded("--distance", "mse", "--distillation-temperature", "1", "2"),
     loaded("--gpus-per-trial", "99"),
 ]))
 """
@@ -191,7 +205,7 @@ def test_a_refused_run_has_not_imported_what_is_slow(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     *early, gpus = json.loads(done.stdout.splitlines()[-1])
-    assert early == [[]] * 6
+    assert early == [[]] * 8
     assert set(gpus) <= {"torch"}  # which alone knows the machine's GPUs
 
 
@@ -207,7 +221,7 @@ def test_a_script_states_its_question_and_is_a_valid_study_of_its_own_name(path)
     study = script(path)
     assert study.question.endswith("?")
     assert study.plan.options.name == path.stem
-    assert len(study.space) == 2
+    assert set(study.plan.space) == SEARCHED[path.stem]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
@@ -404,3 +418,305 @@ def test_a_database_that_does_not_answer_is_refused_without_its_password(capsys)
 def test_a_scripts_trials_do_not_bind_a_grid_that_the_user_asks_for():
     plan = planned(study_of("ewc", trials=7), "--sampler", "grid", "--grid-points", "3")
     assert plan.trials == 9
+
+
+# Default ranges, which follow the settings
+
+DEFAULT = SPACES["ewc"]
+
+
+def following(algorithm="ewc", **settings):
+    """A script that leaves the space to the defaults."""
+    return study_of(algorithm, space=None, **settings)
+
+
+def test_a_space_that_is_not_given_is_the_default_one():
+    for algorithm in PARTS:
+        assert following(algorithm).plan.space == SPACES[algorithm]
+    assert Study(algorithm="lwf", epochs=1).plan.space == SPACES["lwf"]
+
+
+def test_the_default_ranges_follow_the_keywords():
+    assert following(fisher="batch", batch_size=100).plan.space["penalty_factor"] == LogRange(10, 1e7)
+    assert "distillation_temperature" not in following("lwf", distance="mse").plan.space
+
+
+@pytest.mark.parametrize("value", [3.0, 1.0])
+def test_a_keyword_fixes_what_the_default_space_would_search(value):
+    plan = following(penalty_factor=value).plan
+    assert plan.space == {"penalty_p_norm": DEFAULT["penalty_p_norm"]}
+    assert plan.trial_config({"penalty_p_norm": 2}).penalty_factor == value
+    assert following(penalty_factor=value, penalty_p_norm=2).plan.space == {}
+
+
+def test_an_explicit_space_never_follows():
+    space = {"penalty_factor": LogRange(0.1, 1e5)}
+    study = study_of("ewc", space=space, fisher="batch")
+    assert study.plan.space == space
+    assert planned(study, "--fisher", "batch", "--fisher-scale", "per_parameter").space == space
+    assert study_of("ewc", space={}, fisher="batch").plan.space == {}
+    assert planned(study_of("ewc", space={})).space == {}
+
+
+def test_a_temperature_in_an_explicit_space_is_refused_where_the_distance_has_none(refused):
+    text = refused("--distance", "mse")
+    assert "error: distillation_temperature: must not be searched where distance is mse" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "space"),
+    [
+        ([], DEFAULT),
+        (["--fisher", "batch"], DEFAULT | {"penalty_factor": LogRange(3, 3e6)}),
+        (["--fisher=batch"], DEFAULT | {"penalty_factor": LogRange(3, 3e6)}),
+        (["--fisher", "batch", "--batch-size", "100"], DEFAULT | {"penalty_factor": LogRange(10, 1e7)}),
+        (["--fisher", "batch", "--penalty-factor", "2", "30"], DEFAULT | {"penalty_factor": LogRange(2, 30)}),
+        (["--penalty-factor", "0.1", "1e5", "--fisher", "batch"], DEFAULT),
+        (["--fisher", "batch", "--penalty-factor=2", "30"], DEFAULT | {"penalty_factor": LogRange(2, 30)}),
+        (["--fisher", "batch", "--penalty_factor", "2", "30"], DEFAULT | {"penalty_factor": LogRange(2, 30)}),
+        (["--fisher", "batch", "--penalty-factor", "2"], {"penalty_p_norm": DEFAULT["penalty_p_norm"]}),
+        (["--penalty-p-norm", "2"], {"penalty_factor": DEFAULT["penalty_factor"]}),
+        (["--penalty-p-norm", "1.5", "2"], DEFAULT | {"penalty_p_norm": Range(1.5, 2)}),
+        (["--learning-rate", "0.01", "0.1"], DEFAULT | {"learning_rate": LogRange(0.01, 0.1)}),
+        (["--penalty-factor", "2", "--penalty-p-norm", "2"], {}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_ranges_that_the_user_does_not_give_follow_and_given_ones_do_not(args, space):
+    plan = planned(following(), *args)
+    assert plan.space == space
+    again = planned(following(), *plan.command[2:])
+    assert again == plan, plan.command[2:]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--fisher", "batch"],
+        ["--fisher", "batch", "--penalty-factor", "0.1", "1e5"],
+        ["--fisher", "batch", "--penalty-factor", "5"],
+        ["--preset", "clarena-first"],
+        ["--references", "joint", "independent"],
+        ["--references"],
+    ],
+    ids=" ".join,
+)
+def test_the_best_of_a_space_that_followed_is_trained_again_as_it_was(args):
+    study = following()
+    plan = planned(study, *args)
+    values = {name: r.points(3)[1] for name, r in plan.space.items()}
+    words = shlex.split(rerun_command(plan, record_of(plan, 3, [0.5, 0.6, 0.7], values)))
+    again = planned(study, *words[2:])
+    assert again.space == {}
+    assert again.trials == 1
+    assert again.config == plan.trial_config(values)
+    assert again.references == plan.references
+
+
+def test_a_distance_with_a_temperature_brings_back_the_temperature_that_a_script_had_none_of():
+    plan = planned(following("lwf", distance="mse"), "--distance", "kl")
+    assert plan.space == following("lwf", distance="kl").plan.space
+
+
+def test_a_distance_without_a_temperature_drops_it_from_a_default_space():
+    plan = planned(following("lwf"), "--distance", "mse")
+    assert plan.space == {"distillation_factor": SPACES["lwf"]["distillation_factor"]}
+    assert planned(following("lwf"), *plan.command[2:]) == plan
+
+
+def test_none_is_unless_given_for_what_is_searched_too():
+    assert following(penalty_factor=None).plan.space == DEFAULT
+
+
+# Presets
+
+FIRST = {"fisher": "batch", "fisher_scale": "per_parameter", "average_over_tasks": True}
+FIRST_RANGE = LogRange(2000, 2e9)  # 32 samples a batch, 520 parameters of 64-8: 1,664 to 1.664e9 in one digit
+
+
+def of_config(plan, names):
+    return {name: getattr(plan.config, name) for name in names}
+
+
+def test_a_preset_fills_in_what_the_algorithm_knows():
+    plan = following(preset="clarena-first").plan
+    assert of_config(plan, FIRST) == FIRST
+    assert plan.space["penalty_factor"] == FIRST_RANGE
+    lwf = following("lwf", preset="clarena-first", scenario="class").plan
+    assert of_config(lwf, ["teachers", "train_head"]) == {"teachers": "per_task", "train_head": False}
+    both = following("lwf_ewc", preset="clarena-first", scenario="class").plan
+    assert of_config(both, [*FIRST, "teachers", "train_head"]) == FIRST | {"teachers": "per_task", "train_head": False}
+
+
+def test_every_preset_sets_fields_that_exist_to_valid_values():
+    for preset, settings in PRESETS.items():
+        plan = following("lwf_ewc", preset=preset).plan
+        assert of_config(plan, settings) == settings
+
+
+def test_a_keyword_wins_over_the_preset():
+    plan = following(preset="clarena-first", fisher="exact", average_over_tasks=False).plan
+    assert of_config(plan, FIRST) == FIRST | {"fisher": "exact", "average_over_tasks": False}
+    assert following(preset="clarena-first", fisher=None).plan.config.fisher == "batch"
+
+
+@pytest.mark.parametrize("algorithm", ["finetuning", "joint", "independent"])
+def test_a_preset_that_sets_nothing_is_refused(algorithm, refused):
+    with pytest.raises(ConfigError, match=f"^preset: must set something that acts in {algorithm}; got clarena-first"):
+        following(algorithm, preset="clarena-first")
+    with pytest.raises(ConfigError, match=f"^preset: must set something that acts in {algorithm}; got clarena-first"):
+        planned(following(algorithm), "--preset", "clarena-first")
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ConfigError, match=r"^preset: must be 'clarena-first'; got 'clarena'"):
+        following(preset="clarena")
+
+
+@pytest.mark.parametrize(
+    ("script", "args", "changed"),
+    [
+        ({}, [], {}),
+        ({"fisher": "exact"}, [], {}),
+        ({"fisher_scale": "unit_trace", "average_over_tasks": False}, [], {}),
+        ({}, ["--fisher", "exact"], {"fisher": "exact"}),
+        ({"fisher": "exact"}, ["--fisher", "exact"], {"fisher": "exact"}),
+        ({}, ["--fisher", "empirical"], {"fisher": "empirical"}),
+        ({}, ["--fisher-scale=none"], {"fisher_scale": "none"}),
+        ({}, ["--fisher_scale", "none"], {"fisher_scale": "none"}),
+        ({}, ["--no-average-over-tasks"], {"average_over_tasks": False}),
+        ({"average_over_tasks": True}, ["--no-average-over-tasks"], {"average_over_tasks": False}),
+        ({}, ["--average-over-tasks", "--fisher", "sampled"], {"fisher": "sampled"}),
+    ],
+)
+def test_a_preset_of_the_user_comes_after_the_script_and_before_flags(script, args, changed):
+    study = following(**script)
+    plan = planned(study, *args, "--preset", "clarena-first")
+    assert of_config(plan, FIRST) == FIRST | changed
+    assert plan.options.preset == "clarena-first"
+    again = planned(study, *plan.command[2:])
+    assert again == plan, plan.command[2:]
+
+
+def test_a_preset_after_an_equals_sign_is_one_too():
+    assert planned(following(), "--preset=clarena-first") == planned(following(), "--preset", "clarena-first")
+
+
+def test_a_preset_before_a_flag_is_as_one_after_it():
+    preset, flag = ["--preset", "clarena-first"], ["--fisher", "exact"]
+    assert planned(following(), *preset, *flag) == planned(following(), *flag, *preset)
+
+
+def test_a_preset_moves_the_default_range_and_no_other():
+    assert planned(following(), "--preset", "clarena-first").space["penalty_factor"] == FIRST_RANGE
+    given = planned(following(), "--preset", "clarena-first", "--penalty-factor", "2", "30")
+    assert given.space["penalty_factor"] == LogRange(2, 30)
+    assert planned(study_of("ewc"), "--preset", "clarena-first").space == study_of("ewc").plan.space
+
+
+def test_flags_beside_a_preset_of_the_script_change_their_own_setting_alone():
+    study = following(preset="clarena-first")
+    assert planned(study).space == study.plan.space
+    plan = planned(study, "--fisher", "exact")
+    assert of_config(plan, FIRST) == FIRST | {"fisher": "exact"}
+    assert planned(study, *plan.command[2:]) == plan
+
+
+@pytest.mark.parametrize("preset", [None, "clarena-first"])
+def test_no_preset_at_all_may_be_said(preset):
+    settings = {} if preset is None else {"preset": preset}
+    assert planned(following(**settings), "--preset", "None").options.preset is None
+
+
+def test_a_preset_is_recorded(tmp_path):
+    plan = planned(following(results=tmp_path), "--preset", "clarena-first")
+    Results(plan).begin()
+    content = json.loads((plan.folder / "study.json").read_text())
+    assert {name: content["config"][name] for name in FIRST} == FIRST
+    assert "clarena-first" in content["command"]
+    assert content["preset"] == "clarena-first"
+
+
+# References
+
+
+@pytest.mark.parametrize(
+    ("references", "found"),
+    [
+        (["finetuning", "joint", "independent"], ("finetuning", "joint", "independent")),
+        (("independent", "finetuning"), ("independent", "finetuning")),
+        ((), ()),
+        (["joint"], ("joint",)),
+    ],
+)
+def test_references_keep_their_order_from_python_and_the_command_line(references, found):
+    assert study_of(references=references).plan.references == found
+    plan = planned(study_of(), "--references", *references)
+    assert plan.references == found
+    assert planned(study_of(), *plan.command[2:]) == plan
+    assert planned(study_of(references=references)).command[2:] == []
+
+
+def test_finetuning_is_the_reference_unless_told():
+    assert study_of().plan.references == planned(study_of()).references == ("finetuning",)
+
+
+@pytest.mark.parametrize("algorithm", ["finetuning", "joint", "independent"])
+def test_a_study_of_a_reference_is_no_reference_to_itself(algorithm):
+    plan = study_of(algorithm, space=None, references=("finetuning", "joint", "independent")).plan
+    assert plan.references == tuple(n for n in ("finetuning", "joint", "independent") if n != algorithm)
+
+
+@pytest.mark.parametrize(
+    ("references", "rule", "value"),
+    [
+        (["joint", "finetuning", "joint"], "must name each at most once", "['joint', 'finetuning', 'joint']"),
+        (["ewc"], "must be 'finetuning', 'joint' or 'independent'", "'ewc'"),
+        ("joint", "must be", "'joint'"),
+    ],
+)
+def test_references_that_cannot_be_are_refused(references, rule, value):
+    with pytest.raises(ConfigError) as refused:
+        study_of(references=references)
+    (problem,) = refused.value.problems
+    assert problem.startswith("references: ")
+    assert problem.index(rule) < problem.index(f"got {value}")
+
+
+def test_independent_networks_are_refused_in_class_incremental_learning_when_the_study_is_made(refused):
+    with pytest.raises(ConfigError, match="independent networks"):
+        study_of(references=("finetuning", "independent"), scenario="class")
+    study_of(references=("finetuning", "joint"), scenario="class")
+    assert "independent networks" in refused("--references", "independent", "--scenario", "class")
+
+
+def test_the_refusal_of_a_reference_says_how_to_leave_it_out(refused):
+    assert "references" in refused("--scenario", "class", references=("finetuning", "independent"))
+
+
+def test_a_reference_has_the_studys_settings(tmp_path):
+    plan = plan_of(
+        tmp_path,
+        "lwf_ewc",
+        classes_per_task=(4, 2, 3),
+        class_order="shuffled",
+        preset="clarena-first",
+        learning_rate=0.3,
+        references=("joint", "independent"),
+    )
+    for name in plan.references:
+        config = plan.trial_config({}, name)
+        assert config.algorithm == name
+        assert config.classes_per_task == (4, 2, 3)
+        assert config.class_order == "shuffled"
+        assert config.learning_rate == 0.3
+
+
+# What does not act
+
+
+def test_a_hyperparameter_that_does_not_act_is_refused_before_anything_starts(refused, tmp_path):
+    text = refused("--distillation-factor", "1e-8", "1e-7")
+    assert re.match(r"error: distillation_factor: must act: .*; got 1e-08 to 1e-07, which differ by", text)
+    assert "error: distillation_temperature: must act:" in text
+    assert list((tmp_path / "out").iterdir()) == []

@@ -54,15 +54,22 @@ def test_no_cell_of_a_scripts_summary_is_cut_off_at_80_columns(path, tmp_path):
     values = [{name: 0.0012345 * (n + 1) if r.log else 1.2345 for name, r in plan.space.items()} for n in range(6)]
     forgetting = {"average_forgetting": 0.1234, "average_forgetting/std": 0.1234}
     records = [record_of(plan, 10_000 + n, s, v) for n, (s, v) in enumerate(zip(scores, values, strict=True))]
-    records = [replace(r, metrics=r.metrics | forgetting) for r in records]
-    text = shown(plan, records, [finetuning(plan, (0.2, 0.5, 0.45))])
+    lost = (
+        forgetting | {"intransigence": 0.1234, "intransigence/std": 0.1234}
+        if "joint" in plan.references
+        else forgetting
+    )
+    records = [replace(r, metrics=r.metrics | lost, seconds=1234.5) for r in records]
+    references = [record_of(plan, None, [0.2, 0.5, 0.45], algorithm=name) for name in plan.references]
+    text = shown(plan, records, references)
     assert "…" not in text
     heading = text[text.index("Validation") : text.index("──")]
     assert {word for name in plan.space for word in name.split("_")} <= set(heading.split())
     assert "like" in heading
     assert "the best" in heading
     assert [row[0] for row in rows_below(text, "Validation")] == [f"#1000{n}" for n in (5, 4, 3, 2, 1)]
-    assert row_of(text, "finetuning")[1:3] == ["–", "–"]
+    for name in plan.references:
+        assert row_of(text, name)[1:3] == ["–", "–"]
 
 
 def test_the_best_comes_first_with_its_values(plan):
@@ -82,6 +89,41 @@ def test_the_references_row_has_its_accuracy_and_the_difference_its_interval(pla
     assert row_of(text, "finetuning")[:6] == ["finetuning", "–", "–", "86.00", "±", "1.00"]
     # Differences 5, 6, 7 points: 6 ± 4.303 / sqrt(3).
     assert "Against finetuning: +6.00 points, 95 % interval +3.52 to +8.48." in text
+
+
+def test_the_seconds_of_trials_and_references_are_shown(plan):
+    text = shown(plan, [record_of(plan, 0, [0.9] * 3)], [replace(finetuning(plan), seconds=12.34)])
+    assert row_of(text, "#0")[-2:] == ["4.5", "best"]
+    assert row_of(text, "finetuning")[-1] == "12.3"
+    assert "seconds" in text
+
+
+def test_what_joint_training_knows_more_has_a_column_where_it_was_measured(plan):
+    best, base = record_of(plan, 0, [0.9] * 3), finetuning(plan)
+    joint = record_of(plan, None, [0.95] * 3, algorithm="joint")
+    assert "sigence" not in shown(plan, [best], [base])
+    assert "sigence" not in shown(plan, [best], [base, joint])
+    best, base = (replace(r, metrics=r.metrics | {"intransigence": v}) for r, v in ((best, 0.0321), (base, -0.0123)))
+    text = shown(plan, [best], [base, joint])
+    assert re.search(r"intran-", text)
+    assert row_of(text, "#0")[-3:] == ["3.21", "4.5", "best"]
+    assert row_of(text, "finetuning")[-2:] == ["-1.23", "4.5"]
+    assert row_of(text, "joint")[-2:] == ["–", "4.5"]
+
+
+def test_every_reference_has_a_row_and_a_line_in_the_order_that_it_is_given(plan):
+    names = ["joint", "finetuning", "independent"]
+    references = [record_of(plan, None, [0.8, 0.82, 0.84], algorithm=name) for name in names]
+    text = shown(plan, [record_of(plan, 0, [0.9, 0.92, 0.94])], references)
+    assert [row[0] for row in rows_below(text, "Validation")[1:]] == []
+    assert [line.split()[0] for line in text.splitlines() if line.split()[:1] and line.split()[0] in names] == names
+    assert re.findall(r"Against (\w+): \+10\.00 points", text) == names
+
+
+def test_without_references_there_is_nothing_to_compare_with(plan):
+    text = shown(plan, [record_of(plan, 0, [0.9] * 3)])
+    assert "Against" not in text
+    assert "finetuning" not in text
 
 
 def test_trials_that_cannot_be_told_from_the_best_are_marked(plan):

@@ -20,6 +20,7 @@ from tests.tuning.builders import closed_port, plan_of, record_of
 
 SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}
 VALUES = {"penalty_factor": 0.1 + 0.2, "penalty_p_norm": 1.5}
+INTRANSIGENCE = {"intransigence": 0.25, "intransigence/std": 0.125}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,6 +63,9 @@ def told(results, tmp_path_factory):
         tracker.update(record_of(plan, 3, [0.7, 0.7], VALUES, learned=1, state="running"))
         for record in (done, lost, reference, running, cut):
             tracker.update(record)
+        tracker.add(
+            replace(done, metrics=done.metrics | INTRANSIGENCE | {"intransigence_of_others": 1.0}), "intransigence"
+        )
         tracker.end({"values": VALUES, "broken": float("nan")}, {"average_accuracy": 0.7}, "finished")
     assert warnings == []
     client = MlflowClient(default_store(plan))
@@ -180,9 +184,18 @@ def test_metrics_have_a_history_whose_step_is_the_number_of_tasks_learned(told):
 def test_the_last_metrics_are_the_records_and_every_one_but_seconds_has_its_spread(told):
     metrics = dict(told.done.data.metrics)
     assert metrics.pop("seconds") == told.record.seconds
-    assert metrics == pytest.approx(told.record.metrics)
+    assert metrics == pytest.approx(told.record.metrics | INTRANSIGENCE)
     means = {name for name in metrics if not name.endswith("/std")}
     assert {f"{name}/std" for name in means} == set(metrics) - means
+
+
+def test_a_metric_that_an_ended_trial_is_given_afterwards_is_logged_once_at_its_last_step(told):
+    assert history(told, told.done, "intransigence") == [(2, 0.25)]
+    assert history(told, told.done, "intransigence/std") == [(2, 0.125)]
+    assert "intransigence_of_others" not in told.done.data.metrics
+    assert [step for step, _ in history(told, told.done, "average_accuracy")] == [1, 2]
+    assert told.done.info.status == "FINISHED"
+    assert "intransigence" not in told.reference.data.metrics
 
 
 def test_the_study_has_its_best_trials_numbers(told):

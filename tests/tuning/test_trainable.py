@@ -11,7 +11,14 @@ from clsearch.core.config import ConfigError, TrialConfig
 from clsearch.core.loop import learn_sequence
 from clsearch.core.run import build_run
 from clsearch.tuning.records import metrics_of
-from clsearch.tuning.trainable import STATE_FILE, TRAINABLES, EWCTrainable, FinetuningTrainable, LwFTrainable
+from clsearch.tuning.trainable import (
+    STATE_FILE,
+    TRAINABLES,
+    EWCTrainable,
+    FinetuningTrainable,
+    LwFTrainable,
+    last_rows,
+)
 
 SETTINGS = {"hidden": (8,), "epochs": 1, "batch_size": 64, "tasks": 3}
 CONFIG = SETTINGS | {"seeds": [0, 1]}
@@ -61,10 +68,11 @@ def test_a_step_learns_a_task_and_the_last_is_done(algorithm):
 @pytest.mark.parametrize("algorithm", TRAINABLES)
 def test_a_result_has_the_metrics_and_their_spread(algorithm):
     first, _, last = steps(TRAINABLES[algorithm](config=CONFIG), 3)
-    train = TRAIN | ({"train/kl"} if algorithm == "lwf" else set())
+    train = TRAIN | ({"train/kl"} if algorithm.startswith("lwf") else set())
     expected = SUMMARY | train | {"accuracy/task_01"}
     assert set(metrics_of(first)) == expected | {f"{name}/std" for name in expected}
-    expected |= AFTER_TWO | {f"accuracy/task_{j:02d}" for j in (2, 3)} | {f"forgetting/task_{j:02d}" for j in (1, 2)}
+    expected |= AFTER_TWO - ({"forward_transfer"} if algorithm == "independent" else set())
+    expected |= {f"accuracy/task_{j:02d}" for j in (2, 3)} | {f"forgetting/task_{j:02d}" for j in (1, 2)}
     assert set(metrics_of(last)) == expected | {f"{name}/std" for name in expected}
 
 
@@ -102,6 +110,32 @@ def test_the_learning_curve_has_a_row_per_epoch():
     assert torch.tensor(record["curve"]).shape == (4, 2, len(record["columns"]))
     losses = torch.tensor(record["curve"])[-1, :, record["columns"].index("loss")]
     assert result["train/loss"] == pytest.approx(losses.mean().item())
+
+
+def test_the_last_epoch_is_each_members_own_where_members_differ_in_size():
+    # Batches of 14: some members take their 31 steps in fewer epochs of task 1 than others, and in more of task 3.
+    sizes = {"tasks": 3, "classes_per_task": (2, 4, 2), "class_order": "shuffled"}
+    config = {"hidden": (8,), "batch_size": 14, "iterations": 31, "seeds": [0, 1, 2]} | sizes
+    shorter = set()
+    for result in steps(LwFTrainable(config=config), 3):
+        record = result["record"]
+        curve, task = torch.tensor(record["curve"], dtype=torch.float64), torch.tensor(record["epochs"])[:, 0]
+        lost = curve.isnan().any(2)
+        shorter |= {(int(task[e]), int(m)) for e, m in lost.nonzero()}
+        last = [max(e for e in range(len(curve)) if not lost[e, m]) for m in range(3)]
+        assert all(task[e] == result["tasks_learned"] for e in last)
+        for k, name in enumerate(record["columns"]):
+            values = torch.stack([curve[e, m, k] for m, e in enumerate(last)])
+            assert result[f"train/{name}"] == pytest.approx(values.mean().item()), name
+            assert result[f"train/{name}/std"] == pytest.approx(values.std().item()), name
+    assert len({t for t, _ in shorter}) > 1  # or nothing was shown
+
+
+def test_last_rows_are_the_last_that_were_measured():
+    nan = math.nan
+    columns = [[1, 2, nan, 4, nan], [1, 2, 3, 4, 5], [1, nan, nan, 4, 5], [1, nan, 3, nan, nan]]
+    curve = torch.tensor(columns).T[:, :, None] * torch.tensor([1.0, 10.0])
+    assert last_rows(curve).tolist() == [[4, 40], [5, 50], [5, 50], [3, 30]]
 
 
 def test_the_config_may_name_another_algorithm_than_the_class():
@@ -262,6 +296,10 @@ def test_divergence_in_a_later_task_keeps_the_numbers_from_before(tmp_path):
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 def test_no_metric_is_nan_or_infinite_in_any_scenario(algorithm, scenario):
     config = CONFIG | {"scenario": scenario, "tasks": 2, "algorithm": algorithm}
+    if (algorithm, scenario) == ("independent", "class"):
+        with pytest.raises(ConfigError, match=r"^scenario: must be task or domain for independent networks"):
+            FinetuningTrainable(config=config)
+        return
     for result in steps(FinetuningTrainable(config=config), 2):
         assert all(math.isfinite(v) for v in numbers(result).values())
-    assert ("forward_transfer" in result) == (scenario != "class")
+    assert ("forward_transfer" in result) == (scenario != "class" and algorithm != "independent")
