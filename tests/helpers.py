@@ -2,16 +2,20 @@
 
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from clsearch.core.benchmarks import Benchmark, Samples, Task
-from clsearch.core.config import Scenario, TrialConfig
+from clsearch.core.benchmarks import Benchmark, Task
+from clsearch.core.config import TrialConfig
 from clsearch.core.networks import MLP, Params
+from clsearch.core.parts import Scenario
+from clsearch.core.regularizers import Student
 from clsearch.core.run import Run, build_run
+from clsearch.core.samples import Batch, Mixture, Samples, stacked_rows
 
 # The networks here are so small that threads only wait for each other: minutes instead of seconds on a busy machine.
 torch.set_num_threads(1)
@@ -45,15 +49,33 @@ def forward(params: Params, inputs: Tensor) -> Tensor:
     return values
 
 
+def leaves_of(params: Params) -> Params:
+    return {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+
+
+def doubled(params: Params) -> Params:
+    return {name: value.detach().double().requires_grad_() for name, value in params.items()}
+
+
+def student_of(network: MLP, leaves: Params, inputs: Tensor) -> Student:
+    features = network.features(leaves, inputs)
+    return Student(leaves, features, network.logits(leaves, features))
+
+
 def random_params(network: MLP, members: int, seed: int) -> Params:
     return network.initial([1000 * seed + m for m in range(members)], CPU)
 
 
 def tiny_benchmark(
-    scenario: Scenario, groups: Sequence[int], members: int = 2, samples: int = 9, inputs: int = 5
+    scenario: Scenario,
+    groups: Sequence[int],
+    members: int = 2,
+    samples: int | Sequence[int] = 9,
+    inputs: int = 5,
 ) -> Benchmark:
-    """Random data: task k has `groups[k-1]` classes and `samples` rows, other rows for each member."""
+    """Random data: task k has `groups[k-1]` classes and `samples` rows (of each member), other rows for each member."""
     generator = torch.Generator().manual_seed(5)
+    sizes = [samples] * members if isinstance(samples, int) else list(samples)
     total = sum(groups)
     labels = torch.arange(40 * total) % total
     values = torch.randint(0, 256, (len(labels), inputs), generator=generator, dtype=torch.uint8)
@@ -63,11 +85,53 @@ def tiny_benchmark(
         outputs = torch.full((members, total), -1)
         outputs[:, classes] = classes - first
         own = torch.isin(labels, classes).nonzero().squeeze(1)
-        rows = own[torch.randint(0, len(own), (members, 2 * samples), generator=generator)]
-        train, validation = (Samples(values, labels, 255.0, part, outputs) for part in rows.split(samples, dim=1))
+        rows = own[torch.randint(0, len(own), (members, 2 * max(sizes)), generator=generator)]
+        train, validation = (
+            Samples(
+                values,
+                labels,
+                255.0,
+                stacked_rows([row[:n] for row, n in zip(part, sizes, strict=True)]),
+                tuple(sizes),
+                outputs,
+            )
+            for part in rows.split(max(sizes), dim=1)
+        )
         tasks.append(Task(index, tuple((classes - first).tolist()), train, validation))
     width = max(max(task.classes) for task in tasks) + 1
-    return Benchmark(scenario, tuple(tasks), width, inputs)
+    return Benchmark(scenario, tuple(range(members)), tuple(tasks), width, inputs)
+
+
+def everything(samples: Samples | Mixture, m: int) -> tuple[Tensor, Tensor]:
+    """All samples of one member: inputs [n, D], labels [n]."""
+    positions = torch.arange(samples.sizes[m]).expand(len(samples.sizes), -1)
+    others = torch.tensor(samples.sizes)[:, None]
+    inputs, labels = samples.take(torch.where(positions < others, positions, 0))
+    return inputs[m], labels[m]
+
+
+def same_batch(first: Batch, second: Batch) -> bool:
+    """Whether two batches hold the same positions, and the same of them count."""
+    if (first.valid is None) != (second.valid is None) or not torch.equal(first.positions, second.positions):
+        return False
+    return first.valid is None or second.valid is None or torch.equal(first.valid, second.valid)
+
+
+class DoubleSamples(Samples):
+    """Inputs are sixteenths, so they are the same numbers in both precisions."""
+
+    def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, labels = super().take(positions)
+        return inputs.double(), labels
+
+
+def in_double(benchmark: Benchmark) -> Benchmark:
+    """A benchmark whose inputs are of double precision."""
+    tasks = [
+        replace(task, train=DoubleSamples(**vars(task.train)), validation=DoubleSamples(**vars(task.validation)))
+        for task in benchmark.tasks
+    ]
+    return replace(benchmark, tasks=tuple(tasks))
 
 
 def network_for(benchmark: Benchmark, hidden: tuple[int, ...] = (6, 4)) -> MLP:
@@ -89,3 +153,8 @@ def write_mnist(root: Path, part: str, per_class: int, seed: int) -> tuple[Tenso
     write_idx(root / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", images)
     write_idx(root / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", labels)
     return torch.from_numpy(images).to(torch.uint8), torch.from_numpy(labels)
+
+
+def same_params(first: Params, second: Params) -> bool:
+    """Whether two dicts of tensors are equal bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

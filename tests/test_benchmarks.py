@@ -1,12 +1,15 @@
 """Tasks, their labels and answers, and what is held back for validation."""
 
+import itertools
+
 import pytest
 import torch
 
-from clsearch.core.benchmarks import Samples, build_benchmark, cut_by_class, pixel_orders
+from clsearch.core.benchmarks import build_benchmark, classes_of, cut_by_class, miniature, pixel_orders
 from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import training_data
-from tests.helpers import CPU, write_mnist
+from clsearch.core.samples import Samples
+from tests.helpers import CPU, everything, write_mnist
 
 SEEDS = (0, 1, 7)
 SCENARIOS = ("task", "domain", "class")
@@ -47,7 +50,7 @@ def test_a_tenth_of_each_mnist_class_is_validation_data(tmp_path):
         for m in range(len(SEEDS)):
             held = source_labels(task.validation, m).bincount(minlength=10)
             assert held[held > 0].tolist() == [3, 3]
-            assert len(task.train) == 54
+            assert task.train.sizes == (54, 54, 54)
 
 
 def test_every_class_has_validation_data_however_few_it_has():
@@ -89,7 +92,7 @@ def test_permuted_tasks_have_a_block_of_outputs_each_unless_domain_incremental(s
     assert built.outputs == outputs
     for task, first in zip(built.tasks, first_output, strict=True):
         assert task.classes == tuple(range(first, first + 10))
-        _, labels = task.train.batch(torch.arange(40).expand(3, -1))
+        _, labels = task.train.take(torch.arange(40).expand(3, -1))
         assert torch.equal(labels, task.train.labels[task.train.rows[:, :40]] + first)
 
 
@@ -98,8 +101,8 @@ def test_labels_are_global_ids_or_positions_within_the_task(scenario, offsets):
     built = benchmark_of(scenario=scenario, tasks=2)
     for task, offset in zip(built.tasks, offsets, strict=True):
         for samples in (task.train, task.validation):
-            (everything,) = samples.chunks(10_000)
-            _, labels = samples.batch(everything)
+            (batch,) = samples.in_order(10_000)
+            _, labels = samples.take(batch.positions)
             assert torch.equal(labels, samples.labels[samples.rows] - offset)
             assert labels.unique().tolist() == list(task.classes)
 
@@ -147,7 +150,7 @@ def test_a_batch_is_the_source_rows_divided_by_the_maximum(benchmark):
     inputs, labels = training_data("digits", None)
     task = benchmark_of(benchmark=benchmark, scenario="task", tasks=3).tasks[2]
     positions = torch.tensor([[3, 0, 7], [1, 1, 50], [9, 2, 4]])
-    batch, answers = task.train.batch(positions)
+    batch, answers = task.train.take(positions)
     assert batch.min() >= 0
     assert batch.max() <= 1
     for m in range(3):
@@ -163,20 +166,142 @@ def test_inputs_reach_from_zero_to_one(tmp_path):
     write_mnist(tmp_path, "train", per_class=4, seed=6)
     for built in (benchmark_of(), benchmark_of(benchmark="split-mnist", data_root=tmp_path)):
         train = built.tasks[0].train
-        (everything,) = train.chunks(10_000)
-        values, _ = train.batch(everything)
+        (batch,) = train.in_order(10_000)
+        values, _ = train.take(batch.positions)
         assert (values.min(), values.max()) == (0, 1)
-
-
-@pytest.mark.parametrize("size", [1, 7, 1024])
-def test_chunks_go_through_all_samples_in_order(size):
-    train = benchmark_of().tasks[0].train
-    chunks = train.chunks(size)
-    assert torch.equal(torch.cat(chunks, 1), torch.arange(len(train)).expand(3, -1))
-    assert max(chunk.shape[1] for chunk in chunks) <= size
 
 
 def test_members_and_tasks_share_the_source():
     built = benchmark_of(benchmark="permuted-digits")
     parts = [part.inputs for task in built.tasks for part in (task.train, task.validation)]
     assert len({part.data_ptr() for part in parts}) == 1
+
+
+# --- class order and classes per task ---
+
+UNEQUAL = {"class_order": "shuffled", "classes_per_task": (2, 3, 5)}
+
+
+def config_of(**settings):
+    return TrialConfig.of("finetuning", {"epochs": 1} | settings)
+
+
+def test_a_benchmark_knows_its_seeds():
+    assert benchmark_of((4, 2)).seeds == (4, 2)
+    assert miniature(benchmark_of((4, 2)), 2, 10).seeds == (4, 2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tasks": 3}, {"classes_per_task": (2, 3, 5)}])
+def test_a_shuffled_class_order_is_a_permutation_that_depends_on_the_seed_alone(settings):
+    config = config_of(class_order="shuffled", **settings)
+    orders = [[classes_of(config, index, seed) for index in range(1, config.tasks + 1)] for seed in range(20)]
+    assert all(sorted(itertools.chain(*order)) == list(range(10)) for order in orders)
+    assert len({str(order) for order in orders}) == 20
+    assert orders == [[classes_of(config, index, seed) for index in range(1, config.tasks + 1)] for seed in range(20)]
+    # However it is cut into tasks, the order is the same.
+    pairs = [classes_of(config_of(class_order="shuffled"), index, 7) for index in range(1, 6)]
+    assert list(itertools.chain(*orders[7])) == list(itertools.chain(*pairs))
+
+
+def test_every_class_comes_first_for_some_seed():
+    config = config_of(class_order="shuffled")
+    assert {classes_of(config, 1, seed)[0] for seed in range(100)} == set(range(10))
+
+
+def test_a_fixed_class_order_is_that_of_the_labels_for_every_seed():
+    for seed in range(5):
+        assert [classes_of(config_of(), index, seed) for index in (1, 5)] == [[0, 1], [8, 9]]
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_outputs_are_the_same_for_all_seeds_whatever_classes_stand_behind_them(scenario):
+    built = benchmark_of(scenario=scenario, **UNEQUAL)
+    assert [task.classes for task in built.tasks] == [(0, 1), (2, 3, 4), (5, 6, 7, 8, 9)]
+    config = config_of(scenario=scenario, **UNEQUAL)
+    for task in built.tasks:
+        for part in (task.train, task.validation):
+            for m, seed in enumerate(SEEDS):
+                own = classes_of(config, task.index, seed)
+                _, labels = everything(part, m)
+                expected = [task.classes[own.index(label)] for label in source_labels_of(part, m)]
+                assert labels.tolist() == expected
+                assert sorted(set(expected)) == list(task.classes)
+
+
+def source_labels_of(samples: Samples, m: int) -> list[int]:
+    return samples.labels[samples.rows[m, : samples.sizes[m]]].tolist()
+
+
+def test_shuffled_domain_incremental_tasks_share_outputs():
+    built = benchmark_of(scenario="domain", class_order="shuffled")
+    config = config_of(scenario="domain", class_order="shuffled")
+    assert [task.classes for task in built.tasks] == [(0, 1)] * 5
+    for task in built.tasks:
+        for m, seed in enumerate(SEEDS):
+            own = classes_of(config, task.index, seed)
+            _, labels = everything(task.train, m)
+            assert labels.tolist() == [own.index(label) for label in source_labels_of(task.train, m)]
+
+
+def test_members_of_a_shuffled_benchmark_differ_in_size_and_equal_themselves_alone():
+    together = benchmark_of(**UNEQUAL)
+    assert len(set(together.tasks[0].train.sizes)) > 1
+    for m, seed in enumerate(SEEDS):
+        for ours, theirs in zip(together.tasks, benchmark_of((seed,), **UNEQUAL).tasks, strict=True):
+            for a, b in ((ours.train, theirs.train), (ours.validation, theirs.validation)):
+                assert a.sizes[m] == b.sizes[0]
+                assert torch.equal(a.rows[m, : a.sizes[m]], b.rows[0])
+                assert torch.equal(a.outputs[m], b.outputs[0])
+
+
+def test_all_data_of_a_members_tasks_are_taken_and_none_twice():
+    labels = training_data("digits", None)[1]
+    built = benchmark_of(**UNEQUAL)
+    for m in range(3):
+        taken = [
+            row
+            for task in built.tasks
+            for part in (task.train, task.validation)
+            for row in part.rows[m, : part.sizes[m]].tolist()
+        ]
+        assert sorted(taken) == list(range(len(labels)))
+
+
+def test_which_samples_of_a_class_are_validation_data_does_not_depend_on_the_class_order():
+    fixed, shuffled = benchmark_of(), benchmark_of(class_order="shuffled")
+    for m in range(3):
+        held = [
+            sorted(row for task in built.tasks for row in task.validation.rows[m, : task.validation.sizes[m]].tolist())
+            for built in (fixed, shuffled)
+        ]
+        assert held[0] == held[1]
+
+
+@pytest.mark.parametrize("order", ["fixed", "shuffled"])
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_fewer_classes_than_the_source_has(scenario, order):
+    built = benchmark_of(scenario=scenario, class_order=order, classes_per_task=(3, 3))
+    assert built.outputs == (3 if scenario == "domain" else 6)
+    config = config_of(scenario=scenario, class_order=order, classes_per_task=(3, 3))
+    for m, seed in enumerate(SEEDS):
+        own = [classes_of(config, index, seed) for index in (1, 2)]
+        if order == "fixed":
+            assert own == [[0, 1, 2], [3, 4, 5]]
+        assert len(set(own[0] + own[1])) == 6
+        for task, classes in zip(built.tasks, own, strict=True):
+            for part in (task.train, task.validation):
+                assert set(source_labels_of(part, m)) == set(classes)
+                assert set(everything(part, m)[1].tolist()) == set(task.classes)
+
+
+def test_a_miniature_has_a_few_samples_of_every_class_of_the_first_tasks():
+    built = benchmark_of(**UNEQUAL)
+    small = miniature(built, 2, 20)
+    assert len(small.tasks) == 2
+    assert (small.outputs, small.inputs, small.scenario) == (built.outputs, built.inputs, built.scenario)
+    for task, whole in zip(small.tasks, built.tasks, strict=False):
+        for part, full in ((task.train, whole.train), (task.validation, whole.validation)):
+            for m in range(3):
+                assert 10 < part.sizes[m] <= 20
+                assert set(part.rows[m].tolist()) <= set(full.rows[m].tolist())
+                assert set(everything(part, m)[1].tolist()) == set(task.classes)

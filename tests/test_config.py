@@ -1,7 +1,6 @@
 """What a configuration refuses, fills in and says about itself."""
 
 import json
-import math
 import pickle
 import subprocess
 import sys
@@ -9,59 +8,8 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from clsearch.core.config import BENCHMARKS, PARTS, ConfigError, Scenario, TrialConfig, fields_of
-
-INF, NAN = math.inf, math.nan
-
-REFUSED = [
-    # algorithm, field, value, rule, value as the text shows it
-    ("lwf", "distillation_factor", 0, "greater than 0", "0"),
-    ("lwf", "distillation_factor", -1.5, "greater than 0", "-1.5"),
-    ("lwf", "distillation_factor", NAN, "finite", "nan"),
-    ("lwf", "distillation_factor", INF, "finite", "inf"),
-    ("lwf", "distillation_temperature", 0, "greater than 0", "0"),
-    ("lwf", "distillation_temperature", -2, "greater than 0", "-2"),
-    ("lwf", "distillation_temperature", NAN, "finite", "nan"),
-    ("lwf", "distillation_temperature", INF, "finite", "inf"),
-    ("lwf", "teachers", "first", "'per_task' or 'last'", "'first'"),
-    ("lwf", "train_head", "maybe", "boolean", "'maybe'"),
-    ("lwf", "temperature_scaling", "cubed", "'none' or 'squared'", "'cubed'"),
-    ("ewc", "penalty_factor", 0, "greater than 0", "0"),
-    ("ewc", "penalty_factor", -3, "greater than 0", "-3"),
-    ("ewc", "penalty_factor", NAN, "finite", "nan"),
-    ("ewc", "penalty_factor", -INF, "finite", "-inf"),
-    ("ewc", "penalty_p_norm", 0.99, "greater than or equal to 1", "0.99"),
-    ("ewc", "penalty_p_norm", 0, "greater than or equal to 1", "0"),
-    ("ewc", "penalty_p_norm", -2, "greater than or equal to 1", "-2"),
-    ("ewc", "penalty_p_norm", NAN, "finite", "nan"),
-    ("ewc", "penalty_p_norm", INF, "finite", "inf"),
-    ("ewc", "average_over_tasks", "perhaps", "boolean", "'perhaps'"),
-    ("finetuning", "learning_rate", 0, "greater than 0", "0"),
-    ("finetuning", "learning_rate", -0.1, "greater than 0", "-0.1"),
-    ("finetuning", "learning_rate", NAN, "finite", "nan"),
-    ("finetuning", "learning_rate", INF, "finite", "inf"),
-    ("finetuning", "learning_rate", "fast", "number", "'fast'"),
-    ("finetuning", "momentum", 1, "less than 1", "1"),
-    ("finetuning", "momentum", -0.5, "greater than or equal to 0", "-0.5"),
-    ("finetuning", "momentum", NAN, "finite", "nan"),
-    ("finetuning", "weight_decay", -0.1, "greater than or equal to 0", "-0.1"),
-    ("finetuning", "weight_decay", INF, "finite", "inf"),
-    ("finetuning", "batch_size", 0, "greater than or equal to 1", "0"),
-    ("finetuning", "batch_size", 2.5, "integer", "2.5"),
-    ("finetuning", "batch_size", NAN, "finite", "nan"),
-    ("finetuning", "epochs", 0, "greater than or equal to 1", "0"),
-    ("finetuning", "epochs", -1, "greater than or equal to 1", "-1"),
-    ("finetuning", "epochs", 1.5, "integer", "1.5"),
-    ("finetuning", "optimizer", "lion", "'sgd', 'adam' or 'adamw'", "'lion'"),
-    ("finetuning", "optimizer_state", "lose", "'reset' or 'keep'", "'lose'"),
-    ("finetuning", "tasks", 1, "greater than or equal to 2", "1"),
-    ("finetuning", "tasks", 6, "at most 5 tasks", "6"),
-    ("finetuning", "hidden", (0,), "every width must be at least 1", "0"),
-    ("finetuning", "hidden", (8, -2), "every width must be at least 1", "8 -2"),
-    ("finetuning", "hidden", (), "at least 1 item", "()"),
-    ("finetuning", "scenario", "instance", "'task', 'domain' or 'class'", "'instance'"),
-    ("finetuning", "benchmark", "split-imagenet", "must be", "'split-imagenet'"),
-]
+from clsearch.core.config import PARTS, PRESETS, ConfigError, TrialConfig, fields_of, preset_settings
+from clsearch.core.parts import BENCHMARKS, Scenario
 
 
 def refusal(algorithm: str, settings: dict) -> ConfigError:
@@ -70,12 +18,169 @@ def refusal(algorithm: str, settings: dict) -> ConfigError:
     return caught.value
 
 
-@pytest.mark.parametrize(("algorithm", "field", "value", "rule", "shown"), REFUSED)
-def test_a_bad_value_is_refused_with_field_rule_and_value(algorithm, field, value, rule, shown):
-    (problem,) = refusal(algorithm, {"epochs": 1, field: value}).problems
-    assert problem.startswith(f"{field}: ")
-    assert rule in problem
-    assert problem.endswith(f"got {shown}")
+BETWEEN = [
+    # settings, rule and value
+    ({"tasks": 6}, "tasks: each task needs 2 of the 10 classes of split-digits, so at most 5 tasks; got 6"),
+    ({"hidden": (0,)}, "hidden: every width must be at least 1; got 0"),
+    ({"hidden": (8, -2)}, "hidden: every width must be at least 1; got 8 -2"),
+    (
+        {"classes_per_task": (5, 6)},
+        "classes_per_task: each task needs at least 2 classes, and all together at most the 10 of split-digits; "
+        "got 5 6",
+    ),
+    (
+        {"classes_per_task": (4, 1, 2)},
+        "classes_per_task: each task needs at least 2 classes, and all together at most the 10 of split-digits; "
+        "got 4 1 2",
+    ),
+    (
+        {"classes_per_task": (4, -1, 2)},
+        "classes_per_task: each task needs at least 2 classes, and all together at most the 10 of split-digits; "
+        "got 4 -1 2",
+    ),
+    (
+        {"classes_per_task": (4, 4), "tasks": 3},
+        "classes_per_task: must have one number per task, and at least two tasks; got 4 4 for 3 tasks",
+    ),
+    (
+        {"classes_per_task": (10,)},
+        "classes_per_task: must have one number per task, and at least two tasks; got 10 for 2 tasks",
+    ),
+    (
+        {"classes_per_task": ()},
+        "classes_per_task: must have one number per task, and at least two tasks; got  for 2 tasks",
+    ),
+    (
+        {"classes_per_task": (2, 3), "scenario": "domain"},
+        "classes_per_task: domain-incremental tasks must have equal class counts; got 2 3",
+    ),
+    (
+        {"tasks": 3, "scenario": "domain"},
+        "tasks: must divide 10, because domain-incremental tasks must have equal class counts; got 3",
+    ),
+    (
+        {"benchmark": "permuted-digits", "classes_per_task": (5, 5)},
+        "classes_per_task: acts in split benchmarks only, where tasks differ in classes; got (5, 5) with "
+        "permuted-digits",
+    ),
+    (
+        {"benchmark": "permuted-mnist", "class_order": "shuffled"},
+        "class_order: acts in split benchmarks only, where tasks differ in classes; got shuffled with permuted-mnist",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "problem"), BETWEEN)
+@pytest.mark.parametrize("algorithm", PARTS)
+def test_a_rule_between_fields_is_told_with_field_rule_and_value(algorithm, settings, problem):
+    assert refusal(algorithm, {"epochs": 1} | settings).problems == [problem]
+
+
+@pytest.mark.parametrize("algorithm", ["ewc", "lwf_ewc"])
+@pytest.mark.parametrize("gamma", [0, 0.5])
+def test_gamma_is_refused_where_nothing_decays(algorithm, gamma):
+    problem = f"gamma: acts with anchors = online only; got {gamma:g} with separate"
+    assert refusal(algorithm, {"epochs": 1, "gamma": gamma}).problems == [problem]
+    config = TrialConfig.of(algorithm, {"epochs": 1, "gamma": gamma, "anchors": "online"})
+    assert config.gamma == gamma
+    assert TrialConfig.of(algorithm, {"epochs": 1, "gamma": 1}).gamma == 1
+
+
+@pytest.mark.parametrize("algorithm", ["lwf", "lwf_ewc"])
+def test_squared_errors_take_no_squared_temperature(algorithm):
+    settings = {"epochs": 1, "distance": "mse", "temperature_scaling": "squared"}
+    problem = "temperature_scaling: must be none where distance is mse, which has no temperature; got squared"
+    assert refusal(algorithm, settings).problems == [problem]
+    for distance in ("cross_entropy", "kl"):
+        TrialConfig.of(algorithm, settings | {"distance": distance})
+
+
+@pytest.mark.parametrize("benchmark", ["split-digits", "permuted-digits"])
+def test_independent_networks_are_refused_where_nobody_tells_the_task(benchmark):
+    settings = {"epochs": 1, "benchmark": benchmark, "tasks": 2}
+    (problem,) = refusal("independent", settings | {"scenario": "class"}).problems
+    assert problem.startswith("scenario: must be task or domain for independent networks")
+    assert problem.endswith("got class")
+    for scenario in ("task", "domain"):
+        TrialConfig.of("independent", settings | {"scenario": scenario})
+    TrialConfig.of("joint", settings | {"scenario": "class"})
+
+
+def test_every_broken_rule_between_fields_is_told_at_once():
+    error = refusal(
+        "lwf_ewc",
+        {
+            "optimizer": "adam",
+            "momentum": 0.5,
+            "hidden": (0,),
+            "classes_per_task": (2, 3),
+            "scenario": "domain",
+            "distance": "mse",
+            "temperature_scaling": "squared",
+            "gamma": 0.5,
+            "penalty_factor": 1e39,
+        },
+    )
+    assert [problem.split(":")[0] for problem in error.problems] == [
+        "epochs, iterations",
+        "hidden",
+        "momentum",
+        "penalty_factor",
+        "classes_per_task",
+        "temperature_scaling",
+        "gamma",
+    ]
+    assert str(error) == "\n".join(error.problems)
+
+
+def test_both_settings_that_act_in_split_benchmarks_only_are_told():
+    settings = {"epochs": 1, "benchmark": "permuted-digits", "classes_per_task": (5, 5), "class_order": "shuffled"}
+    fields = [problem.split(":")[0] for problem in refusal("finetuning", settings).problems]
+    assert fields == ["classes_per_task", "class_order"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "scenario"),
+    [((2, 3, 5), "task"), ((2, 2), "class"), ((2, 2), "domain"), ((5, 5), "domain"), ([3, 3, 3], "domain")],
+)
+def test_the_number_of_tasks_follows_the_classes_per_task(counts, scenario):
+    config = TrialConfig.of("lwf", {"epochs": 1, "classes_per_task": counts, "scenario": scenario})
+    assert config.tasks == len(counts)
+    assert config.classes_per_task == tuple(counts)
+    assert TrialConfig.of("lwf", json.loads(json.dumps(config.flat()))) == config
+
+
+@pytest.mark.parametrize("algorithm", PARTS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_settings_that_its_algorithms_take(preset, algorithm):
+    settings = preset_settings(algorithm, preset)
+    assert settings == {name: v for name, v in PRESETS[preset].items() if name in fields_of(algorithm)}
+    for scenario in ("task", "domain", *(["class"] if algorithm != "independent" else [])):
+        config = TrialConfig.of(algorithm, {"epochs": 1, "scenario": scenario} | settings)
+        assert all(getattr(config, name) == value for name, value in settings.items())
+
+
+def test_every_setting_of_a_preset_acts_in_some_algorithm_and_none_is_unknown():
+    known = {name for algorithm in PARTS for name in fields_of(algorithm)}
+    for settings in PRESETS.values():
+        assert settings.keys() <= known
+    assert preset_settings("lwf", None) == preset_settings("lwf", "unheard of") == preset_settings("gem", None) == {}
+
+
+def test_the_first_clarena_is_as_the_methods_say():
+    lwf = TrialConfig.of("lwf", {"epochs": 1, "scenario": "class"} | preset_settings("lwf", "clarena-first"))
+    assert (lwf.teachers, lwf.train_head) == ("per_task", False)
+    ewc = TrialConfig.of("ewc", {"epochs": 1} | preset_settings("ewc", "clarena-first"))
+    assert (ewc.fisher, ewc.fisher_scale, ewc.average_over_tasks) == ("batch", "per_parameter", True)
+    assert (ewc.anchors, ewc.gamma, ewc.fisher_samples) == ("separate", 1.0, None)
+
+
+def test_defaults_are_as_published():
+    config = TrialConfig.of("lwf_ewc", {"epochs": 1})
+    assert (config.distance, config.temperature_scaling, config.class_order) == ("cross_entropy", "none", "fixed")
+    assert (config.fisher, config.fisher_scale, config.fisher_samples) == ("empirical", "none", None)
+    assert (config.anchors, config.gamma, config.average_over_tasks) == ("separate", 1.0, False)
+    assert (config.classes_per_task, config.optimizer_state) == (None, "reset")
 
 
 @pytest.mark.parametrize("value", [0, -5, 0.5])

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from clsearch.core.benchmarks import build_benchmark
+from clsearch.core.benchmarks import build_benchmark, classes_of
 from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import read_digits
-from clsearch.core.held_out import held_out_samples as held_out_samples
+from clsearch.core.held_out import held_out_samples
 from tests.helpers import CPU, write_mnist
+from tests.helpers import everything as everything_of
 
 SEEDS = (3, 4)
 
@@ -15,12 +16,13 @@ SEEDS = (3, 4)
 def tasks_and_tests(**settings):
     config = TrialConfig.of("finetuning", {"epochs": 1} | settings)
     benchmark = build_benchmark(config, SEEDS, CPU)
-    return list(zip(benchmark.tasks, held_out_samples(config, benchmark, SEEDS), strict=True))
+    return list(zip(benchmark.tasks, held_out_samples(config, benchmark), strict=True))
 
 
 def everything(samples):
-    (positions,) = samples.chunks(100_000)
-    return samples.batch(positions)
+    (batch,) = samples.in_order(100_000)
+    assert batch.valid is None
+    return samples.take(batch.positions)
 
 
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
@@ -56,3 +58,42 @@ def test_all_digits_held_out_come_up_once_for_every_member():
     for m in range(len(SEEDS)):
         assert sorted(map(tuple, found[m].tolist())) == sorted(map(tuple, (inputs.flatten(1) / 16).tolist()))
     assert found.shape[1] == len(labels)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scenario": "task", "classes_per_task": (2, 3, 4)},
+        {"scenario": "class", "classes_per_task": (2, 3, 5)},
+        {"scenario": "domain"},
+    ],
+)
+def test_each_member_is_tested_on_its_own_classes_where_their_order_is_shuffled(settings):
+    images, labels = read_digits("test")
+    settings = {"class_order": "shuffled", **settings}
+    config = TrialConfig.of("finetuning", {"epochs": 1} | settings)
+    sizes = []
+    for task, samples in tasks_and_tests(**settings):
+        for m, seed in enumerate(SEEDS):
+            own = classes_of(config, task.index, seed)
+            rows = [row for row, label in enumerate(labels.tolist()) if label in own]
+            inputs, outputs = everything_of(samples, m)
+            assert torch.equal(inputs, images[rows].flatten(1) / 16)
+            assert outputs.tolist() == [task.classes[own.index(label)] for label in labels[rows].tolist()]
+            assert samples.sizes[m] == len(rows)
+        sizes.append(samples.sizes)
+    assert len({size for pair in sizes for size in pair}) > 2  # members and tasks differ in size
+
+
+def test_no_test_sample_is_training_or_validation_data():
+    images, _ = read_digits("test")
+    held = {tuple(image) for image in images.flatten(1).tolist()}
+    config = TrialConfig.of("finetuning", {"epochs": 1, "class_order": "shuffled"})
+    used = {
+        tuple((16 * x).int().tolist())
+        for task in build_benchmark(config, SEEDS, CPU).tasks
+        for part in (task.train, task.validation)
+        for x in everything_of(part, 0)[0]
+    }
+    assert len(used) > 1400
+    assert len(held & used) == 0

@@ -8,11 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from clsearch.core.loop import DivergedError, epochs_of, learn_sequence, learn_task, train_step
-from clsearch.core.loop import prepare_lesson as lesson_of
+from clsearch.core.benchmarks import Task
+from clsearch.core.loop import (
+    DivergedError,
+    Lesson,
+    epochs_of,
+    learn_sequence,
+    learn_task,
+    prepare_lesson,
+    train_step,
+)
 from clsearch.core.networks import Params, is_head
 from clsearch.core.run import Run
-from tests.helpers import forward, member_of, small_run
+from clsearch.core.samples import Batch
+from tests.helpers import forward, member_of, same_batch, small_run
 
 TASK, DOMAIN, CLASS = {"scenario": "task"}, {"scenario": "domain", "tasks": 5}, {"scenario": "class"}
 SCENARIOS = [TASK, DOMAIN, CLASS]
@@ -28,8 +37,13 @@ def column(run: Run, curve: Tensor, name: str) -> Tensor:
 
 
 def everything(samples) -> tuple[Tensor, Tensor]:
-    (positions,) = samples.chunks(100_000)
-    return samples.batch(positions)
+    (batch,) = samples.in_order(100_000)
+    return samples.take(batch.positions)
+
+
+def lesson_of(run: Run, task: Task) -> Lesson:
+    """A first lesson, whatever was learned before: enough for what does not depend on it."""
+    return prepare_lesson(run, run.initial_state(), task)
 
 
 # --- members ---
@@ -110,11 +124,11 @@ def test_one_full_batch_a_task_is_one_step_of_plain_gradient_descent(scenario, a
 def test_a_step_leaves_what_it_was_given_as_it_was(algorithm):
     run = small_run(algorithm, (0, 1), optimizer="adam", optimizer_state="keep", scenario="class")
     state = learn_task(run, run.initial_state())
-    lesson = lesson_of(run, state, run.benchmark.tasks[1])
+    lesson = prepare_lesson(run, state, run.benchmark.tasks[1])
     before = {name: value.clone() for name, value in (state.params | state.moments | state.memory).items()}
-    positions = torch.arange(8).expand(2, -1)
-    params, moments, _ = train_step(run, lesson, state.params, state.moments, positions)
-    again, _, _ = train_step(run, lesson, state.params, state.moments, positions)
+    batch = Batch(torch.arange(8).expand(2, -1))
+    params, moments, _ = train_step(run, lesson, state.params, state.moments, batch)
+    again, _, _ = train_step(run, lesson, state.params, state.moments, batch)
     for name, value in (state.params | state.moments | state.memory).items():
         assert torch.equal(value, before[name])
     assert all(torch.equal(params[name], again[name]) for name in params)
@@ -211,25 +225,31 @@ def test_head_columns_move_only_while_they_may_be_answered_or_distilled(algorith
 # --- epochs, iterations, batches ---
 
 
+def order_of(batches: list[Batch]) -> Tensor:
+    """[M, n] positions of an epoch, of members that all have as many."""
+    assert all(batch.valid is None for batch in batches)
+    return torch.cat([batch.positions for batch in batches], 1)
+
+
 def test_an_epoch_goes_through_every_sample_once_in_batches_of_the_configured_size():
     run = small_run(seeds=(0, 5), epochs=3, batch_size=50)
     task = run.benchmark.tasks[0]
-    n = len(task.train)
+    (n, _) = task.train.sizes
     assert n % 50
-    epochs = list(epochs_of(run, task))
+    epochs = list(epochs_of(run, lesson_of(run, task)))
     assert len(epochs) == 3
     for batches in epochs:
-        assert [batch.shape[1] for batch in batches] == [50] * (n // 50) + [n % 50]
-        assert torch.equal(torch.cat(batches, 1).sort(1).values, torch.arange(n).expand(2, -1))
+        assert [batch.positions.shape[1] for batch in batches] == [50] * (n // 50) + [n % 50]
+        assert torch.equal(order_of(batches).sort(1).values, torch.arange(n).expand(2, -1))
 
 
 def test_the_order_of_samples_differs_by_epoch_task_and_seed_and_not_by_the_other_members():
     run = small_run(seeds=(0, 5), epochs=2, benchmark="permuted-digits")
-    orders = [torch.cat(batches, 1) for task in run.benchmark.tasks[:2] for batches in epochs_of(run, task)]
+    orders = [order_of(batches) for task in run.benchmark.tasks[:2] for batches in epochs_of(run, lesson_of(run, task))]
     assert len({tuple(order.tolist()) for pair in orders for order in pair}) == 8
     alone = small_run(seeds=(5,), epochs=2, benchmark="permuted-digits")
-    (first, _) = epochs_of(alone, alone.benchmark.tasks[0])
-    assert torch.equal(torch.cat(first, 1)[0], orders[0][1])
+    (first, _) = epochs_of(alone, lesson_of(alone, alone.benchmark.tasks[0]))
+    assert torch.equal(order_of(first)[0], orders[0][1])
 
 
 @pytest.mark.parametrize("iterations", [1, 7, 9, 20])
@@ -237,7 +257,7 @@ def test_iterations_are_exactly_that_many_steps_a_task(iterations):
     settings = {"iterations": iterations, "optimizer": "adam", "learning_rate": 0.001}
     run = small_run(seeds=(0, 1), **settings)
     for task in run.benchmark.tasks:
-        assert sum(len(batches) for batches in epochs_of(run, task)) == iterations
+        assert sum(len(batches) for batches in epochs_of(run, lesson_of(run, task))) == iterations
     steps_taken = learn_sequence(run).moments["steps"]
     assert torch.equal(steps_taken, torch.full((2,), float(iterations)))
     kept = learn_sequence(small_run(seeds=(0, 1), optimizer_state="keep", **settings)).moments["steps"]
@@ -247,9 +267,12 @@ def test_iterations_are_exactly_that_many_steps_a_task(iterations):
 def test_the_first_iterations_are_the_first_batches_of_an_epoch():
     by_steps, by_epochs = small_run(iterations=9, batch_size=64), small_run(epochs=2, batch_size=64)
     task = by_steps.benchmark.tasks[0]
-    steps, epochs = ([batch for batches in epochs_of(run, task) for batch in batches] for run in (by_steps, by_epochs))
+    steps, epochs = (
+        [batch for batches in epochs_of(run, lesson_of(run, task)) for batch in batches]
+        for run in (by_steps, by_epochs)
+    )
     assert len(epochs) > 9
-    assert all(torch.equal(a, b) for a, b in zip(steps, epochs[:9], strict=True))
+    assert all(same_batch(a, b) for a, b in zip(steps, epochs[:9], strict=True))
 
 
 # --- the learning curve ---

@@ -103,3 +103,19 @@ def test_each_seed_of_a_leading_axis_gets_its_own_value(t):
     for m, R in enumerate((THREE, other)):
         assert {name: value[m].item() for name, value in both.items()} == values(R, t)
         assert all(value.shape == (2,) for value in both.values())
+
+
+def test_intransigence_is_what_a_joint_model_knows_more_of_each_task_just_learned():
+    joint = THREE.clone()
+    joint[1, 0], joint[2, 1], joint[3, 2] = 0.95, 0.9, 0.7
+    assert metrics.intransigence(THREE, joint, 3).item() == pytest.approx((0.05 + 0.1 - 0.3) / 3)
+    assert metrics.intransigence(THREE, joint, 1).item() == pytest.approx(0.05)
+    assert metrics.intransigence(CLASS_INCREMENTAL, CLASS_INCREMENTAL, 3).item() == 0
+    both = metrics.intransigence(torch.stack([THREE, joint]), torch.stack([joint, joint]), 3)
+    assert both.tolist() == pytest.approx([(0.05 + 0.1 - 0.3) / 3, 0])
+
+
+def test_over_seeds_are_means_and_deviations_and_one_seed_has_none():
+    several = metrics.over_seeds({"a": torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)})
+    assert several == pytest.approx({"a": 3.0, "a/std": 7**0.5})
+    assert metrics.over_seeds({"a": torch.tensor([4.0])}) == {"a": 4.0}

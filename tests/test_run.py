@@ -1,10 +1,15 @@
 """What a configuration becomes before training starts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from clsearch.core.algorithms import Course
+from clsearch.core.distillation import Distillation
+from clsearch.core.importance import Fisher
 from clsearch.core.optimizers import SGD, Adam
-from clsearch.core.regularizers import Distillation, ParameterChange
+from clsearch.core.parameter_change import ParameterChange
 from clsearch.core.run import build_run
 from tests.helpers import small_config, small_run
 
@@ -15,28 +20,60 @@ def test_no_seeds_and_repeated_seeds_are_refused(seeds):
         build_run(small_config(), seeds)
 
 
+DISTILLATION = Distillation(newest_only=False, train_head=False, distance="cross_entropy", squared=False)
+PARAMETER_CHANGE = ParameterChange(
+    merged=True, average=False, fisher=Fisher("empirical", None, 64), scale="none", online=None
+)
+
+
 @pytest.mark.parametrize(
     ("algorithm", "settings", "regularizers"),
     [
         ("finetuning", {}, ()),
-        ("lwf", {}, (Distillation(newest_only=False, train_head=False, squared=False),)),
+        ("joint", {}, ()),
+        ("independent", {}, ()),
+        ("lwf", {}, (DISTILLATION,)),
         (
             "lwf",
             {"scenario": "class", "temperature_scaling": "squared"},
-            (Distillation(newest_only=True, train_head=True, squared=True),),
+            (replace(DISTILLATION, newest_only=True, train_head=True, squared=True),),
         ),
         (
             "lwf",
             {"teachers": "last", "train_head": True},
-            (Distillation(newest_only=True, train_head=True, squared=False),),
+            (replace(DISTILLATION, newest_only=True, train_head=True),),
         ),
-        ("ewc", {}, (ParameterChange(merged=True, average=False),)),
-        ("ewc", {"penalty_p_norm": 2.5}, (ParameterChange(merged=False, average=False),)),
-        ("ewc", {"average_over_tasks": True}, (ParameterChange(merged=True, average=True),)),
+        ("lwf", {"distance": "mse"}, (replace(DISTILLATION, distance="mse"),)),
+        ("ewc", {}, (PARAMETER_CHANGE,)),
+        ("ewc", {"penalty_p_norm": 2.5}, (replace(PARAMETER_CHANGE, merged=False),)),
+        ("ewc", {"average_over_tasks": True}, (replace(PARAMETER_CHANGE, average=True),)),
+        (
+            "ewc",
+            {"fisher": "batch", "fisher_samples": 30, "fisher_scale": "unit_trace", "batch_size": 16},
+            (replace(PARAMETER_CHANGE, fisher=Fisher("batch", 30, 16), scale="unit_trace"),),
+        ),
+        ("ewc", {"anchors": "online"}, (replace(PARAMETER_CHANGE, online=1.0),)),
+        ("ewc", {"anchors": "online", "gamma": 0}, (replace(PARAMETER_CHANGE, online=0.0),)),
+        ("lwf_ewc", {"distance": "kl"}, (replace(DISTILLATION, distance="kl"), PARAMETER_CHANGE)),
     ],
 )
 def test_an_algorithm_is_these_regularizers(algorithm, settings, regularizers):
     assert small_run(algorithm, **settings).regularizers == regularizers
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "course"),
+    [
+        ("finetuning", Course.CONTINUAL),
+        ("lwf", Course.CONTINUAL),
+        ("ewc", Course.CONTINUAL),
+        ("lwf_ewc", Course.CONTINUAL),
+        ("joint", Course.JOINT),
+        ("independent", Course.INDEPENDENT),
+    ],
+)
+def test_an_algorithm_takes_this_course_through_the_tasks(algorithm, course):
+    assert small_run(algorithm).course is course
 
 
 @pytest.mark.parametrize(
@@ -69,7 +106,9 @@ def test_the_network_fits_the_benchmark(settings, outputs):
     assert params["head.weight"].shape == (1, 5, outputs)
 
 
-@pytest.mark.parametrize(("algorithm", "logs"), [("finetuning", ()), ("lwf", ("kl",)), ("ewc", ())])
+@pytest.mark.parametrize(
+    ("algorithm", "logs"), [("finetuning", ()), ("joint", ()), ("lwf", ("kl",)), ("ewc", ()), ("lwf_ewc", ("kl",))]
+)
 def test_columns_are_losses_what_the_algorithm_logs_and_accuracy(algorithm, logs):
     assert small_run(algorithm).columns == ("loss", "loss_classification", "penalty", *logs, "accuracy")
 
