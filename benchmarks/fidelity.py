@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import tyro
 from rich import box
@@ -23,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clsearch import LogRange, Study
-from clsearch.core.config import TrialConfig, fields_of
+from clsearch.core.config import TrialConfig
 from clsearch.core.files import write_atomically
 from clsearch.core.statistics import interval
 from clsearch.tuning.records import PACKAGES, code_version, version
@@ -90,10 +92,24 @@ def searched(algorithm: str, options: Options) -> dict[str, Any]:
         **SETTING,
         **OWN[algorithm],
     )
-    best = study.plan.folder / "best.json"
-    if not best.exists():
-        study.run()
-    return json.loads(best.read_text())
+    folder, plan = study.plan.folder, study.plan
+    if not (folder / "best.json").exists() and study.run().exit_code:
+        raise SystemExit(f"{folder}: the search must finish before anything is reported")
+    made = json.loads((folder / "study.json").read_text())
+    config = json.loads(json.dumps({k: v for k, v in plan.config.flat().items() if k not in plan.space}))
+    same = {"config": config, "space": {name: vars(r) for name, r in plan.space.items()}, "seeds": list(plan.seeds)}
+    if different := [name for name, value in same.items() if made[name] != value]:
+        raise SystemExit(f"{folder}: must be a search in this setting; its {', '.join(different)} differ. Move it away")
+    best: dict[str, Any] = json.loads((folder / "best.json").read_text())
+    if best["label"] is None or len(study_rows(folder)) < plan.trials:
+        raise SystemExit(f"{folder}: the search must be finished, all {plan.trials} trials. Move it away")
+    return best
+
+
+def study_rows(folder: Path) -> pd.DataFrame:
+    """The finished and failed trials of a study."""
+    table = pd.read_csv(folder / "trials.csv")
+    return table[table.state.isin(["finished", "failed"])]
 
 
 def reported(algorithm: str, options: Options) -> dict[str, Any]:
@@ -112,7 +128,8 @@ def reported(algorithm: str, options: Options) -> dict[str, Any]:
         "per_seed": scores,
         "searched": best["values"],
         "search_seeds": best["seeds"],
-        "config": {k: v for k, v in config.flat().items() if k != "data_root" and k in fields_of(algorithm)},
+        "config": {k: v for k, v in config.flat().items() if k != "data_root"},
+        "test_opened": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - start,
     }
 

@@ -55,8 +55,8 @@ def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
     """Everything of a task that its steps do not change."""
     benchmark, t = run.benchmark, task.index
     prepared = [r.prepare(run.network, benchmark, task, state.memory, run.hyperparameters) for r in run.regularizers]
-    allowed = allowed_mask(benchmark.answers(t, t), benchmark.outputs, run.device)
     active = benchmark.answers(t, t)
+    allowed = allowed_mask(active, benchmark.outputs, run.device)
     joint = run.course is Course.JOINT
     if joint or any(r.trains_head for r in run.regularizers):
         active = tuple(sorted({*active, *benchmark.seen(t)}))

@@ -274,7 +274,9 @@ def conclude(plan: Plan, watcher: Watcher, line: ProgressLine) -> StudyResult:
     line.say("sending the last records to MLflow")
     ended = sum(r.state in ("finished", "failed") for r in records)
     best = ranking.best
-    interrupted = ended < plan.trials
+    waited_for = plan.references if best is not None else tuple(r.algorithm for r in references)
+    done = [r.algorithm for r in references if r.state in ("finished", "failed")]
+    interrupted = ended < plan.trials or len(done) < len(waited_for)
     state = "unfinished" if interrupted else "finished" if best is not None else "failed"
     watcher.tracker.end(content, best.metrics if best is not None else {}, state)
     return StudyResult(plan, records, references, ranking, interrupted)

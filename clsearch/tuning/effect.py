@@ -6,6 +6,7 @@ small part of the first two tasks, the others standing where its effect is large
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,11 @@ SAMPLES = 512
 
 STEPS = 20
 """At least this many a task, and at least one epoch."""
+
+MOST_STEPS = 2000
+"""What seems not to act is trained again for as many steps as the study would take on these samples, up to this many:
+some effects grow late (|d|^3 with a small learning rate).
+"""
 
 LEAST = 1e-4
 """An effect smaller than this share of what the task itself moves is none."""
@@ -57,19 +63,18 @@ def inert(plan: Plan) -> list[str]:
     """What is to be said of each searched hyperparameter that does not act."""
     trained: dict[tuple[float, ...], Outcome | None] = {}
 
-    def outcome(values: dict[str, float]) -> Outcome | None:
-        key = tuple(values[name] for name in plan.space)
+    def outcome(values: dict[str, float], long: bool) -> Outcome | None:
+        key = (*(values[name] for name in plan.space), float(long))
         if key not in trained:
-            trained[key] = learned(plan, values)
+            trained[key] = learned(plan, values, long)
         return trained[key]
 
     problems = []
     for name, values in plan.space.items():
         pairs = []
-        for others in settings_of_others(plan, name):
-            pair = outcome(others | {name: values.low}), outcome(others | {name: values.high})
-            pairs.append(pair)
-            if effect(*pair) >= LEAST:
+        for long, others in itertools.product((False, True), settings_of_others(plan, name)):
+            pairs.append((outcome(others | {name: values.low}, long), outcome(others | {name: values.high}, long)))
+            if effect(*pairs[-1]) >= LEAST:
                 break
         else:
             problems.append(reason(plan, name, pairs))
@@ -92,14 +97,16 @@ def settings_of_others(plan: Plan, name: str) -> list[dict[str, float]]:
     return found
 
 
-def learned(plan: Plan, values: dict[str, float]) -> Outcome | None:
+def learned(plan: Plan, values: dict[str, float], long: bool = False) -> Outcome | None:
     """Train a small part of the first two tasks with these hyperparameters on the CPU; None where it diverges."""
     config = plan.trial_config(values)
     run = build_run(config, plan.seeds[:1])
     benchmark = miniature(run.benchmark, 2, SAMPLES)
-    fewest = min(min(task.train.sizes) for task in benchmark.tasks)
-    epochs = math.ceil(STEPS / math.ceil(fewest / config.batch_size))
-    short = plan.trial_config(values | {"iterations": None, "epochs": epochs})
+    epoch = math.ceil(max(max(task.train.sizes) for task in benchmark.tasks) / config.batch_size)
+    steps = max(STEPS, epoch)
+    if long:
+        steps = max(steps, min(MOST_STEPS, config.iterations or (config.epochs or 0) * epoch))
+    short = plan.trial_config(values | {"iterations": steps, "epochs": None})
     run = replace(run, config=short, benchmark=benchmark)
     try:
         first = learn_task(run, run.initial_state())
@@ -138,9 +145,9 @@ def reason(plan: Plan, name: str, pairs: list[tuple[Outcome | None, Outcome | No
     elif penalty == 0:
         why = (
             "the penalty stayed 0, as it does where what is remembered of task 1 is 0 (a Fisher information that "
-            "vanishes in single precision)"
+            "vanishes in single precision, or a learning rate so large that no gradient is left)"
         )
     else:
-        why = f"the penalty reached {penalty:.2g} at most; search another range"
+        why = f"the penalties together reached {penalty:.2g} at most; search another range"
     largest = max(effect(low, high) for low, high in shown)
     return f"{rule} (by {LEAST:g} of what the task moves); {got}, which differ by {largest:.1g}: {why}"

@@ -29,7 +29,7 @@ class StudyOptions(Part):
         None, ge=1, description="Configurations to try. Unless given: 32, or all points of a grid."
     )
     preset: Literal[tuple(PRESETS)] | None = Field(  # type: ignore[valid-type]
-        None, description="Settings as other software has them; options given beside it win."
+        None, description="Settings as other software has them; options given beside it win, a script's own do not."
     )
     references: tuple[Literal["finetuning", "joint", "independent"], ...] = Field(
         ("finetuning",),
@@ -150,7 +150,8 @@ def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[
     # The script's number of trials was for its own space and sampler.
     if "--trials" not in flags and (not new_space or "--sampler" in flags):
         new_settings["trials"] = None
-    return {name: value for name, value in new_settings.items() if value is not None}, new_space
+    # An explicit None is kept: it undoes what a script sets.
+    return {name: v for name, v in new_settings.items() if v is not None or _flag(name) in flags}, new_space
 
 
 def _group(part: type[Part], settings: dict[str, Any], space: Space) -> type:

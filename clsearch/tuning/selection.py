@@ -110,6 +110,8 @@ def best_content(plan: Plan, ranking: Ranking, references: list[TrialRecord]) ->
                 "metrics": reference.metrics,
                 "difference": {"mean": difference.mean, "low": difference.low, "high": difference.high},
             }
+        else:
+            content["references"][reference.algorithm] = {"state": reference.state, "reason": reference.reason}
     return content
 
 

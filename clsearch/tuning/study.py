@@ -73,6 +73,8 @@ def _carry_out(plan: Plan) -> StudyResult:
     check(plan)
     from clsearch.tuning.effect import check_effect
 
+    if plan.space:
+        print("checking that each searched hyperparameter acts", file=sys.stderr)
     check_effect(plan)
     from clsearch.tuning.driver import execute
 

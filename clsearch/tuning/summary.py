@@ -49,6 +49,11 @@ def show(
             highlight=False,
             markup=False,
         )
+    for reference in references:
+        if reference.state != "finished":
+            lost = ", so there is no intransigence" if reference.algorithm == "joint" else ""
+            said = f"Reference {reference.algorithm} {reference.state}: {reference.reason}{lost}."
+            console.print(said, highlight=False, markup=False)
     where(console, plan, best, uri)
 
 
@@ -105,14 +110,14 @@ def spread(record: TrialRecord, name: str) -> str:
 def reading(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> str:
     """How to read the table."""
     lines = []
-    if len(plan.seeds) > 1:
+    if len(plan.seeds) == 1:
+        lines.append("One seed has no interval: no trial can be told from the best.")
+    elif len(ranking.trials) > 1:
         others = len(ranking.close) - 1
         lines.append(
             f"'yes': the paired 95 % interval of the difference to the best (Student t over seeds) contains 0; "
             f"{others} of {len(ranking.trials) - 1} other trials cannot be told from it."
         )
-    else:
-        lines.append("One seed has no interval: no trial can be told from the best.")
     for reference in references:
         if ranking.best is not None and reference.state == "finished":
             d = against(ranking.best, reference)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import mlflow
@@ -172,12 +172,16 @@ def run_name(record: TrialRecord) -> str:
     """A name that tells runs apart in a list: `#17 factor=0.8 temperature=2.1`."""
     if record.number is None:
         return record.label.replace("_", " ")
-    return " ".join([f"#{record.number}", *(f"{short(name)}={value:.3g}" for name, value in record.values.items())])
+    return " ".join(
+        [f"#{record.number}", *(f"{short(name, record.values)}={v:.3g}" for name, v in record.values.items())]
+    )
 
 
-def short(name: str) -> str:
-    """A hyperparameter without the word that its algorithm's others begin with, too."""
-    return name.partition("_")[2] or name
+def short(name: str, names: Iterable[str]) -> str:
+    """A hyperparameter without the word that its algorithm's others begin with, too, if that tells it apart."""
+    last = name.partition("_")[2] or name
+    alike = [other for other in names if other.endswith(last)]
+    return last if len(alike) == 1 else name
 
 
 def text(value: Any) -> str:

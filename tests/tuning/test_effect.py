@@ -114,21 +114,35 @@ def test_a_hyperparameter_that_acts_with_some_values_of_the_others_acts():
 )
 def test_a_range_too_small_to_act_is_refused_with_its_ends_its_effect_and_its_penalty(algorithm, name, values):
     plan = study_of(algorithm, space={name: values}).plan
-    low, high = (learned(plan, {name: value}) for value in (values.low, values.high))
+    pairs = [tuple(learned(plan, {name: value}, long) for value in (values.low, values.high)) for long in (False, True)]
     found = problems(plan)
     assert set(found) == {name}
     said = re.fullmatch(
         rf"{name}: must act: the parameters after task 2 must differ between the ends of its range "
-        rf"\(by 0\.0001 of what the task moves\); got (\S+) to (\S+), which differ by (\S+): the penalty reached (\S+) "
-        rf"at most; search another range",
+        rf"\(by 0\.0001 of what the task moves\); got (\S+) to (\S+), which differ by (\S+): "
+        rf"the penalties together reached (\S+) at most; search another range",
         found[name],
     )
     assert said
     assert [float(said[1]), float(said[2])] == pytest.approx([values.low, values.high])
-    moved = (high.params - low.params).norm() / max(low.moved, high.moved)
-    assert float(said[3]) == pytest.approx(moved.item(), rel=0.5)
+    moved = max(((high.params - low.params).norm() / max(low.moved, high.moved)).item() for low, high in pairs)
+    assert float(said[3]) == pytest.approx(moved, rel=0.5)
     assert float(said[3]) < LEAST
-    assert float(said[4]) == pytest.approx(max(low.penalty, high.penalty), rel=0.05)
+    assert float(said[4]) == pytest.approx(max(outcome.penalty for pair in pairs for outcome in pair), rel=0.05)
+
+
+def test_an_effect_that_grows_late_is_given_the_studys_own_length_to_show():
+    space = {"penalty_factor": LogRange(0.01, 0.1)}
+    settings = {"benchmark": "permuted-digits", "hidden": (64,), "optimizer": "adam", "learning_rate": 1e-4}
+    plans = [
+        study_of("ewc", space=space, penalty_p_norm=3, **(settings | {"epochs": n, "iterations": None})).plan
+        for n in (1, 100)
+    ]
+    for plan in plans:
+        low, high = (learned(plan, {"penalty_factor": value}) for value in (0.01, 0.1))
+        assert effect(low, high) < LEAST
+    assert set(problems(plans[0])) == {"penalty_factor"}
+    check_effect(plans[1])
 
 
 def test_only_what_does_not_act_is_named():
@@ -204,10 +218,11 @@ def test_an_effect_is_the_distance_as_a_share_of_what_the_task_moved():
 
 
 def test_what_is_learned_is_two_tasks_as_the_study_trains_them():
-    # 20 steps of 64 are more than one pass over task 1 of split-digits, so 20 / ceil(219 / 64) = 5 epochs.
+    # 20 steps of 64 are more than one pass over a task of split-digits.
     plan = study_of("ewc", tasks=5, batch_size=64, optimizer="adam", learning_rate=0.01).plan
     values = {"penalty_factor": 3.0, "penalty_p_norm": 2.5}
-    run = build_run(TrialConfig.of("ewc", plan.settings | values | {"epochs": 5}), [0])
+    settings = plan.settings | values | {"epochs": None, "iterations": 20}
+    run = build_run(TrialConfig.of("ewc", settings), [0])
     assert -(-min(run.benchmark.tasks[0].train.sizes) // 64) == 4
     state = learn_sequence(replace(run, benchmark=replace(run.benchmark, tasks=run.benchmark.tasks[:2])))
     found = learned(plan, values)
@@ -221,10 +236,10 @@ def test_a_large_data_set_is_thinned(tmp_path):
     plan = plan_of(tmp_path, "ewc", benchmark="split-mnist", data_root=tmp_path, tasks=2, hidden=(16,))
     values = {"penalty_factor": 1.0, "penalty_p_norm": 2.0}
     found = learned(plan, values)
-    run = build_run(TrialConfig.of("ewc", plan.settings | values | {"epochs": 2}), [0])
+    run = build_run(TrialConfig.of("ewc", plan.settings | values | {"epochs": None, "iterations": 20}), [0])
     small = miniature(run.benchmark, 2, 512)
     assert run.benchmark.tasks[0].train.sizes == (1350,)
-    assert 10 * 32 < small.tasks[0].train.sizes[0] < 20 * 32  # one epoch is fewer than 20 steps, two are enough
+    assert 10 * 32 < small.tasks[0].train.sizes[0] < 20 * 32  # one epoch is fewer than 20 steps
     state = learn_sequence(replace(run, benchmark=small))
     assert torch.equal(found.params, torch.cat([v.flatten().double() for v in state.params.values()]))
 

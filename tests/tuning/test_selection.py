@@ -104,9 +104,10 @@ def test_best_content_is_what_a_reader_needs_to_judge_it(plan, records):
     assert json.loads(json.dumps(content)) == content
 
 
-def test_a_reference_that_failed_is_left_out(plan, records):
+def test_of_a_reference_that_failed_the_reason_is_kept(plan, records):
     reference = record_of(plan, None, WORSE, algorithm="finetuning", state="failed", learned=1)
-    assert best_content(plan, rank(records), [reference])["references"] == {}
+    kept = best_content(plan, rank(records), [replace(reference, reason="diverged")])["references"]
+    assert kept == {"finetuning": {"state": "failed", "reason": "diverged"}}
 
 
 # The command that trains the best again

@@ -188,9 +188,13 @@ def test_no_failure_is_no_news(plan):
     assert "failed" not in shown(plan, [record_of(plan, 0, [0.9] * 3)])
 
 
-def test_a_reference_that_failed_has_no_row(plan):
-    text = shown(plan, [record_of(plan, 0, [0.9] * 3)], [finetuning(plan, state="failed", learned=0)])
-    assert "finetuning" not in text
+def test_a_reference_that_failed_has_no_row_but_its_reason(plan):
+    failed = replace(finetuning(plan, state="failed", learned=0), reason="training diverged")
+    text = shown(plan, [record_of(plan, 0, [0.9] * 3)], [failed])
+    assert text.count("finetuning") == 1
+    assert "Reference finetuning failed: training diverged." in text
+    joint = shown(plan, [record_of(plan, 0, [0.9] * 3)], [replace(failed, algorithm="joint")])
+    assert "Reference joint failed: training diverged, so there is no intransigence." in joint
 
 
 def test_a_study_that_searches_nothing_is_shown_as_given(tmp_path):
