@@ -49,7 +49,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal_and_others_are_silen
     _, done = first
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert any(line.startswith("2/2 trials") for line in lines)
-    known = ("starting Ray", "writing results", "sending the last records")
+    known = ("checking that each", "starting Ray", "writing results", "sending the last records")
     assert [line for line in lines if not line.startswith(known) and " trials · " not in line] == []
 
 
@@ -99,7 +99,10 @@ def test_a_preset_and_references_from_the_command_line_reach_the_records(tmp_pat
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
-        (["--scenario", "class"], "error: scenario: must be task or domain for independent networks"),
+        (
+            ["--scenario", "class", "--references", "independent"],
+            "error: scenario: must be task or domain for independent networks",
+        ),
         (["--references", "joint", "joint"], "error: references: must name each at most once"),
         (["--distance", "mse", "--distillation-temperature", "1", "2"], "error: distillation_temperature: must not be"),
         (["--penalty-factor", "1e-30", "1e-29"], "error: penalty_factor: must act: "),
