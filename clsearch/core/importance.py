@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from clsearch.core.networks import LinearLayers, Network, Params, is_head, restricted
+from clsearch.core.networks import LinearLayers, Network, Params, is_head, per_member, restricted
 from clsearch.core.samples import Batch, Samples, batches_of
 from clsearch.core.seeding import generator_of
 
@@ -59,24 +59,16 @@ class Fisher:
             torch.randperm(n, generator=generator_of(seed, task, 0, "fisher samples"))[: self.most]
             for seed, n in zip(seeds, samples.sizes, strict=True)
         ]
-        draws = torch.nn.utils.rnn.pad_sequence(
-            [
-                torch.rand(len(order), generator=generator_of(seed, task, 0, "fisher labels"), dtype=torch.float64)
-                for seed, order in zip(seeds, orders, strict=True)
-            ],
-            batch_first=True,
-        )
-        if self.kind == "batch":
-            size = self.batch_size
-        elif isinstance(network, LinearLayers):
-            size = CHUNK
-        else:
-            size = max(1, GRADIENTS // sum(value.numel() for value in params.values()))
+        draws = [
+            torch.rand(len(order), generator=generator_of(seed, task, 0, "fisher labels"), dtype=torch.float64)
+            for seed, order in zip(seeds, orders, strict=True)
+        ]
+        device, size = samples.rows.device, self._at_a_time(network, params)
+        uniforms = torch.nn.utils.rnn.pad_sequence(draws, batch_first=True).to(device).split(size, dim=1)
         detached = {name: value.detach() for name, value in params.items()}
         total = {name: torch.zeros_like(value) for name, value in detached.items()}
-        counted = torch.zeros(len(seeds), device=samples.rows.device)
-        batches = batches_of(orders, size, samples.rows.device)
-        for batch, uniform in zip(batches, draws.to(samples.rows.device).split(size, dim=1), strict=True):
+        counted = torch.zeros(len(seeds), device=device)
+        for batch, uniform in zip(batches_of(orders, size, device), uniforms, strict=True):
             inputs, labels = samples.take(batch.positions)
             if self.kind == "batch":
                 found = squared_batch_gradient(network, detached, inputs, labels, batch, allowed)
@@ -85,7 +77,15 @@ class Fisher:
                 found = self._summed(logits, squares, labels, uniform, batch, allowed)
             total = {name: value + found[name] for name, value in total.items()}
             counted = counted + batch.sizes
-        return {name: value / counted.view(-1, *[1] * (value.dim() - 1)) for name, value in total.items()}
+        return {name: value / per_member(counted, value) for name, value in total.items()}
+
+    def _at_a_time(self, network: Network, params: Params) -> int:
+        """Samples in a pass; of `batch`, in a batch."""
+        if self.kind == "batch":
+            return self.batch_size
+        if isinstance(network, LinearLayers):
+            return CHUNK
+        return max(1, GRADIENTS // sum(value.numel() for value in params.values()))
 
     def _summed(
         self,
@@ -173,9 +173,8 @@ def squared_batch_gradient(
     logits = restricted(network.logits(leaves, network.features(leaves, inputs)), allowed)
     losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
     gradients = torch.autograd.grad(batch.mean(losses).sum(), list(leaves.values()))
-    sizes = batch.sizes
     return {
-        name: sizes.view(-1, *[1] * (gradient.dim() - 1)) * gradient.square()
+        name: per_member(batch.sizes, gradient) * gradient.square()
         for name, gradient in zip(leaves, gradients, strict=True)
     }
 
@@ -191,7 +190,7 @@ def scaled(fisher: Params, how: str) -> Params:
     if how == "unit_trace":
         trace = torch.stack([value.flatten(1).sum(1) for value in fisher.values()]).sum(0)
         trace = torch.where(trace > 0, trace, 1)
-        return {name: value / trace.view(-1, *[1] * (value.dim() - 1)) for name, value in fisher.items()}
+        return {name: value / per_member(trace, value) for name, value in fisher.items()}
     return fisher
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from clsearch.core.algorithms import Course
 from clsearch.core.benchmarks import Task
-from clsearch.core.networks import Params, allowed_mask, restricted
-from clsearch.core.optimizers import Moments, per_member
+from clsearch.core.networks import Params, allowed_mask, per_member, restricted
+from clsearch.core.optimizers import Moments
 from clsearch.core.parts import Scenario
 from clsearch.core.regularizers import Penalty, Student
 from clsearch.core.run import Run
@@ -47,8 +47,10 @@ class Lesson:
 
     def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits [M, B, C] with -inf where a sample of this label may not be answered so."""
-        mixed = self.allowed is not None and self.allowed.dim() == 2
-        return restricted(logits, self.allowed[labels] if mixed else self.allowed)  # type: ignore[index]
+        allowed = self.allowed
+        if allowed is not None and allowed.dim() == 2:
+            allowed = allowed[labels]
+        return restricted(logits, allowed)
 
 
 def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:

@@ -111,6 +111,11 @@ class MLP:
         return torch.baddbmm(params[f"{HEAD}.bias"], features, params[f"{HEAD}.weight"])
 
 
+def per_member(values: Tensor, like: Tensor) -> Tensor:
+    """`values` [M] shaped to multiply a tensor [M, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
 def restricted(logits: Tensor, allowed: Tensor | None) -> Tensor:
     """Logits [M, B, C] with -inf where `allowed` ([C] or [M, B, C]) is False; None allows all."""
     return logits if allowed is None else logits.masked_fill(~allowed, -math.inf)

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from clsearch.core.networks import Params
+from clsearch.core.networks import Params, per_member
 from clsearch.core.parts import TrainingConfig
 
 Moments = dict[str, Tensor]
@@ -93,11 +93,6 @@ class Adam:
             new[name] = torch.addcdiv(value, per_member(-size, value) * mean, denominator)
             kept[f"mean/{name}"], kept[f"square/{name}"] = mean, square
         return new, kept
-
-
-def per_member(values: Tensor, like: Tensor) -> Tensor:
-    """`values` [M] shaped to multiply a tensor [M, ...]."""
-    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def build_optimizer(config: TrainingConfig) -> Optimizer:

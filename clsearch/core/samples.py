@@ -99,7 +99,7 @@ def stacked_rows(rows: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The samples of several tasks together, each seen as its own task shows it; used as `Samples` are."""
+    """The samples of several tasks together, each seen as its own task shows it, for training."""
 
     parts: tuple[Samples, ...]
 

@@ -117,14 +117,22 @@ def parse(
     flags = {word.partition("=")[0].replace("_", "-") for word in (sys.argv[1:] if args is None else args)}
     new_settings, new_space = _merge(values, space, flags)
     if "--preset" in flags:
-        preset = preset_settings(algorithm, new_settings.get("preset"))
-        new_settings |= {name: v for name, v in preset.items() if not {_flag(name), _flag(f"no_{name}")} & flags}
+        new_settings = _with_preset(algorithm, new_settings, settings, flags)
     if follow:
         new_space = {name: values for name, values in new_space.items() if _flag(name) in flags}
         # A value that neither the script nor the user gave may come to be searched, when another option changes.
         unnamed = [name for name in searchable() if name not in settings and _flag(name) not in flags]
         new_settings = {name: value for name, value in new_settings.items() if name not in unnamed}
     return new_settings, new_space
+
+
+def _with_preset(algorithm: str, given: dict[str, Any], script: dict[str, Any], flags: set[str]) -> dict[str, Any]:
+    """Settings under the preset of a command line in place of the script's; options given beside it stay."""
+    old, new = (preset_settings(algorithm, settings.get("preset")) for settings in (script, given))
+    own = {name for name in {*old, *new} if {_flag(name), _flag(f"no_{name}")} & flags}
+    undone = {name for name, value in old.items() if name not in own and script.get(name) == value}
+    kept = {name: value for name, value in given.items() if name not in undone}
+    return kept | {name: value for name, value in new.items() if name not in own}
 
 
 def _flag(name: str) -> str:

@@ -720,3 +720,14 @@ def test_a_hyperparameter_that_does_not_act_is_refused_before_anything_starts(re
     assert re.search(r"^error: distillation_factor: must act: .*; got 1e-08 to 1e-07, which differ by", text, re.M)
     assert "error: distillation_temperature: must act:" in text
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_no_preset_on_the_command_line_undoes_a_scripts_preset_and_nothing_else():
+    script = following(preset="clarena-first", fisher_samples=7)
+    plain = following(fisher_samples=7).plan
+    assert planned(script, "--preset", "None").config == plain.config
+    assert planned(script, "--preset", "None").space == plain.space
+    kept = planned(script, "--preset", "None", "--fisher", "batch", "--average-over-tasks")
+    assert (kept.config.fisher, kept.config.fisher_scale, kept.config.average_over_tasks) == ("batch", "none", True)
+    own = following(preset="clarena-first", fisher="exact")
+    assert planned(own, "--preset", "None").config.fisher == "exact"
