@@ -46,3 +46,11 @@ def write_mnist() -> Callable[[Path], None]:
         (raw / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, len(labels)) + labels.tobytes())
 
     return write
+
+
+@pytest.fixture
+def image_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Decoded images of folders go to a folder of the test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CLSEARCH_CACHE", str(folder))
+    return folder

@@ -1,5 +1,6 @@
-"""What several test modules build: small configurations and benchmarks, IDX files, a plain forward pass."""
+"""What several test modules build: small configurations and benchmarks, files of data sets, a plain forward pass."""
 
+import pickle
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from scipy.io import savemat
 from torch import Tensor
 
 from clsearch.core.benchmarks import Benchmark, Task
 from clsearch.core.config import TrialConfig
+from clsearch.core.datasets import SOURCES
 from clsearch.core.networks import MLP, Params
 from clsearch.core.parts import Scenario
 from clsearch.core.regularizers import Student
@@ -59,7 +63,7 @@ def doubled(params: Params) -> Params:
 
 def student_of(network: MLP, leaves: Params, inputs: Tensor) -> Student:
     features = network.features(leaves, inputs)
-    return Student(leaves, features, network.logits(leaves, features))
+    return Student(leaves, features, network.logits(leaves, features), inputs)
 
 
 def random_params(network: MLP, members: int, seed: int) -> Params:
@@ -99,7 +103,7 @@ def tiny_benchmark(
         )
         tasks.append(Task(index, tuple((classes - first).tolist()), train, validation))
     width = max(max(task.classes) for task in tasks) + 1
-    return Benchmark(scenario, tuple(range(members)), tuple(tasks), width, inputs)
+    return Benchmark(scenario, tuple(range(members)), tuple(tasks), width, (1, 1, inputs))
 
 
 def everything(samples: Samples | Mixture, m: int) -> tuple[Tensor, Tensor]:
@@ -153,6 +157,68 @@ def write_mnist(root: Path, part: str, per_class: int, seed: int) -> tuple[Tenso
     write_idx(root / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", images)
     write_idx(root / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", labels)
     return torch.from_numpy(images).to(torch.uint8), torch.from_numpy(labels)
+
+
+def write_pickle(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+def channel_rows(images: np.ndarray) -> np.ndarray:
+    """[N, 3072] as CIFAR's files hold images: all red pixels, row by row, then all green ones, then all blue ones."""
+    return np.stack([np.concatenate([channel.ravel() for channel in image]) for image in images])
+
+
+def write_cifar10(root: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """CIFAR-10's files of one part: five batches, of unequal size here, or one."""
+    folder = root / "cifar-10-batches-py"
+    names = [f"data_batch_{i}" for i in range(1, 6)] if part == "train" else ["test_batch"]
+    for name, rows in zip(names, np.array_split(np.arange(len(labels)), len(names)), strict=True):
+        content = {
+            "batch_label": name,
+            "labels": labels[rows].tolist(),
+            "data": channel_rows(images[rows]),
+            "filenames": [f"{row}.png" for row in rows],
+        }
+        write_pickle(folder / name, content)
+    write_pickle(
+        folder / "batches.meta",
+        {"num_cases_per_batch": 10000, "label_names": list(SOURCES["cifar10"].classes), "num_vis": 3072},
+    )
+
+
+def write_cifar100(root: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
+    content = {
+        "filenames": [f"{row}.png" for row in range(len(labels))],
+        "batch_label": f"{part}ing batch 1 of 1",
+        "fine_labels": labels.tolist(),
+        "coarse_labels": (labels // 5).tolist(),
+        "data": channel_rows(images),
+    }
+    write_pickle(root / "cifar-100-python" / part, content)
+    names = {"fine_label_names": [f"fine {i}" for i in range(100)], "coarse_label_names": list(map(str, range(20)))}
+    write_pickle(root / "cifar-100-python" / "meta", names)
+
+
+def write_svhn(root: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """SVHN's file of one part: X [32, 32, 3, N], y [N, 1] in which 10 stands for the digit 0."""
+    root.mkdir(parents=True, exist_ok=True)
+    y = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
+    savemat(root / f"{part}_32x32.mat", {"X": images.transpose(2, 3, 1, 0), "y": y})
+
+
+def write_images(folder: Path, images: dict[str, np.ndarray]) -> None:
+    """PNG files 000.png, 001.png, ... in a folder per class. images: class -> [n, C, H, W] uint8, grey or colour."""
+    for name, own in images.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number, image in enumerate(own):
+            pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+            Image.fromarray(pixels).save(folder / name / f"{number:03d}.png")
+
+
+def random_images(count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """[count, C, H, W] uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
 def same_params(first: Params, second: Params) -> bool:

@@ -11,12 +11,14 @@ from torch.nn.functional import cross_entropy
 from clsearch.core.algorithms import ALGORITHMS
 from clsearch.core.benchmarks import miniature
 from clsearch.core.config import PARTS
-from clsearch.core.loop import learn_sequence, learn_task, prepare_lesson
+from clsearch.core.lessons import prepare_lesson
+from clsearch.core.loop import learn_sequence, learn_task
 from clsearch.core.networks import Params
 from clsearch.core.run import Run, build_run
 from clsearch.core.samples import Mixture, Samples
 from clsearch.core.seeding import generator_of
 from clsearch.core.state import TrialState
+from clsearch.core.views import PixelOrder, Rotation
 from tests.helpers import CPU, everything, forward, member_of, same_params, small_config
 
 SEEDS = (5, 2)
@@ -182,8 +184,9 @@ def test_a_mixture_is_its_parts_one_after_another(case):
         assert torch.equal(labels[m], expected[1][positions[m]])
 
 
-def test_tasks_of_a_permuted_benchmark_keep_their_own_pixels_in_a_mixture():
-    run = run_of("joint", benchmark="permuted-digits", scenario="domain")
+@pytest.mark.parametrize("kind", ["permuted", "rotated"])
+def test_tasks_of_a_benchmark_are_shown_their_own_way_in_a_mixture(kind):
+    run = run_of("joint", benchmark=f"{kind}-digits", scenario="domain")
     parts = tuple(task.train for task in run.benchmark.tasks)
     mixture = Mixture(parts)
     for m in range(2):
@@ -192,7 +195,14 @@ def test_tasks_of_a_permuted_benchmark_keep_their_own_pixels_in_a_mixture():
         for part in parts:
             rows = part.rows[m, : part.sizes[m]]
             raw = part.inputs[rows].float() / 16
-            assert torch.equal(inputs[first : first + len(rows)], raw[:, part.pixels[m]])
+            shown = raw
+            if isinstance(part.view, PixelOrder):
+                shown = raw[:, part.view.order[m]]
+            elif part.view is not None:
+                shown = Rotation(part.view.grid[m : m + 1])(raw[None])[0]
+            torch.testing.assert_close(
+                inputs[first : first + len(rows)], shown, rtol=0, atol=1e-6 if kind == "rotated" else 0
+            )
             first += len(rows)
 
 

@@ -1,15 +1,27 @@
 """Tasks, their labels and answers, and what is held back for validation."""
 
 import itertools
+import math
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
-from clsearch.core.benchmarks import build_benchmark, classes_of, cut_by_class, miniature, pixel_orders
+from clsearch.core.benchmarks import (
+    angles,
+    build_benchmark,
+    classes_of,
+    cut_by_class,
+    miniature,
+    pixel_orders,
+    tensor_of,
+)
 from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import training_data
+from clsearch.core.datasets import SOURCES, Data, training_data
 from clsearch.core.samples import Samples
-from tests.helpers import CPU, everything, write_mnist
+from tests.helpers import CPU, everything, random_images, write_images, write_mnist
 
 SEEDS = (0, 1, 7)
 SCENARIOS = ("task", "domain", "class")
@@ -23,9 +35,9 @@ def source_labels(samples: Samples, m: int):
     return samples.labels[samples.rows[m]]
 
 
-@pytest.mark.parametrize("benchmark", ["split-digits", "permuted-digits"])
+@pytest.mark.parametrize("benchmark", ["split-digits", "permuted-digits", "rotated-digits"])
 def test_validation_and_training_data_are_disjoint_and_together_the_source(benchmark):
-    labels = training_data("digits", None)[1]
+    labels = tensor_of(training_data(SOURCES["digits"], None).labels)
     for m in range(len(SEEDS)):
         for task in benchmark_of(benchmark=benchmark, tasks=5).tasks:
             train, validation = set(task.train.rows[m].tolist()), set(task.validation.rows[m].tolist())
@@ -35,7 +47,7 @@ def test_validation_and_training_data_are_disjoint_and_together_the_source(bench
 
 
 def test_a_quarter_of_each_digit_is_validation_data():
-    total = training_data("digits", None)[1].bincount(minlength=10)
+    total = tensor_of(training_data(SOURCES["digits"], None).labels).bincount(minlength=10)
     for task in benchmark_of().tasks:
         for m in range(len(SEEDS)):
             held = source_labels(task.validation, m).bincount(minlength=10)
@@ -132,22 +144,24 @@ def test_accuracy_on_future_tasks_is_undefined_in_class_incremental_only():
 
 def test_permutations_differ_by_seed_and_task_and_the_first_task_has_none():
     built = benchmark_of(benchmark="permuted-digits", tasks=4)
-    orders = torch.stack([task.train.pixels for task in built.tasks])  # [T, M, D]
-    assert torch.equal(orders.sort(-1).values, torch.arange(64).expand(4, 3, 64))
-    assert torch.equal(orders[0], torch.arange(64).expand(3, -1))
-    assert len({tuple(order.tolist()) for order in orders[1:].flatten(0, 1)}) == 9
-    for task in built.tasks:
-        assert torch.equal(task.train.pixels, task.validation.pixels)
+    first, *others = built.tasks
+    assert first.train.view is first.validation.view is None
+    orders = torch.stack([task.train.view.order for task in others])  # [T - 1, M, D]
+    assert torch.equal(orders.sort(-1).values, torch.arange(64).expand(3, 3, 64))
+    assert len({tuple(order.tolist()) for order in orders.flatten(0, 1)}) == 9
+    assert not any(torch.equal(order, torch.arange(64)) for order in orders.flatten(0, 1))
+    for task in others:
+        assert torch.equal(task.train.view.order, task.validation.view.order)
 
 
 def test_a_members_permutations_do_not_depend_on_the_other_members():
-    config = TrialConfig.of("finetuning", {"epochs": 1, "benchmark": "permuted-digits"})
-    assert torch.equal(pixel_orders(config, 3, (5, 9), 64)[1:], pixel_orders(config, 3, (9,), 64))
+    assert torch.equal(pixel_orders(3, (5, 9), 64)[1:], pixel_orders(3, (9,), 64))
 
 
 @pytest.mark.parametrize("benchmark", ["split-digits", "permuted-digits"])
 def test_a_batch_is_the_source_rows_divided_by_the_maximum(benchmark):
-    inputs, labels = training_data("digits", None)
+    data = training_data(SOURCES["digits"], None)
+    inputs, labels = tensor_of(data.inputs), tensor_of(data.labels)
     task = benchmark_of(benchmark=benchmark, scenario="task", tasks=3).tasks[2]
     positions = torch.tensor([[3, 0, 7], [1, 1, 50], [9, 2, 4]])
     batch, answers = task.train.take(positions)
@@ -156,7 +170,7 @@ def test_a_batch_is_the_source_rows_divided_by_the_maximum(benchmark):
     for m in range(3):
         for b in range(3):
             row = task.train.rows[m, positions[m, b]]
-            pixels = inputs[row] if benchmark == "split-digits" else inputs[row][task.train.pixels[m]]
+            pixels = inputs[row] if benchmark == "split-digits" else inputs[row][task.train.view.order[m]]
             assert torch.equal(batch[m, b], pixels / 16)
             offset = 0 if benchmark == "split-digits" else 20
             assert answers[m, b] == labels[row] + offset
@@ -255,7 +269,7 @@ def test_members_of_a_shuffled_benchmark_differ_in_size_and_equal_themselves_alo
 
 
 def test_all_data_of_a_members_tasks_are_taken_and_none_twice():
-    labels = training_data("digits", None)[1]
+    labels = tensor_of(training_data(SOURCES["digits"], None).labels)
     built = benchmark_of(**UNEQUAL)
     for m in range(3):
         taken = [
@@ -305,3 +319,163 @@ def test_a_miniature_has_a_few_samples_of_every_class_of_the_first_tasks():
                 assert 10 < part.sizes[m] <= 20
                 assert set(part.rows[m].tolist()) <= set(full.rows[m].tolist())
                 assert set(everything(part, m)[1].tolist()) == set(task.classes)
+
+
+# --- rotated benchmarks ---
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_rotated_tasks_have_the_outputs_of_permuted_ones(scenario):
+    built = benchmark_of(benchmark="rotated-digits", scenario=scenario, tasks=3)
+    assert built.outputs == (10 if scenario == "domain" else 30)
+    for index, task in enumerate(built.tasks):
+        first = 0 if scenario == "domain" else 10 * index
+        assert task.classes == tuple(range(first, first + 10))
+        for part in (task.train, task.validation):
+            (batch,) = part.in_order(10_000)
+            _, labels = part.take(batch.positions)
+            assert torch.equal(labels, part.labels[part.rows] + first)
+
+
+@pytest.mark.parametrize("kind", ["permuted", "rotated"])
+def test_the_first_task_of_images_seen_otherwise_is_as_they_are(kind):
+    shown, split = (benchmark_of(benchmark=f"{name}-digits", tasks=2, scenario="class") for name in (kind, "split"))
+    first = shown.tasks[0]
+    assert first.train.view is first.validation.view is None
+    assert all(part.view is None for task in split.tasks for part in (task.train, task.validation))
+    inputs, _ = first.train.take(torch.zeros(3, 1, dtype=torch.int64))
+    assert torch.equal(inputs[:, 0], first.train.inputs[first.train.rows[:, 0]] / 16)
+
+
+def turned_by(task, m):
+    """Degrees, from where the grid of a member's views takes the pixel right of the centre."""
+    grid = task.train.view.grid[m].double()
+    across = grid[:, -1] - grid[:, 0]
+    return math.degrees(math.atan2(across[0, 1], across[0, 0])) % 360
+
+
+@pytest.mark.parametrize("tasks", [2, 5, 20])
+def test_each_task_turns_by_an_angle_of_its_own_part_of_the_half_turn(tasks):
+    for index in range(1, tasks + 1):
+        degrees = angles(index, tasks, range(200))
+        assert degrees.shape == (200,)
+        assert (degrees >= (index - 1) * 180 / tasks).all()
+        assert (degrees <= index * 180 / tasks).all()
+        assert degrees.max() - degrees.min() > 0.9 * 180 / tasks
+    built = benchmark_of(benchmark="rotated-digits", tasks=tasks)
+    for task in built.tasks[1:]:
+        expected = angles(task.index, tasks, SEEDS)
+        for m in range(len(SEEDS)):
+            assert turned_by(task, m) == pytest.approx(expected[m].item(), abs=1e-3)
+        assert torch.equal(task.train.view.grid, task.validation.view.grid)
+
+
+def test_angles_follow_the_seed_and_the_task_and_not_the_other_members():
+    assert torch.equal(angles(3, 5, (4, 9, 2))[1:], angles(3, 5, (9, 2)))
+    assert torch.equal(angles(3, 5, (4, 9)), angles(3, 5, (4, 9)))
+    within = torch.stack([angles(index, 5, range(10)) - (index - 1) * 36 for index in range(1, 6)])
+    assert len(set(within.flatten().tolist())) == 50
+    together, alone = (benchmark_of(seeds, benchmark="rotated-digits", tasks=3) for seeds in ((4, 9), (9,)))
+    for ours, own in zip(together.tasks[1:], alone.tasks[1:], strict=True):
+        assert torch.equal(ours.train.view.grid[1], own.train.view.grid[0])
+        positions = torch.arange(20)[None]
+        torch.testing.assert_close(ours.train.take(positions.expand(2, -1))[0][1], own.train.take(positions)[0][0])
+
+
+# --- sources of all kinds ---
+
+
+def test_a_benchmark_knows_the_shape_of_its_inputs():
+    for name, shape in (("split-digits", (1, 8, 8)), ("rotated-digits", (1, 8, 8))):
+        built = benchmark_of(benchmark=name, tasks=2)
+        assert (built.shape, built.inputs) == (shape, 64)
+        assert miniature(built, 2, 10).shape == shape
+    data = Data(SOURCES["cifar10"], random_images(60, (3, 32, 32), 0).reshape(60, -1), np.repeat(np.arange(10), 6))
+    built = build_benchmark(config_of(benchmark="split-cifar10"), SEEDS, CPU, data)
+    assert (built.shape, built.inputs) == ((3, 32, 32), 3072)
+    assert everything(built.tasks[0].train, 0)[0].shape == (10, 3072)
+
+
+def groups_of(tmp_path, text):
+    (tmp_path / "groups.txt").write_text(text)
+    return {"grouping": tmp_path / "groups.txt"}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_groups_decide_the_classes_of_each_task_and_their_order(scenario, tmp_path):
+    settings = {"scenario": scenario, **groups_of(tmp_path, "7, 2, 9\n0, 5, 1\n")}
+    built = benchmark_of(**settings)
+    groups = [(7, 2, 9), (0, 5, 1)]
+    assert built.outputs == (3 if scenario == "domain" else 6)
+    for index, (task, own) in enumerate(zip(built.tasks, groups, strict=True)):
+        first = 0 if scenario == "domain" else 3 * index
+        assert task.classes == (first, first + 1, first + 2)
+        for part in (task.train, task.validation):
+            for m, seed in enumerate(SEEDS):
+                assert classes_of(config_of(**settings), task.index, seed) == list(own)
+                _, labels = everything(part, m)
+                assert labels.tolist() == [first + own.index(c) for c in source_labels_of(part, m)]
+                assert set(labels.tolist()) == set(task.classes)
+
+
+def test_groups_of_the_labels_in_order_are_the_tasks_without_them(tmp_path):
+    plain = benchmark_of(tasks=5)
+    grouped = benchmark_of(**groups_of(tmp_path, "0,1\n2,3\n4,5\n6,7\n8,9"))
+    for ours, theirs in zip(plain.tasks, grouped.tasks, strict=True):
+        assert ours.classes == theirs.classes
+        for a, b in ((ours.train, theirs.train), (ours.validation, theirs.validation)):
+            assert torch.equal(a.rows, b.rows)
+            assert torch.equal(a.outputs, b.outputs)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_groups_name_the_classes_of_a_folder(scenario, tmp_path, image_cache):
+    names = ["cat", "dog", "eel", "fox", "gnu"]
+    images = {name: random_images(8, (3, 4, 4), seed) for seed, name in enumerate(names)}
+    write_images(tmp_path / "pets" / "train", images)
+    grouping = groups_of(tmp_path, "gnu, cat\nfox, dog\n")
+    built = benchmark_of(benchmark=f"folder:{tmp_path / 'pets'}", scenario=scenario, **grouping)
+    known = {image.tobytes(): name for name, own in images.items() for image in own}
+    found = []
+    for task, own in zip(built.tasks, (("gnu", "cat"), ("fox", "dog")), strict=True):
+        for part in (task.train, task.validation):
+            inputs, labels = everything(part, 0)
+            rows = [(255 * row).round().byte().numpy().tobytes() for row in inputs]
+            assert [known[row] for row in rows] == [own[task.classes.index(label)] for label in labels.tolist()]
+            found += rows
+    assert sorted(found) == sorted(row for row, name in known.items() if name != "eel")
+
+
+def read_only(array):
+    array.setflags(write=False)
+    return array
+
+
+@pytest.mark.parametrize("of", [np.array, lambda values: read_only(np.array(values))], ids=["writable", "read-only"])
+def test_inputs_are_used_where_they_lie_and_not_copied(of):
+    given = training_data(SOURCES["digits"], None)
+    data = Data(given.source, of(given.inputs), of(given.labels))
+    built = build_benchmark(config_of(), SEEDS, CPU, data)
+    for task in built.tasks:
+        for part in (task.train, task.validation):
+            assert part.inputs.data_ptr() == data.inputs.ctypes.data
+            assert part.labels.data_ptr() == data.labels.ctypes.data
+
+
+def test_data_that_is_handed_over_is_used_and_nothing_is_read():
+    labels = np.tile(np.arange(10), 12)
+    data = Data(SOURCES["mnist"], random_images(120, (1, 28, 28), 1).reshape(120, 784), labels)
+    built = build_benchmark(config_of(benchmark="split-mnist"), (3,), CPU, data)  # there is no data root
+    parts = [part for task in built.tasks for part in (task.train, task.validation)]
+    rows = sorted(tuple((255 * x).round().int().tolist()) for part in parts for x in everything(part, 0)[0])
+    assert rows == sorted(map(tuple, data.inputs.tolist()))
+
+
+def test_inputs_that_cannot_be_written_are_taken_without_a_warning():
+    """In a process of its own, as torch warns but once."""
+    code = (
+        "import warnings, numpy, clsearch.core.benchmarks as b; warnings.simplefilter('error'); "
+        "a = numpy.zeros(3); a.setflags(write=False); print(b.tensor_of(a).tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("[0.0, 0.0, 0.0]", "")

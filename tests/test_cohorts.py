@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from clsearch.core.loop import epochs_of, learn_sequence, learn_task, prepare_lesson, train_step
+from clsearch.core.lessons import epochs_of, prepare_lesson
+from clsearch.core.loop import learn_sequence, learn_task, train_step
 from clsearch.core.run import Run, build_run
 from clsearch.core.samples import Batch, Samples, stacked_rows
 from clsearch.core.state import TrialState
@@ -137,8 +138,8 @@ def test_every_member_sees_each_of_its_own_samples_once_an_epoch(algorithm, leng
                 each.train.sizes[m] for each in run.benchmark.tasks[t - 1 if algorithm != "joint" else 0 : t]
             )
             taken, whole = [], -(-n // SIZE)
-            for batches in epochs:
-                order = [batch.positions[m][valid_of(batch)[m]].tolist() for batch in batches]
+            for steps in epochs:
+                order = [step.batch.positions[m][valid_of(step.batch)[m]].tolist() for step in steps]
                 taken += [len(own) for own in order if own]
                 seen = [position for own in order for position in own]
                 assert len(set(seen)) == len(seen)
@@ -147,8 +148,8 @@ def test_every_member_sees_each_of_its_own_samples_once_an_epoch(algorithm, leng
                 # Full batches first, then one smaller, then none.
                 assert all(len(own) == SIZE for own in order[: len(seen) // SIZE])
                 assert all(not own for own in order[-(-len(seen) // SIZE) :])
-            steps = 3 * whole if "epochs" in length else 7 * (t if algorithm == "joint" else 1)
-            assert len(taken) == steps
+            whole_lesson = 3 * whole if "epochs" in length else 7 * (t if algorithm == "joint" else 1)
+            assert len(taken) == whole_lesson
 
 
 @pytest.mark.parametrize("optimizer", [*OPTIMIZERS, {"optimizer": "adamw", "weight_decay": 0.1}, {"weight_decay": 0.1}])
@@ -206,4 +207,4 @@ def test_members_of_equal_sizes_have_no_places_that_do_not_count():
     torch.set_default_dtype(torch.float32)
     run = small_run(seeds=(0, 1))
     lesson = prepare_lesson(run, run.initial_state(), run.benchmark.tasks[0])
-    assert all(batch.valid is None for batch in itertools.chain(*epochs_of(run, lesson)))
+    assert all(step.batch.valid is None for step in itertools.chain(*epochs_of(run, lesson)))

@@ -1,15 +1,20 @@
 """What a configuration refuses, fills in and says about itself."""
 
+import functools
 import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from clsearch.core.config import PARTS, PRESETS, ConfigError, TrialConfig, fields_of, preset_settings
+from clsearch.core.config import PARTS, PRESETS, ConfigError, TrialConfig, fields_of, followed, preset_settings
+from clsearch.core.datasets import SOURCES
 from clsearch.core.parts import BENCHMARKS, Scenario
+from tests.helpers import random_images, write_images
 
 
 def refusal(algorithm: str, settings: dict) -> ConfigError:
@@ -23,6 +28,47 @@ BETWEEN = [
     ({"tasks": 6}, "tasks: each task needs 2 of the 10 classes of split-digits, so at most 5 tasks; got 6"),
     ({"hidden": (0,)}, "hidden: every width must be at least 1; got 0"),
     ({"hidden": (8, -2)}, "hidden: every width must be at least 1; got 8 -2"),
+    ({"hidden": (8, 0), "backbone": "cnn"}, "hidden: every width must be at least 1; got 8 0"),
+    ({"hidden": ()}, "hidden: must have at least one width with mlp; got none"),
+    ({"hidden": (), "backbone": "cnn"}, "hidden: must have at least one width with cnn; got none"),
+    ({"hidden": (8, 4), "backbone": "resnet18"}, "hidden: acts with mlp and cnn only; got 8 4 with resnet18"),
+    (
+        {"hidden": (8,), "backbone": json.loads},
+        "hidden: acts with mlp and cnn only; got 8 with json.loads",
+    ),
+    ({"decay": 0.5}, "decay: acts with schedule = step only; got 0.5 with constant"),
+    ({"decay": 0.5, "schedule": "cosine"}, "decay: acts with schedule = step only; got 0.5 with cosine"),
+    ({"milestones": (0.4,)}, "milestones: acts with schedule = step only; got 0.4 with constant"),
+    (
+        {"milestones": (0.7, 0.4), "schedule": "step"},
+        "milestones: must rise, above 0 and below 1; got 0.7 0.4",
+    ),
+    (
+        {"milestones": (0.4, 0.4), "schedule": "step"},
+        "milestones: must rise, above 0 and below 1; got 0.4 0.4",
+    ),
+    ({"milestones": (0.5, 1.0), "schedule": "step"}, "milestones: must rise, above 0 and below 1; got 0.5 1"),
+    ({"milestones": (0.5, 1.5), "schedule": "step"}, "milestones: must rise, above 0 and below 1; got 0.5 1.5"),
+    ({"milestones": (0, 0.5), "schedule": "step"}, "milestones: must rise, above 0 and below 1; got 0 0.5"),
+    ({"milestones": (-0.5,), "schedule": "step"}, "milestones: must rise, above 0 and below 1; got -0.5"),
+    ({"random_crop": 8}, "random_crop: must be less than the images' 8 pixels; got 8"),
+    (
+        {"random_crop": 28, "benchmark": "rotated-mnist"},
+        "random_crop: must be less than the images' 28 pixels; got 28",
+    ),
+    (
+        {"random_crop": 2, "benchmark": "permuted-digits"},
+        "random_crop, horizontal_flip: act on images, and permuted pixels are none; got 2, False with permuted-digits",
+    ),
+    (
+        {"horizontal_flip": True, "benchmark": "permuted-mnist"},
+        "random_crop, horizontal_flip: act on images, and permuted pixels are none; got 0, True with permuted-mnist",
+    ),
+    ({"image_size": 32}, "image_size: acts with folder:PATH only; got 32 with split-digits"),
+    (
+        {"image_channels": 1, "benchmark": "split-cifar10"},
+        "image_channels: acts with folder:PATH only; got 1 with split-cifar10",
+    ),
     (
         {"classes_per_task": (5, 6)},
         "classes_per_task: each task needs at least 2 classes, and all together at most the 10 of split-digits; "
@@ -40,15 +86,15 @@ BETWEEN = [
     ),
     (
         {"classes_per_task": (4, 4), "tasks": 3},
-        "classes_per_task: must have one number per task, and at least two tasks; got 4 4 for 3 tasks",
+        "classes_per_task: must have as many entries as there are tasks, at least two; got 4 4 for 3 tasks",
     ),
     (
         {"classes_per_task": (10,)},
-        "classes_per_task: must have one number per task, and at least two tasks; got 10 for 2 tasks",
+        "classes_per_task: must have as many entries as there are tasks, at least two; got 10 for 2 tasks",
     ),
     (
         {"classes_per_task": ()},
-        "classes_per_task: must have one number per task, and at least two tasks; got  for 2 tasks",
+        "classes_per_task: must have as many entries as there are tasks, at least two; got  for 2 tasks",
     ),
     (
         {"classes_per_task": (2, 3), "scenario": "domain"},
@@ -66,6 +112,18 @@ BETWEEN = [
     (
         {"benchmark": "permuted-mnist", "class_order": "shuffled"},
         "class_order: acts in split benchmarks only, where tasks differ in classes; got shuffled with permuted-mnist",
+    ),
+    (
+        {"benchmark": "rotated-mnist", "classes_per_task": (5, 5)},
+        "classes_per_task: acts in split benchmarks only, where tasks differ in classes; got (5, 5) with rotated-mnist",
+    ),
+    (
+        {"benchmark": "split-cifar100", "tasks": 51},
+        "tasks: each task needs 2 of the 100 classes of split-cifar100, so at most 50 tasks; got 51",
+    ),
+    (
+        {"benchmark": "split-emnist-letters", "tasks": 5, "scenario": "domain"},
+        "tasks: must divide 26, because domain-incremental tasks must have equal class counts; got 5",
     ),
 ]
 
@@ -123,9 +181,9 @@ def test_every_broken_rule_between_fields_is_told_at_once():
     )
     assert [problem.split(":")[0] for problem in error.problems] == [
         "epochs, iterations",
-        "hidden",
         "momentum",
         "penalty_factor",
+        "hidden",
         "classes_per_task",
         "temperature_scaling",
         "gamma",
@@ -257,6 +315,10 @@ def test_permuted_benchmarks_may_have_more_tasks_than_classes():
         ({}, "task", 5, "per_task", False),
         ({"benchmark": "split-mnist"}, "task", 5, "per_task", False),
         ({"benchmark": "permuted-digits"}, "domain", 10, "per_task", True),
+        ({"benchmark": "rotated-kmnist"}, "domain", 10, "per_task", True),
+        ({"benchmark": "split-emnist-letters"}, "task", 13, "per_task", False),
+        ({"benchmark": "split-cifar100", "scenario": "class"}, "class", 10, "last", True),
+        ({"benchmark": "split-svhn", "classes_per_task": (4, 3, 3)}, "task", 3, "per_task", False),
         ({"scenario": "domain"}, "domain", 5, "per_task", True),
         ({"scenario": "class"}, "class", 5, "last", True),
         ({"scenario": Scenario.CLASS}, "class", 5, "last", True),
@@ -287,6 +349,9 @@ def test_none_means_unless_given():
     [
         ("finetuning", {"epochs": 1, "hidden": (8, 4), "data_root": "/data"}),
         ("lwf", {"iterations": 7, "scenario": "class", "distillation_temperature": 3}),
+        ("joint", {"epochs": 1, "backbone": "cnn", "random_crop": 2, "horizontal_flip": True}),
+        ("ewc", {"epochs": 1, "backbone": "resnet18", "benchmark": "split-cifar100", "schedule": "cosine"}),
+        ("lwf", {"epochs": 1, "schedule": "step", "milestones": [0.1, 0.2], "decay": 0.5, "warmup": 0.05}),
         (
             "ewc",
             {"epochs": 2, "benchmark": "permuted-mnist", "penalty_p_norm": 1.5, "average_over_tasks": True},
@@ -346,3 +411,225 @@ def test_the_data_root_is_made_absolute_because_workers_run_elsewhere(monkeypatc
     monkeypatch.chdir(tmp_path)
     config = TrialConfig.of("lwf", {"epochs": 1, "data_root": "data"})
     assert config.flat()["data_root"] == str(tmp_path / "data")
+
+
+# --- backbones ---
+
+
+@pytest.mark.parametrize(
+    ("backbone", "hidden"), [(None, (256, 256)), ("mlp", (256, 256)), ("cnn", (128,)), ("resnet18", ()), (print, ())]
+)
+def test_the_widths_follow_the_backbone(backbone, hidden):
+    config = TrialConfig.of("ewc", {"epochs": 1, "backbone": backbone})
+    assert config.hidden == hidden
+    assert config.backbone == (backbone or "mlp")
+
+
+class Made:
+    """A factory that is an instance, and one that is a method."""
+
+    def __call__(self, shape):
+        return None
+
+    def by_method(self, shape):
+        return None
+
+
+def by_function(shape, width=3):
+    return None
+
+
+FACTORIES = [
+    (by_function, "tests.test_config.by_function"),
+    (Made, "tests.test_config.Made"),
+    (Made(), "tests.test_config.Made"),
+    (Made().by_method, "tests.test_config.Made.by_method"),
+    (functools.partial(by_function, width=5), "tests.test_config.by_function(width=5)"),
+    (functools.partial(functools.partial(by_function, width=5), width=7), "tests.test_config.by_function(width=7)"),
+    (functools.partial(Made().by_method), "tests.test_config.Made.by_method()"),
+    (lambda shape: None, "tests.test_config.<lambda>"),
+    (json.loads, "json.loads"),
+    (len, "builtins.len"),
+]
+
+
+@pytest.mark.parametrize(("factory", "name"), FACTORIES)
+@pytest.mark.parametrize("algorithm", PARTS)
+def test_a_factory_is_a_backbone_and_is_written_as_where_it_is_defined(algorithm, factory, name):
+    config = TrialConfig.of(algorithm, {"epochs": 1, "backbone": factory})
+    assert config.backbone is factory
+    assert config.hidden == ()
+    flat = json.loads(json.dumps(config.flat(), allow_nan=False))
+    assert flat["backbone"] == name
+    assert flat["hidden"] == []
+
+
+@pytest.mark.parametrize("value", ["resnet50", "json.loads", "", 3, 2.5, ["mlp"], ("cnn", "mlp"), {"a": 1}])
+def test_what_is_neither_a_backbones_name_nor_callable_is_refused(value):
+    assert refusal("lwf", {"epochs": 1, "backbone": value}).problems == [
+        f"backbone: must be one of mlp, cnn, resnet18, or in Python a function that makes a module; got {value!r}"
+    ]
+
+
+# --- groups and folders ---
+
+
+def groups_in(tmp_path, text):
+    path = tmp_path / "groups.txt"
+    path.write_text(text)
+    return path
+
+
+def test_the_number_of_tasks_follows_a_grouping(tmp_path):
+    path = groups_in(tmp_path, "0, 1\n2, 3\n9, 8\n")
+    config = TrialConfig.of("lwf", {"epochs": 1, "grouping": path})
+    assert (config.tasks, config.scenario) == (3, "task")
+    assert config.source.groups == ((0, 1), (2, 3), (9, 8))
+    assert config.flat()["grouping"] == str(path)
+    assert TrialConfig.of("lwf", json.loads(json.dumps(config.flat()))) == config
+
+
+def test_rules_of_a_grouping_are_told(tmp_path):
+    unequal = groups_in(tmp_path, "0, 1\n2, 3, 4\n")
+    given = {"epochs": 1, "grouping": str(unequal)}
+    assert refusal("ewc", given | {"scenario": "domain"}).problems == [
+        "grouping: domain-incremental tasks must have equal class counts; got 2 3"
+    ]
+    assert refusal("ewc", given | {"tasks": 3}).problems == [
+        "grouping: must have as many entries as there are tasks, at least two; got 2 3 for 3 tasks"
+    ]
+    assert TrialConfig.of("ewc", given | {"tasks": 2, "scenario": "class"}).tasks == 2
+    for others, shown in (
+        ({"class_order": "shuffled"}, "class_order"),
+        ({"classes_per_task": (2, 3)}, "classes_per_task"),
+        ({"classes_per_task": (2, 3), "class_order": "shuffled"}, "classes_per_task, class_order"),
+    ):
+        assert refusal("ewc", given | others).problems == [
+            f"grouping: says which classes each task has, so {shown} must not be given; got {unequal}"
+        ]
+    assert TrialConfig.of("ewc", given | {"class_order": "fixed"}).source.groups == ((0, 1), (2, 3, 4))
+    for kind in ("permuted", "rotated"):
+        assert refusal("ewc", given | {"benchmark": f"{kind}-digits"}).problems == [
+            f"grouping: acts in split benchmarks only, where tasks differ in classes; got {unequal} with {kind}-digits"
+        ]
+    missing = tmp_path / "missing"
+    assert refusal("ewc", {"epochs": 1, "grouping": missing}).problems == [
+        f"grouping: must be a text file that can be read; got {missing} (No such file or directory)"
+    ]
+
+
+def test_a_grouping_lies_below_the_current_folder_or_at_home(tmp_path, monkeypatch):
+    groups_in(tmp_path, "0, 1\n2, 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("groups.txt", "~/groups.txt", Path("groups.txt")):
+        config = TrialConfig.of("lwf", {"epochs": 1, "grouping": path})
+        assert config.grouping == tmp_path / "groups.txt"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seven classes of six colour images, five rows high and nine pixels wide."""
+    images = {f"class {i}": random_images(6, (3, 5, 9), seed=i) for i in range(7)}
+    write_images(tmp_path / "images", images)
+    return tmp_path / "images"
+
+
+def test_the_number_of_tasks_follows_the_classes_of_a_folder(folder, tmp_path):
+    given = {"epochs": 1, "benchmark": f"folder:{folder}"}
+    config = TrialConfig.of("lwf", given)
+    assert (config.kind, config.scenario, config.tasks) == ("split", "task", 3)
+    assert config.source.classes == tuple(f"class {i}" for i in range(7))
+    assert config.source.shape == (3, 5, 9)
+    assert TrialConfig.of("lwf", given | {"scenario": "class", "classes_per_task": (2, 5)}).tasks == 2
+    path = groups_in(tmp_path, "class 6, class 0\nclass 1, class 2\n")
+    grouped = TrialConfig.of("lwf", given | {"grouping": path})
+    assert grouped.tasks == 2
+    assert grouped.source.classes == ("class 6", "class 0", "class 1", "class 2")
+    for built in (config, grouped):
+        assert TrialConfig.of("lwf", json.loads(json.dumps(built.flat()))) == built
+        again = pickle.loads(pickle.dumps(built))
+        assert again == built
+        assert again.source == built.source
+
+
+def test_rules_of_a_folder_are_told_by_its_path(folder):
+    given = {"epochs": 1, "benchmark": f"folder:{folder}"}
+    assert refusal("lwf", given | {"tasks": 4}).problems == [
+        f"tasks: each task needs 2 of the 7 classes of folder:{folder}, so at most 3 tasks; got 4"
+    ]
+    assert refusal("lwf", given | {"random_crop": 5}).problems == [
+        "random_crop: must be less than the images' 5 pixels; got 5"
+    ]
+    assert TrialConfig.of("lwf", given | {"random_crop": 5, "image_size": 6}).random_crop == 5
+    assert refusal("lwf", given | {"image_size": 6, "random_crop": 6}).problems == [
+        "random_crop: must be less than the images' 6 pixels; got 6"
+    ]
+    assert refusal("lwf", given | {"scenario": "domain"}).problems == [
+        "tasks: must divide 7, because domain-incremental tasks must have equal class counts; got 3"
+    ]
+
+
+def test_a_folder_is_given_from_home_or_from_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for benchmark in ("folder:~/images", "folder:.", "folder:../images", f"folder:{folder}/"):
+        assert TrialConfig.of("lwf", {"epochs": 1, "benchmark": benchmark}).benchmark == f"folder:{folder}"
+    with pytest.raises(ConfigError, match="benchmark: must lie in a home that exists; got 'folder:~nobody-of-this/x'"):
+        TrialConfig.of("lwf", {"epochs": 1, "benchmark": "folder:~nobody-of-this/x"})
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    problem = refusal("lwf", {"epochs": 1, "benchmark": f"folder:{tmp_path}/none"}).problems
+    assert problem == [f"benchmark: the folder must exist; got folder:{tmp_path}/none"]
+
+
+def test_a_source_that_is_known_is_not_looked_for_again(folder):
+    given = {"epochs": 1, "benchmark": f"folder:{folder}"}
+    config = TrialConfig.of("lwf", given)
+    (folder / "class 0" / "000.png").unlink()
+    assert TrialConfig.of("ewc", given, source=config.source).source is config.source
+    assert TrialConfig.of("ewc", given).source != config.source
+
+
+def test_broken_rules_of_images_and_of_training_are_told_together():
+    settings = {"warmup": 0.1, "decay": 0.2, "milestones": (0.9, 0.1), "hidden": (), "tasks": 9}
+    error = refusal("lwf", settings | {"random_crop": 9, "image_size": 8, "image_channels": 3})
+    assert [problem.split(":")[0] for problem in error.problems] == [
+        "epochs, iterations",
+        "milestones",
+        "decay",
+        "milestones",
+        "hidden",
+        "tasks",
+        "image_size",
+        "image_channels",
+        "random_crop",
+    ]
+
+
+def test_defaults_that_follow_know_the_source_and_not_its_name():
+    source = replace(SOURCES["digits"], classes=tuple("abcdefgh"))
+    assert followed({}, source)["tasks"] == 4
+    assert followed({"scenario": "class"}, source) | {"hidden": 0} == {
+        "scenario": "class",
+        "tasks": 4,
+        "teachers": "last",
+        "train_head": True,
+        "hidden": 0,
+    }
+    assert followed({}, replace(source, groups=((0, 1), (2, 3), (4, 5))))["tasks"] == 3
+    assert followed({"benchmark": "rotated-digits"}, source)["tasks"] == 10
+    for classes, tasks in ((3, 2), (5, 2), (40, 20), (41, 20), (42, 10), (1000, 10)):
+        assert followed({}, replace(source, classes=tuple(map(str, range(classes)))))["tasks"] == tasks
+    assert followed({"classes_per_task": [2] * 4}, source)["tasks"] == 4
+
+
+def test_training_images_are_augmented_where_either_is_asked_for():
+    for settings, augmented in (
+        ({}, False),
+        ({"random_crop": 0, "horizontal_flip": False}, False),
+        ({"random_crop": 1}, True),
+        ({"horizontal_flip": True}, True),
+    ):
+        assert TrialConfig.of("lwf", {"epochs": 1} | settings).augmented is augmented

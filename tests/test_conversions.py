@@ -19,7 +19,7 @@ from clsearch.core.parts import Scenario
 from clsearch.core.regularizers import Student
 from clsearch.core.samples import Batch
 from clsearch.core.seeding import generator_of
-from tests.helpers import forward, member_of, network_for, random_params, tiny_benchmark
+from tests.helpers import forward, member_of, network_for, random_params, student_of, tiny_benchmark
 
 LAMBDA, BATCH, N = 3.7, 4, 12
 
@@ -94,7 +94,7 @@ def ours(
     penalty = regularizer.prepare(network, benchmark, benchmark.tasks[-1], memory, numbers)
     assert penalty is not None
     nothing = torch.empty(0)
-    return penalty(Student(current, nothing, nothing), Batch(nothing)).penalty.item()
+    return penalty(Student(current, nothing, nothing, nothing), Batch(nothing)).penalty.item()
 
 
 def exact_fisher(benchmark: Benchmark, k: int, params: Params) -> Params:
@@ -250,8 +250,8 @@ def our_distillation(
     penalty = regularizer.prepare(network, benchmark, task, memory, numbers)
     assert penalty is not None
     positions = torch.arange(N)[None]
-    features = network.features(current, task.train.take(positions)[0])
-    return penalty(Student(current, features, network.logits(current, features)), Batch(positions)).penalty.item()
+    student = student_of(network, current, task.train.take(positions)[0])
+    return penalty(student, Batch(positions)).penalty.item()
 
 
 def cross_entropy_at_tau(teacher: Tensor, student: Tensor) -> Tensor:

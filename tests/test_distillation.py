@@ -2,24 +2,31 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from clsearch.core.benchmarks import Benchmark
-from clsearch.core.distillation import Distillation
-from clsearch.core.networks import MLP, Params, is_head
+from clsearch.core.backbones import cnn, module_network
+from clsearch.core.benchmarks import Benchmark, miniature
+from clsearch.core.distillation import Distillation, at, digested, speech
+from clsearch.core.lessons import epochs_of, prepare_lesson
+from clsearch.core.loop import learn_sequence, learn_task, train_step
+from clsearch.core.networks import MLP, Network, Params, is_head
 from clsearch.core.parts import Scenario
-from clsearch.core.regularizers import Penalty
+from clsearch.core.regularizers import Penalty, recalled
+from clsearch.core.run import Run
 from clsearch.core.samples import Batch
 from tests.helpers import (
+    CPU,
     doubled,
     forward,
     leaves_of,
     member_of,
     network_for,
     random_params,
+    small_run,
     student_of,
     tiny_benchmark,
 )
@@ -181,14 +188,15 @@ def test_distillation_has_no_slope_where_the_student_equals_its_teachers(scenari
 
 @pytest.mark.parametrize("distance", ["cross_entropy", "mse"])
 def test_teachers_answer_for_samples_beyond_the_first_chunk(distance):
-    benchmark = tiny_benchmark(TASK, (2, 2, 2), members=1, samples=1100, inputs=3)
+    benchmark = tiny_benchmark(TASK, (2, 2, 2), members=1, samples=4200, inputs=3)
     network = network_for(benchmark)
-    assert len(benchmark.tasks[2].train.in_order()) == 2
+    chunk = network.at_once // 2  # of two teachers
+    assert 2 * chunk < 4200
     # Larger than at initialisation, so that a teacher's answers differ from sample to sample.
     *teachers, current = ({n: 4 * v for n, v in random_params(network, 1, seed).items()} for seed in (1, 2, 3))
     _, penalty = prepared_distillation(benchmark, replace(PUBLISHED, distance=distance), teachers)
     values = []
-    for position in (3, 75, 1023, 1024, 1099):
+    for position in (3, 75, chunk - 1, chunk, 2 * chunk, 4199):
         batch = Batch(torch.tensor([[position]]))
         inputs, _ = benchmark.tasks[2].train.take(batch.positions)
         values.append(penalty(student_of(network, leaves_of(current), inputs), batch).penalty.item())
@@ -291,3 +299,116 @@ def test_no_gradient_reaches_a_teacher():
         sources = [value for teacher in teachers for value in teacher.values()]
         slopes = torch.autograd.grad(value, sources, allow_unused=True)
         assert all(slope is None for slope in slopes)
+
+
+# --- teachers asked once or at each step, one by one or together, about images as the student sees them ---
+
+
+def module_of(benchmark: Benchmark) -> Network:
+    return module_network(partial(cnn, hidden=(6,)), benchmark.shape, benchmark.outputs)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("of", [network_for, module_of], ids=["mlp", "cnn"])
+def test_teachers_heard_together_say_what_each_says_alone(of, members):
+    benchmark = replace(tiny_benchmark(TASK, (4, 3), members=members, inputs=48), shape=(3, 4, 4))
+    network = of(benchmark)
+    teachers = {k: network.initial([10 * k + m for m in range(members)], CPU) for k in (1, 2, 4)}
+    inputs, _ = benchmark.tasks[0].train.take(torch.arange(9).expand(members, -1))
+    said = speech(network, teachers)(inputs)
+    assert list(said) == [1, 2, 4]
+    for k, params in teachers.items():
+        assert said[k].shape == (members, 9, 7)
+        for m in range(members):
+            own = {name: value[m : m + 1] for name, value in params.items()}
+            alone = network.logits(own, network.features(own, inputs[m : m + 1]))
+            torch.testing.assert_close(said[k][m], alone[0])
+            if of is network_for:
+                torch.testing.assert_close(said[k][m], forward(member_of(params, m), inputs[m]))
+    assert not torch.allclose(said[1], said[2])
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 100])
+def test_a_digest_of_all_data_is_made_a_few_samples_at_a_time_and_holds_each_at_its_position(size):
+    task = tiny_benchmark(TASK, (2, 2), samples=(9, 4)).tasks[0]
+    taken = []
+
+    def digest(inputs: Tensor) -> dict[str, Tensor]:
+        taken.append(inputs.shape[1])
+        return {"inputs": inputs, "sums": inputs.sum(-1)}
+
+    found = digested(task, digest, size)
+    assert max(taken) <= size
+    assert sum(taken) == 9
+    positions = torch.tensor([[8, 0, 3], [3, 1, 0]])
+    inputs, _ = task.train.take(positions)
+    assert torch.equal(at(found["inputs"], Batch(positions)), inputs)
+    assert torch.equal(at(found["sums"], Batch(positions)), inputs.sum(-1))
+
+
+def few(algorithm: str, scenario: str, **settings: object) -> Run:
+    """Three tasks of about thirty images, whose members differ in size."""
+    counts = (2, 2, 2) if scenario == "domain" else (3, 2, 3)
+    settings = {"scenario": scenario, "classes_per_task": counts, "class_order": "shuffled", "hidden": (6,)} | settings
+    run = small_run(algorithm, (0, 5), batch_size=8, learning_rate=0.2, distillation_factor=2.0, **settings)
+    return replace(run, benchmark=miniature(run.benchmark, 3, 30))
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "cnn"])
+@pytest.mark.parametrize("distance", ["cross_entropy", "kl", "mse"])
+@pytest.mark.parametrize("teachers", ["per_task", "last"])
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_teachers_asked_once_and_at_each_step_train_the_same_student(scenario, teachers, distance, backbone):
+    once = few("lwf", scenario, teachers=teachers, distance=distance, backbone=backbone)
+    assert not once.regularizers[0].afresh
+    each = replace(once, regularizers=(replace(once.regularizers[0], afresh=True),))
+    states = [run.initial_state() for run in (once, each)]
+    for _ in once.benchmark.tasks:
+        states = [learn_task(run, state) for run, state in zip((once, each), states, strict=True)]
+        for name, value in states[0].params.items():
+            torch.testing.assert_close(states[1].params[name], value, rtol=0, atol=1e-5)
+        torch.testing.assert_close(states[1].curve, states[0].curve, rtol=1e-4, atol=1e-5)
+    finetuned = learn_sequence(replace(once, regularizers=())).params
+    for m in range(2):  # far more than is forgiven
+        assert max((states[0].params[name][m] - v[m]).abs().max().item() for name, v in finetuned.items()) > 3e-4
+
+
+def moved_by_hand(image: Tensor, move: Tensor) -> Tensor:
+    """A digit [64] cropped from its padded self, then mirrored."""
+    down, right, mirrored = move.tolist()
+    padded = torch.nn.functional.pad(image.view(8, 8), (2, 2, 2, 2))
+    crop = padded[2 + down : 10 + down, 2 + right : 10 + right]
+    return (crop.flip(1) if mirrored else crop).flatten()
+
+
+@pytest.mark.parametrize("distance", ["cross_entropy", "kl", "mse"])
+@pytest.mark.parametrize(("scenario", "newest_only"), VOICES)
+def test_teachers_answer_about_the_images_as_the_student_sees_them(scenario, newest_only, distance):
+    settings = {"teachers": "last" if newest_only else "per_task", "distance": distance, "train_head": True}
+    run = few("lwf", scenario, **settings, random_crop=2, horizontal_flip=True)
+    assert run.regularizers[0].afresh
+    state = learn_task(run, learn_task(run, run.initial_state()))
+    lesson = prepare_lesson(run, state, run.benchmark.tasks[2])
+    step = next(epochs_of(run, lesson))[0]
+    # Not the newest teacher itself, so that what is compared is not 0.
+    student = {name: 3 * value for name, value in state.params.items()}
+    _, _, logged = train_step(run, lesson, student, state.moments, step.batch)
+    inputs, _ = run.benchmark.tasks[2].train.take(step.batch.positions)
+    seen = [run.benchmark.answers(k, k) for k in (1, 2)]
+    voices = [(2 if newest_only else k, classes) for k, classes in zip((1, 2), seen, strict=True)]
+    if scenario is CLASS and newest_only:
+        voices = [(2, seen[1])]
+    for m in range(2):
+        teachers = [
+            doubled(member_of(recalled(state.memory, f"teacher/{k}/"), m)) if not newest_only or k == 2 else {}
+            for k in (1, 2)
+        ]
+        found = []
+        for images in (inputs[m], [moved_by_hand(*pair) for pair in zip(inputs[m], step.batch.moves[m], strict=True)]):
+            own = torch.stack(list(images)).double()
+            found.append(textbook_distillation(doubled(member_of(student, m)), teachers, own, voices, 2.0, True))
+        plain, augmented = found
+        penalty, kl = (logged[m, run.columns.index(name)].item() for name in ("penalty", "kl"))
+        assert penalty == pytest.approx(2 * augmented[distance].item(), rel=1e-4)
+        assert kl == pytest.approx(augmented["kl"].item(), rel=1e-4)
+        assert penalty != pytest.approx(2 * plain[distance].item(), rel=2e-4)

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from clsearch.core.files import write_atomically
+from clsearch.core.files import made_once, whole, write_atomically
 
 
 def test_content_arrives_and_replaces_what_was_there(tmp_path):
@@ -74,3 +76,96 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(tmp_path / "file", b"content")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_whole_file_takes_its_place_at_the_end_and_not_before(tmp_path):
+    path = tmp_path / "new" / "array"
+    with whole(path) as temporary:
+        temporary.write_bytes(b"old")
+        assert not path.exists()
+    with whole(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.parent == path.parent
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert os.listdir(path.parent) == ["array"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path, error):
+    path = tmp_path / "array"
+    write_atomically(path, b"old")
+
+    def write():
+        with whole(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["array"]
+
+
+def test_two_writers_of_one_file_do_not_share_a_temporary_path(tmp_path):
+    with whole(tmp_path / "array") as first, whole(tmp_path / "array") as second:
+        assert first != second
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert (tmp_path / "array").read_bytes() == b"first"  # the outer one ends last
+
+
+def test_nothing_written_is_an_error_and_not_an_empty_file(tmp_path):
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "array"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def found(path):
+    return path.read_bytes() if path.exists() else None
+
+
+def test_a_file_is_made_once_and_then_found(tmp_path):
+    path, made = tmp_path / "new" / "file", []
+
+    def make(target):
+        made.append(target)
+        target.write_bytes(b"content")
+
+    assert [made_once(path, found, make) for _ in range(3)] == [b"content"] * 3
+    assert len(made) == 1
+
+
+def test_who_comes_while_a_file_is_made_waits_and_finds_it(tmp_path):
+    path, made, begun, missed = tmp_path / "file", [], threading.Event(), threading.Event()
+
+    def make(target):
+        made.append(target)
+        begun.set()
+        missed.wait()
+        target.write_bytes(b"content")
+
+    def miss(path):
+        content = found(path)
+        missed.set()
+        return content
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(made_once, path, found, make)
+        begun.wait()
+        assert made_once(path, miss, make) == b"content"
+        assert first.result() == b"content"
+    assert len(made) == 1
+
+
+def test_what_a_killed_maker_left_of_this_file_is_removed_and_of_others_kept(tmp_path):
+    names = [".a[1].0123456789abcdef.tmp", ".a[1].b.0123456789abcdef.tmp", ".a1.0123456789abcdef.tmp"]
+    for name in names:
+        (tmp_path / name).touch()
+    made_once(tmp_path / "a[1]", found, lambda target: target.write_bytes(b"content"))
+    assert sorted(os.listdir(tmp_path)) == sorted(["a[1]", ".a[1].lock", *names[1:]])
+
+
+def test_a_file_that_cannot_be_read_when_made_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="cannot be read"):
+        made_once(tmp_path / "file", lambda path: None, lambda target: target.touch())

@@ -1,13 +1,17 @@
 """Test data, seen as each task shows it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from clsearch.core.benchmarks import build_benchmark, classes_of
 from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import read_digits
-from clsearch.core.held_out import held_out_samples
-from tests.helpers import CPU, write_mnist
+from clsearch.core.datasets import Digits
+from clsearch.core.errors import ConfigError
+from clsearch.core.held_out import held_out_samples, reader_of_test
+from clsearch.core.views import PixelOrder, Rotation
+from tests.helpers import CPU, random_images, write_images, write_mnist
 from tests.helpers import everything as everything_of
 
 SEEDS = (3, 4)
@@ -26,7 +30,7 @@ def everything(samples):
 
 
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
-@pytest.mark.parametrize("benchmark", ["split-mnist", "permuted-mnist"])
+@pytest.mark.parametrize("benchmark", ["split-mnist", "permuted-mnist", "rotated-mnist"])
 def test_mnist_test_samples_are_the_t10k_files_mapped_as_the_task_maps(tmp_path, benchmark, scenario):
     write_mnist(tmp_path, "train", per_class=10, seed=0)
     images, labels = write_mnist(tmp_path, "t10k", per_class=3, seed=1)
@@ -40,9 +44,14 @@ def test_mnist_test_samples_are_the_t10k_files_mapped_as_the_task_maps(tmp_path,
         inputs, outputs = everything(samples)
         for m in range(len(SEEDS)):
             assert torch.equal(outputs[m], labels[own] + offset)
-            pixels = images[own].flatten(1) if split else images[own].flatten(1)[:, task.train.pixels[m]]
-            assert torch.equal(inputs[m], pixels / 255)
+            pixels = images[own].flatten(1) / 255
+            if isinstance(task.train.view, PixelOrder):
+                pixels = pixels[:, task.train.view.order[m]]
+            elif task.train.view is not None:
+                pixels = Rotation(task.train.view.grid[m : m + 1])(pixels[None])[0]
+            torch.testing.assert_close(inputs[m], pixels, rtol=0, atol=1e-6 if "rotated" in benchmark else 0)
         assert set(outputs.unique().tolist()) == set(task.classes)
+        assert (task.train.view is None) == (split or index == 0)
 
 
 def test_the_pixel_permutation_of_a_later_task_is_not_the_first_tasks():
@@ -53,7 +62,7 @@ def test_the_pixel_permutation_of_a_later_task_is_not_the_first_tasks():
 
 
 def test_all_digits_held_out_come_up_once_for_every_member():
-    inputs, labels = read_digits("test")
+    inputs, labels = map(torch.from_numpy, Digits("test")())
     found = torch.cat([everything(samples)[0] for _, samples in tasks_and_tests()], 1)
     for m in range(len(SEEDS)):
         assert sorted(map(tuple, found[m].tolist())) == sorted(map(tuple, (inputs.flatten(1) / 16).tolist()))
@@ -69,7 +78,7 @@ def test_all_digits_held_out_come_up_once_for_every_member():
     ],
 )
 def test_each_member_is_tested_on_its_own_classes_where_their_order_is_shuffled(settings):
-    images, labels = read_digits("test")
+    images, labels = map(torch.from_numpy, Digits("test")())
     settings = {"class_order": "shuffled", **settings}
     config = TrialConfig.of("finetuning", {"epochs": 1} | settings)
     sizes = []
@@ -86,8 +95,8 @@ def test_each_member_is_tested_on_its_own_classes_where_their_order_is_shuffled(
 
 
 def test_no_test_sample_is_training_or_validation_data():
-    images, _ = read_digits("test")
-    held = {tuple(image) for image in images.flatten(1).tolist()}
+    images, _ = Digits("test")()
+    held = {tuple(image.ravel().tolist()) for image in images}
     config = TrialConfig.of("finetuning", {"epochs": 1, "class_order": "shuffled"})
     used = {
         tuple((16 * x).int().tolist())
@@ -97,3 +106,102 @@ def test_no_test_sample_is_training_or_validation_data():
     }
     assert len(used) > 1400
     assert len(held & used) == 0
+
+
+# --- folders of images ---
+
+
+def folder_of(*places, shapes=((3, 5, 4), (3, 5, 4))):
+    """Images of four classes below each place, all different. Returns image -> class of each place."""
+    known = []
+    for seed, (place, shape) in enumerate(zip(places, shapes, strict=False)):
+        images = {name: random_images(10, shape, seed=10 * seed + i) for i, name in enumerate("dcba")}
+        write_images(place, images)
+        known.append({image.tobytes(): name for name, own in images.items() for image in own})
+    return known
+
+
+def images_of(samples, m):
+    """[n] the images of a member as bytes, and their labels."""
+    inputs, labels = everything_of(samples, m)
+    return [image.astype("uint8").tobytes() for image in (255 * inputs).round().numpy()], labels.tolist()
+
+
+@pytest.mark.parametrize("order", ["fixed", "shuffled"])
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_training_validation_and_test_images_of_a_folder_are_disjoint_and_together_all(
+    scenario, order, tmp_path, image_cache
+):
+    (known,) = folder_of(tmp_path)
+    settings = {"benchmark": f"folder:{tmp_path}", "scenario": scenario, "class_order": order}
+    config = TrialConfig.of("finetuning", {"epochs": 1} | settings)
+    pairs = tasks_and_tests(**settings)
+    for m, seed in enumerate(SEEDS):
+        found = []
+        for task, samples in pairs:
+            names = [config.source.classes[c] for c in classes_of(config, task.index, seed)]
+            for part, of_each in ((task.train, 7), (task.validation, 1), (samples, 2)):
+                images, labels = images_of(part, m)
+                assert [known[image] for image in images] == [names[task.classes.index(label)] for label in labels]
+                assert len(images) == 2 * of_each
+                found += images
+        assert sorted(found) == sorted(known)
+
+
+def test_test_images_are_those_of_test_where_a_folder_has_one(tmp_path, image_cache):
+    train, test = folder_of(tmp_path / "train", tmp_path / "test")
+    for task, samples in tasks_and_tests(benchmark=f"folder:{tmp_path}"):
+        for m in range(len(SEEDS)):
+            used = [image for part in (task.train, task.validation) for image in images_of(part, m)[0]]
+            held, labels = images_of(samples, m)
+            assert set(used) <= set(train)
+            assert len(set(used)) == len(used) == 20
+            assert ["abcd".index(test[image]) for image in held] == labels
+            assert len(set(held)) == 20
+
+
+def test_test_images_have_the_size_and_the_channels_of_training_images_that_were_asked_for(tmp_path, image_cache):
+    folder_of(tmp_path / "train", tmp_path / "test", shapes=((3, 5, 4), (1, 9, 7)))
+    pairs = tasks_and_tests(benchmark=f"folder:{tmp_path}", image_size=4, image_channels=1)
+    for _, samples in pairs:
+        assert everything_of(samples, 0)[0].shape == (20, 16)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (1, 5, 4), (3, 5, 5)])
+def test_test_images_of_another_shape_are_refused(shape, tmp_path, image_cache):
+    folder_of(tmp_path / "train", tmp_path / "test", shapes=((3, 5, 4), shape))
+    with pytest.raises(ConfigError) as caught:
+        tasks_and_tests(benchmark=f"folder:{tmp_path}")
+    got = " x ".join(map(str, shape))
+    assert caught.value.problems == [
+        f"benchmark: test images must have the shape of training images, 3 x 5 x 4; got {got}"
+    ]
+
+
+def test_a_grouping_decides_the_test_images_of_each_task(tmp_path, image_cache):
+    _, test = folder_of(tmp_path / "train", tmp_path / "test")
+    (tmp_path / "groups.txt").write_text("d, a\nc, b\n")
+    pairs = tasks_and_tests(
+        benchmark=f"folder:{tmp_path}", grouping=tmp_path / "groups.txt", scenario="class", data_root=tmp_path
+    )
+    for names, (_, samples) in zip(("da", "cb"), pairs, strict=True):
+        images, labels = images_of(samples, 0)
+        assert {test[image] for image in images} == set(names)
+        assert ["dacb".index(test[image]) for image in images] == labels
+        assert len(images) == 20
+
+
+def test_a_reader_that_nobody_knows_is_an_error():
+    config = TrialConfig.of("finetuning", {"epochs": 1})
+    strange = replace(config.source, read=lambda root, download, progress: None)
+    with pytest.raises(TypeError, match="must be read by one of the known readers"):
+        reader_of_test(TrialConfig.of("finetuning", {"epochs": 1}, source=strange))
+
+
+def test_the_reader_of_test_data_is_that_of_the_training_data_for_the_other_part(tmp_path, image_cache):
+    folder_of(tmp_path)
+    for benchmark in ("split-digits", "rotated-mnist", "split-svhn", f"folder:{tmp_path}"):
+        config = TrialConfig.of("finetuning", {"epochs": 1, "benchmark": benchmark})
+        train, test = config.source.read, reader_of_test(config)
+        assert (train.part, test.part) == ("train", "test")
+        assert replace(test, part="train", **({"key": train.key} if hasattr(train, "key") else {})) == train

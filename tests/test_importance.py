@@ -7,12 +7,18 @@ import torch
 from torch import Tensor
 
 from clsearch.core import importance
+from clsearch.core.backbones import module_network
 from clsearch.core.importance import Fisher, drawn, scaled
 from clsearch.core.networks import MLP, LinearLayers, Network, Params, allowed_mask, is_head
 from clsearch.core.parts import Scenario
 from clsearch.core.samples import Samples
 from clsearch.core.seeding import generator_of
 from tests.helpers import CPU, doubled, everything, forward, member_of, network_for, random_params, tiny_benchmark
+
+
+def cnn_of_four(shape: tuple[int, int, int]) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv2d(shape[0], 4, 3, padding=1), torch.nn.Tanh(), torch.nn.Flatten())
+
 
 KINDS = ("empirical", "sampled", "exact", "batch")
 
@@ -22,6 +28,10 @@ class Opaque:
     """An MLP that does not show its layers, so that nothing can be known of them."""
 
     inner: MLP
+
+    @property
+    def at_once(self) -> int:
+        return self.inner.at_once
 
     def initial(self, seeds, device) -> Params:
         return self.inner.initial(seeds, device)
@@ -39,6 +49,10 @@ class Convolution:
 
     inputs: int
     outputs: int
+
+    @property
+    def at_once(self) -> int:
+        return 100
 
     def initial(self, seeds, device) -> Params:
         shapes = {
@@ -192,6 +206,48 @@ def test_samples_beyond_the_first_chunk_count_too(monkeypatch, name, kind, sizes
     for key, value in whole.items():
         torch.testing.assert_close(chunked[key], value, rtol=1e-5, atol=1e-9)
     assert_fisher_is_a_loop(fisher, network, params, train, (0, 1), 2, (0, 1), 1)
+
+
+class Narrow(Convolution):
+    """A network that can take three samples at once and no more."""
+
+    @property
+    def at_once(self) -> int:
+        return 3
+
+    def features(self, params: Params, inputs: Tensor) -> Tensor:
+        assert inputs.shape[1] <= 3
+        return super().features(params, inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_pass_takes_more_samples_than_the_network_takes_at_once(kind):
+    benchmark = tiny_benchmark(Scenario.DOMAIN, (2, 2), samples=(11, 8))
+    network, train = Narrow(benchmark.inputs, 2), benchmark.tasks[0].train
+    params = network.initial((2, 3), CPU)
+    found = Fisher(kind, None, 3)(network, params, train, None, (0, 1), 1)
+    whole = Fisher(kind, None, 3)(Convolution(benchmark.inputs, 2), params, train, None, (0, 1), 1)
+    for name, value in whole.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("answers", [(0, 1, 2), (1, 2), (0, 1, 2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("network", [MLP(12, (6, 4), 7), Convolution(12, 7), module_network(cnn_of_four, (3, 2, 2), 7)])
+def test_sample_after_sample_as_on_a_cpu_and_all_in_one_as_elsewhere_are_the_same(network, answers):
+    generator = torch.Generator().manual_seed(8)
+    params, inputs = network.initial((2, 3), CPU), torch.rand(2, 9, 12, generator=generator)
+    labels = torch.tensor(answers)[torch.randint(len(answers), (2, 9), generator=generator)]
+    weights = torch.rand(2, 9, generator=generator)
+    weights[1, 6:] = 0  # a member of another size
+    mask = allowed_mask(answers, 7, CPU)
+    turn, together = (
+        squares(network, params, inputs, labels, weights, mask)
+        for squares in (importance._squares_in_turn, importance._squares_together)
+    )
+    assert turn.keys() == together.keys() == params.keys()
+    for name, value in turn.items():
+        assert value.max() > 1e-6
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-8)
 
 
 def test_more_samples_than_a_chunk_holds():

@@ -9,15 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from clsearch.core.benchmarks import Task
-from clsearch.core.loop import (
-    DivergedError,
-    Lesson,
-    epochs_of,
-    learn_sequence,
-    learn_task,
-    prepare_lesson,
-    train_step,
-)
+from clsearch.core.lessons import Lesson, Step, epochs_of, prepare_lesson
+from clsearch.core.loop import DivergedError, learn_sequence, learn_task, train_step
 from clsearch.core.networks import Params, is_head
 from clsearch.core.run import Run
 from clsearch.core.samples import Batch
@@ -49,7 +42,7 @@ def lesson_of(run: Run, task: Task) -> Lesson:
 # --- members ---
 
 
-@pytest.mark.parametrize("scenario", [*SCENARIOS, {"benchmark": "permuted-digits"}])
+@pytest.mark.parametrize("scenario", [*SCENARIOS, {"benchmark": "permuted-digits"}, {"benchmark": "rotated-digits"}])
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
     [("finetuning", {}), ("lwf", {}), ("ewc", {"penalty_factor": 10.0}), ("ewc", {"penalty_p_norm": 1.5})],
@@ -225,10 +218,10 @@ def test_head_columns_move_only_while_they_may_be_answered_or_distilled(algorith
 # --- epochs, iterations, batches ---
 
 
-def order_of(batches: list[Batch]) -> Tensor:
+def order_of(steps: list[Step]) -> Tensor:
     """[M, n] positions of an epoch, of members that all have as many."""
-    assert all(batch.valid is None for batch in batches)
-    return torch.cat([batch.positions for batch in batches], 1)
+    assert all(step.batch.valid is None for step in steps)
+    return torch.cat([step.batch.positions for step in steps], 1)
 
 
 def test_an_epoch_goes_through_every_sample_once_in_batches_of_the_configured_size():
@@ -238,14 +231,14 @@ def test_an_epoch_goes_through_every_sample_once_in_batches_of_the_configured_si
     assert n % 50
     epochs = list(epochs_of(run, lesson_of(run, task)))
     assert len(epochs) == 3
-    for batches in epochs:
-        assert [batch.positions.shape[1] for batch in batches] == [50] * (n // 50) + [n % 50]
-        assert torch.equal(order_of(batches).sort(1).values, torch.arange(n).expand(2, -1))
+    for steps in epochs:
+        assert [step.batch.positions.shape[1] for step in steps] == [50] * (n // 50) + [n % 50]
+        assert torch.equal(order_of(steps).sort(1).values, torch.arange(n).expand(2, -1))
 
 
 def test_the_order_of_samples_differs_by_epoch_task_and_seed_and_not_by_the_other_members():
     run = small_run(seeds=(0, 5), epochs=2, benchmark="permuted-digits")
-    orders = [order_of(batches) for task in run.benchmark.tasks[:2] for batches in epochs_of(run, lesson_of(run, task))]
+    orders = [order_of(steps) for task in run.benchmark.tasks[:2] for steps in epochs_of(run, lesson_of(run, task))]
     assert len({tuple(order.tolist()) for pair in orders for order in pair}) == 8
     alone = small_run(seeds=(5,), epochs=2, benchmark="permuted-digits")
     (first, _) = epochs_of(alone, lesson_of(alone, alone.benchmark.tasks[0]))
@@ -257,7 +250,7 @@ def test_iterations_are_exactly_that_many_steps_a_task(iterations):
     settings = {"iterations": iterations, "optimizer": "adam", "learning_rate": 0.001}
     run = small_run(seeds=(0, 1), **settings)
     for task in run.benchmark.tasks:
-        assert sum(len(batches) for batches in epochs_of(run, lesson_of(run, task))) == iterations
+        assert sum(len(steps) for steps in epochs_of(run, lesson_of(run, task))) == iterations
     steps_taken = learn_sequence(run).moments["steps"]
     assert torch.equal(steps_taken, torch.full((2,), float(iterations)))
     kept = learn_sequence(small_run(seeds=(0, 1), optimizer_state="keep", **settings)).moments["steps"]
@@ -268,7 +261,7 @@ def test_the_first_iterations_are_the_first_batches_of_an_epoch():
     by_steps, by_epochs = small_run(iterations=9, batch_size=64), small_run(epochs=2, batch_size=64)
     task = by_steps.benchmark.tasks[0]
     steps, epochs = (
-        [batch for batches in epochs_of(run, lesson_of(run, task)) for batch in batches]
+        [step.batch for steps in epochs_of(run, lesson_of(run, task)) for step in steps]
         for run in (by_steps, by_epochs)
     )
     assert len(epochs) > 9

@@ -66,7 +66,7 @@ def value_and_slopes(penalty: Penalty, params: Params) -> tuple[Tensor, Params]:
     """The penalty looks at parameters only, so the batch may be empty of meaning."""
     leaves = leaves_of(params)
     nothing = torch.empty(0)
-    value = penalty(Student(leaves, nothing, nothing), Batch(nothing)).penalty
+    value = penalty(Student(leaves, nothing, nothing, nothing), Batch(nothing)).penalty
     slopes = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
     return value.detach(), dict(zip(leaves, slopes, strict=True))
 

@@ -1,6 +1,8 @@
 """Each field's own rule, and the table of benchmarks."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -52,7 +54,29 @@ REFUSED = [
     ("finetuning", "optimizer", "lion", "'sgd', 'adam' or 'adamw'", "'lion'"),
     ("finetuning", "optimizer_state", "lose", "'reset' or 'keep'", "'lose'"),
     ("finetuning", "tasks", 1, "greater than or equal to 2", "1"),
-    ("finetuning", "hidden", (), "at least 1 item", "()"),
+    ("finetuning", "hidden", 5, "valid tuple", "5"),
+    ("finetuning", "hidden", (2.5,), "integer", "2.5"),
+    ("finetuning", "backbone", "vgg", "mlp, cnn, resnet18", "'vgg'"),
+    ("finetuning", "schedule", "linear", "'constant', 'cosine' or 'step'", "'linear'"),
+    ("finetuning", "warmup", -0.1, "greater than or equal to 0", "-0.1"),
+    ("finetuning", "warmup", 1, "less than 1", "1"),
+    ("finetuning", "warmup", NAN, "finite", "nan"),
+    ("finetuning", "milestones", (), "at least 1 item", "()"),
+    ("finetuning", "milestones", 0.5, "valid tuple", "0.5"),
+    ("finetuning", "milestones", (0.5, NAN), "finite", "nan"),
+    ("finetuning", "decay", 0, "greater than 0", "0"),
+    ("finetuning", "decay", 1, "less than 1", "1"),
+    ("finetuning", "decay", NAN, "finite", "nan"),
+    ("finetuning", "random_crop", -1, "greater than or equal to 0", "-1"),
+    ("finetuning", "random_crop", 1.5, "integer", "1.5"),
+    ("finetuning", "horizontal_flip", "perhaps", "boolean", "'perhaps'"),
+    ("finetuning", "image_size", 3, "greater than or equal to 4", "3"),
+    ("finetuning", "image_size", 1025, "less than or equal to 1024", "1025"),
+    ("finetuning", "image_channels", 2, "1 or 3", "2"),
+    ("finetuning", "grouping", 7, "path", "7"),
+    ("finetuning", "benchmark", "folder:", "folder:PATH", "'folder:'"),
+    ("finetuning", "benchmark", "folder", "folder:PATH", "'folder'"),
+    ("finetuning", "benchmark", "rotated-cifar10", "must be one of", "'rotated-cifar10'"),
     ("finetuning", "scenario", "instance", "'task', 'domain' or 'class'", "'instance'"),
     ("finetuning", "benchmark", "split-imagenet", "must be", "'split-imagenet'"),
     ("lwf", "distance", "cosine", "'cross_entropy', 'kl' or 'mse'", "'cosine'"),
@@ -90,12 +114,17 @@ def test_two_methods_together_refuse_what_each_refuses(algorithm, field, value, 
     assert rule in problem
 
 
-def test_every_source_has_a_benchmark_of_every_kind():
-    assert len(BENCHMARKS) == len(SOURCES) * len(Kind)
+def test_every_source_is_split_and_grey_digits_and_clothes_are_also_permuted_and_rotated():
+    every_kind = ["digits", "mnist", "fashion-mnist", "kmnist"]
+    names = {"split": list(SOURCES), "permuted": every_kind, "rotated": every_kind}
+    assert set(names) == set(Kind)
+    assert sorted(BENCHMARKS) == sorted(f"{kind}-{source}" for kind, sources in names.items() for source in sources)
     for name, (kind, source) in BENCHMARKS.items():
         assert name == f"{kind}-{source}"
         config = TrialConfig.of("finetuning", {"epochs": 1, "benchmark": name})
-        assert (config.kind, config.source) == (kind, source)
+        assert config.kind == kind
+        assert config.source is SOURCES[source]
+        assert config.source.name == source
 
 
 def test_every_field_is_described_and_belongs_to_one_part():
@@ -111,3 +140,15 @@ def test_a_home_that_does_not_exist_is_refused(monkeypatch, tmp_path):
     with pytest.raises(ConfigError, match="data_root: must lie in a home that exists; got '~nobody-of-this-name/x'"):
         TrialConfig.of("finetuning", {"epochs": 1, "data_root": "~nobody-of-this-name/x"})
     assert TrialConfig.of("finetuning", {"epochs": 1, "data_root": "~/x"}).data_root == (tmp_path / "x").resolve()
+
+
+def test_a_partials_name_is_the_same_in_every_process():
+    code = (
+        "from functools import partial; import math; from clsearch.core.parts import backbone_name; "
+        "print(backbone_name(partial(print, math.sin, end=len, sep=2)))"
+    )
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert first == second == "builtins.print(math.sin, end=builtins.len, sep=2)\n"

@@ -1,17 +1,22 @@
 """What a configuration becomes before training starts."""
 
+import math
+import os
+import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from clsearch.core.algorithms import Course
 from clsearch.core.distillation import Distillation
+from clsearch.core.errors import ConfigError
 from clsearch.core.importance import Fisher
 from clsearch.core.optimizers import SGD, Adam
 from clsearch.core.parameter_change import ParameterChange
 from clsearch.core.run import build_run
-from tests.helpers import small_config, small_run
+from tests.helpers import random_images, small_config, small_run, write_images
 
 
 @pytest.mark.parametrize("seeds", [(), (1, 2, 1)])
@@ -110,7 +115,13 @@ def test_the_network_fits_the_benchmark(settings, outputs):
     ("algorithm", "logs"), [("finetuning", ()), ("joint", ()), ("lwf", ("kl",)), ("ewc", ()), ("lwf_ewc", ("kl",))]
 )
 def test_columns_are_losses_what_the_algorithm_logs_and_accuracy(algorithm, logs):
-    assert small_run(algorithm).columns == ("loss", "loss_classification", "penalty", *logs, "accuracy")
+    columns = ("loss", "loss_classification", "penalty", *logs, "accuracy")
+    assert small_run(algorithm).columns == columns
+    # And the learning rate, where it changes.
+    for settings in ({"schedule": "cosine"}, {"schedule": "step"}, {"warmup": 0.1}):
+        run = small_run(algorithm, **settings)
+        assert run.columns == (*columns, "learning_rate")
+        assert run.initial_state().curve.shape == (0, 1, len(columns) + 1)
 
 
 def test_the_initial_state_has_learned_nothing():
@@ -140,5 +151,136 @@ def test_a_fingerprint_names_algorithm_settings_and_seeds():
     assert small_run("lwf", seeds=(0, 1)).fingerprint == runs[0].fingerprint
 
 
+def test_a_fingerprint_names_how_images_are_shown_and_what_they_pass_through():
+    runs = [
+        small_run(),
+        *(small_run(benchmark=f"{kind}-digits", scenario="task", tasks=3) for kind in ("permuted", "rotated")),
+        small_run(random_crop=1),
+        small_run(horizontal_flip=True),
+        small_run(schedule="cosine"),
+        small_run(schedule="step"),
+        small_run(schedule="step", milestones=(0.5,)),
+        small_run(warmup=0.1),
+        small_run(backbone="cnn"),
+        small_run(backbone=linear, hidden=None),
+        small_run(backbone=shallow, hidden=None),
+        *(small_run(backbone=partial(linear, width=width), hidden=None) for width in (4, 6)),
+    ]
+    assert len({run.fingerprint for run in runs}) == len(runs)
+    assert small_run(backbone=partial(linear, width=6), hidden=None).fingerprint == runs[-1].fingerprint
+
+
 def test_a_fingerprint_does_not_depend_on_where_the_data_lies(tmp_path):
     assert small_run(data_root=tmp_path).fingerprint == small_run().fingerprint
+
+
+def linear(shape, width=5):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), width))
+
+
+def shallow(shape):
+    return torch.nn.Sequential(*linear(shape), torch.nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("settings", "features"),
+    [({"backbone": "cnn", "hidden": (5,)}, 5), ({"backbone": linear, "hidden": None}, 5), ({"hidden": (3,)}, 3)],
+)
+@pytest.mark.parametrize("scenario", ["task", "domain"])
+def test_the_head_fits_the_backbone_and_the_benchmark(settings, features, scenario):
+    run = small_run(scenario=scenario, **{"tasks": 2} | settings)
+    params = run.initial_state().params
+    assert params["head.weight"].shape == (1, features, 5 if scenario == "domain" else 10)
+    inputs, _ = run.benchmark.tasks[0].train.take(torch.tensor([[0, 3, 7]]))
+    assert run.network.features(params, inputs).shape == (1, 3, features)
+
+
+def test_a_backbone_that_cannot_be_used_is_refused_before_anything_is_trained():
+    def with_batch_norm(shape):
+        return torch.nn.Sequential(*linear(shape), torch.nn.BatchNorm1d(5))
+
+    with pytest.raises(ConfigError, match=r"^backbone: must have no buffers"):
+        small_run(backbone=with_batch_norm, hidden=None)
+
+
+def folder_run(folder, **settings):
+    return small_run(benchmark=f"folder:{folder}", tasks=None, **settings)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """Gives a folder of four classes, the same wherever it is made."""
+
+    def make(name):
+        for part in ("train", "test"):
+            images = {each: random_images(6, (1, 4, 4), seed) for seed, each in enumerate("abcd")}
+            write_images(tmp_path / name / part, images)
+        return tmp_path / name
+
+    return make
+
+
+def test_a_folders_fingerprint_does_not_depend_on_where_or_when_it_was_copied(pets, image_cache):
+    first, second = pets("here"), pets("there")
+    os.utime(second / "train" / "a" / "000.png", ns=(1, 1))
+    assert folder_run(first).fingerprint == folder_run(second).fingerprint
+    assert folder_run(first).config != folder_run(second).config
+
+
+def added(folder):
+    shutil.copy(folder / "a" / "000.png", folder / "a" / "new.png")
+
+
+def removed(folder):
+    (folder / "a" / "000.png").unlink()
+
+
+def renamed(folder):
+    (folder / "a" / "000.png").rename(folder / "a" / "other.png")
+
+
+def of_another_size(folder):
+    with (folder / "a" / "000.png").open("ab") as file:
+        file.write(b"more")
+
+
+def with_another_class(folder):
+    for part in ("train", "test"):
+        (folder.parent / part / "a").rename(folder.parent / part / "e")
+
+
+@pytest.mark.parametrize("change", [added, removed, renamed, of_another_size, with_another_class])
+def test_a_folders_fingerprint_changes_with_its_images(change, pets, image_cache):
+    folder = pets("here")
+    before = folder_run(folder).fingerprint
+    assert folder_run(folder).fingerprint == before
+    change(folder / "train")
+    assert folder_run(folder).fingerprint != before
+
+
+@pytest.mark.parametrize("change", [added, removed, renamed, of_another_size])
+def test_a_folders_fingerprint_does_not_look_at_test_images(change, pets, image_cache):
+    folder = pets("here")
+    before = folder_run(folder).fingerprint
+    change(folder / "test")
+    assert folder_run(folder).fingerprint == before
+
+
+def test_a_fingerprint_names_the_size_and_channels_that_images_are_brought_to(pets, image_cache):
+    folder = pets("here")
+    runs = [folder_run(folder, **settings) for settings in ({}, {"image_size": 5}, {"image_channels": 3})]
+    assert len({run.fingerprint for run in runs}) == 3
+
+
+def test_a_fingerprint_names_the_groups_and_not_the_file_that_they_were_read_from(tmp_path):
+    fingerprints = []
+    for name, text in (
+        ("a", "1, 2\n3, 4"),
+        ("b", "# the same\n1,2\n\n3,4\n"),
+        ("c", "2, 1\n3, 4"),
+        ("d", "3, 4\n1, 2"),
+    ):
+        (tmp_path / name).write_text(text)
+        fingerprints.append(small_run(grouping=tmp_path / name, tasks=None).fingerprint)
+    assert fingerprints[0] == fingerprints[1]
+    assert len({*fingerprints, small_run(classes_per_task=(2, 2), tasks=None).fingerprint}) == 4

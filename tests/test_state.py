@@ -22,6 +22,9 @@ CASES = [
         "ewc",
         {"benchmark": "permuted-digits", "penalty_p_norm": 1.5, "momentum": 0.5, "optimizer_state": "keep"},
     ),
+    ("ewc", {"benchmark": "rotated-digits", "schedule": "step", "warmup": 0.2, "random_crop": 1}),
+    ("lwf", {"schedule": "cosine", "random_crop": 2, "horizontal_flip": True, "iterations": 6}),
+    ("lwf_ewc", {"backbone": "cnn", "hidden": (4,), "iterations": 3, "batch_size": 8, "fisher_samples": 8}),
 ]
 
 

@@ -4,6 +4,7 @@ Both in double precision, so that a difference is one of method and not of round
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,11 +13,13 @@ import torch
 
 from clsearch.core.benchmarks import Task, classes_of, miniature
 from clsearch.core.importance import drawn
-from clsearch.core.loop import epochs_of, learn_sequence, prepare_lesson, train_step
+from clsearch.core.lessons import epochs_of, prepare_lesson
+from clsearch.core.loop import learn_sequence, train_step
 from clsearch.core.networks import Params, allowed_mask, restricted
 from clsearch.core.run import Run, build_run
-from clsearch.core.samples import Samples, stacked_rows
+from clsearch.core.samples import Batch, Samples, stacked_rows
 from clsearch.core.seeding import generator_of
+from clsearch.core.views import PixelOrder
 from tests import textbook
 from tests.helpers import in_double, small_config
 
@@ -57,8 +60,25 @@ def samples_of(samples: Samples, m: int) -> list[textbook.Sample]:
     found = []
     for row in samples.rows[m, : samples.sizes[m]].tolist():
         pixels = samples.inputs[row].double() / 16
-        found.append((pixels if samples.pixels is None else pixels[samples.pixels[m]], int(samples.labels[row])))
+        if isinstance(samples.view, PixelOrder):
+            pixels = pixels[samples.view.order[m]]
+        elif samples.view is not None:  # turned in single precision, see test_views
+            pixels = samples.view((samples.inputs[row].float() / 16).expand(len(SEEDS), 1, -1))[m, 0].double()
+        found.append((pixels, int(samples.labels[row])))
     return found
+
+
+def shown(sample: textbook.Sample, batch: Batch, m: int, place: int) -> textbook.Sample:
+    """A sample as it is augmented at this place of a batch."""
+    if batch.moves is None:
+        return sample
+    down, right, mirrored = batch.moves[m, place].tolist()
+    return textbook.seen_through(sample[0], (1, 8, 8), down, right, bool(mirrored)), sample[1]
+
+
+def schedule_of(run: Run) -> textbook.Schedule:
+    config = run.config
+    return textbook.Schedule(config.learning_rate, config.schedule, config.warmup, config.milestones, config.decay)
 
 
 def plain(params: Params, m: int) -> textbook.Theta:
@@ -129,22 +149,31 @@ def assert_training_is_the_textbooks(run: Run) -> Params:
         lesson, params = prepare_lesson(run, state, task), state.params
         moments = state.moments if run.config.optimizer_state == "keep" else run.optimizer.initial(params)
         samples = [samples_of(task.train, m) for m in range(len(run.seeds))]
+        left = [run.config.iterations or run.config.epochs * math.ceil(len(own) / 3) for own in samples]
+        steps, schedule = list(left), schedule_of(run)
         for learner in learners:
             learner.begin()
-        for batch in itertools.chain(*epochs_of(run, lesson)):
-            params, moments, logged = train_step(run, lesson, params, moments, batch)
+        for step in itertools.chain(*epochs_of(run, lesson)):
+            batch = step.batch
+            params, moments, logged = train_step(run, lesson, params, moments, batch, step.rate)
             for m, learner in enumerate(learners):
                 counts = (
                     torch.ones(batch.positions.shape[1], dtype=torch.bool) if batch.valid is None else batch.valid[m]
                 )
                 if not counts.any():
                     continue
-                found = learner.step([samples[m][i] for i in batch.positions[m][counts].tolist()])
+                if step.rate is not None:  # which reaches a step in single precision
+                    rate = torch.tensor(schedule.at(steps[m] - left[m], steps[m]), dtype=step.rate.dtype)
+                    learner.optimizer.rate = rate.item()
+                left[m] -= 1
+                places = counts.nonzero().flatten().tolist()
+                found = learner.step([shown(samples[m][batch.positions[m, i]], batch, m, i) for i in places])
                 losses = [logged[m, columns.index(name)].item() for name in ("loss_classification", "penalty")]
                 assert losses == pytest.approx(found, rel=near["rtol"], abs=near["atol"])
                 ours = plain(params, m)
                 for name, value in learner.theta.items():
                     torch.testing.assert_close(ours[name], value, **near, msg=lambda text, n=name: f"{n}: {text}")
+        assert left == [0, 0]
         tell_what_was_drawn(run, task, params, learners)
         memory = state.memory
         for regularizer in run.regularizers:
@@ -210,6 +239,47 @@ def test_permuted_pixels(algorithm, settings):
         assert_training_is_the_textbooks(run)
 
 
+@pytest.mark.parametrize(("algorithm", "settings"), METHODS)
+def test_turned_images(algorithm, settings):
+    for scenario in SCENARIOS if algorithm == "finetuning" else ("domain",):
+        run = run_of(algorithm, scenario, benchmark="rotated-digits", **settings)
+        assert_training_is_the_textbooks(run)
+
+
+# --- learning rates that change, training images that move ---
+
+SCHEDULES = [
+    {"warmup": 0.4},
+    {"schedule": "cosine"},
+    {"schedule": "cosine", "warmup": 0.3, "optimizer": "adamw", "learning_rate": 0.002, "weight_decay": 0.05},
+    {"schedule": "step", "milestones": (0.3, 0.6), "decay": 0.4, "momentum": 0.6, "optimizer_state": "keep"},
+    {"schedule": "step", "warmup": 0.25, "weight_decay": 0.02},
+]
+MOVED = {"random_crop": 2, "horizontal_flip": True}
+
+
+@pytest.mark.parametrize("length", [{"epochs": 2}, {"epochs": None, "iterations": 7}])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_schedule(scenario, schedule, length):
+    place = 3 * SCHEDULES.index(schedule) + SCENARIOS.index(scenario) + 2 * ("iterations" in length)
+    algorithm, settings = METHODS[place % 5]
+    run = run_of(algorithm, scenario, **length, **schedule, **settings)
+    assert run.scheduled
+    assert_training_is_the_textbooks(run)
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), METHODS)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_augmented_images(scenario, algorithm, settings):
+    for moves in ({"random_crop": 2}, {"horizontal_flip": True}, MOVED):
+        run = run_of(algorithm, scenario, momentum=0.3, **moves, **settings)
+        assert_training_is_the_textbooks(run)
+    assert_training_is_the_textbooks(
+        run_of(algorithm, "domain", benchmark="rotated-digits", schedule="cosine", **MOVED, **settings)
+    )
+
+
 # --- LwF ---
 
 DISTANCES = [
@@ -238,6 +308,27 @@ def test_lwf(scenario, teachers, train_head, distance, temperature_scaling):
         momentum=0.3,
     )
     assert_something_acts(run, assert_training_is_the_textbooks(run))
+
+
+@pytest.mark.parametrize(("distance", "temperature_scaling"), DISTANCES)
+@pytest.mark.parametrize("teachers", ["per_task", "last"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_teachers_are_asked_about_the_images_as_the_student_sees_them(
+    scenario, teachers, distance, temperature_scaling
+):
+    run = run_of(
+        "lwf",
+        scenario,
+        teachers=teachers,
+        distance=distance,
+        temperature_scaling=temperature_scaling,
+        distillation_factor=2.5,
+        **MOVED,
+    )
+    assert_something_acts(run, assert_training_is_the_textbooks(run))
+    about_the_images_as_they_are = replace(run, regularizers=(replace(run.regularizers[0], afresh=False),))
+    with pytest.raises(AssertionError):
+        assert_training_is_the_textbooks(about_the_images_as_they_are)
 
 
 # --- EWC ---
@@ -313,6 +404,7 @@ def test_lwf_and_ewc_together(scenario, place):
 def test_single_precision(scenario, algorithm, settings):
     torch.set_default_dtype(torch.float32)
     assert_training_is_the_textbooks(run_of(algorithm, scenario, momentum=0.6, weight_decay=0.02, **settings))
+    assert_training_is_the_textbooks(run_of(algorithm, scenario, schedule="cosine", warmup=0.3, **MOVED, **settings))
 
 
 # --- that the comparison can fail ---

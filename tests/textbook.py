@@ -280,6 +280,46 @@ class Adam:
         return new
 
 
+# --- how training data and the learning rate change ---
+
+
+def seen_through(x: Tensor, shape: tuple[int, int, int], down: int, right: int, mirrored: bool) -> Tensor:
+    """What a window of the image's own size sees once it is moved down and right, 0 where there is no image; mirrored
+    where that is asked for.
+    """
+    channels, height, width = shape
+    image, window = x.view(shape), torch.zeros(shape, dtype=x.dtype)
+    for i in range(height):
+        for j in range(width):
+            if 0 <= i + down < height and 0 <= j + right < width:
+                place = width - 1 - j if mirrored else j
+                window[:, i, place] = image[:, i + down, j + right]
+    return window.reshape(channels * height * width)
+
+
+@dataclass
+class Schedule:
+    rate: float
+    kind: str = "constant"
+    warmup: float = 0.0
+    milestones: tuple[float, ...] = ()
+    decay: float = 1.0
+
+    def at(self, step: int, steps: int) -> float:
+        """The learning rate at a step of a task, the first being 0."""
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self.rate * (step + 1) / (rising + 1)
+        progress = (step - rising) / (steps - rising)
+        if self.kind == "cosine":
+            return self.rate * (1 + math.cos(math.pi * progress)) / 2
+        rate = self.rate
+        for milestone in self.milestones:
+            if self.kind == "step" and progress >= milestone:
+                rate *= self.decay
+        return rate
+
+
 # --- learning ---
 
 

@@ -40,6 +40,7 @@ def distillation(config: TrialConfig) -> Regularizer:
         train_head=config.train_head,
         distance=config.distance,
         squared=config.temperature_scaling == "squared",
+        afresh=config.augmented,
     )
 
 

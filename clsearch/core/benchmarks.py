@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -9,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clsearch.core.datasets import SOURCES, training_data
+from clsearch.core.datasets import Data, training_data
 from clsearch.core.parts import BenchmarkConfig, Kind, Scenario
 from clsearch.core.samples import Samples, stacked_rows
 from clsearch.core.seeding import generator_of
+from clsearch.core.views import PixelOrder, Rotation, View
+
+HALF_TURN = 180.0
+"""Rotated tasks turn by up to this many degrees (Lopez-Paz & Ranzato 2017)."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,19 @@ class Task:
 class Benchmark:
     """A sequence of tasks, for one member per seed, and the rule of what may be answered.
 
-    outputs: width C of the head. inputs: width D of a flattened input.
+    outputs: width C of the head. shape: of an input before it is flattened, [channels, height, width].
     """
 
     scenario: Scenario
     seeds: tuple[int, ...]
     tasks: tuple[Task, ...]
     outputs: int
-    inputs: int
+    shape: tuple[int, int, int]
+
+    @property
+    def inputs(self) -> int:
+        """Width D of a flattened input."""
+        return math.prod(self.shape)
 
     def seen(self, i: int) -> tuple[int, ...]:
         """Outputs of the classes seen through task i."""
@@ -59,28 +70,39 @@ class Benchmark:
         return self.scenario is not Scenario.CLASS or k <= i
 
 
-def build_benchmark(config: BenchmarkConfig, seeds: Sequence[int], device: torch.device) -> Benchmark:
-    """The tasks of a configuration for M members, one per seed; the source is read once per process."""
-    inputs, labels = (tensor.to(device) for tensor in training_data(config.source, config.data_root))
-    numbers = labels.cpu().numpy()
-    cuts = [cut_by_class(numbers, SOURCES[config.source].validation_fraction, seed) for seed in seeds]
+def build_benchmark(
+    config: BenchmarkConfig, seeds: Sequence[int], device: torch.device, data: Data | None = None
+) -> Benchmark:
+    """The tasks of a configuration for M members, one per seed. data: the source's, unless it is to be read here (once
+    per process).
+    """
+    data = data or training_data(config.source, config.data_root)
+    inputs, labels = tensor_of(data.inputs).to(device), tensor_of(data.labels).to(device)
+    cuts = [cut_by_class(data.labels, config.source.validation_fraction, seed) for seed in seeds]
     tasks = []
     for index in range(1, config.tasks + 1):
         members = [classes_of(config, index, seed) for seed in seeds]
-        pixels = pixel_orders(config, index, seeds, inputs.shape[1])
+        view = view_of(config, index, seeds, device)
         train, validation = (
             samples_of(
                 config,
                 (inputs, labels),
                 [np.concatenate([cut[part][c] for c in own]) for cut, own in zip(cuts, members, strict=True)],
                 output_map(config, index, members).to(device),
-                None if pixels is None else pixels.to(device),
+                view,
             )
             for part in ("train", "validation")
         )
         tasks.append(Task(index, tuple(outputs_of(config, index)), train, validation))
     width = max(c for task in tasks for c in task.classes) + 1
-    return Benchmark(config.scenario, tuple(seeds), tuple(tasks), width, inputs.shape[1])
+    return Benchmark(config.scenario, tuple(seeds), tuple(tasks), width, config.source.shape)
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """A tensor on an array's own memory, which nobody writes to; torch would warn where it cannot be written."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
 
 
 def samples_of(
@@ -88,20 +110,21 @@ def samples_of(
     data: tuple[Tensor, Tensor],
     rows: Sequence[np.ndarray],
     outputs: Tensor,
-    pixels: Tensor | None,
+    view: View | None,
 ) -> Samples:
     """Samples of members whose rows of the data (flat inputs, labels) are given."""
     own = [torch.from_numpy(member).to(data[0].device) for member in rows]
-    scale = float(SOURCES[config.source].maximum)
-    return Samples(*data, scale, stacked_rows(own), tuple(map(len, own)), outputs, pixels)
+    return Samples(*data, float(config.source.maximum), stacked_rows(own), tuple(map(len, own)), outputs, view)
 
 
 def class_counts(config: BenchmarkConfig) -> list[int]:
     """How many classes each task has."""
-    classes = SOURCES[config.source].classes
-    if config.kind is Kind.PERMUTED:
-        return [classes] * config.tasks
-    return list(config.classes_per_task or map(len, np.array_split(range(classes), config.tasks)))
+    source = config.source
+    if config.kind is not Kind.SPLIT:
+        return [len(source.classes)] * config.tasks
+    if source.groups is not None:
+        return [len(group) for group in source.groups]
+    return list(config.classes_per_task or map(len, np.array_split(range(len(source.classes)), config.tasks)))
 
 
 def outputs_of(config: BenchmarkConfig, index: int) -> range:
@@ -115,9 +138,11 @@ def outputs_of(config: BenchmarkConfig, index: int) -> range:
 
 def classes_of(config: BenchmarkConfig, index: int, seed: int) -> list[int]:
     """Source classes of a task, in the order of their outputs."""
-    classes = SOURCES[config.source].classes
-    if config.kind is Kind.PERMUTED:
+    classes, groups = len(config.source.classes), config.source.groups
+    if config.kind is not Kind.SPLIT:
         return list(range(classes))
+    if groups is not None:
+        return list(groups[index - 1])
     shuffled = config.class_order == "shuffled"
     order = torch.randperm(classes, generator=generator_of(seed, 0, 0, "classes")) if shuffled else range(classes)
     counts = class_counts(config)
@@ -127,7 +152,7 @@ def classes_of(config: BenchmarkConfig, index: int, seed: int) -> list[int]:
 
 def output_map(config: BenchmarkConfig, index: int, members: Sequence[Sequence[int]]) -> Tensor:
     """[M, S] source class -> output of the head, -1 where the class is not in the task. members: their classes."""
-    outputs = torch.full((len(members), SOURCES[config.source].classes), -1)
+    outputs = torch.full((len(members), len(config.source.classes)), -1)
     for row, classes in zip(outputs, members, strict=True):
         row[list(classes)] = torch.tensor(outputs_of(config, index))
     return outputs
@@ -142,13 +167,26 @@ def miniature(benchmark: Benchmark, tasks: int, most: int) -> Benchmark:
     return replace(benchmark, tasks=tuple(first))
 
 
-def pixel_orders(config: BenchmarkConfig, index: int, seeds: Sequence[int], width: int) -> Tensor | None:
-    """[M, D] a permutation of the pixels per seed; the first task reads them as they are (Kirkpatrick 2017)."""
-    if config.kind is not Kind.PERMUTED:
+def view_of(config: BenchmarkConfig, index: int, seeds: Sequence[int], device: torch.device) -> View | None:
+    """How a task shows its inputs to each seed's member; None: as they are, as the first task does."""
+    if index == 1 or config.kind is Kind.SPLIT:
         return None
-    if index == 1:
-        return torch.arange(width).expand(len(seeds), -1)
+    if config.kind is Kind.PERMUTED:
+        return PixelOrder(pixel_orders(index, seeds, math.prod(config.source.shape)).to(device))
+    return Rotation.of(angles(index, config.tasks, seeds), *config.source.shape[1:]).to(device)
+
+
+def pixel_orders(index: int, seeds: Sequence[int], width: int) -> Tensor:
+    """[M, D] a permutation of the pixels per seed (Kirkpatrick et al. 2017)."""
     return torch.stack([torch.randperm(width, generator=generator_of(s, index, 0, "pixels")) for s in seeds])
+
+
+def angles(index: int, tasks: int, seeds: Sequence[int]) -> Tensor:
+    """[M] degrees by which a task turns its images: for task t of T, an angle per seed from the t-th of T equal parts
+    of the half turn (Lopez-Paz & Ranzato 2017).
+    """
+    parts = [index - 1 + torch.rand((), generator=generator_of(seed, index, 0, "angle")) for seed in seeds]
+    return torch.stack(parts) * HALF_TURN / tasks
 
 
 def cut_by_class(labels: np.ndarray, fraction: float, seed: int) -> dict[str, list[np.ndarray]]:

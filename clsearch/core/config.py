@@ -6,13 +6,17 @@ and the parameters of an MLflow run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, ValidationInfo, model_validator
 
-from clsearch.core.datasets import SOURCES
+from clsearch.core.datasets import Source
+from clsearch.core.errors import ConfigError
 from clsearch.core.parts import (
     BENCHMARKS,
+    FOLDER,
     BenchmarkConfig,
     DistillationConfig,
     Kind,
@@ -21,20 +25,9 @@ from clsearch.core.parts import (
     Part,
     Scenario,
     TrainingConfig,
+    backbone_name,
 )
-
-
-class ConfigError(ValueError):
-    """Refused input. Each of `problems` names the field, then the rule, then the value."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
-        """Workers send errors to the driver pickled; the default would pickle the joined text."""
-        return type(self), (self.problems,)
-
+from clsearch.core.sources import source_of
 
 NUMBERS = (
     "learning_rate",
@@ -46,6 +39,9 @@ NUMBERS = (
 """Hyperparameters in which members may differ; they reach the step as tensors [M] of single precision."""
 
 SMALLEST, LARGEST = 1e-37, 1e38
+
+MOST_TASKS = 20
+"""A split benchmark has two classes a task unless that makes more tasks than this: 10 tasks then."""
 
 COMMON: tuple[type[Part], ...] = (BenchmarkConfig, NetworkConfig, TrainingConfig)
 PARTS: dict[str, tuple[type[Part], ...]] = {
@@ -81,21 +77,25 @@ def preset_settings(algorithm: str, preset: str | None) -> dict[str, Any]:
     return {name: value for name, value in PRESETS.get(preset or "", {}).items() if name in known}
 
 
-def followed(settings: dict[str, Any]) -> dict[str, Any]:
-    """The defaults that follow other fields, where `settings` leave those fields out."""
-    name = settings.get("benchmark", "split-digits")
-    kind, source = BENCHMARKS.get(name if isinstance(name, str) else "", (None, ""))
-    if kind is None:  # refused by its own rule
-        return {"scenario": "task", "tasks": 2, "teachers": "last", "train_head": True}
-    split = kind is Kind.SPLIT
+def followed(settings: dict[str, Any], source: Source | None) -> dict[str, Any]:
+    """The defaults that follow other fields, where `settings` leave those fields out. source: None where the benchmark
+    is refused by its own rules.
+    """
+    backbone = settings.get("backbone", "mlp")
+    hidden = {"mlp": (256, 256), "cnn": (128,)}.get(backbone, ()) if isinstance(backbone, str) else ()
+    if source is None:
+        return {"scenario": "task", "tasks": 2, "teachers": "last", "train_head": True, "hidden": hidden}
+    split = BENCHMARKS.get(settings.get("benchmark", "split-digits"), (Kind.SPLIT,))[0] is Kind.SPLIT
     scenario = settings.get("scenario") or ("task" if split else "domain")
-    counts = settings.get("classes_per_task")
-    tasks = len(counts) if isinstance(counts, list | tuple) else SOURCES[source].classes // 2 if split else 10
+    counts = source.groups or settings.get("classes_per_task")
+    pairs = len(source.classes) // 2
+    tasks = len(counts) if isinstance(counts, list | tuple) else pairs if split and pairs <= MOST_TASKS else 10
     return {
         "scenario": scenario,
         "tasks": max(2, tasks),
         "teachers": "last" if scenario == "class" else "per_task",
         "train_head": scenario != "task",
+        "hidden": hidden,
     }
 
 
@@ -105,11 +105,12 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationCo
     algorithm: Literal[tuple(PARTS)] = "finetuning"  # type: ignore[valid-type]
 
     @classmethod
-    def of(cls, algorithm: str, settings: dict[str, Any]) -> Self:
+    def of(cls, algorithm: str, settings: dict[str, Any], source: Source | None = None) -> Self:
         """Validate `settings` (flat; None = unless given) for an algorithm.
 
-        Raises ConfigError for an unknown algorithm or key, a value against its rule, or a setting of another
-        algorithm.
+        source: of the benchmark, where it is known already; else a folder of images is listed for it.
+        Raises ConfigError for an unknown algorithm or key, a value against its rule, a setting of another algorithm,
+        or images that cannot be used.
         """
         if not isinstance(algorithm, str) or algorithm not in PARTS:
             raise ConfigError([f"algorithm: must be one of {', '.join(PARTS)}; got {algorithm!r}"])
@@ -117,20 +118,23 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationCo
         unknown = [key for key in settings if key not in known]
         if unknown:
             raise ConfigError([f"{key}: not a setting of {algorithm}; known are {', '.join(known)}" for key in unknown])
+        given = {k: v for k, v in settings.items() if v is not None}
+        context = {"source": source or source_of(given)}
         try:
-            return cls(algorithm=algorithm, **{k: v for k, v in settings.items() if v is not None})
+            return cls.model_validate({"algorithm": algorithm} | given, context=context)
         except ValidationError as error:
             raise ConfigError(explain(error)) from None
 
     @model_validator(mode="before")
     @classmethod
-    def _follow(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        return followed(settings) | settings
+    def _follow(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return followed(settings, (info.context or {}).get("source")) | settings
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _agree(self, info: ValidationInfo) -> Self:
         """Rules over more than one field."""
-        if problems := [*_training_problems(self), *_task_problems(self), *_method_problems(self)]:
+        self._source = (info.context or {})["source"]
+        if problems := [problem for rules in RULES for problem in rules(self)]:
             raise ValueError("\n".join(problems))
         return self
 
@@ -145,10 +149,14 @@ def _training_problems(config: TrialConfig) -> list[str]:
         problems.append(
             f"epochs, iterations: exactly one of the two must be given; got {config.epochs}, {config.iterations}"
         )
-    if any(width < 1 for width in config.hidden):
-        problems.append(f"hidden: every width must be at least 1; got {' '.join(map(str, config.hidden))}")
     if config.momentum and config.optimizer != "sgd":
         problems.append(f"momentum: acts with sgd only; got {config.momentum:g} with {config.optimizer}")
+    milestones = " ".join(f"{share:g}" for share in config.milestones)
+    for name, shown in (("milestones", milestones), ("decay", f"{config.decay:g}")):
+        if config.schedule != "step" and getattr(config, name) != TrialConfig.model_fields[name].default:
+            problems.append(f"{name}: acts with schedule = step only; got {shown} with {config.schedule}")
+    if not all(0 < a < b <= 1 for a, b in pairwise((*config.milestones, 1.0))):
+        problems.append(f"milestones: must rise, above 0 and below 1; got {milestones}")
     for name in NUMBERS:
         value = getattr(config, name)
         if not SMALLEST <= value <= LARGEST:
@@ -156,29 +164,75 @@ def _training_problems(config: TrialConfig) -> list[str]:
     return problems
 
 
+def _network_problems(config: TrialConfig) -> list[str]:
+    shown = " ".join(map(str, config.hidden))
+    layers = config.backbone in ("mlp", "cnn")
+    if config.hidden and not layers:
+        return [f"hidden: acts with mlp and cnn only; got {shown} with {backbone_name(config.backbone)}"]
+    if layers and not config.hidden:
+        return [f"hidden: must have at least one width with {config.backbone}; got none"]
+    if any(width < 1 for width in config.hidden):
+        return [f"hidden: every width must be at least 1; got {shown}"]
+    return []
+
+
+def _image_problems(config: TrialConfig) -> list[str]:
+    """What acts on images only, or on the user's own only."""
+    problems = []
+    if not config.benchmark.startswith(FOLDER):
+        given = {"image_size": config.image_size, "image_channels": config.image_channels}
+        problems += [
+            f"{name}: acts with {FOLDER}PATH only; got {value} with {config.benchmark}"
+            for name, value in given.items()
+            if value is not None
+        ]
+    if config.augmented and config.kind is Kind.PERMUTED:
+        problems.append(
+            f"random_crop, horizontal_flip: act on images, and permuted pixels are none; got {config.random_crop}, "
+            f"{config.horizontal_flip} with {config.benchmark}"
+        )
+    smallest = min(config.source.shape[1:])
+    if config.random_crop >= smallest:
+        problems.append(f"random_crop: must be less than the images' {smallest} pixels; got {config.random_crop}")
+    return problems
+
+
 def _task_problems(config: TrialConfig) -> list[str]:
     """What a benchmark's classes and tasks must hold."""
+    given = {
+        "classes_per_task": config.classes_per_task,
+        "class_order": config.class_order,
+        "grouping": config.grouping,
+    }
+    given = {name: value for name, value in given.items() if value not in (None, "fixed")}
     if config.kind is not Kind.SPLIT:
-        given = {"classes_per_task": config.classes_per_task, "class_order": config.class_order}
         return [
             f"{name}: acts in split benchmarks only, where tasks differ in classes; got {value} with {config.benchmark}"
             for name, value in given.items()
-            if value not in (None, "fixed")
         ]
-    classes, counts = SOURCES[config.source].classes, config.classes_per_task
+    if config.grouping is not None and len(given) > 1:
+        others = ", ".join(name for name in given if name != "grouping")
+        return [f"grouping: says which classes each task has, so {others} must not be given; got {config.grouping}"]
+    return _split_problems(config)
+
+
+def _split_problems(config: TrialConfig) -> list[str]:
+    classes, groups = len(config.source.classes), config.source.groups
+    counts = config.classes_per_task if groups is None else tuple(map(len, groups))
+    name = "classes_per_task" if groups is None else "grouping"
     if counts is not None:
         shown = " ".join(map(str, counts))
         if len(counts) != config.tasks:
             return [
-                f"classes_per_task: must have one number per task, and at least two tasks; got {shown} for "
+                f"{name}: must have as many entries as there are tasks, at least two; got {shown} for "
                 f"{config.tasks} tasks"
             ]
         if min(counts) < 2 or sum(counts) > classes:
             return [
-                f"classes_per_task: each task needs at least 2 classes, and all together at most the {classes} of "
+                f"{name}: each task needs at least 2 classes, and all together at most the {classes} of "
                 f"{config.benchmark}; got {shown}"
             ]
-        unequal, rule, got = len(set(counts)) > 1, "classes_per_task: ", shown
+        unequal, rule, got = len(set(counts)) > 1, f"{name}: ", shown
     else:
         if config.tasks > classes // 2:
             return [
@@ -206,6 +260,15 @@ def _method_problems(config: TrialConfig) -> list[str]:
             "identity, unknown in class-incremental learning; got class"
         )
     return problems
+
+
+RULES: tuple[Callable[[TrialConfig], list[str]], ...] = (
+    _training_problems,
+    _network_problems,
+    _task_problems,
+    _image_problems,
+    _method_problems,
+)
 
 
 def explain(error: ValidationError) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,10 @@ class Voice:
     weight: float = 1.0
 
 
-Distance = Callable[[Tensor, Batch], Tensor]
-"""(student logits [M, B, C], batch) -> [M]."""
+Digest = dict[str, Tensor]
+"""What a step needs of the teachers' outputs, [M, B] or [M, B, C] each; see `softened` and `centered`."""
+
+Recall = Callable[[Student, Batch], Digest]
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,15 @@ class Distillation:
 
     newest_only: the newest snapshot answers for every old task, instead of one snapshot per task.
     train_head: whether the gradient reaches the head. squared: multiply by τ² (Hinton et al. 2015).
+    afresh: teachers are asked at each step about the inputs as the student sees them (augmented), instead of once per
+    task about the training data as it is.
     """
 
     newest_only: bool
     train_head: bool
     distance: str
     squared: bool
+    afresh: bool = False
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -72,23 +77,43 @@ class Distillation:
             return None
         voices = self.voices(benchmark, task.index)
         teachers = {voice.teacher: recalled(memory, f"teacher/{voice.teacher}/") for voice in voices}
-        cross_entropy, entropy = softened(network, task, teachers, voices, hyperparameters["distillation_temperature"])
-        squared_error = squared_errors(network, task, teachers, voices) if self.distance == "mse" else None
+        temperature = hyperparameters["distillation_temperature"][:, None, None]
+        recall = self._recall(network, task, teachers, voices, temperature)
+        normalizer = normalizers(voices, temperature.device)
         scale = hyperparameters["distillation_factor"]
         if self.squared:
             scale = scale * hyperparameters["distillation_temperature"].square()
+        spoken = speaking(voices, benchmark.outputs, scale.device)
 
         def penalty(student: Student, batch: Batch) -> Terms:
-            logits = self._logits(network, student)
-            if squared_error is not None:
-                distance = squared_error(logits, batch)
-                kl = cross_entropy(logits.detach(), batch) - entropy(batch)
-            else:
-                distance = cross_entropy(logits, batch)
-                kl = distance - entropy(batch)
+            said, logits = recall(student, batch), self._logits(network, student)
+            warm = (logits.detach() if self.distance == "mse" else logits) / temperature
+            agreement = (said["targets"] * warm).sum(-1)
+            distance = batch.mean(normalizer(warm) - agreement)
+            kl = distance - batch.mean(said["entropies"])
+            if self.distance == "mse":
+                squares = (logits - said["centers"]).square() @ spoken
+                distance = batch.mean(squares + said["constants"])
             return Terms(scale * (kl if self.distance == "kl" else distance), {"kl": kl.detach()})
 
         return penalty
+
+    def _recall(
+        self, network: Network, task: Task, teachers: dict[int, Params], voices: list[Voice], temperature: Tensor
+    ) -> Recall:
+        """What a step asks for the digest of the teachers' outputs about its batch."""
+        speak = speech(network, teachers)
+
+        @torch.no_grad()
+        def digest(inputs: Tensor) -> Digest:
+            logits = speak(inputs)
+            found = softened(logits, voices, temperature)
+            return found | centered(logits, voices) if self.distance == "mse" else found
+
+        if self.afresh:
+            return lambda student, batch: digest(student.inputs)
+        cached = digested(task, digest, max(1, network.at_once // len(teachers)))
+        return lambda student, batch: {name: at(values, batch) for name, values in cached.items()}
 
     def _logits(self, network: Network, student: Student) -> Tensor:
         if self.train_head:
@@ -102,80 +127,80 @@ class Distillation:
         return others | kept | {f"teacher/{task.index}/{name}": v for name, v in params.items()}
 
 
-def teacher_logits(network: Network, task: Task, teachers: dict[int, Params]) -> Iterator[dict[int, Tensor]]:
-    """What each teacher says about a task's training data, [M, <= 1024, C] at a time."""
-    for batch in task.train.in_order():
-        inputs, _ = task.train.take(batch.positions)
-        yield {k: network.logits(params, network.features(params, inputs)) for k, params in teachers.items()}
+Speech = Callable[[Tensor], dict[int, Tensor]]
+"""Inputs [M, B, D] -> teacher -> its logits [M, B, C]."""
 
 
-@torch.no_grad()
-def softened(
-    network: Network, task: Task, teachers: dict[int, Params], voices: list[Voice], temperatures: Tensor
-) -> tuple[Distance, Callable[[Batch], Tensor]]:
-    """Σ_k w_k D_k in cross-entropy, and the part of it that is the teachers' own entropy Σ_k w_k H(q_k), in nats.
+def speech(network: Network, teachers: dict[int, Params]) -> Speech:
+    """All teachers of all members in one call: they are stacked as members are."""
+    names, count = next(iter(teachers.values())), len(teachers)
+    stacked = {name: torch.cat([params[name] for params in teachers.values()]) for name in names}
 
-    temperatures: [M]. The targets are summed over the teachers beforehand,
+    def speak(inputs: Tensor) -> dict[int, Tensor]:
+        heard = inputs.expand(count, *inputs.shape).flatten(0, 1)
+        logits = network.logits(stacked, network.features(stacked, heard))
+        return dict(zip(teachers, logits.unflatten(0, (count, -1)), strict=True))
+
+    return speak
+
+
+def digested(task: Task, digest: Callable[[Tensor], Digest], size: int) -> Digest:
+    """The digest of all of a task's training data, `size` samples at a time."""
+    parts = [digest(task.train.take(batch.positions)[0]) for batch in task.train.in_order(size)]
+    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+
+def softened(logits: dict[int, Tensor], voices: list[Voice], temperature: Tensor) -> Digest:
+    """Targets [M, B, C] Σ_k w_k q_k, and entropies [M, B] Σ_k w_k H(q_k) in nats. temperature: [M, 1, 1].
+
+    The teachers' targets are summed:
     Σ_k -Σ_c q_kc log p_kc = Σ_k logsumexp_k(z/τ) - Σ_c (Σ_k q_kc) z_c/τ: one pass however many teachers there are.
     """
-    temperature = temperatures[:, None, None]
-    all_targets, all_entropies = [], []
-    for logits in teacher_logits(network, task, teachers):
-        target = torch.zeros_like(next(iter(logits.values())))
-        own = torch.zeros(target.shape[:2], device=target.device)
-        for voice in voices:
-            logs = (logits[voice.teacher][..., list(voice.columns)] / temperature).log_softmax(-1)
-            target[..., list(voice.columns)] += voice.weight * logs.exp()
-            own -= voice.weight * (logs.exp() * logs).sum(-1)
-        all_targets.append(target)
-        all_entropies.append(own)
-    targets, entropies = torch.cat(all_targets, 1), torch.cat(all_entropies, 1)
-    columns, padding, weights = column_groups(voices, targets.device)
-
-    def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-        student = logits / temperature
-        normalizers = (student[..., columns] + padding).logsumexp(-1) @ weights
-        agreement = (at(targets, batch) * student).sum(-1)
-        return batch.mean(normalizers - agreement)
-
-    def entropy(batch: Batch) -> Tensor:
-        return batch.mean(entropies.gather(1, batch.positions))
-
-    return cross_entropy, entropy
+    targets = torch.zeros_like(next(iter(logits.values())))
+    entropies = torch.zeros_like(targets[..., 0])
+    for voice in voices:
+        logs = (logits[voice.teacher][..., list(voice.columns)] / temperature).log_softmax(-1)
+        targets[..., list(voice.columns)] += voice.weight * logs.exp()
+        entropies -= voice.weight * (logs.exp() * logs).sum(-1)
+    return {"targets": targets, "entropies": entropies}
 
 
-@torch.no_grad()
-def squared_errors(network: Network, task: Task, teachers: dict[int, Params], voices: list[Voice]) -> Distance:
-    """Σ_k w_k mean_c (z_c - u_kc)², merged: for each output, one square about the teachers' weighted mean, and the
-    teachers' spread about it, which is constant.
+def centered(logits: dict[int, Tensor], voices: list[Voice]) -> Digest:
+    """Σ_k w_k mean_c (z_c - u_kc)², merged: for each output, one square about the teachers' weighted mean (centers
+    [M, B, C]), and the teachers' spread about it, which is constant (constants [M, B]).
     """
-    all_centers, all_constants = [], []
-    for logits in teacher_logits(network, task, teachers):
-        like = next(iter(logits.values()))
-        weights = torch.zeros(like.shape[-1], device=like.device)
-        sums, squares = torch.zeros_like(like), torch.zeros_like(like)
-        for voice in voices:
-            columns, weight = list(voice.columns), voice.weight / len(voice.columns)
-            weights[columns] += weight
-            sums[..., columns] += weight * logits[voice.teacher][..., columns]
-        center = sums / torch.where(weights > 0, weights, 1)
-        for voice in voices:
-            columns, weight = list(voice.columns), voice.weight / len(voice.columns)
-            squares[..., columns] += weight * (logits[voice.teacher] - center)[..., columns].square()
-        all_centers.append(center)
-        all_constants.append(squares.sum(-1))
-    centers, constants = torch.cat(all_centers, 1), torch.cat(all_constants, 1)
+    like = next(iter(logits.values()))
+    weights = speaking(voices, like.shape[-1], like.device)
+    sums, squares = torch.zeros_like(like), torch.zeros_like(like)
+    for voice in voices:
+        columns, weight = list(voice.columns), voice.weight / len(voice.columns)
+        sums[..., columns] += weight * logits[voice.teacher][..., columns]
+    centers = sums / torch.where(weights > 0, weights, 1)
+    for voice in voices:
+        columns, weight = list(voice.columns), voice.weight / len(voice.columns)
+        squares[..., columns] += weight * (logits[voice.teacher] - centers)[..., columns].square()
+    return {"centers": centers, "constants": squares.sum(-1)}
 
-    def squared_error(logits: Tensor, batch: Batch) -> Tensor:
-        change = logits - at(centers, batch)
-        return batch.mean((change.square() @ weights) + constants.gather(1, batch.positions))
 
-    return squared_error
+def speaking(voices: list[Voice], outputs: int, device: torch.device) -> Tensor:
+    """[C] Σ_k w_k / (number of outputs that voice k speaks for) over the voices that speak for an output."""
+    weights = torch.zeros(outputs, device=device)
+    for voice in voices:
+        weights[list(voice.columns)] += voice.weight / len(voice.columns)
+    return weights
 
 
 def at(values: Tensor, batch: Batch) -> Tensor:
-    """`values` [M, n, C] at a batch's positions: [M, B, C]."""
+    """`values` [M, n] or [M, n, C] at a batch's positions: [M, B] or [M, B, C]."""
+    if values.dim() == 2:
+        return values.gather(1, batch.positions)
     return values.gather(1, batch.positions[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def normalizers(voices: list[Voice], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """z/τ of the student [M, B, C] -> Σ_k w_k logsumexp_k(z/τ), [M, B]."""
+    columns, padding, weights = column_groups(voices, device)
+    return lambda warm: (warm[..., columns] + padding).logsumexp(-1) @ weights
 
 
 def column_groups(voices: list[Voice], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,8 +2,35 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which becomes `path` at a clean end and is removed after an error.
+
+    So `path` holds either all that was written or what it held before, whenever the process dies. The temporary path
+    lies beside `path`, in a folder that is made where it is missing, and no other process or host has the same one.
+    Raises OSError where the disk refuses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -11,14 +38,28 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises OSError where the disk refuses.
     """
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def made_once(path: Path, read: Callable[[Path], T | None], make: Callable[[Path], None]) -> T:
+    """What `read` finds at `path`; where it finds None, `make` writes the file first, to the path that it is handed.
+
+    Of several processes that want it at once, one makes it and the others wait. One that is killed stops nobody: the
+    system frees its lock, and the next one removes what it left. Raises OSError where the disk refuses.
+    """
+    from filelock import FileLock
+
+    if (found := read(path)) is not None:
+        return found
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if (found := read(path)) is None:
+            for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.tmp"):
+                left.unlink(missing_ok=True)
+            with whole(path) as temporary:
+                make(temporary)
+            found = read(path)
+    if found is None:
+        raise OSError(errno.EIO, "what was written cannot be read", str(path))
+    return found

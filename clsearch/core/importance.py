@@ -85,7 +85,7 @@ class Fisher:
             return self.batch_size
         if isinstance(network, LinearLayers):
             return CHUNK
-        return max(1, GRADIENTS // sum(value.numel() for value in params.values()))
+        return max(1, min(network.at_once, GRADIENTS // sum(value.numel() for value in params.values())))
 
     def _summed(
         self,
@@ -149,8 +149,35 @@ def _squares_of_layers(
 def _squares_of_samples(
     network: Network, params: Params, inputs: Tensor, allowed: Tensor | None
 ) -> tuple[Tensor, SumOfSquares]:
-    """For any network: each sample's own gradient, by vmap."""
+    """For any network: each sample's own gradient. On a CPU one sample of all members after the other, elsewhere by
+    vmap, which takes 1.1 to 3.3 times as long on a CPU (ResNet-18 and a CNN).
+    """
+    own = _squares_in_turn if inputs.device.type == "cpu" else _squares_together
 
+    def squares(labels: Tensor, weights: Tensor) -> Params:
+        return own(network, params, inputs, labels, weights, allowed)
+
+    with torch.no_grad():
+        return restricted(network.logits(params, network.features(params, inputs)), allowed), squares
+
+
+def _squares_in_turn(
+    network: Network, params: Params, inputs: Tensor, labels: Tensor, weights: Tensor, allowed: Tensor | None
+) -> Params:
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    total = {name: torch.zeros_like(value) for name, value in params.items()}
+    for sample, label, weight in zip(inputs.split(1, 1), labels.unbind(1), weights.unbind(1), strict=True):
+        logits = restricted(network.logits(leaves, network.features(leaves, sample)), allowed)
+        loss = cross_entropy(logits.squeeze(1), label, reduction="sum")
+        gradients = torch.autograd.grad(loss, list(leaves.values()))
+        for (name, value), gradient in zip(total.items(), gradients, strict=True):
+            total[name] = value.addcmul(gradient.square(), per_member(weight, gradient))
+    return total
+
+
+def _squares_together(
+    network: Network, params: Params, inputs: Tensor, labels: Tensor, weights: Tensor, allowed: Tensor | None
+) -> Params:
     def loss(own: Params, sample: Tensor, label: Tensor) -> Tensor:
         member = {name: value[None] for name, value in own.items()}
         logits = restricted(network.logits(member, network.features(member, sample[None, None])), allowed)
@@ -158,11 +185,8 @@ def _squares_of_samples(
 
     gradients_of = torch.func.vmap(torch.func.vmap(torch.func.grad(loss), (None, 0, 0)))
 
-    def squares(labels: Tensor, weights: Tensor) -> Params:
-        gradients = gradients_of(params, inputs, labels)
-        return {name: torch.einsum("mb...,mb->m...", g.square(), weights) for name, g in gradients.items()}
-
-    return restricted(network.logits(params, network.features(params, inputs)), allowed), squares
+    gradients = gradients_of(params, inputs, labels)
+    return {name: torch.einsum("mb...,mb->m...", g.square(), weights) for name, g in gradients.items()}
 
 
 def squared_batch_gradient(

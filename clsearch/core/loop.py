@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from clsearch.core.algorithms import Course
+from clsearch.core.augmentation import moved
 from clsearch.core.benchmarks import Task
+from clsearch.core.lessons import Lesson, epochs_of, prepare_lesson
 from clsearch.core.networks import Params, allowed_mask, per_member, restricted
 from clsearch.core.optimizers import Moments
-from clsearch.core.parts import Scenario
-from clsearch.core.regularizers import Penalty, Student
+from clsearch.core.regularizers import Student
 from clsearch.core.run import Run
-from clsearch.core.samples import Batch, Mixture, Samples, batches_of
-from clsearch.core.seeding import generator_of
+from clsearch.core.samples import Batch, Samples
 from clsearch.core.state import TrialState
 
 CHECK_STEPS = 50
@@ -29,68 +28,23 @@ class DivergedError(ArithmeticError):
     """Training left the finite numbers; no later number of this trial would mean anything."""
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What is learned at a task, prepared: what every step of it shares.
-
-    samples: trained on; all tasks' so far in joint training. tasks: how many tasks they are of.
-    allowed: outputs that may be answered: [C], or [C, C] with a row per label where tasks are mixed, or None for all.
-    movable: parameter -> mask of the entries that may move, for parameters of which not all may.
-    """
-
-    index: int
-    samples: Samples | Mixture
-    tasks: int
-    allowed: Tensor | None
-    penalties: tuple[Penalty, ...]
-    movable: dict[str, Tensor]
-
-    def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits [M, B, C] with -inf where a sample of this label may not be answered so."""
-        allowed = self.allowed
-        if allowed is not None and allowed.dim() == 2:
-            allowed = allowed[labels]
-        return restricted(logits, allowed)
-
-
-def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
-    """Everything of a task that its steps do not change."""
-    benchmark, t = run.benchmark, task.index
-    prepared = [r.prepare(run.network, benchmark, task, state.memory, run.hyperparameters) for r in run.regularizers]
-    active = benchmark.answers(t, t)
-    allowed = allowed_mask(active, benchmark.outputs, run.device)
-    joint = run.course is Course.JOINT
-    if joint or any(r.trains_head for r in run.regularizers):
-        active = tuple(sorted({*active, *benchmark.seen(t)}))
-    if joint and benchmark.scenario is Scenario.TASK:
-        allowed = torch.zeros(benchmark.outputs, benchmark.outputs, dtype=torch.bool, device=run.device)
-        for learned in benchmark.tasks[:t]:
-            columns = torch.tensor(learned.classes, device=run.device)
-            allowed[columns[:, None], columns] = True
-    movable = allowed_mask(active, benchmark.outputs, run.device)
-    return Lesson(
-        index=t,
-        samples=Mixture(tuple(learned.train for learned in benchmark.tasks[:t])) if joint else task.train,
-        tasks=t if joint else 1,
-        allowed=allowed,
-        penalties=tuple(p for p in prepared if p is not None),
-        movable={} if movable is None else {"head.weight": movable, "head.bias": movable},
-    )
-
-
 def train_step(
-    run: Run, lesson: Lesson, params: Params, moments: Moments, batch: Batch
+    run: Run, lesson: Lesson, params: Params, moments: Moments, batch: Batch, rate: Tensor | None = None
 ) -> tuple[Params, Moments, Tensor]:
-    """One step; pure, no branch on a tensor's value.
+    """One step; pure, no branch on a tensor's value. rate: [M] of this step; None: the learning rate as it is.
 
     The gradient of the sum of the members' losses is each member's own, because members share no parameter. A member
     without a sample in the batch stands still: its parameters and moments stay what they were.
     Returns: parameters, moments, and what the step logs, [M, K] in the order of run.columns.
     """
     inputs, labels = lesson.samples.take(batch.positions)
+    if batch.moves is not None:
+        inputs = moved(inputs, batch.moves, run.benchmark.shape)
+    if rate is None:
+        rate = run.hyperparameters["learning_rate"]
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     features = run.network.features(leaves, inputs)
-    student = Student(leaves, features, run.network.logits(leaves, features))
+    student = Student(leaves, features, run.network.logits(leaves, features), inputs)
     answers = lesson.answers(student.logits, labels)
     losses = torch.nn.functional.cross_entropy(answers.flatten(0, 1), labels.flatten(), reduction="none")
     classification = batch.mean(losses.view_as(labels))
@@ -98,14 +52,14 @@ def train_step(
     penalty = sum((term.penalty for term in terms), torch.zeros_like(classification))
     total = classification + penalty
     gradients = torch.autograd.grad(total.sum(), list(leaves.values()))
-    new_params, new_moments = run.optimizer.update(
-        params, dict(zip(leaves, gradients, strict=True)), moments, run.hyperparameters["learning_rate"]
-    )
+    found = dict(zip(leaves, gradients, strict=True))
+    new_params, new_moments = run.optimizer.update(params, found, moments, rate)
     logged = {name: value for term in terms for name, value in term.logged.items()} | {
         "loss": total,
         "loss_classification": classification,
         "penalty": penalty,
         "accuracy": batch.mean((answers.argmax(-1) == labels).float()),
+        "learning_rate": rate,
     }
     # Momentum and weight decay reach masked outputs though their gradient is 0.
     new_params, new_moments = (
@@ -137,26 +91,6 @@ def _resting(new: dict[str, Tensor], old: dict[str, Tensor], moving: Tensor) -> 
     return {name: torch.where(per_member(moving, value), value, old[name]) for name, value in new.items()}
 
 
-def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Batch]]:
-    """Batches, an epoch at a time. Each member goes through its own samples as it would alone, whatever the others'
-    sizes; its last epoch ends where the configured steps end.
-
-    With `iterations`, joint training takes as many per task that it trains on, as `epochs` do by themselves.
-    """
-    config, size = run.config, run.config.batch_size
-    epochs, iterations = config.epochs or 0, (config.iterations or 0) * lesson.tasks
-    left = [iterations or epochs * -(-n // size) for n in lesson.samples.sizes]
-    for epoch in itertools.count(1):
-        if not any(left):
-            return
-        orders = [
-            torch.randperm(n, generator=generator_of(seed, lesson.index, epoch, "batches"))[: steps * size]
-            for seed, n, steps in zip(run.seeds, lesson.samples.sizes, left, strict=True)
-        ]
-        left = [steps - -(-len(order) // size) for steps, order in zip(left, orders, strict=True)]
-        yield batches_of(orders, size, run.device)
-
-
 def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
     """Train on one task: new parameters, moments and rows of the learning curve.
 
@@ -166,14 +100,14 @@ def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
     params = state.params
     moments = state.moments if run.config.optimizer_state == "keep" else run.optimizer.initial(params)
     rows: list[Tensor] = []
-    for epoch, batches in enumerate(epochs_of(run, lesson), start=1):
+    for epoch, steps in enumerate(epochs_of(run, lesson), start=1):
         total = torch.zeros(len(run.seeds), len(run.columns), device=run.device)
         samples = torch.zeros(len(run.seeds), 1, device=run.device)
-        for step, batch in enumerate(batches, start=1):
-            params, moments, logged = train_step(run, lesson, params, moments, batch)
-            sizes = batch.sizes[:, None]
+        for number, step in enumerate(steps, start=1):
+            params, moments, logged = train_step(run, lesson, params, moments, step.batch, step.rate)
+            sizes = step.batch.sizes[:, None]
             total, samples = total + logged * sizes, samples + sizes
-            if step % CHECK_STEPS == 0:
+            if number % CHECK_STEPS == 0:
                 _check_finite(run, total, params, task, epoch)
         _check_finite(run, total, params, task, epoch)
         rows.append((total / samples).cpu())  # NaN for a member whose steps were over before this epoch
@@ -209,7 +143,7 @@ def accuracies(run: Run, params: Params, learned: int, samples: Sequence[Samples
             continue
         allowed = allowed_mask(answers, run.benchmark.outputs, run.device)
         correct = torch.zeros(len(run.seeds), dtype=torch.float64, device=run.device)
-        for batch in measured.in_order(4096):
+        for batch in measured.in_order(run.network.at_once):
             inputs, labels = measured.take(batch.positions)
             logits = run.network.logits(params, run.network.features(params, inputs))
             correct += batch.sum((restricted(logits, allowed).argmax(-1) == labels).double())

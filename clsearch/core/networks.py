@@ -29,6 +29,11 @@ def is_head(name: str) -> bool:
 class Network(Protocol):
     """A backbone and a head, over stacked members."""
 
+    @property
+    def at_once(self) -> int:
+        """How many samples of each member a pass without gradients takes at a time, for memory's sake."""
+        ...
+
     def initial(self, seeds: Sequence[int], device: torch.device) -> Params:
         """Fresh parameters; each member from its own seed."""
         ...
@@ -70,6 +75,10 @@ class MLP:
     inputs: int
     hidden: tuple[int, ...]
     outputs: int
+
+    @property
+    def at_once(self) -> int:
+        return 4096
 
     def initial(self, seeds: Sequence[int], device: torch.device) -> Params:
         """Fresh parameters, uniform in ±1/sqrt(fan in) as torch.nn.Linear's are; each member from its own seed."""

@@ -25,11 +25,14 @@ Hyperparameters = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Student:
-    """The network in training, on one batch: parameters, features [M, B, H], logits [M, B, C]."""
+    """The network in training, on one batch: parameters, features [M, B, H], logits [M, B, C], and the inputs
+    [M, B, D] that it saw, augmented.
+    """
 
     params: Params
     features: Tensor
     logits: Tensor
+    inputs: Tensor
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from clsearch.core.algorithms import ALGORITHMS, Course
+from clsearch.core.backbones import build_network
 from clsearch.core.benchmarks import Benchmark, build_benchmark
 from clsearch.core.config import NUMBERS, TrialConfig
-from clsearch.core.networks import MLP, Network
+from clsearch.core.datasets import Data
+from clsearch.core.networks import Network
 from clsearch.core.optimizers import Optimizer, build_optimizer
 from clsearch.core.regularizers import Hyperparameters, Regularizer
 from clsearch.core.state import TrialState
@@ -41,12 +43,23 @@ class Run:
     def columns(self) -> tuple[str, ...]:
         """What each step logs: columns of the learning curve."""
         logs = tuple(name for regularizer in self.regularizers for name in regularizer.logs)
-        return ("loss", "loss_classification", "penalty", *logs, "accuracy")
+        rate = ("learning_rate",) if self.scheduled else ()
+        return ("loss", "loss_classification", "penalty", *logs, "accuracy", *rate)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rate changes within a task."""
+        return self.config.schedule != "constant" or self.config.warmup > 0
 
     @property
     def fingerprint(self) -> str:
-        """Names the configuration and seeds; the device is left out, so a trial may move. So is the data's place."""
-        settings = {k: v for k, v in self.config.flat().items() if k != "data_root"}
+        """Names the configuration and seeds. The device is left out, so a trial may move, and so is the data's place:
+        images of a folder count by what they are.
+        """
+        settings, source = self.config.flat(), self.config.source
+        settings |= {"data_root": None, "grouping": source.groups}
+        if source.identity:
+            settings["benchmark"] = source.identity
         text = json.dumps([self.config.algorithm, settings, self.seeds], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -67,15 +80,18 @@ class Run:
         )
 
 
-def build_run(config: TrialConfig, seeds: Sequence[int], device: torch.device | str = "cpu") -> Run:
-    """Build what a configuration names, for one member per seed.
+def build_run(
+    config: TrialConfig, seeds: Sequence[int], device: torch.device | str = "cpu", data: Data | None = None
+) -> Run:
+    """Build what a configuration names, for one member per seed. data: the source's, unless it is to be read here.
 
-    Raises ValueError without seeds or where one comes twice.
+    Raises ValueError without seeds or where one comes twice, ConfigError for a backbone that cannot be used, and as
+    Reader does where data cannot be read.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: must be at least one, each once; got {list(seeds)}")
     where, algorithm = torch.device(device), ALGORITHMS[config.algorithm]
-    benchmark = build_benchmark(config, seeds, where)
+    benchmark = build_benchmark(config, seeds, where, data)
 
     def number(name: str) -> Tensor:
         return torch.full((len(seeds),), getattr(config, name), device=where)
@@ -84,7 +100,7 @@ def build_run(config: TrialConfig, seeds: Sequence[int], device: torch.device | 
         config=config,
         device=where,
         benchmark=benchmark,
-        network=MLP(benchmark.inputs, config.hidden, benchmark.outputs),
+        network=build_network(config, benchmark.shape, benchmark.outputs),
         optimizer=build_optimizer(config),
         regularizers=tuple(build(config) for build in algorithm.build),
         course=algorithm.course,

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from clsearch.core.views import View
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -19,10 +21,12 @@ class Batch:
 
     valid: [M, B] False where a member has fewer samples than the others; its position there is 0 and must not count.
     None where every position counts.
+    moves: [M, B, 3] how each image is augmented (see `augmentation`), None where none is.
     """
 
     positions: Tensor
     valid: Tensor | None = None
+    moves: Tensor | None = None
 
     def sum(self, values: Tensor) -> Tensor:
         """[M] sums over the batch of `values` [M, B]."""
@@ -61,7 +65,7 @@ class Samples:
     rows: [M, n] which rows of the source each member has, filled up with its first where it has fewer than n.
     sizes: how many each member has.
     outputs: [M, S] source class -> output of the head that stands for it (-1: not in this task).
-    pixels: [M, D] order in which a permuted task reads the inputs, or None.
+    view: how the task shows the inputs; None: as they are.
     """
 
     inputs: Tensor
@@ -70,14 +74,14 @@ class Samples:
     rows: Tensor
     sizes: tuple[int, ...]
     outputs: Tensor
-    pixels: Tensor | None = None
+    view: View | None = None
 
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The samples at `positions` [M, B] of each member: inputs [M, B, D] float in [0, 1], labels [M, B]."""
         rows = self.rows.gather(1, positions)
         inputs = self.inputs[rows].float() / self.scale
-        if self.pixels is not None:
-            inputs = inputs.gather(2, self.pixels[:, None, :].expand_as(inputs))
+        if self.view is not None:
+            inputs = self.view(inputs)
         return inputs, self.outputs.gather(1, self.labels[rows])
 
     def in_order(self, size: int = 1024) -> list[Batch]:

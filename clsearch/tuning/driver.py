@@ -22,6 +22,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from rich.console import Console
 
+from clsearch.core.datasets import Data
 from clsearch.tuning import preflight, summary
 from clsearch.tuning.figures import response
 from clsearch.tuning.plan import Plan
@@ -62,8 +63,8 @@ class StudyResult:
         return 130 if self.interrupted else 0 if self.best is not None else 1
 
 
-def execute(plan: Plan) -> StudyResult:
-    """Run a checked plan to its end. Raises ConfigError where the cluster cannot hold a trial."""
+def execute(plan: Plan, data: Data) -> StudyResult:
+    """Run a checked plan on its data to its end. Raises ConfigError where the cluster cannot hold a trial."""
     console = Console(stderr=True)
     line = ProgressLine(console, plan.trials)
     with line.shown():
@@ -75,7 +76,7 @@ def execute(plan: Plan) -> StudyResult:
             tracker = Tracker(plan, preflight.tracking_uri(plan), partial(console.print, markup=False))
             tracker.begin()
             watcher = Watcher(plan, results, tracker, line)
-            search(plan, watcher)
+            search(plan, data, watcher)
             result = conclude(plan, watcher, line)
     summary.show(Console(), plan, result.ranking, result.references, result.records, tracker.uri)
     return result
@@ -102,8 +103,12 @@ def ray_session(plan: Plan) -> Iterator[None]:
             ray.shutdown()
 
 
-def search(plan: Plan, watcher: Watcher) -> None:
-    """Let Ray Tune run the references and the trials that Optuna asks for."""
+def search(plan: Plan, data: Data, watcher: Watcher) -> None:
+    """Let Ray Tune run the references and the trials that Optuna asks for.
+
+    The data goes to Ray's object store, where all workers of a node read the one copy. It stays there until this
+    process leaves Ray: Ray cannot see when the last trainable that names it is gone.
+    """
     options = plan.options
     searcher = OptunaSearcher(
         plan,
@@ -113,7 +118,7 @@ def search(plan: Plan, watcher: Watcher) -> None:
     )
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
     tune.Tuner(
-        tune.with_resources(TRAINABLES[plan.algorithm], resources),
+        tune.with_resources(tune.with_parameters(TRAINABLES[plan.algorithm], data=data), resources),
         tune_config=tune.TuneConfig(
             # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
             search_alg=searcher,
@@ -162,18 +167,13 @@ class Watcher(tune.Callback):
             state="waiting",
         )
         return config.flat() | {
+            "backbone": config.backbone,  # a function as itself
             "algorithm": config.algorithm,
             "label": label,
             "seeds": list(self.plan.seeds),
-            "device": self._device(),
+            "device": self.plan.device,
             "state_file": str(self.results.trial_folder(label) / STATE_FILE),
         }
-
-    def _device(self) -> str:
-        options = self.plan.options
-        if options.device != "auto":
-            return options.device
-        return "cuda" if options.gpus_per_trial > 0 else "cpu"
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._note(trial, lambda record: replace(record, state="running"))

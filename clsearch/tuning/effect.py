@@ -14,8 +14,10 @@ import torch
 
 from clsearch.core.benchmarks import miniature
 from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.core.datasets import Data
 from clsearch.core.loop import DivergedError, learn_task
-from clsearch.core.run import build_run
+from clsearch.core.run import Run, build_run
+from clsearch.core.state import TrialState
 from clsearch.tuning.plan import Plan
 
 SAMPLES = 512
@@ -47,34 +49,29 @@ class Outcome:
     penalty: float
 
 
-def check_effect(plan: Plan) -> None:
+def check_effect(plan: Plan, data: Data) -> None:
     """Every searched hyperparameter acts. Raises ConfigError naming those that do not, and why that may be."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # networks so small only wait for each other
+    if plan.config.backbone == "mlp":  # whose threads only wait for each other
+        torch.set_num_threads(1)
     try:
-        problems = inert(plan)
+        problems = inert(plan, data)
     finally:
         torch.set_num_threads(threads)
     if problems:
         raise ConfigError(problems)
 
 
-def inert(plan: Plan) -> list[str]:
+def inert(plan: Plan, data: Data) -> list[str]:
     """What is to be said of each searched hyperparameter that does not act."""
-    trained: dict[tuple[float, ...], Outcome | None] = {}
-
-    def outcome(values: dict[str, float], long: bool) -> Outcome | None:
-        key = (*(values[name] for name in plan.space), float(long))
-        if key not in trained:
-            trained[key] = learned(plan, values, long)
-        return trained[key]
-
+    probe = Probe(plan, data)
     problems = []
     for name, values in plan.space.items():
         pairs = []
         for long, others in itertools.product((False, True), settings_of_others(plan, name)):
-            pairs.append((outcome(others | {name: values.low}, long), outcome(others | {name: values.high}, long)))
-            if effect(*pairs[-1]) >= LEAST:
+            low, high = (probe.outcome(others | {name: end}, long) for end in (values.low, values.high))
+            pairs.append((low, high))
+            if effect(low, high) >= LEAST:
                 break
         else:
             problems.append(reason(plan, name, pairs))
@@ -97,27 +94,57 @@ def settings_of_others(plan: Plan, name: str) -> list[dict[str, float]]:
     return found
 
 
-def learned(plan: Plan, values: dict[str, float], long: bool = False) -> Outcome | None:
-    """Train a small part of the first two tasks with these hyperparameters on the CPU; None where it diverges."""
-    config = plan.trial_config(values)
-    run = build_run(config, plan.seeds[:1])
-    benchmark = miniature(run.benchmark, 2, SAMPLES)
-    epoch = math.ceil(max(max(task.train.sizes) for task in benchmark.tasks) / config.batch_size)
-    steps = max(STEPS, epoch)
-    if long:
-        steps = max(steps, min(MOST_STEPS, config.iterations or (config.epochs or 0) * epoch))
-    short = plan.trial_config(values | {"iterations": steps, "epochs": None})
-    run = replace(run, config=short, benchmark=benchmark)
+class Probe:
+    """Trains a small part of the first two tasks, each setting once, on the trials' device where this machine has it.
+
+    Task 1 is trained once for all settings with the same learning rate: no other searched hyperparameter acts in it.
+    """
+
+    def __init__(self, plan: Plan, data: Data) -> None:
+        self.plan = plan
+        self.data = data
+        self.device = plan.device if torch.cuda.is_available() else "cpu"
+        self.firsts: dict[tuple[float, bool], TrialState | None] = {}
+        self.outcomes: dict[tuple[float | bool, ...], Outcome | None] = {}
+
+    def outcome(self, values: dict[str, float], long: bool) -> Outcome | None:
+        """Two tasks with these hyperparameters; None where training diverges. long: for the study's own length."""
+        key = (*(values[name] for name in self.plan.space), long)
+        if key not in self.outcomes:
+            self.outcomes[key] = self._trained(values, long)
+        return self.outcomes[key]
+
+    def _trained(self, values: dict[str, float], long: bool) -> Outcome | None:
+        run = self._run(values, long)
+        key = (run.config.learning_rate, long)
+        if key not in self.firsts:
+            self.firsts[key] = _learned(run, run.initial_state())
+        first = self.firsts[key]
+        second = None if first is None else _learned(run, first)
+        if first is None or second is None:
+            return None
+        before, after = (
+            torch.cat([value.flatten().double() for value in state.params.values()]) for state in (first, second)
+        )
+        penalties = second.curve[second.epochs[:, 0] == 2, 0, run.columns.index("penalty")]
+        return Outcome(after, (after - before).norm().item(), penalties.max().item())
+
+    def _run(self, values: dict[str, float], long: bool) -> Run:
+        run = build_run(self.plan.trial_config(values), self.plan.seeds[:1], self.device, self.data)
+        config, benchmark = run.config, miniature(run.benchmark, 2, SAMPLES)
+        epoch = math.ceil(max(max(task.train.sizes) for task in benchmark.tasks) / config.batch_size)
+        steps = max(STEPS, epoch)
+        if long:
+            steps = max(steps, min(MOST_STEPS, config.iterations or (config.epochs or 0) * epoch))
+        short = self.plan.trial_config(values | {"iterations": steps, "epochs": None})
+        return replace(run, config=short, benchmark=benchmark)
+
+
+def _learned(run: Run, state: TrialState) -> TrialState | None:
     try:
-        first = learn_task(run, run.initial_state())
-        second = learn_task(run, first)
+        return learn_task(run, state)
     except DivergedError:
         return None
-    before, after = (
-        torch.cat([value.flatten().double() for value in state.params.values()]) for state in (first, second)
-    )
-    penalties = second.curve[second.epochs[:, 0] == 2, 0, run.columns.index("penalty")]
-    return Outcome(after, (after - before).norm().item(), penalties.max().item())
 
 
 def effect(low: Outcome | None, high: Outcome | None) -> float:

@@ -6,14 +6,17 @@ import dataclasses
 import sys
 import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_origin
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from clsearch.core.config import PARTS, PRESETS, ConfigError, explain, preset_settings
-from clsearch.core.parts import Part, at_home
+from clsearch.core.parts import BACKBONES, BENCHMARKS, FOLDER, Part, at_home, backbone_name
 from clsearch.tuning.spaces import Range, Space, searchable
+
+NAMES = {"benchmark": (*BENCHMARKS, f"{FOLDER}PATH"), "backbone": BACKBONES}
+"""Options whose values are names of an open list."""
 
 
 class StudyOptions(Part):
@@ -116,6 +119,10 @@ def parse(
     # Underscores are taken for hyphens, as tyro does.
     flags = {word.partition("=")[0].replace("_", "-") for word in (sys.argv[1:] if args is None else args)}
     new_settings, new_space = _merge(values, space, flags)
+    if new_settings["backbone"] == backbone_name(settings.get("backbone", "")):  # a function has no other text
+        new_settings["backbone"] = settings["backbone"]
+    if new_settings["backbone"] != settings.get("backbone", "mlp") and "--hidden" not in flags:
+        new_settings.pop("hidden", None)  # the script's widths were for its own
     if "--preset" in flags:
         new_settings = _with_preset(algorithm, new_settings, settings, flags)
     if follow:
@@ -171,9 +178,10 @@ def _group(part: type[Part], settings: dict[str, Any], space: Space) -> type:
         if name in scales:
             default = (space[name].low, space[name].high) if name in space else (default,)
             kind: Any = Annotated[tuple[float, ...], _argument(field, "FLOAT [FLOAT]")]
-        elif get_origin(field.annotation) is Literal and name == "benchmark":
+        elif name in NAMES:
             # Kept as text, so that our own rule names the known ones.
-            kind = Annotated[str, _argument(field, "{" + ",".join(get_args(field.annotation)) + "}")]
+            kind = Annotated[str, _argument(field, "{" + ",".join(NAMES[name]) + "}")]
+            default = backbone_name(default) if name == "backbone" else default
         else:
             kind = Annotated[_optional(field), _argument(field, None)]
         rows.append((name, kind, dataclasses.field(default=default)))

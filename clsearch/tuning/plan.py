@@ -44,6 +44,13 @@ class Plan:
         return tuple(name for name in self.options.references if name != self.algorithm)
 
     @property
+    def device(self) -> str:
+        """Where trials train: cpu or cuda."""
+        if self.options.device != "auto":
+            return self.options.device
+        return "cuda" if self.options.gpus_per_trial > 0 else "cpu"
+
+    @property
     def folder(self) -> Path:
         """results/<study>, absolute."""
         return self.options.results.resolve() / self.options.name
@@ -52,7 +59,8 @@ class Plan:
         """The configuration of a trial with these hyperparameters, or of another algorithm with the same settings."""
         algorithm = algorithm or self.algorithm
         known = fields_of(algorithm)
-        return TrialConfig.of(algorithm, {k: v for k, v in (self.settings | dict(values)).items() if k in known})
+        settings = {k: v for k, v in (self.settings | dict(values)).items() if k in known}
+        return TrialConfig.of(algorithm, settings, self.config.source)
 
 
 def make_plan(
@@ -77,8 +85,8 @@ def make_plan(
         raise ConfigError([f"preset: must set something that acts in {algorithm}; got {options.preset}"])
     if follow:
         space = {name: r for name, r in default_space(config).items() if name not in shared} | space
-    check_space(algorithm, space, shared)
-    config = TrialConfig.of(algorithm, shared | {name: r.low for name, r in space.items()})
+    check_space(algorithm, space, shared, config.source)
+    config = TrialConfig.of(algorithm, shared | {name: r.low for name, r in space.items()}, config.source)
     plan = Plan(question, algorithm, space, shared, config, options, _budget(options, space), command)
     for reference in plan.references:
         try:

@@ -19,7 +19,6 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from clsearch.core.config import ConfigError
-from clsearch.core.datasets import SOURCES
 from clsearch.tuning.display import without_password
 from clsearch.tuning.plan import Plan
 
@@ -39,8 +38,7 @@ def check(plan: Plan) -> None:
     if "RAY_ADDRESS" not in os.environ:
         check_resources(plan, [this_node(plan)])
     check_writable(plan.options.results)
-    if plan.options.download:
-        download(plan)
+    check_backbone(plan)
 
 
 def check_new(plan: Plan) -> None:
@@ -79,7 +77,7 @@ def check_writable(results: Path) -> None:
 
 def check_data(plan: Plan) -> None:
     """The files of the source are there, or will be downloaded."""
-    config, source = plan.config, SOURCES[plan.config.source]
+    config, source = plan.config, plan.config.source
     if not source.files:
         return
     if config.data_root is None:
@@ -97,17 +95,6 @@ def check_data(plan: Plan) -> None:
                 f"Add --download to fetch them into it"
             ]
         )
-
-
-def download(plan: Plan) -> None:
-    """Fetch the files of the source. Raises ConfigError where that fails."""
-    source = SOURCES[plan.config.source]
-    if not source.missing_files(plan.config.data_root):
-        return
-    try:
-        source.read(plan.config.data_root, True)
-    except (OSError, RuntimeError) as error:
-        raise ConfigError([f"download: the files of {plan.config.source} must be reachable; got: {error}"]) from None
 
 
 def tracking_uri(plan: Plan) -> str | None:
@@ -181,6 +168,14 @@ def _credentials(parts: SplitResult) -> str | None:
         return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
     token = os.environ.get("MLFLOW_TRACKING_TOKEN")
     return f"Bearer {token}" if token else None
+
+
+def check_backbone(plan: Plan) -> None:
+    """The backbone can be built for the benchmark's images and be trained."""
+    if plan.config.backbone != "mlp":
+        from clsearch.core.backbones import build_network
+
+        build_network(plan.config, plan.config.source.shape, 2)
 
 
 def check_device(plan: Plan) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 
+from clsearch.core.datasets import Source
 from clsearch.core.files import write_atomically
 from clsearch.tuning.plan import Plan
 
@@ -70,6 +71,18 @@ def metrics_of(result: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def described(source: Source) -> dict[str, Any]:
+    """What study.json says of the data: which it is, and where the user grouped its classes, how."""
+    groups = source.groups and [[source.classes[c] for c in group] for group in source.groups]
+    return {
+        "source": source.name,
+        "shape": list(source.shape),
+        "classes": list(source.classes),
+        "groups": groups,
+        "identity": source.identity or None,
+    }
+
+
 class Results:
     """Writes the record of one study; each file is whole at any moment."""
 
@@ -88,6 +101,7 @@ class Results:
                 "command": plan.command,
                 "config": {k: v for k, v in plan.config.flat().items() if k not in plan.space},
                 "space": {name: asdict(r) for name, r in plan.space.items()},
+                "data": described(plan.config.source),
                 "preset": plan.options.preset,
                 "references": list(plan.references),
                 "trials": plan.trials,

@@ -9,7 +9,7 @@ from itertools import pairwise, product
 from typing import Any
 
 from clsearch.core.config import ConfigError, TrialConfig, fields_of
-from clsearch.core.datasets import SOURCES
+from clsearch.core.datasets import Source
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,18 @@ def usual_fisher(config: TrialConfig) -> float:
     if config.fisher == "batch" and config.fisher_scale != "unit_trace":
         size /= min(config.batch_size, config.fisher_samples or config.batch_size)
     if config.fisher_scale == "per_parameter":
-        widths = (math.prod(SOURCES[config.source].shape), *config.hidden)
-        size /= sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+        size /= backbone_parameters(config)
     return size
+
+
+def backbone_parameters(config: TrialConfig) -> int:
+    """How many parameters a configuration's backbone has. Loads torch where that is not an MLP."""
+    if config.backbone == "mlp":
+        widths = (math.prod(config.source.shape), *config.hidden)
+        return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+    from clsearch.core.backbones import factory_of, parameter_count
+
+    return parameter_count(factory_of(config), config.source.shape)
 
 
 def searchable() -> dict[str, str]:
@@ -99,9 +108,9 @@ def searchable() -> dict[str, str]:
     return {name: str(extra["scale"]) for name, extra in extras.items() if isinstance(extra, dict)}
 
 
-def check_space(algorithm: str, space: Space, settings: dict[str, Any]) -> None:
+def check_space(algorithm: str, space: Space, settings: dict[str, Any], source: Source | None = None) -> None:
     """Refuse a space that is not of this algorithm, is empty of values, whose bounds break a rule, or of which a
-    hyperparameter cannot act.
+    hyperparameter cannot act. source: the benchmark's, where it is known already.
 
     Raises ConfigError with one line per problem.
     """
@@ -118,15 +127,17 @@ def check_space(algorithm: str, space: Space, settings: dict[str, Any]) -> None:
         )
     for name, values in space.items():
         if name in own:
-            problems += _range_problems(algorithm, name, values, settings)
+            problems += _range_problems(algorithm, name, values, settings, source)
     if problems:
         raise ConfigError(problems)
 
 
-def _range_problems(algorithm: str, name: str, values: Range, settings: dict[str, Any]) -> list[str]:
+def _range_problems(
+    algorithm: str, name: str, values: Range, settings: dict[str, Any], source: Source | None
+) -> list[str]:
     for bound in (values.low, values.high):
         try:
-            TrialConfig.of(algorithm, settings | {name: bound})
+            TrialConfig.of(algorithm, settings | {name: bound}, source)
         except ConfigError as error:
             broken = [problem for problem in error.problems if problem.startswith(f"{name}:")]
             if broken:

@@ -71,14 +71,17 @@ def _carry_out(plan: Plan) -> StudyResult:
     from clsearch.tuning.preflight import check
 
     check(plan)
+    from clsearch.tuning.loading import load
+
+    data = load(plan)
     from clsearch.tuning.effect import check_effect
 
     if plan.space:
         print("checking that each searched hyperparameter acts", file=sys.stderr)
-    check_effect(plan)
+    check_effect(plan, data)
     from clsearch.tuning.driver import execute
 
-    return execute(plan)
+    return execute(plan, data)
 
 
 def _command(

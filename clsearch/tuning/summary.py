@@ -11,6 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from clsearch.core.benchmarks import classes_of
+from clsearch.core.config import TrialConfig
 from clsearch.tuning.display import near, without_password
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.records import TrialRecord
@@ -40,6 +42,8 @@ def show(
         whole(console, top_table(plan, ranking, references))
         console.print(reading(plan, ranking, references), highlight=False, markup=False)
         whole(console, matrix_table(best))
+        if classes := task_classes(plan.config):
+            console.print("\n".join(classes), highlight=False, markup=False)
     unfinished = plan.trials - sum(r.state in ("finished", "failed") for r in records)
     if unfinished:
         console.print(f"[bold]Interrupted[/bold]: {unfinished} of {plan.trials} trials were not finished.")
@@ -55,6 +59,15 @@ def show(
             said = f"Reference {reference.algorithm} {reference.state}: {reference.reason}{lost}."
             console.print(said, highlight=False, markup=False)
     where(console, plan, best, uri)
+
+
+def task_classes(config: TrialConfig) -> list[str]:
+    """What each task's classes are, where they have names of the user's and are the same for all seeds."""
+    if config.source.name != "folder" or config.class_order == "shuffled":
+        return []
+    names = config.source.classes
+    tasks = ((t, [names[c] for c in classes_of(config, t, 0)]) for t in range(1, config.tasks + 1))
+    return [f"task {t}: {', '.join(own[:SHOWN])}{', ...' if len(own) > SHOWN else ''}" for t, own in tasks]
 
 
 def top_table(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> Table:

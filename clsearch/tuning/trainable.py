@@ -14,6 +14,7 @@ from ray.tune import Trainable
 
 from clsearch.core import metrics
 from clsearch.core.config import TrialConfig
+from clsearch.core.datasets import Data
 from clsearch.core.loop import DivergedError, learn_task
 from clsearch.core.run import Run, build_run
 from clsearch.core.state import TrialState
@@ -33,7 +34,10 @@ class ContinualTrainable(Trainable):
 
     algorithm = "finetuning"
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def setup(self, config: dict[str, Any], data: Data | None = None) -> None:
+        """data: of the benchmark's source, as `tune.with_parameters(cls, data=...)` shares it between the workers of a
+        node; None: each worker reads its own.
+        """
         settings = dict(config)
         settings.pop("label", None)
         seeds = settings.pop("seeds", [0, 1, 2])
@@ -44,7 +48,8 @@ class ContinualTrainable(Trainable):
         cpus = resources.required_resources.get("CPU", 1) if resources else 1
         torch.set_num_threads(max(1, math.floor(cpus)))
         self.state_file = None if state_file is None else Path(state_file)
-        self.run = build_run(TrialConfig.of(algorithm, settings), seeds, device)
+        source = None if data is None else data.source
+        self.run = build_run(TrialConfig.of(algorithm, settings, source), seeds, device, data)
         if self.state_file is not None and self.state_file.exists():
             self.state = TrialState.load(self.state_file, self.run.fingerprint, self.run.device)
         else:

@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from clsearch import LogRange, Range, Study
 from clsearch.core import metrics
@@ -85,6 +87,20 @@ def record_of(
         curve=[[[1 / task, 0.5 + 0.1 * m] for m in range(len(scores))] for task in range(1, t + 1)],
         epochs=[[task, 1] for task in range(1, t + 1)],
     )
+
+
+def write_images(
+    folder: Path, classes: Sequence[str] = "abcdef", count: int = 5, side: int = 8, mode: str = "L", seed: int = 0
+) -> Path:
+    """A folder of PNG files per class, no two alike: noise, and a bright column that tells the class."""
+    generator = np.random.default_rng(seed)
+    for c, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = generator.integers(0, 100, (side, side), dtype=np.uint8)
+            pixels[:, c % side] += 150
+            Image.fromarray(pixels).convert(mode).save(folder / name / f"{i:03}.png")
+    return folder
 
 
 @contextmanager

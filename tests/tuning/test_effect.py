@@ -1,7 +1,9 @@
 """Whether each searched hyperparameter acts, seen by training on a small part of the first two tasks."""
 
+import itertools
 import re
 import runpy
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +15,12 @@ import torch
 from clsearch import LogRange, Range
 from clsearch.core.benchmarks import miniature
 from clsearch.core.config import PARTS, ConfigError, TrialConfig
+from clsearch.core.datasets import read_data, training_data
 from clsearch.core.loop import learn_sequence
 from clsearch.core.run import build_run
-from clsearch.tuning.effect import LEAST, check_effect, effect, learned, settings_of_others
+from clsearch.tuning.effect import LEAST, Probe, check_effect, effect, settings_of_others
 from tests.helpers import write_mnist
-from tests.tuning.builders import SMALL_SPACES, plan_of, planned, study_of
+from tests.tuning.builders import SMALL_SPACES, plan_of, planned, study_of, write_images
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.py"))
 
@@ -26,10 +29,24 @@ SURE = {"tasks": 5, "hidden": (64,), "optimizer": "adam", "learning_rate": 0.5, 
 TOO_FAST = {"learning_rate": 1e30}
 
 
+def data_of(plan):
+    """What `load` reads, read once per process."""
+    return training_data(plan.config.source, plan.config.data_root)
+
+
+def checked(plan):
+    check_effect(plan, data_of(plan))
+
+
+def learned(plan, values, long=False):
+    """Two tasks, learned by a probe that has learned nothing else."""
+    return Probe(plan, data_of(plan)).outcome(values, long)
+
+
 def problems(plan):
     """What the check refuses, by hyperparameter."""
     with pytest.raises(ConfigError) as refused:
-        check_effect(plan)
+        checked(plan)
     return {problem.partition(":")[0]: problem for problem in refused.value.problems}
 
 
@@ -43,7 +60,7 @@ def test_all_that_a_script_searches_acts_in_every_scenario(path, scenario, tmp_p
     plan = planned(study, "--scenario", scenario, "--results", str(tmp_path), "--references", "finetuning")
     assert plan.config.scenario == scenario
     start = time.perf_counter()
-    check_effect(plan)
+    checked(plan)
     print(f"{path.stem}, {scenario}: {time.perf_counter() - start:.2f} s")
     assert list(tmp_path.iterdir()) == []
 
@@ -52,7 +69,7 @@ def test_all_that_a_script_searches_acts_in_every_scenario(path, scenario, tmp_p
 @pytest.mark.parametrize("algorithm", PARTS)
 def test_the_default_ranges_of_every_algorithm_act_in_every_scenario(algorithm, scenario):
     if (algorithm, scenario) != ("independent", "class"):
-        check_effect(study_of(algorithm, space=None, scenario=scenario, tasks=5).plan)
+        checked(study_of(algorithm, space=None, scenario=scenario, tasks=5).plan)
 
 
 @pytest.mark.parametrize(
@@ -73,17 +90,17 @@ def test_the_default_ranges_of_every_algorithm_act_in_every_scenario(algorithm, 
     ],
 )
 def test_the_default_ranges_act_with_other_settings(algorithm, settings):
-    check_effect(study_of(algorithm, space=None, **settings).plan)
+    checked(study_of(algorithm, space=None, **settings).plan)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "penalty_factor"])
 def test_a_range_of_which_one_end_diverges_acts(name):
     space = {"learning_rate": LogRange(1e-3, 1e30), "penalty_factor": LogRange(1e-2, 1e30)}
-    check_effect(study_of("ewc", space={name: space[name]}).plan)
+    checked(study_of("ewc", space={name: space[name]}).plan)
 
 
 def test_where_nothing_is_searched_nothing_is_trained():
-    check_effect(study_of("ewc", space={}, **TOO_FAST).plan)
+    checked(study_of("ewc", space={}, **TOO_FAST).plan)
 
 
 def test_a_hyperparameter_that_acts_with_some_values_of_the_others_acts():
@@ -98,7 +115,7 @@ def test_a_hyperparameter_that_acts_with_some_values_of_the_others_acts():
     assert pairs[0] == [None, None]
     assert effects[0] == 0
     assert effects[1] > LEAST > effects[2]
-    check_effect(plan)
+    checked(plan)
 
 
 # What does not act
@@ -142,7 +159,7 @@ def test_an_effect_that_grows_late_is_given_the_studys_own_length_to_show():
         low, high = (learned(plan, {"penalty_factor": value}) for value in (0.01, 0.1))
         assert effect(low, high) < LEAST
     assert set(problems(plans[0])) == {"penalty_factor"}
-    check_effect(plans[1])
+    checked(plans[1])
 
 
 def test_only_what_does_not_act_is_named():
@@ -264,6 +281,120 @@ def test_a_setting_of_the_others_is_tried_once():
     assert settings_of_others(study_of("finetuning").plan, "learning_rate") == [{}]
 
 
+# Task 1 is trained once
+
+
+RATES = SMALL_SPACES["finetuning"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        ("lwf", {}),
+        ("lwf", {"distance": "kl", "scenario": "class", "teachers": "per_task"}),
+        ("ewc", {}),
+        ("ewc", {"fisher": "sampled", "anchors": "online", "gamma": 0.5}),
+        ("ewc", {"fisher_scale": "unit_trace", "optimizer": "adam", "optimizer_state": "keep", "learning_rate": 0.01}),
+        ("lwf_ewc", {"scenario": "domain", "tasks": 5}),
+        ("lwf_ewc", {"schedule": "cosine", "random_crop": 1}),
+    ],
+)
+def test_settings_with_one_learning_rate_share_task_1_and_end_as_they_would_alone(algorithm, settings):
+    plan = study_of(algorithm, **settings).plan
+    probe = Probe(plan, data_of(plan))
+    found = []
+    for i in range(3):
+        values = {name: r.points(3)[i] for name, r in plan.space.items()}
+        found.append(probe.outcome(values, False))
+        alone = learned(plan, values)
+        assert torch.equal(found[-1].params, alone.params)
+        assert (found[-1].moved, found[-1].penalty) == (alone.moved, alone.penalty)
+    assert len(probe.firsts) == 1
+    assert not torch.equal(found[0].params, found[1].params)  # or nothing was shown
+
+
+def test_each_learning_rate_and_each_length_has_its_own_task_1():
+    plan = study_of("ewc", space=SMALL_SPACES["ewc"] | RATES, iterations=40).plan
+    probe = Probe(plan, data_of(plan))
+    settings = [
+        ({"learning_rate": rate, "penalty_factor": factor, "penalty_p_norm": 2.0}, long)
+        for rate in (0.01, 0.1)
+        for factor in (1.0, 100.0)
+        for long in (False, True)
+    ]
+    for values, long in settings:
+        assert torch.equal(probe.outcome(values, long).params, learned(plan, values, long).params)
+    assert len(probe.firsts) == 4
+    parameters = [torch.cat([v.flatten() for v in first.params.values()]) for first in probe.firsts.values()]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(parameters, 2))
+    assert all(first.tasks_learned == 1 for first in probe.firsts.values())
+
+
+def test_a_setting_is_trained_once():
+    plan = study_of("ewc").plan
+    probe = Probe(plan, data_of(plan))
+    values = {"penalty_factor": 1.0, "penalty_p_norm": 2.0}
+    assert probe.outcome(values, False) is probe.outcome(dict(reversed(values.items())), False)
+    assert probe.outcome(values, False) is not probe.outcome(values | {"penalty_factor": 2.0}, False)
+
+
+def test_a_first_task_that_diverges_is_trained_once_too():
+    plan = study_of("ewc", **TOO_FAST).plan
+    probe = Probe(plan, data_of(plan))
+    for factor in (1.0, 2.0):
+        assert probe.outcome({"penalty_factor": factor, "penalty_p_norm": 2.0}, False) is None
+    assert list(probe.firsts.values()) == [None]
+
+
+# Other backbones and data
+
+
+class Tiny(torch.nn.Module):
+    """What a user might write."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(shape[0], 6, 3)
+
+    def forward(self, images):
+        return self.layer(images).relu().flatten(1)
+
+
+@pytest.mark.parametrize("backbone", ["cnn", Tiny])
+@pytest.mark.parametrize("algorithm", ["lwf", "ewc"])
+def test_the_default_ranges_act_with_other_backbones(algorithm, backbone):
+    hidden = (8,) if backbone == "cnn" else None
+    checked(study_of(algorithm, space=None, backbone=backbone, hidden=hidden).plan)
+
+
+@pytest.mark.parametrize("backbone", ["cnn", Tiny])
+def test_a_range_that_does_not_act_is_refused_with_other_backbones(backbone):
+    hidden = (8,) if backbone == "cnn" else None
+    space = {"penalty_factor": LogRange(1e-12, 1e-10)}
+    assert set(problems(study_of("ewc", space=space, backbone=backbone, hidden=hidden).plan)) == {"penalty_factor"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"backbone": "cnn", "random_crop": 1, "horizontal_flip": True}])
+@pytest.mark.parametrize("algorithm", ["lwf", "ewc"])
+def test_the_default_ranges_act_on_images_of_ones_own_which_are_not_read_again(
+    tmp_path, monkeypatch, algorithm, settings
+):
+    monkeypatch.setenv("CLSEARCH_CACHE", str(tmp_path / "cache"))
+    folder = write_images(tmp_path / "pets", count=20)
+    plan = study_of(algorithm, space=None, benchmark=f"folder:{folder}", **settings).plan
+    data = read_data(plan.config.source, None)
+    for path in tmp_path.iterdir():
+        shutil.rmtree(path)
+    check_effect(plan, data)
+    space = (
+        {"distillation_factor": LogRange(1e-9, 1e-8)}
+        if algorithm == "lwf"
+        else {"penalty_factor": LogRange(1e-12, 1e-10)}
+    )
+    with pytest.raises(ConfigError, match=rf"^{next(iter(space))}: must act: "):
+        check_effect(replace(plan, space=space), data)
+
+
 # It leaves the process as it was
 
 
@@ -283,11 +414,12 @@ def test_the_check_is_deterministic_and_leaves_random_numbers_and_the_plan_alone
     assert torch.is_grad_enabled()
 
 
-def test_the_number_of_threads_is_left_as_it_was():
-    plan = study_of("finetuning").plan
+@pytest.mark.parametrize("backbone", ["mlp", Tiny])
+def test_the_number_of_threads_is_left_as_it_was(backbone):
+    plan = study_of("finetuning", backbone=backbone, hidden=(8,) if backbone == "mlp" else None).plan
     torch.set_num_threads(2)
     try:
-        check_effect(plan)
+        checked(plan)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)

@@ -1,6 +1,8 @@
 """Options of a study and the command line made of them."""
 
 import re
+from functools import partial
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -45,6 +47,16 @@ def test_what_the_script_leaves_open_stays_open():
         (["--sampler", "random"], "sampler", "random"),
         (["--gpus-per-trial", "0.5"], "gpus_per_trial", 0.5),
         (["--tracking-uri", "sqlite:///x.db"], "tracking_uri", "sqlite:///x.db"),
+        (["--benchmark", "folder:my pets"], "benchmark", "folder:my pets"),
+        (["--grouping", "groups.txt"], "grouping", Path("groups.txt")),
+        (["--image-size", "32"], "image_size", 32),
+        (["--image-channels", "3"], "image_channels", 3),
+        (["--random-crop", "4"], "random_crop", 4),
+        (["--horizontal-flip"], "horizontal_flip", True),
+        (["--schedule", "cosine"], "schedule", "cosine"),
+        (["--warmup", "0.1"], "warmup", 0.1),
+        (["--milestones", "0.25", "0.5", "0.75"], "milestones", (0.25, 0.5, 0.75)),
+        (["--decay", "0.2"], "decay", 0.2),
     ],
 )
 def test_an_option_changes_its_setting_and_nothing_else(args, name, value):
@@ -105,9 +117,62 @@ def test_both_lengths_together_reach_the_rule_that_refuses_them():
     assert (settings["iterations"], settings["epochs"]) == (50, 2)
 
 
+# The backbone
+
+
+def tiny(shape):
+    """Stands for a function of a user's; it is never called here."""
+    raise AssertionError(shape)
+
+
+@pytest.mark.parametrize("args", [["--backbone", "cnn"], ["--backbone=cnn"]])
+def test_another_backbone_does_not_take_the_widths_that_were_for_the_scripts_own(args):
+    before, _ = read()
+    settings, _ = read(*args)
+    assert settings == {name: value for name, value in before.items() if name != "hidden"} | {"backbone": "cnn"}
+
+
+def test_widths_given_beside_another_backbone_are_its_own():
+    settings, _ = read("--backbone", "cnn", "--hidden", "32", "16")
+    assert (settings["backbone"], settings["hidden"]) == ("cnn", (32, 16))
+
+
+def test_the_scripts_own_backbone_named_again_keeps_its_widths():
+    assert read("--backbone", "mlp") == read()
+    script = SETTINGS | {"backbone": "cnn"}
+    assert read("--backbone", "cnn", settings=script) == read(settings=script)
+
+
+@pytest.mark.parametrize("made", [tiny, partial(tiny), lambda shape: tiny(shape)], ids=["def", "partial", "lambda"])
+def test_a_scripts_function_stays_the_backbone_until_another_is_named(made):
+    script = {"epochs": 4, "backbone": made}
+    assert read(settings=script)[0]["backbone"] is made
+    assert read("--tasks", "2", settings=script)[0]["backbone"] is made
+    assert read("--backbone", "resnet18", settings=script)[0]["backbone"] == "resnet18"
+    assert read("--backbone", "mlp", settings=script)[0]["backbone"] == "mlp"
+
+
+def test_help_shows_the_names_of_open_lists_and_where_a_scripts_function_is_defined(capsys):
+    with pytest.raises(SystemExit):
+        read("--help", settings={"epochs": 4, "backbone": tiny})
+    text = re.sub(r"[\s│]+", "", capsys.readouterr().out)
+    assert "--backbone{mlp,cnn,resnet18}" in text
+    assert f"(default:{__name__}.tiny)" in text
+    assert re.search(r"--benchmark\{split-digits,permuted-digits,.*,split-cifar100,folder:PATH\}", text)
+
+
 @pytest.mark.parametrize(
     "args",
-    [["--bogus", "1"], ["--distillation-factor", "1"], ["stray"], ["--seeds", "many"], ["--sampler", "guess"]],
+    [
+        ["--bogus", "1"],
+        ["--distillation-factor", "1"],
+        ["stray"],
+        ["--seeds", "many"],
+        ["--sampler", "guess"],
+        ["--schedule", "linear"],
+        ["--image-channels", "2"],
+        ["--milestones", "half"],
+    ],
 )
 def test_what_is_no_option_or_no_value_of_its_type_exits_2_and_is_named(args, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -3,12 +3,13 @@
 import re
 
 import pytest
+import torch
 
 from clsearch.core.config import ConfigError
 from clsearch.tuning import preflight
 from clsearch.tuning.preflight import Node
 from tests.helpers import write_mnist
-from tests.tuning.builders import closed_port, http_port, plan_of, silent_port
+from tests.tuning.builders import closed_port, http_port, plan_of, silent_port, write_images
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +108,54 @@ def test_training_files_are_enough_and_are_not_fetched_again(tmp_path, download)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*ubyte")}
     preflight.check(plan_of(tmp_path, benchmark="permuted-mnist", data_root=tmp_path, download=download))
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*ubyte")} == before
+
+
+def test_missing_files_that_will_be_downloaded_pass_and_are_not_fetched_here(tmp_path):
+    root = tmp_path / "data"
+    preflight.check(plan_of(tmp_path / "out", benchmark="split-mnist", data_root=root, download=True))
+    assert not root.exists()
+
+
+def test_images_of_ones_own_need_no_root_and_are_not_decoded_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLSEARCH_CACHE", str(tmp_path / "cache"))
+    folder = write_images(tmp_path / "pets")
+    preflight.check(plan_of(tmp_path / "out", benchmark=f"folder:{folder}"))
+    assert not (tmp_path / "cache").exists()
+
+
+# The backbone
+
+
+def normed(shape):
+    return torch.nn.Sequential(torch.nn.BatchNorm2d(shape[0]), torch.nn.Flatten())
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "cnn", "resnet18"])
+def test_backbones_that_have_a_name_pass_and_leave_random_numbers_alone(tmp_path, backbone):
+    hidden = None if backbone == "resnet18" else (8,)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    preflight.check_backbone(plan_of(tmp_path, backbone=backbone, hidden=hidden))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_backbone_is_tried_on_images_of_the_benchmarks_shape(tmp_path):
+    def only(shape):
+        assert shape == (3, 32, 32)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 4))
+
+    settings = {"backbone": only, "hidden": None}
+    preflight.check_backbone(plan_of(tmp_path, benchmark="split-svhn", **settings))
+    problem = refusal(preflight.check_backbone, plan_of(tmp_path, **settings))
+    assert problem.startswith(
+        "backbone: must be made by its factory from (channels, height, width); got AssertionError"
+    )
+
+
+def test_a_backbone_that_cannot_be_trained_is_refused(tmp_path):
+    problem = refusal(preflight.check, plan_of(tmp_path, backbone=normed, hidden=None))
+    assert problem.startswith("backbone: must have no buffers")
+    assert problem.endswith("got 0.running_mean, 0.running_var, 0.num_batches_tracked")
 
 
 # The tracking server

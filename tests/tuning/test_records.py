@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from clsearch.tuning.records import PACKAGES, Results, code_version, finite, metrics_of
-from tests.tuning.builders import plan_of, planned, record_of, study_of
+from tests.tuning.builders import plan_of, planned, record_of, study_of, write_images
 
 
 @pytest.fixture
@@ -51,6 +51,35 @@ def test_study_json_says_what_was_asked_and_with_what(tmp_path):
     assert set(content["versions"]) == {*PACKAGES, "python"}
     assert content["commit"] == code_version()
     assert pd.Timestamp(content["started"]).tzinfo is not None
+
+
+def test_study_json_says_which_data_it_was(tmp_path):
+    Results(plan_of(tmp_path)).begin()
+    assert strict_json(tmp_path / "mine" / "study.json")["data"] == {
+        "source": "digits",
+        "shape": [1, 8, 8],
+        "classes": list("0123456789"),
+        "groups": None,
+        "identity": None,
+    }
+
+
+def test_study_json_has_a_digest_of_ones_own_images_and_the_names_of_grouped_classes(tmp_path):
+    (tmp_path / "groups.txt").write_text("f, a\nb, c, e\n")
+    found = []
+    for place in ("here", "there"):
+        folder = write_images(tmp_path / place / "pets")
+        settings = {"benchmark": f"folder:{folder}", "grouping": tmp_path / "groups.txt", "tasks": None}
+        Results(plan_of(tmp_path, name=place, **settings)).begin()
+        found.append(strict_json(tmp_path / place / "study.json")["data"])
+    assert found[0] == found[1]  # the same images, copied
+    assert len(found[0].pop("identity")) == 16
+    assert found[0] == {
+        "source": "folder",
+        "shape": [1, 8, 8],
+        "classes": list("fabce"),
+        "groups": [["f", "a"], ["b", "c", "e"]],
+    }
 
 
 def test_code_version_is_a_commit_or_a_version():

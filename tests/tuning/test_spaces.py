@@ -8,11 +8,13 @@ import torch
 
 from clsearch.core.config import COMMON, PARTS, ConfigError, TrialConfig, fields_of
 from clsearch.core.loop import learn_task
+from clsearch.core.networks import is_head
 from clsearch.core.run import build_run
 from clsearch.tuning.spaces import (
     SPACES,
     LogRange,
     Range,
+    backbone_parameters,
     check_space,
     default_space,
     grid,
@@ -210,6 +212,69 @@ def test_the_number_of_parameters_is_that_of_the_benchmarks_backbone():
         "ewc", EPOCHS | {"benchmark": "split-mnist", "hidden": (400, 400), "fisher_scale": "per_parameter"}
     )
     assert usual_fisher(config) == pytest.approx(1 / layers(784, 400, 400))
+
+
+# Parameters of other backbones, counted layer by layer
+
+CONVOLUTIONS = 32 * (9 * 1 + 1) + 64 * (9 * 32 + 1)
+"""Of the CNN on grey images: 3x3 filters and a bias for each of 32 channels, then of 64."""
+
+
+class Shared(torch.nn.Module):
+    """Two linear layers of one width that have their weight in common."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(width, width), torch.nn.Linear(width, width)
+        self.second.weight = self.first.weight
+
+    def forward(self, images):
+        return self.second(self.first(images.flatten(1)).relu())
+
+
+def shared(shape):
+    return Shared(math.prod(shape))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"backbone": "mlp", "hidden": (7, 5)}, (64 + 1) * 7 + (7 + 1) * 5),
+        ({"backbone": "mlp"}, (64 + 1) * 256 + (256 + 1) * 256),
+        ({"backbone": "cnn"}, CONVOLUTIONS + (64 * 2 * 2 + 1) * 128),
+        ({"backbone": "cnn", "hidden": (10, 6)}, CONVOLUTIONS + (64 * 2 * 2 + 1) * 10 + (10 + 1) * 6),
+        ({"backbone": "cnn", "benchmark": "split-mnist"}, CONVOLUTIONS + (64 * 7 * 7 + 1) * 128),
+        (
+            {"backbone": "cnn", "benchmark": "split-cifar10"},
+            CONVOLUTIONS + 32 * 9 * 2 + (64 * 8 * 8 + 1) * 128,  # two more channels come in
+        ),
+        ({"backbone": shared}, 64 * 64 + 2 * 64),
+    ],
+    ids=str,
+)
+def test_a_backbones_parameters_are_counted_without_its_head(settings, expected):
+    config = TrialConfig.of("ewc", EPOCHS | {"fisher_scale": "per_parameter"} | settings)
+    assert backbone_parameters(config) == expected
+    assert usual_fisher(config) == pytest.approx(1 / expected)
+    found = default_space(config)["penalty_factor"]
+    assert found == EWC_RANGE.scaled(expected)
+    assert found.high / found.low == pytest.approx(EWC_RANGE.high / EWC_RANGE.low)
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "cnn", shared])
+def test_the_number_of_parameters_is_that_of_what_is_trained(backbone):
+    run = build_run(TrialConfig.of("ewc", EPOCHS | {"backbone": backbone}), [0])
+    trained = {name: value for name, value in run.initial_state().params.items() if not is_head(name)}
+    assert backbone_parameters(run.config) == sum(value.numel() for value in trained.values())
+
+
+@pytest.mark.parametrize("scale", ["none", "unit_trace"])
+def test_the_range_follows_the_backbone_only_where_the_scale_does(scale):
+    spaces = [
+        default_space(TrialConfig.of("ewc", EPOCHS | {"fisher_scale": scale, "backbone": backbone}))
+        for backbone in ("mlp", "cnn", shared)
+    ]
+    assert spaces[0] == spaces[1] == spaces[2]
 
 
 def penalties(benchmark, scenario, hidden, batch_size):

@@ -8,19 +8,32 @@ import shlex
 import subprocess
 import sys
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
 from clsearch import SPACES, ConfigError, LogRange, Range, Study
 from clsearch.core.config import PARTS, PRESETS, TrialConfig
+from clsearch.core.datasets import training_data
 from clsearch.tuning import preflight
 from clsearch.tuning.display import near
+from clsearch.tuning.effect import check_effect
 from clsearch.tuning.preflight import check_tracking
 from clsearch.tuning.records import Results
 from clsearch.tuning.selection import rerun_command
-from tests.tuning.builders import closed_port, http_port, plan_of, planned, record_of, silent_port, study_of
+from tests.tuning.builders import (
+    closed_port,
+    http_port,
+    plan_of,
+    planned,
+    record_of,
+    silent_port,
+    study_of,
+    write_images,
+)
 
 SEARCHED = {
     "lwf_temperature_sweep": {"distillation_factor", "distillation_temperature"},
@@ -57,7 +70,13 @@ def refused(tmp_path, capsys):
 
 CONFIGURATION = [
     # algorithm, options, field, rule, value
-    ("lwf", "--benchmark nonsense", "benchmark", "must be .*'split-digits'.*'permuted-mnist'", "'nonsense'"),
+    (
+        "lwf",
+        "--benchmark nonsense",
+        "benchmark",
+        "must be one of split-digits,.* permuted-mnist,.* or folder:PATH",
+        "'nonsense'",
+    ),
     ("lwf", "--trials 0", "trials", "must be greater than or equal to 1", "0"),
     ("lwf", "--trials -3", "trials", "must be greater than or equal to 1", "-3"),
     ("lwf", "--seeds 0", "seeds", "must be greater than or equal to 1", "0"),
@@ -85,6 +104,38 @@ CONFIGURATION = [
     ("lwf", "--momentum 1", "momentum", "must be less than 1", "1.0"),
     ("lwf", "--references joint joint", "references", "must name each at most once", "('joint', 'joint')"),
     ("lwf", "--references finetuning independent --scenario class", "scenario", "must be task or domain", "class"),
+    ("lwf", "--benchmark folder:", "benchmark", "must be one of .* or folder:PATH", "'folder:'"),
+    ("lwf", "--benchmark folder:/nowhere/pets", "benchmark", "the folder must exist", "folder:/nowhere/pets"),
+    ("lwf", "--benchmark rotated-cifar10", "benchmark", "must be one of", "'rotated-cifar10'"),
+    ("lwf", "--grouping /nowhere/groups", "grouping", "must be a text file that can be read", "/nowhere/groups"),
+    ("lwf", "--image-size 32", "image_size", "acts with folder:PATH only", "32 with split-digits"),
+    ("lwf", "--image-size 3", "image_size", "must be greater than or equal to 4", "3"),
+    ("lwf", "--image-channels 3", "image_channels", "acts with folder:PATH only", "3 with split-digits"),
+    (
+        "lwf",
+        "--benchmark permuted-digits --random-crop 2",
+        "random_crop, horizontal_flip",
+        "act on images, and permuted pixels are none",
+        "2, False with permuted-digits",
+    ),
+    (
+        "lwf",
+        "--benchmark permuted-digits --horizontal-flip",
+        "random_crop, horizontal_flip",
+        "act on images, and permuted pixels are none",
+        "0, True with permuted-digits",
+    ),
+    ("lwf", "--random-crop 8", "random_crop", "must be less than the images' 8 pixels", "8"),
+    ("lwf", "--random-crop -1", "random_crop", "must be greater than or equal to 0", "-1"),
+    ("lwf", "--backbone vgg", "backbone", "must be one of mlp, cnn, resnet18", "'vgg'"),
+    ("lwf", "--backbone resnet18 --hidden 8", "hidden", "acts with mlp and cnn only", "8 with resnet18"),
+    ("lwf", "--backbone cnn --hidden", "hidden", "must have at least one width with cnn", "none"),
+    ("lwf", "--milestones 0.3 0.6", "milestones", "acts with schedule = step only", "0.3 0.6 with constant"),
+    ("lwf", "--schedule cosine --decay 0.5", "decay", "acts with schedule = step only", "0.5 with cosine"),
+    ("lwf", "--schedule step --milestones 0.6 0.3", "milestones", "must rise, above 0 and below 1", "0.6 0.3"),
+    ("lwf", "--schedule step --milestones 0.5 1", "milestones", "must rise, above 0 and below 1", "0.5 1"),
+    ("lwf", "--schedule step --decay 1", "decay", "must be less than 1", "1.0"),
+    ("lwf", "--warmup 1", "warmup", "must be less than 1", "1.0"),
 ]
 
 
@@ -114,7 +165,17 @@ def test_what_this_machine_lacks_is_refused_with_field_rule_and_value(refused, t
 
 
 @pytest.mark.parametrize(
-    "options", ["--bogus 1", "--penalty-factor 1", "stray", "--references ewc", "--preset clarena-second"]
+    "options",
+    [
+        "--bogus 1",
+        "--penalty-factor 1",
+        "stray",
+        "--references ewc",
+        "--preset clarena-second",
+        "--schedule linear",
+        "--image-channels 2",
+        "--milestones half",
+    ],
 )
 def test_an_unknown_option_is_refused_and_named(refused, tmp_path, options):
     assert options.split()[0] in refused(*options.split())
@@ -195,17 +256,23 @@ print(json.dumps([
     loaded("--cpus-per-trial", "9999"),
     loaded("--references", "finetuning", "independent", "--scenario", "class"),
     loaded("--distance", "mse", "--distillation-temperature", "1", "2"),
+    loaded("--benchmark", "folder:/nowhere/pets"),
+    loaded("--benchmark", "folder:" + sys.argv[2], "--tasks", "4"),
+    loaded("--grouping", "/nowhere/groups"),
+    loaded("--backbone", "vgg"),
+    loaded("--backbone", "resnet18", "--hidden", "8"),
+    loaded("--milestones", "0.3"),
     loaded("--gpus-per-trial", "99"),
 ]))
 """
 
 
 def test_a_refused_run_has_not_imported_what_is_slow(tmp_path):
-    command = [sys.executable, "-c", REFUSED_RUNS, str(tmp_path)]
+    command = [sys.executable, "-c", REFUSED_RUNS, str(tmp_path), str(write_images(tmp_path / "pets"))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     *early, gpus = json.loads(done.stdout.splitlines()[-1])
-    assert early == [[]] * 8
+    assert early == [[]] * 14
     assert set(gpus) <= {"torch"}  # which alone knows the machine's GPUs
 
 
@@ -263,6 +330,13 @@ def test_the_command_holds_what_differs_from_the_script_and_nothing_else():
         ["--name", "x", "--seeds", "2", "--first-seed", "4", "--sampler", "grid", "--grid-points", "2"],
         ["--results", "else where", "--tracking-uri", "sqlite:///a b.db", "--verbose", "--download"],
         ["--cpus-per-trial", "2", "--gpus-per-trial", "0.5", "--max-concurrent", "3", "--device", "cpu"],
+        ["--backbone", "cnn"],
+        ["--backbone", "cnn", "--hidden", "6", "4"],
+        ["--backbone", "mlp"],
+        ["--backbone", "resnet18", "--benchmark", "split-cifar100", "--tasks", "20", "--data-root", "my data"],
+        ["--schedule", "cosine", "--warmup", "0.1", "--random-crop", "1", "--horizontal-flip"],
+        ["--schedule", "step", "--milestones", "0.2", "0.4", "0.8", "--decay", "0.3"],
+        ["--schedule", "step", "--milestones", "0.9"],
     ],
     ids=" ".join,
 )
@@ -731,3 +805,282 @@ def test_no_preset_on_the_command_line_undoes_a_scripts_preset_and_nothing_else(
     assert (kept.config.fisher, kept.config.fisher_scale, kept.config.average_over_tasks) == ("batch", "none", True)
     own = following(preset="clarena-first", fisher="exact")
     assert planned(own, "--preset", "None").config.fisher == "exact"
+
+
+# Images of one's own
+
+
+@pytest.fixture
+def pets(tmp_path, monkeypatch):
+    """Six classes of five images."""
+    monkeypatch.setenv("CLSEARCH_CACHE", str(tmp_path / "cache"))
+    return write_images(tmp_path / "my pets")
+
+
+def cached(tmp_path):
+    """Decoded images, and what was left of some."""
+    return [path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".npy", ".tmp")]
+
+
+def test_a_folder_and_its_options_reach_the_configuration(pets):
+    args = ["--image-size", "16", "--image-channels", "3", "--random-crop", "2", "--horizontal-flip"]
+    config = planned(study_of(), "--benchmark", f"folder:{pets}", *args).config
+    assert config.source.classes == tuple("abcdef")
+    assert config.source.shape == (3, 16, 16)
+    assert (config.random_crop, config.horizontal_flip) == (2, True)
+
+
+def test_the_place_of_a_folder_is_absolute_and_may_begin_at_home(pets, monkeypatch):
+    monkeypatch.chdir(pets.parent)
+    assert planned(study_of(), "--benchmark", f"folder:{pets.name}").config.benchmark == f"folder:{pets}"
+    monkeypatch.setenv("HOME", str(pets.parent))
+    assert planned(study_of(), "--benchmark", f"folder:~/{pets.name}").config.benchmark == f"folder:{pets}"
+
+
+def test_a_class_with_too_few_images_is_refused(refused, tmp_path, pets):
+    (pets / "c" / "002.png").unlink()
+    text = refused("--benchmark", f"folder:{pets}")
+    assert "error: benchmark: every class needs at least 5 images; got 4 in c\n" in text
+    assert not (tmp_path / "out").exists()
+    assert cached(tmp_path) == []
+
+
+def test_more_tasks_than_a_folder_has_pairs_of_classes_are_refused(refused, tmp_path, pets):
+    text = refused("--benchmark", f"folder:{pets}", "--tasks", "4")
+    assert f"error: tasks: each task needs 2 of the 6 classes of folder:{pets}, so at most 3 tasks; got 4\n" in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "option", "kinds"),
+    [
+        ({"mode": "RGB"}, "images must be all grey or all colour, or give --image-channels 1 or 3", "colour"),
+        ({"side": 9}, "images must have one size, or give --image-size", "9x9"),
+    ],
+)
+def test_images_that_differ_are_refused_with_the_option_that_brings_them_together(
+    refused, tmp_path, pets, form, option, kinds
+):
+    write_images(pets, ["g", "h"], **form)
+    text = refused("--benchmark", f"folder:{pets}")
+    assert re.search(rf"^error: benchmark: {option}; got 24 .* \(a/\d+\.png\), 8 {kinds} \(g/\d+\.png\)$", text, re.M)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert cached(tmp_path) == []
+
+
+def test_a_corrupt_image_is_refused_and_named(refused, tmp_path, pets):
+    for path in (pets / "e").iterdir():
+        path.write_bytes(b"<html>This image has moved.</html>")
+    text = refused("--benchmark", f"folder:{pets}")
+    assert re.search(r"^error: benchmark: every image must be readable; got e/\d+\.png \(.*\), e/", text, re.M)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert cached(tmp_path) == []
+
+
+GROUPINGS = [
+    # content, rule, value
+    ("0, 1\n", "must have a line for each of at least two tasks", "1 in FILE"),
+    ("", "must have a line for each of at least two tasks", "0 in FILE"),
+    ("# none\n\n  # yet\n", "must have a line for each of at least two tasks", "0 in FILE"),
+    ("0, 1\n2\n3, 4\n", "each task needs at least two classes, between commas", "'2'"),
+    ("0, 1\n2 3\n4, 5\n", "each task needs at least two classes, between commas", "'2 3'"),
+    ("0, 1\n2, 3\n1, 2, 4", "each class must come at most once", "1, 2 more than once"),
+    ("0, 1\n2, two\n4, cat", "must name classes of split-digits, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9", "two, cat"),
+    ("0, 1\n2, 3\n", "must have as many entries as there are tasks", "2 2 for 3 tasks"),
+    (b"\xff\xfe0", "must be a text file that can be read", "FILE (not text)"),
+]
+
+
+@pytest.mark.parametrize(("content", "rule", "value"), GROUPINGS)
+def test_a_grouping_that_cannot_be_is_refused(refused, tmp_path, content, rule, value):
+    file = tmp_path / "groups.txt"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    text = refused("--grouping", str(file))
+    assert f"error: grouping: {rule}" in text
+    assert f"; got {value.replace('FILE', str(file))}\n" in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["--class-order", "shuffled"], "grouping: says which classes each task has, so class_order must not be given"),
+        (["--classes-per-task", "2", "2", "3"], "so classes_per_task must not be given"),
+        (["--benchmark", "permuted-digits"], "grouping: acts in split benchmarks only"),
+        (["--scenario", "domain"], "grouping: domain-incremental tasks must have equal class counts; got 2 2 3"),
+    ],
+)
+def test_a_grouping_beside_what_contradicts_it_is_refused(refused, tmp_path, args, problem):
+    file = tmp_path / "groups.txt"
+    file.write_text("0, 1\n2, 3\n4, 5, 6\n")
+    assert planned(study_of(), "--grouping", str(file)).config.tasks == 3
+    assert problem in refused("--grouping", str(file), *args)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_grouping_says_how_many_tasks_there_are_and_which_classes_of_a_folder_are_used(tmp_path, pets):
+    (pets / "d" / "000.png").unlink()  # a class that is not named may be too small
+    file = tmp_path / "groups.txt"
+    file.write_text("# by hand\n\nf, a\n c , e,b\n")
+    config = planned(study_of(tasks=None), "--benchmark", f"folder:{pets}", "--grouping", str(file)).config
+    assert config.tasks == 2
+    assert config.source.classes == ("f", "a", "c", "e", "b")
+    assert config.source.groups == ((0, 1), (2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["--grouping", "FILE"],
+        ["--image-size", "16", "--image-channels", "3"],
+        ["--random-crop", "2", "--horizontal-flip", "--backbone", "cnn", "--schedule", "cosine"],
+    ],
+    ids=" ".join,
+)
+def test_the_command_of_a_folder_makes_the_same_plan_again(tmp_path, pets, args):
+    (tmp_path / "my groups.txt").write_text("a, b\nc, d\ne, f")
+    args = [word.replace("FILE", str(tmp_path / "my groups.txt")) for word in args]
+    study = study_of("ewc")
+    plan = planned(study, "--benchmark", f"folder:{pets}", *args)
+    assert planned(study, *plan.command[2:]) == plan
+    words = shlex.split(rerun_command(plan, record_of(plan, 3, [0.5, 0.6, 0.7])))
+    again = planned(study, *words[2:])
+    assert again.config == plan.trial_config({name: r.low for name, r in plan.space.items()})
+
+
+def test_what_a_script_says_of_its_folder_can_be_taken_back(tmp_path, pets):
+    (tmp_path / "groups.txt").write_text("a, b\nc, d\ne, f")
+    study = study_of(
+        benchmark=f"folder:{pets}",
+        grouping=tmp_path / "groups.txt",
+        image_size=16,
+        image_channels=3,
+        random_crop=2,
+        horizontal_flip=True,
+    )
+    assert planned(study).command[2:] == []
+    back = ["--benchmark", "split-digits", "--random-crop", "0", "--no-horizontal-flip"]
+    plan = planned(study, *back, "--grouping", "None", "--image-size", "None", "--image-channels", "None")
+    assert plan.config == study_of().plan.config
+    assert planned(study, *plan.command[2:]) == plan
+
+
+def test_images_that_change_between_two_plans_make_others(pets):
+    study = study_of(benchmark=f"folder:{pets}")
+    before = study.plan.config.source
+    write_images(pets, ["a"], count=7)
+    after = planned(study).config.source
+    assert before.identity != after.identity
+    assert study_of(benchmark=f"folder:{pets}").plan.config.source == after
+
+
+# Backbones
+
+
+class Tiny(torch.nn.Module):
+    """What a user might write."""
+
+    def __init__(self, shape, width=6):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(shape[0], width, 3)
+
+    def forward(self, images):
+        return self.layer(images).relu().mean((2, 3))
+
+
+def tiny(shape):
+    return Tiny(shape)
+
+
+def normed(shape):
+    return torch.nn.Sequential(torch.nn.BatchNorm2d(shape[0]), torch.nn.Flatten())
+
+
+def dropped(shape):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.Dropout())
+
+
+def broken(shape):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(63, 8))
+
+
+def test_the_cnn_on_a_script_that_sets_widths_has_its_own():
+    assert study_of().plan.config.hidden == (8,)
+    assert planned(study_of(), "--backbone", "cnn").config.hidden == (128,)
+    assert planned(study_of(), "--backbone", "cnn", "--hidden", "16").config.hidden == (16,)
+    assert planned(study_of(), "--backbone", "resnet18").config.hidden == ()
+
+
+def test_the_backbone_that_a_script_has_anyway_changes_nothing():
+    assert planned(study_of(), "--backbone", "mlp").config == study_of().plan.config
+    study = study_of(backbone="cnn", hidden=(16,))
+    assert planned(study, "--backbone", "cnn").config == study.plan.config
+
+
+@pytest.mark.parametrize("made", [tiny, Tiny, partial(Tiny, width=3)], ids=["function", "class", "partial"])
+def test_a_factory_reaches_every_configuration_as_itself(tmp_path, made):
+    study = study_of(backbone=made, hidden=None, results=tmp_path, references=("finetuning", "joint"))
+    for plan in (study.plan, planned(study), planned(study, "--seeds", "2", "--tasks", "5")):
+        values = {name: r.low for name, r in plan.space.items()}
+        assert plan.config.backbone is made
+        assert plan.trial_config(values).backbone is made
+        assert plan.trial_config(values, "joint").backbone is made
+    assert planned(study, "--seeds", "2").command[2:] == ["--seeds", "2"]
+
+
+def test_a_factory_is_recorded_by_its_name(tmp_path):
+    plan = study_of(backbone=tiny, hidden=None, results=tmp_path).plan
+    assert plan.config.flat()["backbone"] == f"{__name__}.tiny"
+    Results(plan).begin()
+    content = json.loads((plan.folder / "study.json").read_text())
+    assert content["config"]["backbone"] == f"{__name__}.tiny"
+    assert content["config"]["hidden"] == []
+
+
+def test_a_trial_is_handed_the_factory_and_its_record_has_the_name(tmp_path):
+    from clsearch.tuning.driver import Watcher
+
+    plan = study_of(backbone=tiny, hidden=None, results=tmp_path).plan
+    watcher = Watcher(plan, Results(plan), None, None)
+    values = {name: r.low for name, r in plan.space.items()}
+    for label, algorithm in (("trial_00000", None), ("reference_finetuning", "finetuning")):
+        assert watcher.configure(label, values, algorithm)["backbone"] is tiny
+        assert watcher.records[label].settings["backbone"] == f"{__name__}.tiny"
+
+
+def test_a_factory_may_be_left_for_a_backbone_that_has_a_name():
+    study = study_of(backbone=tiny, hidden=None)
+    for name, hidden in (("mlp", (256, 256)), ("cnn", (128,)), ("resnet18", ())):
+        plan = planned(study, "--backbone", name)
+        assert (plan.config.backbone, plan.config.hidden) == (name, hidden)
+        assert plan.command[2:] == ["--backbone", name]
+
+
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        (normed, "must have no buffers: .*; got 0.running_mean, 0.running_var, 0.num_batches_tracked"),
+        (dropped, "must give the same features in every call.*; got numbers drawn from torch's global generator"),
+        (broken, r"must map images \[2, 1, 8, 8\] to finite features .*; got RuntimeError: "),
+        (lambda shape: None, "its factory must return a torch.nn.Module; got NoneType"),
+    ],
+)
+def test_a_module_that_cannot_be_trained_here_is_refused_before_any_data_is_read(refused, tmp_path, made, problem):
+    text = refused(backbone=made, hidden=None)
+    assert re.search(rf"^error: backbone: {problem}", text, re.MULTILINE)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_images_that_a_backbone_cannot_take_are_refused(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLSEARCH_CACHE", str(tmp_path / "cache"))
+    folder = write_images(tmp_path / "specks", side=3)
+    text = refused("--benchmark", f"folder:{folder}", "--backbone", "cnn")
+    assert re.search(r"^error: backbone: .* got ValueError: cnn: images must be at least 4x4; got 3x3$", text, re.M)
+    assert cached(tmp_path) == []
+
+
+def test_a_space_of_a_factory_follows_its_parameters():
+    plan = following(backbone=tiny, hidden=None, fisher_scale="per_parameter").plan
+    assert plan.space["penalty_factor"] == DEFAULT["penalty_factor"].scaled(6 * (9 + 1))
+    check_effect(plan, training_data(plan.config.source, None))

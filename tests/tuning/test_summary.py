@@ -13,7 +13,7 @@ from clsearch import LogRange
 from clsearch.tuning.selection import rank
 from clsearch.tuning.summary import show
 from clsearch.tuning.tracking import default_store
-from tests.tuning.builders import plan_of, planned, record_of, study_of
+from tests.tuning.builders import plan_of, planned, record_of, study_of, write_images
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.py"))
 
@@ -261,3 +261,26 @@ def test_no_number_of_three_hyperparameters_is_cut_off_at_60_columns(tmp_path):
     text = shown(plan, [record_of(plan, n, [0.2, 0.5, 0.9], values) for n in range(3)], width=60)
     assert "…" not in text
     assert text.count("0.001234") >= 9
+
+
+# Classes of one's own images
+
+
+def test_the_classes_of_each_task_are_named_where_the_user_named_them(tmp_path):
+    folder = write_images(tmp_path / "pets", ["cat", "[bold]", "dog", "owl"])
+    (tmp_path / "groups.txt").write_text("owl, cat\ndog, [bold]\n")
+    settings = {"benchmark": f"folder:{folder}", "tasks": None}
+    for grouping, lines in (
+        (None, ["task 1: [bold], cat", "task 2: dog, owl"]),
+        (tmp_path / "groups.txt", ["task 1: owl, cat", "task 2: dog, [bold]"]),
+    ):
+        plan = plan_of(tmp_path, grouping=grouping, **settings)
+        text = shown(plan, [record_of(plan, 0, [0.5, 0.6, 0.7])])
+        assert [line for line in text.splitlines() if re.match(r"task \d:", line)] == lines
+
+
+def test_no_classes_are_named_where_they_differ_between_seeds_or_are_numbers(tmp_path):
+    folder = write_images(tmp_path / "pets")
+    shuffled = plan_of(tmp_path, benchmark=f"folder:{folder}", class_order="shuffled")
+    for plan in (plan_of(tmp_path), shuffled):
+        assert not re.search(r"^task \d:", shown(plan, [record_of(plan, 0, [0.5, 0.6, 0.7])]), re.MULTILINE)

@@ -1,14 +1,20 @@
 """Trainables, used in this process without a Ray cluster."""
 
 import math
-from dataclasses import fields
+import pickle
+import shutil
+from dataclasses import fields, replace
+from functools import partial
 
 import pytest
 import torch
+from ray import tune
 
 from clsearch.core.algorithms import ALGORITHMS
 from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.core.datasets import SOURCES, read_data
 from clsearch.core.loop import learn_sequence
+from clsearch.core.parts import backbone_name
 from clsearch.core.run import build_run
 from clsearch.tuning.records import metrics_of
 from clsearch.tuning.trainable import (
@@ -19,6 +25,7 @@ from clsearch.tuning.trainable import (
     LwFTrainable,
     last_rows,
 )
+from tests.tuning.builders import write_images
 
 SETTINGS = {"hidden": (8,), "epochs": 1, "batch_size": 64, "tasks": 3}
 CONFIG = SETTINGS | {"seeds": [0, 1]}
@@ -303,3 +310,144 @@ def test_no_metric_is_nan_or_infinite_in_any_scenario(algorithm, scenario):
     for result in steps(FinetuningTrainable(config=config), 2):
         assert all(math.isfinite(v) for v in numbers(result).values())
     assert ("forward_transfer" in result) == (scenario != "class" and algorithm != "independent")
+
+
+# Data that the driver has read
+
+
+def with_data(cls, config, data):
+    """A trial as the driver starts it: Ray Tune hands the data to its setup."""
+    return tune.with_parameters(cls, data=data)(config=config)
+
+
+def as_shared(data):
+    """The data as it comes out of Ray's object store: a copy in buffers that cannot be written to."""
+    buffers = []
+    packed = pickle.dumps(data, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(packed, buffers=[bytes(buffer.raw()) for buffer in buffers])
+
+
+@pytest.mark.parametrize("algorithm", TRAINABLES)
+def test_shared_data_leads_to_the_same_training(algorithm):
+    shared = as_shared(read_data(SOURCES["digits"], None))
+    assert not shared.inputs.flags.writeable
+    given, alone = with_data(TRAINABLES[algorithm], CONFIG, shared), TRAINABLES[algorithm](config=CONFIG)
+    assert [metrics_of(r) for r in steps(given, 3)] == [metrics_of(r) for r in steps(alone, 3)]
+    assert_same_state(given.state, alone.state)
+
+
+@pytest.mark.parametrize("benchmark", ["split-digits", "permuted-digits", "rotated-digits"])
+def test_shared_data_is_not_copied(benchmark):
+    data = as_shared(read_data(SOURCES["digits"], None))
+    run = with_data(LwFTrainable, CONFIG | {"benchmark": benchmark}, data).run
+    for task in run.benchmark.tasks:
+        for samples in (task.train, task.validation):
+            assert samples.inputs.data_ptr() == data.inputs.ctypes.data
+            assert samples.labels.data_ptr() == data.labels.ctypes.data
+
+
+def test_it_is_the_shared_data_that_is_trained_on():
+    data, config = read_data(SOURCES["digits"], None), CONFIG | {"learning_rate": 0.3, "epochs": 5}
+    (seen,) = steps(with_data(LwFTrainable, config, data), 1)
+    (dark,) = steps(with_data(LwFTrainable, config, replace(data, inputs=0 * data.inputs)), 1)
+    assert seen["average_accuracy"] > 0.9
+    assert dark["average_accuracy"] < 0.7
+
+
+def test_a_reset_actor_keeps_the_shared_data():
+    data = read_data(SOURCES["digits"], None)
+    used = with_data(LwFTrainable, CONFIG, data)
+    steps(used, 2)
+    assert used.reset_config(CONFIG | {"algorithm": "ewc", "seeds": [5]})
+    assert used.run.benchmark.tasks[0].train.inputs.data_ptr() == data.inputs.ctypes.data
+    fresh = EWCTrainable(config=CONFIG | {"seeds": [5]})
+    assert [metrics_of(r) for r in steps(used, 3)] == [metrics_of(r) for r in steps(fresh, 3)]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_folder_of_images_is_not_needed_where_its_data_is_given(tmp_path, monkeypatch, grouped):
+    monkeypatch.setenv("CLSEARCH_CACHE", str(tmp_path / "cache"))
+    folder = write_images(tmp_path / "pets", count=20)
+    settings = {"benchmark": f"folder:{folder}"}
+    if grouped:
+        (tmp_path / "groups.txt").write_text("f, a\nb, c\ne, d")
+        settings["grouping"] = str(tmp_path / "groups.txt")
+    config = CONFIG | {"tasks": 3, "learning_rate": 0.3, "epochs": 20} | settings
+    shared = as_shared(read_data(TrialConfig.of("lwf", SETTINGS | settings).source, None))
+    alone = LwFTrainable(config=config)
+    expected = steps(alone, 3)
+    for path in tmp_path.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(ConfigError):
+        LwFTrainable(config=config)
+    given = with_data(LwFTrainable, config, shared)
+    assert [metrics_of(r) for r in steps(given, 3)] == [metrics_of(r) for r in expected]
+    assert_same_state(given.state, alone.state)
+    assert expected[-1]["learning_accuracy"] > 0.8  # what was learned is in the images
+    assert list(tmp_path.iterdir()) == []
+
+
+# Backbones and schedules
+
+
+class Tiny(torch.nn.Module):
+    """What a user might write."""
+
+    def __init__(self, shape, width=6):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(shape[0], width, 3)
+
+    def forward(self, images):
+        return self.layer(images).relu().flatten(1)
+
+
+@pytest.mark.parametrize(
+    "made", [Tiny, partial(Tiny, width=3), lambda shape: Tiny(shape)], ids=["class", "partial", "lambda"]
+)
+def test_a_configs_backbone_may_be_a_function(tmp_path, made):
+    config = {"backbone": made, "epochs": 10, "learning_rate": 0.3, "tasks": 2, "seeds": [0, 1]}
+    config |= {"state_file": str(tmp_path / STATE_FILE)}
+    trainable = EWCTrainable(config=config)
+    assert trainable.run.config.flat()["backbone"] == backbone_name(made)
+    (result,) = steps(trainable, 1)
+    width = made((1, 8, 8)).layer.out_channels
+    assert trainable.state.params["backbone.layer.weight"].shape == (2, width, 1, 3, 3)
+    assert result["average_accuracy"] > 0.8
+    assert_same_state(EWCTrainable(config=config).state, trainable.state)
+
+
+@pytest.mark.parametrize("algorithm", TRAINABLES)
+def test_every_algorithm_trains_a_cnn_to_its_end(algorithm):
+    config = {"backbone": "cnn", "hidden": (8,), "iterations": 3, "tasks": 2, "seeds": [0]}
+    results = steps(TRAINABLES[algorithm](config=config), 2)
+    assert [r["done"] for r in results] == [False, True]
+    assert all(math.isfinite(value) for value in numbers(results[-1]).values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [
+        ({"schedule": "cosine"}, [1, 0.75, 0.25]),
+        ({"schedule": "step", "milestones": (0.3, 0.6), "decay": 0.5}, [1, 0.5, 0.25]),
+        ({"warmup": 0.5}, [1 / 3, 2 / 3, 1]),
+    ],
+)
+def test_the_learning_rate_of_the_last_epoch_is_reported_where_it_changes(settings, shares):
+    # Batches as large as the task: an epoch is a step.
+    config = CONFIG | {"epochs": 3, "batch_size": 2000, "learning_rate": 0.2} | settings
+    trainable = LwFTrainable(config=config)
+    for number, result in enumerate(steps(trainable, 3), start=1):
+        record = result["record"]
+        column = record["columns"].index("learning_rate")
+        rates = [
+            row[0][column] for row, (task, _) in zip(record["curve"], record["epochs"], strict=True) if task == number
+        ]
+        assert rates == pytest.approx([0.2 * share for share in shares])  # anew at each task
+        assert metrics_of(result)["train/learning_rate"] == pytest.approx(rates[-1])
+        assert result["train/learning_rate/std"] == 0
+
+
+def test_a_learning_rate_that_stays_is_not_reported():
+    (result,) = steps(LwFTrainable(config=CONFIG), 1)
+    assert "train/learning_rate" not in result
+    assert "learning_rate" not in result["record"]["columns"]

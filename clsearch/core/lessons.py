@@ -1,0 +1,127 @@
+"""What is learned at a task, and its steps: batches, augmentation and learning rates, drawn before they are taken."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from clsearch.core.algorithms import Course
+from clsearch.core.augmentation import drawn_moves
+from clsearch.core.benchmarks import Task
+from clsearch.core.networks import allowed_mask, restricted
+from clsearch.core.parts import Scenario
+from clsearch.core.regularizers import Penalty
+from clsearch.core.run import Run
+from clsearch.core.samples import Batch, Mixture, Samples, batches_of
+from clsearch.core.schedules import rate_shares
+from clsearch.core.seeding import generator_of
+from clsearch.core.state import TrialState
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned at a task, prepared: what every step of it shares.
+
+    samples: trained on; all tasks' so far in joint training. tasks: how many tasks they are of.
+    allowed: outputs that may be answered: [C], or [C, C] with a row per label where tasks are mixed, or None for all.
+    movable: parameter -> mask of the entries that may move, for parameters of which not all may.
+    """
+
+    index: int
+    samples: Samples | Mixture
+    tasks: int
+    allowed: Tensor | None
+    penalties: tuple[Penalty, ...]
+    movable: dict[str, Tensor]
+
+    def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Logits [M, B, C] with -inf where a sample of this label may not be answered so."""
+        allowed = self.allowed
+        if allowed is not None and allowed.dim() == 2:
+            allowed = allowed[labels]
+        return restricted(logits, allowed)
+
+
+def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
+    """Everything of a task that its steps do not change."""
+    benchmark, t = run.benchmark, task.index
+    prepared = [r.prepare(run.network, benchmark, task, state.memory, run.hyperparameters) for r in run.regularizers]
+    active = benchmark.answers(t, t)
+    allowed = allowed_mask(active, benchmark.outputs, run.device)
+    joint = run.course is Course.JOINT
+    if joint or any(r.trains_head for r in run.regularizers):
+        active = tuple(sorted({*active, *benchmark.seen(t)}))
+    if joint and benchmark.scenario is Scenario.TASK:
+        allowed = torch.zeros(benchmark.outputs, benchmark.outputs, dtype=torch.bool, device=run.device)
+        for learned in benchmark.tasks[:t]:
+            columns = torch.tensor(learned.classes, device=run.device)
+            allowed[columns[:, None], columns] = True
+    movable = allowed_mask(active, benchmark.outputs, run.device)
+    return Lesson(
+        index=t,
+        samples=Mixture(tuple(learned.train for learned in benchmark.tasks[:t])) if joint else task.train,
+        tasks=t if joint else 1,
+        allowed=allowed,
+        penalties=tuple(p for p in prepared if p is not None),
+        movable={} if movable is None else {"head.weight": movable, "head.bias": movable},
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A batch, and each member's learning rate [M] on it; None: as it is."""
+
+    batch: Batch
+    rate: Tensor | None
+
+
+def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Step]]:
+    """Steps, an epoch at a time. Each member goes through its own samples as it would alone, whatever the others'
+    sizes; its last epoch ends where the configured steps end.
+
+    With `iterations`, joint training takes as many per task that it trains on, as `epochs` do by themselves.
+    """
+    config, size = run.config, run.config.batch_size
+    epochs, iterations = config.epochs or 0, (config.iterations or 0) * lesson.tasks
+    left = [iterations or epochs * -(-n // size) for n in lesson.samples.sizes]
+    shares = [rate_shares(config, steps) for steps in left]
+    for epoch in itertools.count(1):
+        if not any(left):
+            return
+        orders = [
+            torch.randperm(n, generator=generator_of(seed, lesson.index, epoch, "batches"))[: steps * size]
+            for seed, n, steps in zip(run.seeds, lesson.samples.sizes, left, strict=True)
+        ]
+        batches = batches_of(orders, size, run.device)
+        if config.augmented:
+            batches = _with_moves(run, lesson, epoch, batches, [len(order) for order in orders])
+        rates: Sequence[Tensor | None] = [None] * len(batches)
+        if run.scheduled:
+            rates = _rates(run, [own[len(own) - n :] for own, n in zip(shares, left, strict=True)], len(batches))
+        left = [steps - -(-len(order) // size) for steps, order in zip(left, orders, strict=True)]
+        yield [Step(batch, rate) for batch, rate in zip(batches, rates, strict=True)]
+
+
+def _with_moves(run: Run, lesson: Lesson, epoch: int, batches: list[Batch], images: list[int]) -> list[Batch]:
+    """An epoch's batches with how each image is augmented. images: how many each member sees."""
+    config = run.config
+    drawn = [
+        drawn_moves(
+            n, config.random_crop, config.horizontal_flip, generator_of(seed, lesson.index, epoch, "augmentation")
+        )
+        for seed, n in zip(run.seeds, images, strict=True)
+    ]
+    moves = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True).to(run.device).split(config.batch_size, dim=1)
+    return [replace(batch, moves=own) for batch, own in zip(batches, moves, strict=True)]
+
+
+def _rates(run: Run, shares: Sequence[Tensor], steps: int) -> Sequence[Tensor]:
+    """[M] learning rates of the next steps. shares: of each member's steps to come; it stands still after them."""
+    stacked = torch.nn.utils.rnn.pad_sequence([own[:steps] for own in shares])
+    stacked = torch.nn.functional.pad(stacked, (0, 0, 0, steps - len(stacked))).to(run.device)
+    rate = run.hyperparameters["learning_rate"]
+    return (stacked * rate).to(rate.dtype).unbind()

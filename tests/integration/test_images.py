@@ -1,0 +1,127 @@
+"""A user's own JPEG images through a whole study, and how workers hold them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import ray
+from PIL import Image
+from ray import tune
+
+from clsearch.core.config import TrialConfig
+from clsearch.core.datasets import read_data
+from clsearch.tuning.trainable import LwFTrainable
+
+ROOT = Path(__file__).parents[2]
+COLOURS = {"grass": (40, 160, 50), "sea": (30, 70, 190), "sand": (220, 190, 120), "fire": (210, 60, 20)}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 noisy JPEGs per class, each of a colour of its own, of two sizes."""
+    folder = tmp_path_factory.mktemp("my photos")
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir()
+        for i in range(40):
+            size = (24, 20) if i % 2 else (20, 32)
+            pixels = np.array(colour) + rng.normal(0, 25, (*size, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+def run(photos: Path, results: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    small = ["--trials", "2", "--seeds", "2", "--epochs", "6", "--batch-size", "8", "--learning-rate", "0.1"]
+    ranges = ["--distillation-factor", "0.01", "0.1", "--distillation-temperature", "1", "4"]
+    script = [sys.executable, "studies/lwf_temperature_sweep.py", "--benchmark", f"folder:{photos}", *small, *ranges]
+    return subprocess.run(
+        [*script, "--results", str(results), *args],
+        cwd=ROOT,
+        env=inherited | {"CLSEARCH_CACHE": str(photos.parent / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_folder_of_jpegs_goes_through_a_whole_study_and_is_decoded_once(photos: Path, tmp_path: Path) -> None:
+    images = ["--image-size", "16", "--random-crop", "2", "--horizontal-flip", "--backbone", "cnn", "--hidden", "16"]
+    first = run(photos, tmp_path, *images, "--schedule", "cosine", "--warmup", "0.1")
+    assert first.returncode == 0, first.stderr
+    assert "decoding 128 images" in first.stderr  # 20 % are test data, which a search does not open
+    assert "task 1: fire, grass\ntask 2: sand, sea" in first.stdout
+    folder = tmp_path / "lwf_temperature_sweep"
+    trials = pd.read_csv(folder / "trials.csv")
+    assert list(trials.state) == ["finished"] * 2
+    assert trials.average_accuracy.max() > 0.8
+    assert trials["train/learning_rate"].between(0, 0.1, inclusive="neither").all()
+    study = json.loads((folder / "study.json").read_text())
+    assert study["data"]["classes"] == sorted(COLOURS)
+    assert study["data"]["shape"] == [3, 16, 16]
+    assert {"--image-size", "--random-crop", "--horizontal-flip", "--backbone"} <= set(study["command"])
+    again = run(photos, tmp_path, *images, "--schedule", "cosine", "--warmup", "0.1", "--name", "again")
+    assert again.returncode == 0, again.stderr
+    assert "decoding" not in again.stderr
+    same = pd.read_csv(tmp_path / "again" / "trials.csv")
+    assert list(same.average_accuracy) == list(trials.average_accuracy)
+
+
+def test_a_grouping_file_says_which_classes_a_task_has(photos: Path, tmp_path: Path) -> None:
+    groups = tmp_path / "tasks.txt"
+    groups.write_text("# warm, then cold\nsand, fire\nsea, grass\n")
+    size = ["--image-size", "16", "--image-channels", "1"]
+    done = run(photos, tmp_path, *size, "--grouping", str(groups), "--hidden", "16")
+    assert done.returncode == 0, done.stderr
+    assert "task 1: sand, fire\ntask 2: sea, grass" in done.stdout
+    study = json.loads((tmp_path / "lwf_temperature_sweep" / "study.json").read_text())
+    assert study["data"]["groups"] == [["sand", "fire"], ["sea", "grass"]]
+    assert study["data"]["shape"] == [1, 16, 16]
+
+
+def test_images_that_cannot_be_used_are_refused_before_anything_starts(photos: Path, tmp_path: Path) -> None:
+    done = run(photos, tmp_path)
+    assert done.returncode == 2
+    assert "error: benchmark: images must have one size, or give --image-size; got " in done.stderr
+    assert "starting Ray" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "lwf_temperature_sweep").exists()
+
+
+class Telling(LwFTrainable):
+    """LwF that says where its data lies."""
+
+    def step(self) -> dict[str, Any]:
+        inputs = self.run.benchmark.tasks[0].train.inputs
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        spans = [(*(int(end, 16) for end in line.split()[0].split("-")), line) for line in lines]
+        (mapped,) = [line for low, high, line in spans if low <= inputs.data_ptr() < high]
+        return super().step() | {"mapped": mapped, "pid": os.getpid()}
+
+
+def test_workers_train_on_the_one_copy_in_the_object_store(
+    ray_session: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLSEARCH_CACHE", str(photos.parent / "cache"))
+    settings = {"benchmark": f"folder:{photos}", "image_size": 16, "epochs": 1, "hidden": [8]}
+    config = TrialConfig.of("lwf", settings)
+    data = read_data(config.source, None)
+    shared = ray.remote(tune.with_parameters(Telling, data=data))
+    actors = [shared.remote(settings | {"seeds": [seed]}) for seed in (0, 1)]
+    found = ray.get([actor.train.remote() for actor in actors])
+    assert len({result["pid"] for result in found}) == 2
+    for result in found:
+        address, access, *_ = result["mapped"].split()
+        assert access[3] == "s"  # shared with other processes
+        assert "plasma" in result["mapped"], address
+    for actor in actors:
+        ray.kill(actor)
