@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from clsearch.core.backbones import cnn, module_network
 from clsearch.core.benchmarks import Benchmark, miniature
 from clsearch.core.distillation import Distillation, at, digested, speech
 from clsearch.core.lessons import epochs_of, prepare_lesson
-from clsearch.core.loop import learn_sequence, learn_task, train_step
+from clsearch.core.loop import learn_sequence, learn_task, train_step, train_task
 from clsearch.core.networks import MLP, Network, Params, is_head
 from clsearch.core.parts import Scenario
 from clsearch.core.regularizers import Penalty, recalled
@@ -412,3 +413,30 @@ def test_teachers_answer_about_the_images_as_the_student_sees_them(scenario, new
         assert penalty == pytest.approx(2 * augmented[distance].item(), rel=1e-4)
         assert kl == pytest.approx(augmented["kl"].item(), rel=1e-4)
         assert penalty != pytest.approx(2 * plain[distance].item(), rel=2e-4)
+
+
+class Counting(MLP):
+    """Says how many samples its teachers were asked about: those of a call without gradients."""
+
+    asked: ClassVar[list[int]] = []
+
+    def features(self, params: Params, inputs: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            self.asked.append(inputs.shape[1])
+        return super().features(params, inputs)
+
+
+@pytest.mark.parametrize(("iterations", "asked"), [(2, [8, 8]), (3, [8, 8, 8]), (20, None)])
+def test_steps_that_do_not_see_the_whole_task_ask_about_what_they_see(iterations, asked):
+    run = few("lwf", "task", iterations=iterations, epochs=None)
+    size = max(run.benchmark.tasks[1].train.sizes)
+    assert 3 * 8 < size < 20 * 8
+    state = learn_task(run, run.initial_state())
+    Counting.asked.clear()
+    counted = replace(run, network=Counting(**vars(run.network)))
+    trained = train_task(counted, state, run.benchmark.tasks[1])
+    assert Counting.asked == (asked or [size])
+    cached = replace(run.regularizers[0], visits=None)
+    expected = train_task(replace(run, regularizers=(cached,)), state, run.benchmark.tasks[1])
+    for name, value in expected.params.items():
+        torch.testing.assert_close(trained.params[name], value, rtol=0, atol=1e-5)

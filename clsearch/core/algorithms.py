@@ -41,6 +41,7 @@ def distillation(config: TrialConfig) -> Regularizer:
         distance=config.distance,
         squared=config.temperature_scaling == "squared",
         afresh=config.augmented,
+        visits=config.iterations and config.iterations * config.batch_size,
     )
 
 

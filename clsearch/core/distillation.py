@@ -45,6 +45,8 @@ class Distillation:
     train_head: whether the gradient reaches the head. squared: multiply by τ² (Hinton et al. 2015).
     afresh: teachers are asked at each step about the inputs as the student sees them (augmented), instead of once per
     task about the training data as it is.
+    visits: samples that the steps of a task take, None for whole epochs; where that is less than the task's data,
+    teachers are asked at each step, too.
     """
 
     newest_only: bool
@@ -52,6 +54,7 @@ class Distillation:
     distance: str
     squared: bool
     afresh: bool = False
+    visits: int | None = None
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -110,7 +113,7 @@ class Distillation:
             found = softened(logits, voices, temperature)
             return found | centered(logits, voices) if self.distance == "mse" else found
 
-        if self.afresh:
+        if self.afresh or (self.visits is not None and self.visits < max(task.train.sizes)):
             return lambda student, batch: digest(student.inputs)
         cached = digested(task, digest, max(1, network.at_once // len(teachers)))
         return lambda student, batch: {name: at(values, batch) for name, values in cached.items()}
