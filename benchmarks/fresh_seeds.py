@@ -23,6 +23,7 @@ from rich.table import Table
 from clsearch.core.config import TrialConfig, fields_of
 from clsearch.core.loop import DivergedError, learn_sequence
 from clsearch.core.metrics import average_accuracy, forgetting
+from clsearch.core.parts import BACKBONES
 from clsearch.core.run import build_run
 from clsearch.core.statistics import interval, paired_difference
 
@@ -56,6 +57,8 @@ def main(options: Options) -> None:
     if set(seeds) & set(study["seeds"]):
         raise SystemExit(f"first-seed: fresh seeds must not be the search's, {study['seeds']}; got {seeds}")
     config, algorithm = best["config"], study["algorithm"]
+    if config["backbone"] not in BACKBONES:
+        raise SystemExit(f"backbone: must be one of {', '.join(BACKBONES)}; got {config['backbone']}, of a script")
     base = trained("finetuning", config, seeds)
     rows = [("finetuning", base), ("best", trained(algorithm, config, seeds))]
     for name, ends in study["space"].items():

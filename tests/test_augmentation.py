@@ -5,57 +5,57 @@ import itertools
 import pytest
 import torch
 
-from clsearch.core.augmentation import drawn_moves, moved
+from clsearch.core.augmentation import cropped, drawn_crops
 from clsearch.core.lessons import epochs_of, prepare_lesson
 from clsearch.core.loop import learn_task
 from tests.helpers import same_params, small_run
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 4), (2, 4, 6)])
-def test_every_move_is_a_slice_of_the_padded_image_then_mirrored(shape):
+def test_every_crop_is_a_slice_of_the_padded_image_then_mirrored(shape):
     channels, height, width = shape
-    moves = torch.tensor(list(itertools.product((-2, 0, 1, 2), (-2, -1, 0, 2), (0, 1)))).repeat(2, 1, 1)
-    inputs = torch.rand(2, moves.shape[1], channels * height * width, generator=torch.Generator().manual_seed(0))
-    shown = moved(inputs, moves, shape).unflatten(2, shape)
+    crops = torch.tensor(list(itertools.product((-2, 0, 1, 2), (-2, -1, 0, 2), (0, 1)))).repeat(2, 1, 1)
+    inputs = torch.rand(2, crops.shape[1], channels * height * width, generator=torch.Generator().manual_seed(0))
+    shown = cropped(inputs, crops, shape).unflatten(2, shape)
     padded = torch.nn.functional.pad(inputs.unflatten(2, shape), (2, 2, 2, 2))
-    for m, b in itertools.product(range(2), range(moves.shape[1])):
-        down, right, mirrored = moves[m, b].tolist()
-        crop = padded[m, b, :, 2 + down : 2 + down + height, 2 + right : 2 + right + width]
-        assert torch.equal(shown[m, b], crop.flip(-1) if mirrored else crop)
+    for m, b in itertools.product(range(2), range(crops.shape[1])):
+        down, right, mirrored = crops[m, b].tolist()
+        slice_ = padded[m, b, :, 2 + down : 2 + down + height, 2 + right : 2 + right + width]
+        assert torch.equal(shown[m, b], slice_.flip(-1) if mirrored else slice_)
 
 
-def test_moves_cover_their_range_evenly_and_stay_within_it():
-    moves = drawn_moves(30_000, 2, True, torch.Generator().manual_seed(1))
+def test_crops_cover_their_range_evenly_and_stay_within_it():
+    crops = drawn_crops(30_000, 2, True, torch.Generator().manual_seed(1))
     for axis in (0, 1):
-        shares = torch.bincount(moves[:, axis] + 2, minlength=5) / len(moves)
+        shares = torch.bincount(crops[:, axis] + 2, minlength=5) / len(crops)
         assert len(shares) == 5
         torch.testing.assert_close(shares, torch.full((5,), 0.2), atol=0.015, rtol=0)
-    assert moves[:, 2].double().mean().item() == pytest.approx(0.5, abs=0.015)
+    assert crops[:, 2].double().mean().item() == pytest.approx(0.5, abs=0.015)
 
 
 def test_what_is_not_asked_for_does_not_happen():
-    flips = drawn_moves(100, 0, True, torch.Generator().manual_seed(1))
+    flips = drawn_crops(100, 0, True, torch.Generator().manual_seed(1))
     assert flips[:, :2].eq(0).all()
     assert set(flips[:, 2].tolist()) == {0, 1}
-    assert drawn_moves(100, 3, False, torch.Generator().manual_seed(1))[:, 2].eq(0).all()
+    assert drawn_crops(100, 3, False, torch.Generator().manual_seed(1))[:, 2].eq(0).all()
 
 
-def moves_of(run, epoch):
+def crops_of(run, epoch):
     lesson = prepare_lesson(run, run.initial_state(), run.benchmark.tasks[0])
     steps = list(epochs_of(run, lesson))[epoch]
-    return [step.batch.moves for step in steps], [step.batch for step in steps]
+    return [step.batch.crops for step in steps], [step.batch for step in steps]
 
 
-def test_moves_follow_the_seed_and_the_epoch_and_not_the_other_members():
+def test_crops_follow_the_seed_and_the_epoch_and_not_the_other_members():
     settings = {"random_crop": 1, "horizontal_flip": True, "classes_per_task": (2, 3, 4), "class_order": "shuffled"}
-    together, batches = moves_of(small_run(seeds=(3, 4), **settings), 0)
+    together, batches = crops_of(small_run(seeds=(3, 4), **settings), 0)
     assert any(batch.valid is not None for batch in batches)  # the members differ in size
     for m, seed in enumerate((3, 4)):
-        alone, own = moves_of(small_run(seeds=(seed,), **settings), 0)
+        alone, own = crops_of(small_run(seeds=(seed,), **settings), 0)
         for both, one, batch in zip(together, alone, own, strict=False):
             n = batch.positions.shape[1]
             assert torch.equal(both[m, :n], one[0])
-    later, _ = moves_of(small_run(seeds=(3, 4), **settings), 1)
+    later, _ = crops_of(small_run(seeds=(3, 4), **settings), 1)
     assert not torch.equal(later[0], together[0])
     assert not torch.equal(together[0][0], together[0][1])
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from clsearch.core.backbone_rules import problems_of, stacked_problems
 from clsearch.core.backbones import (
     Factory,
     ModuleNetwork,
@@ -15,7 +16,6 @@ from clsearch.core.backbones import (
     cnn,
     module_network,
     parameter_count,
-    problems_of,
     resnet18,
 )
 from clsearch.core.importance import Fisher
@@ -218,7 +218,7 @@ def test_members_in_one_give_what_members_in_turn_give(factory, shape):
     network = module_network(factory, shape, OUTPUTS)
     params, images = doubled(network.initial((0, 1), CPU)), images_of(shape, 2, 3).double()
     own = {name.removeprefix("backbone."): value for name, value in params.items() if "head" not in name}
-    in_turn, together = network._in_turn(own, images), network._together(own, images)
+    in_turn, together = network.in_turn(own, images), network.together(own, images)
     assert_near(together, in_turn)
     first, second = (torch.autograd.grad(found.square().sum(), list(own.values())) for found in (in_turn, together))
     for expected, found in zip(first, second, strict=True):
@@ -516,3 +516,43 @@ def test_a_module_is_judged_and_run_in_training_mode():
 @pytest.mark.parametrize("shape", [GREY, COLOUR])
 def test_a_factory_that_can_be_used_has_no_problems(factory, shape):
     assert problems_of(factory, shape) == []
+
+
+class Branching(nn.Module):
+    """Asks what is in its images."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.layer = nn.Linear(math.prod(shape), 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1)) if images.max() > 2 else self.layer(images.flatten(1)) / 2
+
+
+class Centred(Branching):
+    """Keeps a tensor that is neither parameter nor buffer, in a part of itself."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        self.layer.mean = torch.tensor(0.5)
+
+
+def test_what_cannot_run_for_all_seeds_at_once_is_refused_where_it_must():
+    assert problems_of(Branching, GREY) == []  # one seed after the other, as on a CPU, it can
+    (problem,) = stacked_problems(module_network(Branching, GREY, 2), CPU)
+    assert problem.startswith("backbone: must run for all seeds at once, by torch.vmap")
+    assert "control flow" in problem
+    for factory in (small_cnn, resnet18, Tied):
+        assert stacked_problems(module_network(factory, GREY, 2), CPU) == []
+
+
+def test_tensors_beside_the_parameters_are_named():
+    (problem,) = problems_of(Centred, GREY)
+    assert "must keep no tensors beside its parameters" in problem
+    assert problem.endswith("got layer.mean")
+
+
+def test_a_factory_makes_a_new_module_at_each_call():
+    module = small_cnn(GREY)
+    (problem,) = problems_of(lambda shape: module, GREY)
+    assert problem.startswith("backbone: its factory must make a new module at each call")

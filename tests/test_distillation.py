@@ -405,7 +405,7 @@ def test_teachers_answer_about_the_images_as_the_student_sees_them(scenario, new
             for k in (1, 2)
         ]
         found = []
-        for images in (inputs[m], [moved_by_hand(*pair) for pair in zip(inputs[m], step.batch.moves[m], strict=True)]):
+        for images in (inputs[m], [moved_by_hand(*pair) for pair in zip(inputs[m], step.batch.crops[m], strict=True)]):
             own = torch.stack(list(images)).double()
             found.append(textbook_distillation(doubled(member_of(student, m)), teachers, own, voices, 2.0, True))
         plain, augmented = found

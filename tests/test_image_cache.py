@@ -379,3 +379,17 @@ def test_an_interrupt_stops_decoding_and_leaves_nothing_behind(tmp_path, cache, 
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
     assert decoded(listing, 8, 3).shape == (640, 3, 8, 8)
+
+
+def test_folders_that_differ_in_their_place_alone_have_a_cache_each(tmp_path):
+    """As unpacked archives do, where all files have the same time, and as train/ and test/ may."""
+    folders = [tmp_path / "v1" / "photos", tmp_path / "v2" / "photos"]
+    for grey, folder in zip((10, 200), folders, strict=True):
+        for name in ("cats", "dogs"):
+            for i in range(5):
+                save(folder / name / f"{i}.bmp", Image.new("L", (8, 8), grey))
+                os.utime(folder / name / f"{i}.bmp", ns=(5, 5))
+    first, second = (decoded(listed(folder), None, None) for folder in folders)
+    assert listed(folders[0]).key == listed(folders[1]).key
+    assert set(first.flat) == {10}
+    assert set(second.flat) == {200}

@@ -15,11 +15,25 @@ from clsearch.core.errors import ConfigError
 from clsearch.core.image_folder import listed
 from tests.pictures import fill, names, picture, refusal, save
 
+BESIDE = "beside train/ with its class folders only test/ may lie (validation data is cut from train/)"
 
-def test_images_are_those_of_torchvisions_suffixes_at_any_depth_but_not_hidden(tmp_path):
-    kept = ["1.jpg", "2.JPEG", "3.PnG", "4.ppm", "5.bmp", "6.pgm", "7.tif", "8.tiff", "9.webp", "in/deep/1.jpg"]
+
+def test_images_are_those_of_known_suffixes_at_any_depth_but_not_hidden(tmp_path):
+    kept = [
+        "1.jpg",
+        "2.JPEG",
+        "3.PnG",
+        "4.ppm",
+        "5.bmp",
+        "6.pgm",
+        "7.tif",
+        "8.tiff",
+        "9.webp",
+        "in/deep/1.jpg",
+        "1.gif",
+    ]
     for name in ("a", "b"):
-        for file in [*kept, ".1.jpg", ".hidden/1.jpg", "in/.hidden/1.jpg", "notes.txt", "1.gif", "png"]:
+        for file in [*kept, ".1.jpg", ".hidden/1.jpg", "in/.hidden/1.jpg", "notes.txt", "png"]:
             (tmp_path / "train" / name / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "train" / name / file).touch()
     (tmp_path / "train" / ".git").mkdir()
@@ -28,7 +42,7 @@ def test_images_are_those_of_torchvisions_suffixes_at_any_depth_but_not_hidden(t
     assert listing.classes == ("a", "b")
     assert names(listing) == [f"{c}/{file}" for c in "ab" for file in sorted(kept)]
     assert listing.labels.dtype == np.int64
-    assert listing.labels.tolist() == [0] * 10 + [1] * 10
+    assert listing.labels.tolist() == [0] * 11 + [1] * 11
 
 
 def test_a_listed_file_has_the_size_and_time_of_the_file_behind_a_link(tmp_path):
@@ -75,8 +89,8 @@ def test_a_class_may_be_called_train(tmp_path, beside):
     assert listed(tmp_path).classes == ("test", "train")
 
 
-def test_a_train_folder_beside_other_classes_is_one_of_them(tmp_path):
-    fill(tmp_path, ("horses",))
+def test_a_train_folder_that_holds_images_beside_folders_is_a_class(tmp_path):
+    fill(tmp_path, ("horses", "train"))
     fill(tmp_path / "train")
     assert listed(tmp_path).classes == ("horses", "train")
 
@@ -174,9 +188,7 @@ REFUSED = {
     "class folders of test/ must be those of train/; got no b, c in test/ only": lambda f: (
         folder_with(f, "train/a", "train/b", "test/a", "test/c") or f
     ),
-    "validation data is cut from train/, so move other images there or away; got val in folder:FOLDER": lambda f: (
-        folder_with(f, "train/a", "train/b", "val/a", "val/b") or f
-    ),
+    f"{BESIDE}; got val in folder:FOLDER": lambda f: folder_with(f, "train/a", "train/b", "val/a", "val/b") or f,
 }
 
 
@@ -221,12 +233,12 @@ def test_a_train_folder_needs_five_images_of_a_class_and_a_test_folder_one(tmp_p
     assert refusal(listed, tmp_path, "test") == ["benchmark: every class needs at least 1 image; got 0 in dogs"]
 
 
-def test_a_name_that_no_terminal_takes_is_escaped(tmp_path):
+def test_classes_whose_names_no_terminal_takes_are_refused(tmp_path):
     fill(tmp_path)
     (tmp_path / "two\nlines").mkdir()
     os.mkdir(os.fsencode(tmp_path) + b"/\xff")
     assert refusal(listed, tmp_path) == [
-        "benchmark: every class needs at least 5 images; got '0 in two\\nlines', '0 in \\udcff'"
+        "benchmark: names of classes must be printable text; got 'two\\nlines', '\\udcff'"
     ]
 
 
@@ -265,3 +277,33 @@ def test_the_module_is_imported_without_pillow_or_torch():
     code = f"import sys, clsearch.core.image_folder; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("beside", ["unlabelled", "val", "extra"])
+def test_nothing_but_a_test_folder_lies_beside_a_train_folder_of_classes(tmp_path, beside):
+    for part in ("train", "test"):
+        fill(tmp_path / part)
+    fill(tmp_path / beside)
+    assert refusal(listed, tmp_path) == [f"benchmark: {BESIDE}; got {beside} in folder:{tmp_path}"]
+
+
+def test_a_stray_image_in_the_train_folder_does_not_make_classes_of_the_parts(tmp_path):
+    for part in ("train", "test"):
+        fill(tmp_path / part)
+    save(tmp_path / "train" / "thumb.png", picture())
+    assert refusal(listed, tmp_path) == [
+        f"benchmark: images must lie in class folders; got 1 directly in {tmp_path}/train"
+    ]
+
+
+def test_parts_are_spelled_as_they_must_be(tmp_path):
+    for part in ("Train", "TEST"):
+        fill(tmp_path / part)
+    assert refusal(listed, tmp_path) == ["benchmark: parts must be named train and test; got TEST, Train"]
+
+
+def test_a_test_folder_of_classes_needs_a_train_folder(tmp_path):
+    fill(tmp_path / "test")
+    fill(tmp_path / "training")
+    (problem,) = refusal(listed, tmp_path)
+    assert problem.startswith("benchmark: training data must lie in train/ beside test/")

@@ -7,7 +7,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from clsearch.core.lessons import epochs_of, prepare_lesson
-from clsearch.core.loop import learn_sequence, learn_task
+from clsearch.core.loop import learn_sequence, learn_task, train_step
 from clsearch.core.schedules import rate_shares
 from tests.helpers import small_config, small_run
 
@@ -112,11 +112,19 @@ def test_members_of_different_sizes_follow_their_own_steps():
 
 
 def test_a_step_moves_the_parameters_by_its_rate():
-    def moved_by(warmup):
-        run = small_run(iterations=1, learning_rate=0.5, schedule="constant", warmup=warmup)
-        before = run.initial_state().params
-        after = learn_task(run, run.initial_state()).params
-        return torch.cat([(after[name] - before[name]).flatten() for name in before])
+    run = small_run(iterations=2, learning_rate=0.5, warmup=0.5)
+    lesson = prepare_lesson(run, run.initial_state(), run.benchmark.tasks[0])
+    (steps,) = epochs_of(run, lesson)
+    assert [step.rate.tolist() for step in steps] == [[0.25], [0.5]]
+    params = run.initial_state().params
+    half, whole = (train_step(run, lesson, params, {}, steps[0].batch, rate)[0] for rate in (steps[0].rate, None))
+    for name, value in params.items():
+        torch.testing.assert_close(2 * (half[name] - value), whole[name] - value, atol=1e-6, rtol=1e-4)
 
-    # One step whose rate rises to it in two equal parts: round(0.6 * 1) = 1 step of warm-up, at half the rate.
-    torch.testing.assert_close(moved_by(0.6), moved_by(0.0) / 2, atol=1e-6, rtol=1e-4)
+
+@pytest.mark.parametrize(("warmup", "steps", "rising"), [(0.99, 10, 9), (0.01, 8, 1), (0.5, 1, 0), (0.0, 8, 0)])
+def test_a_warm_up_takes_at_least_a_step_and_never_all(warmup, steps, rising):
+    shares = rate_shares(small_config(warmup=warmup), steps)
+    assert (shares < 1).sum() == rising
+    assert len(shares) == steps
+    assert shares[-1] == 1

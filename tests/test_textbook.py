@@ -70,9 +70,9 @@ def samples_of(samples: Samples, m: int) -> list[textbook.Sample]:
 
 def shown(sample: textbook.Sample, batch: Batch, m: int, place: int) -> textbook.Sample:
     """A sample as it is augmented at this place of a batch."""
-    if batch.moves is None:
+    if batch.crops is None:
         return sample
-    down, right, mirrored = batch.moves[m, place].tolist()
+    down, right, mirrored = batch.crops[m, place].tolist()
     return textbook.seen_through(sample[0], (1, 8, 8), down, right, bool(mirrored)), sample[1]
 
 

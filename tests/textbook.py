@@ -307,7 +307,9 @@ class Schedule:
 
     def at(self, step: int, steps: int) -> float:
         """The learning rate at a step of a task, the first being 0."""
-        rising = round(self.warmup * steps)
+        rising = 0
+        if self.warmup > 0:  # at least one step, and not all
+            rising = min(steps - 1, max(1, round(self.warmup * steps)))
         if step < rising:
             return self.rate * (step + 1) / (rising + 1)
         progress = (step - rising) / (steps - rising)

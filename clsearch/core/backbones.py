@@ -1,7 +1,7 @@
 """Networks out of torch modules: a small CNN, ResNet-18, or any factory of a user's; a linear head on its features.
 
 A module stays what it is. Its parameters are stacked over members and put back by `torch.func.functional_call`, so it
-must have no other state: no buffers, no random numbers (`problems_of`).
+must have no other state: no buffers, no random numbers (see `backbone_rules`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from clsearch.core.errors import ConfigError
-from clsearch.core.networks import HEAD, MLP, Network, Params, is_head
+from clsearch.core.networks import HEAD, Params, is_head
 from clsearch.core.parts import NetworkConfig
 from clsearch.core.seeding import generator_of, seed_of
 
@@ -35,9 +34,6 @@ SMALL = 64
 
 PIXELS = 2**20
 """Pixels in a pass without gradients: a layer of 64 channels at full size then holds 256 MiB for each member."""
-
-NAMED = 10
-"""How many names a refusal lists."""
 
 
 def cnn(shape: Shape, hidden: tuple[int, ...]) -> nn.Module:
@@ -107,7 +103,7 @@ class ModuleNetwork:
         return {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
 
     def _initial_member(self, seed: int) -> Params:
-        with _seeded(seed):
+        with seeded(seed):
             module = self.factory(self.shape)
         params = {f"{BACKBONE}{name}": value.detach() for name, value in module.named_parameters()}
         generator, bound = generator_of(seed, 0, 0, HEAD), 1 / math.sqrt(self.width)
@@ -122,21 +118,26 @@ class ModuleNetwork:
         images = inputs.reshape(*inputs.shape[:-1], *self.shape)
         # Convolutions of stacked weights are grouped ones: on a CPU slower than one member after the other.
         if len(images) == 1 or images.device.type == "cpu":
-            return self._in_turn(own, images)
-        return self._together(own, images)
+            return self.in_turn(own, images)
+        return self.together(own, images)
+
+    def separated(self, params: Params, inputs: Tensor) -> tuple[Params, Tensor]:
+        """The backbone's parameters under the module's own names, and images [M, B, C, H, W]."""
+        own = {name.removeprefix(BACKBONE): value for name, value in params.items() if not is_head(name)}
+        return own, inputs.unflatten(-1, self.shape)
 
     def logits(self, params: Params, features: Tensor) -> Tensor:
         """The head's outputs [M, B, C]."""
         return torch.baddbmm(params[f"{HEAD}.bias"], features, params[f"{HEAD}.weight"])
 
-    def _in_turn(self, own: Params, images: Tensor) -> Tensor:
+    def in_turn(self, own: Params, images: Tensor) -> Tensor:
         """Features [M, B, F] of images [M, B, C, H, W], one member after the other."""
         members = zip(*(value.unbind() for value in own.values()), strict=True)
         return torch.stack(
             [self._of_one(dict(zip(own, m, strict=True)), x) for m, x in zip(members, images.unbind(), strict=True)]
         )
 
-    def _together(self, own: Params, images: Tensor) -> Tensor:
+    def together(self, own: Params, images: Tensor) -> Tensor:
         """The same, all members in one."""
         features: Tensor = torch.vmap(self._of_one, randomness="error")(own, images)
         return features
@@ -148,7 +149,7 @@ class ModuleNetwork:
 
 def module_network(factory: Factory, shape: Shape, outputs: int) -> ModuleNetwork:
     """A network of `outputs` classes on the factory's features, whose number is found on an empty image."""
-    with _seeded(0), torch.no_grad():
+    with seeded(0), torch.no_grad():
         module = factory(shape).train()
         width = module(torch.zeros(1, *shape)).shape[1]
     return ModuleNetwork(factory, shape, width, outputs, module)
@@ -156,12 +157,12 @@ def module_network(factory: Factory, shape: Shape, outputs: int) -> ModuleNetwor
 
 def parameter_count(factory: Factory, shape: Shape) -> int:
     """Number of the backbone's parameters; one that goes by two names counts once."""
-    with _seeded(0):
+    with seeded(0):
         return sum(value.numel() for value in factory(shape).parameters())
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Torch's global CPU generator as this seed's parameters are drawn from it; afterwards as it was before."""
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which reseeds the GPU's generators as well.
@@ -175,117 +176,3 @@ def factory_of(config: NetworkConfig) -> Factory:
         return partial(cnn, hidden=config.hidden)
     factory: Factory = resnet18 if config.backbone == "resnet18" else config.backbone
     return factory
-
-
-def build_network(config: NetworkConfig, shape: Shape, outputs: int) -> Network:
-    """The network of a configuration, for images of a shape. Raises ConfigError where its backbone cannot be used."""
-    if config.backbone == "mlp":
-        return MLP(math.prod(shape), config.hidden, outputs)
-    factory = factory_of(config)
-    if problems := problems_of(factory, shape):
-        raise ConfigError(problems)
-    return module_network(factory, shape, outputs)
-
-
-# --- what a factory must keep to ---
-
-
-def problems_of(factory: Factory, shape: Shape) -> list[str]:
-    """Why a factory cannot be used for images of this shape; empty where it can. Runs it on two random images, in
-    training mode. Torch's global generator is left as it was.
-    """
-    with _seeded(0), torch.no_grad():
-        try:
-            module = factory(shape)
-        except Exception as error:  # a user's code: whatever it raises is the answer
-            return [f"backbone: must be made by its factory from (channels, height, width); got {_shown(error)}"]
-        if not isinstance(module, nn.Module):
-            return [f"backbone: its factory must return a torch.nn.Module; got {_kind(module)}"]
-        return _state_problems(module) or _call_problems(module.train(), shape)
-
-
-def _state_problems(module: nn.Module) -> list[str]:
-    """What a module holds that members cannot have each for themselves."""
-    problems = []
-    if buffers := [name for name, _ in module.named_buffers()]:
-        problems.append(
-            "backbone: must have no buffers: they are no parameters, so members would share them and a resumed trial "
-            "would not have them. For BatchNorm, which keeps running statistics in them, take GroupNorm; "
-            f"got {_listed(buffers)}"
-        )
-    rule = "backbone: must have parameters, all of floating point, with a shape from the start and requires_grad"
-    params = dict(module.named_parameters())
-    unfit = [name for name, value in params.items() if not _is_fit(value)]
-    if unfit or not params:
-        problems.append(f"{rule}; got {_listed(unfit) or 'none'}")
-    return problems
-
-
-def _is_fit(parameter: nn.Parameter) -> bool:
-    """Whether a parameter can be stacked over members and trained."""
-    lazy = nn.parameter.is_lazy(parameter)
-    return not lazy and parameter.is_floating_point() and parameter.requires_grad
-
-
-def _call_problems(module: nn.Module, shape: Shape) -> list[str]:
-    """How a module's features differ from finite [B, F], the same in every call, each of its own image alone."""
-    images = torch.rand(2, *shape, generator=generator_of(0, 0, 0, "images"))
-    before = torch.get_rng_state()
-    features = _features_or_fault(module, images)
-    drew = not torch.equal(torch.get_rng_state(), before)
-    if isinstance(features, str):
-        return [f"backbone: must map images {[2, *shape]} to finite features [2, F] of their precision; got {features}"]
-    rule = (
-        "backbone: must give the same features in every call, in training mode too: a resumed trial cannot follow the "
-        "generator that dropout draws from"
-    )
-    if drew:
-        return [f"{rule}; got numbers drawn from torch's global generator"]
-    again = _features_or_fault(module, images)
-    if isinstance(again, str) or not torch.equal(features, again):
-        return [f"{rule}; got {again if isinstance(again, str) else 'others in the second call'}"]
-    return _mixing_problems(features, _features_or_fault(module, images[:1]))
-
-
-def _mixing_problems(together: Tensor, alone: Tensor | str) -> list[str]:
-    """together: features [2, F] of two images. alone: of the first without the second, or what is wrong with them."""
-    rule = "backbone: must treat each image by itself: statistics of a batch, as BatchNorm's, mix its images"
-    if isinstance(alone, str):
-        return [f"{rule}; got, of one image alone, {alone}"]
-    if alone.shape[1] != together.shape[1]:
-        return [f"{rule}; got {together.shape[1]} features in a batch of two and {alone.shape[1]} alone"]
-    apart, most = (alone - together[:1]).abs().max().item(), together.abs().max().item()
-    if apart > 1e-4 * most:
-        return [f"{rule}; got features {apart / most:.2g} of the largest away from those of the image alone"]
-    return []
-
-
-def _features_or_fault(module: nn.Module, images: Tensor) -> Tensor | str:
-    """The features of images [B, C, H, W], or what is wrong with them."""
-    try:
-        features = module(images)
-    except Exception as error:  # a user's code: whatever it raises is the answer
-        return _shown(error)
-    if not isinstance(features, Tensor):
-        return _kind(features)
-    if features.dim() != 2 or len(features) != len(images) or features.shape[1] == 0:
-        return str(list(features.shape))
-    if features.dtype != images.dtype:
-        return str(features.dtype)
-    return features if features.isfinite().all() else "NaN or infinity"
-
-
-def _shown(error: Exception) -> str:
-    """An error in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _kind(value: object) -> str:
-    return f"{value.__name__}, a class" if isinstance(value, type) else type(value).__name__
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -42,18 +42,30 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def made_once(path: Path, read: Callable[[Path], T | None], make: Callable[[Path], None]) -> T:
+def made_once(
+    path: Path,
+    read: Callable[[Path], T | None],
+    make: Callable[[Path], None],
+    wait: Callable[[], object] = lambda: None,
+) -> T:
     """What `read` finds at `path`; where it finds None, `make` writes the file first, to the path that it is handed.
 
-    Of several processes that want it at once, one makes it and the others wait. One that is killed stops nobody: the
-    system frees its lock, and the next one removes what it left. Raises OSError where the disk refuses.
+    Of several processes that want it at once, one makes it and the others call `wait`, and wait. One that is killed
+    stops nobody: the system frees its lock, and the next one removes what it left. Raises OSError where the disk
+    refuses.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     if (found := read(path)) is not None:
         return found
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        wait()
+        held = lock.acquire()
+    with held:
         if (found := read(path)) is None:
             for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.tmp"):
                 left.unlink(missing_ok=True)

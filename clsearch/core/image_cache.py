@@ -94,11 +94,12 @@ def decoded(listing: Listing, size: int | None, channels: int | None, progress: 
 
     size: images are scaled to cover size x size pixels and cropped at the centre; None: all must have one size.
     channels: 1 or 3, to which images are converted; None: all must be grey or all colour.
-    progress: called with the images done and their number; not at all where the cache has them.
+    progress: called with the images done and their number, 0 done also while another process decodes them; not at all
+    where the cache has them.
     Raises ConfigError for all images that cannot be used, and for a cache that cannot be written.
     """
     root = listing.root.parent if listing.root.name in ("train", "test") else listing.root
-    key = digest_of([listing.key, str(size), str(channels), str(FORMAT)])[:16]
+    key = digest_of([str(listing.root), listing.key, str(size), str(channels), str(FORMAT)])[:16]
     path = cache_folder() / "images" / f"{re.sub('[^a-zA-Z0-9_-]', '_', root.name)[:60]}-{key}.npy"
 
     def read(path: Path) -> np.ndarray | None:
@@ -111,10 +112,16 @@ def decoded(listing: Listing, size: int | None, channels: int | None, progress: 
         return found if fits and (h, w) == (size or h, size or w) else None
 
     try:
-        return made_once(path, read, lambda target: _decode(listing, size, channels, target, progress))
-    except OSError as error:
+        return made_once(
+            path,
+            read,
+            lambda target: _decode(listing, size, channels, target, progress),
+            lambda: progress and progress(0, len(listing.labels)),
+        )
+    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
         rule = "must be a folder that can be written and has room, or set CLSEARCH_CACHE to another"
-        raise ConfigError([f"cache: {rule}; got {some_of([f'folder:{path.parent} ({error.strerror})'], 1)}"]) from None
+        got = f"folder:{path.parent} ({getattr(error, 'strerror', error)})"
+        raise ConfigError([f"cache: {rule}; got {some_of([got], 1)}"]) from None
 
 
 def _decode(listing: Listing, size: int | None, channels: int | None, path: Path, progress: Progress | None) -> None:

@@ -25,8 +25,8 @@ CUT_SEED = 20260101
 """Seed of the one test cut of folders without train/ and test/; changing it changes every number got with them."""
 
 LEAST = 5  # images of a class, so that test and validation data get at least one each
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-VALIDATION = {"val", "valid", "validation"}
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+PARTS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ def listed(folder: Path, part: Part = "train", only: Sequence[str] | None = None
         raise ConfigError([f"grouping: {rule}; got {some_of(unknown, 10)}"])
     if len(set(classes)) < len(classes):
         raise ConfigError([problem_of("classes must differ from each other", classes)])
+    if odd := [name for name in classes if not name.isprintable()]:
+        raise ConfigError([problem_of("names of classes must be printable text", odd)])
     if len(classes) < 2:
         got = f"{len(classes)} ({classes[0]})" if classes else "0"
         raise ConfigError([problem_of("at least 2 classes are needed", [f"{got} in folder:{root}"])])
@@ -108,19 +110,32 @@ def listed(folder: Path, part: Part = "train", only: Sequence[str] | None = None
 
 
 def _layout(folder: Path, part: Part, only: Sequence[str] | None) -> tuple[Path, tuple[str, ...], bool]:
-    """Root of a part, the classes there, and whether its test data must be cut from it."""
+    """Root of a part, the classes there, and whether its test data must be cut from it.
+
+    A train/ that holds folders is training data, so test/ may lie beside it and nothing else: another reading would
+    take test images for a class.
+    """
     names, images = _visible(folder)
+    if spelled := [
+        name for name in names if name.lower() in PARTS and name not in PARTS and _visible(folder / name)[0]
+    ]:
+        raise ConfigError([problem_of("parts must be named train and test", spelled)])
     known, loose = _visible(folder / "train") if "train" in names else ((), 0)
-    if loose or not known or not {*names} <= {"train", "test", *VALIDATION}:
+    held = _visible(folder / "test")[0] if "test" in names else ()
+    if not known or (loose and not held):
         if images and not names:
             rule = "images must lie in one folder per class, such as cats/1.jpg"
             raise ConfigError([problem_of(rule, [f"{images:,} directly in folder:{folder}"])])
+        if held and "train" not in names:
+            raise ConfigError([problem_of("training data must lie in train/ beside test/", [f"no train/ in {folder}"])])
         return folder, names, True
-    if beside := sorted(VALIDATION & {*names}):
-        rule = "validation data is cut from train/, so move other images there or away"
+    if beside := [name for name in names if name not in PARTS]:
+        rule = "beside train/ with its class folders only test/ may lie (validation data is cut from train/)"
         raise ConfigError([problem_of(rule, [f"{' and '.join(beside)} in folder:{folder}"])])
+    if loose:
+        raise ConfigError([problem_of("images must lie in class folders", [f"{loose:,} directly in {folder}/train"])])
     if "test" in names:
-        wanted, held = known if only is None else only, _visible(folder / "test")[0]
+        wanted = known if only is None else only
         differing = [f"no {name}" for name in wanted if name in known and name not in held]
         differing += [f"{name} in test/ only" for name in held if only is None and name not in known]
         if differing:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clsearch.core.algorithms import Course
-from clsearch.core.augmentation import drawn_moves
+from clsearch.core.augmentation import drawn_crops
 from clsearch.core.benchmarks import Task
 from clsearch.core.networks import allowed_mask, restricted
 from clsearch.core.parts import Scenario
@@ -98,7 +98,7 @@ def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Step]]:
         ]
         batches = batches_of(orders, size, run.device)
         if config.augmented:
-            batches = _with_moves(run, lesson, epoch, batches, [len(order) for order in orders])
+            batches = _with_crops(run, lesson, epoch, batches, [len(order) for order in orders])
         rates: Sequence[Tensor | None] = [None] * len(batches)
         if run.scheduled:
             rates = _rates(run, [own[len(own) - n :] for own, n in zip(shares, left, strict=True)], len(batches))
@@ -106,17 +106,17 @@ def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Step]]:
         yield [Step(batch, rate) for batch, rate in zip(batches, rates, strict=True)]
 
 
-def _with_moves(run: Run, lesson: Lesson, epoch: int, batches: list[Batch], images: list[int]) -> list[Batch]:
+def _with_crops(run: Run, lesson: Lesson, epoch: int, batches: list[Batch], images: list[int]) -> list[Batch]:
     """An epoch's batches with how each image is augmented. images: how many each member sees."""
     config = run.config
     drawn = [
-        drawn_moves(
+        drawn_crops(
             n, config.random_crop, config.horizontal_flip, generator_of(seed, lesson.index, epoch, "augmentation")
         )
         for seed, n in zip(run.seeds, images, strict=True)
     ]
-    moves = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True).to(run.device).split(config.batch_size, dim=1)
-    return [replace(batch, moves=own) for batch, own in zip(batches, moves, strict=True)]
+    crops = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True).to(run.device).split(config.batch_size, dim=1)
+    return [replace(batch, crops=own) for batch, own in zip(batches, crops, strict=True)]
 
 
 def _rates(run: Run, shares: Sequence[Tensor], steps: int) -> Sequence[Tensor]:

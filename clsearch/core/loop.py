@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clsearch.core.algorithms import Course
-from clsearch.core.augmentation import moved
+from clsearch.core.augmentation import cropped
 from clsearch.core.benchmarks import Task
 from clsearch.core.lessons import Lesson, epochs_of, prepare_lesson
 from clsearch.core.networks import Params, allowed_mask, per_member, restricted
@@ -38,8 +38,8 @@ def train_step(
     Returns: parameters, moments, and what the step logs, [M, K] in the order of run.columns.
     """
     inputs, labels = lesson.samples.take(batch.positions)
-    if batch.moves is not None:
-        inputs = moved(inputs, batch.moves, run.benchmark.shape)
+    if batch.crops is not None:
+        inputs = cropped(inputs, batch.crops, run.benchmark.shape)
     if rate is None:
         rate = run.hyperparameters["learning_rate"]
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}

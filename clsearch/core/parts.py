@@ -167,8 +167,9 @@ class NetworkConfig(Part):
     @field_validator("backbone")
     @classmethod
     def _made(cls, value: Any) -> Any:
-        if value not in BACKBONES and not callable(value):
-            raise ValueError(f"must be one of {', '.join(BACKBONES)}, or in Python a function that makes a module")
+        a_module = hasattr(value, "named_parameters") and not isinstance(value, type)
+        if a_module or not (callable(value) or value in BACKBONES):
+            raise ValueError(f"must be one of {', '.join(BACKBONES)}, or in Python a function that makes a new module")
         return value
 
     @field_serializer("backbone")

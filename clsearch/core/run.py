@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clsearch.core.algorithms import ALGORITHMS, Course
-from clsearch.core.backbones import build_network
+from clsearch.core.backbone_rules import build_network
 from clsearch.core.benchmarks import Benchmark, build_benchmark
 from clsearch.core.config import NUMBERS, TrialConfig
 from clsearch.core.datasets import Data
@@ -100,7 +100,7 @@ def build_run(
         config=config,
         device=where,
         benchmark=benchmark,
-        network=build_network(config, benchmark.shape, benchmark.outputs),
+        network=build_network(config, benchmark.shape, benchmark.outputs, where),
         optimizer=build_optimizer(config),
         regularizers=tuple(build(config) for build in algorithm.build),
         course=algorithm.course,

@@ -21,12 +21,12 @@ class Batch:
 
     valid: [M, B] False where a member has fewer samples than the others; its position there is 0 and must not count.
     None where every position counts.
-    moves: [M, B, 3] how each image is augmented (see `augmentation`), None where none is.
+    crops: [M, B, 3] how each image is augmented (see `augmentation`), None where none is.
     """
 
     positions: Tensor
     valid: Tensor | None = None
-    moves: Tensor | None = None
+    crops: Tensor | None = None
 
     def sum(self, values: Tensor) -> Tensor:
         """[M] sums over the batch of `values` [M, B]."""

@@ -11,12 +11,13 @@ from clsearch.core.parts import TrainingConfig
 def rate_shares(config: TrainingConfig, steps: int) -> Tensor:
     """[steps] float64: what the learning rate is multiplied by at each step of a task.
 
-    Over the first `warmup` share of the steps it rises linearly; over the others, x from 0 to 1, it is
+    Over the first `warmup` share of the steps (at least one, not all) it rises linearly; over the others, x going from
+    0 to 1, it is
     constant  1
     cosine    (1 + cos πx) / 2 (Loshchilov & Hutter 2017, without restarts within the task)
     step      decay^n, n of the milestones being at x or before it
     """
-    rising = round(config.warmup * steps)
+    rising = min(steps - 1, max(1, round(config.warmup * steps))) if config.warmup else 0
     x = torch.arange(steps - rising, dtype=torch.float64) / max(1, steps - rising)
     match config.schedule:
         case "cosine":

@@ -63,8 +63,11 @@ class StudyResult:
         return 130 if self.interrupted else 0 if self.best is not None else 1
 
 
-def execute(plan: Plan, data: Data) -> StudyResult:
-    """Run a checked plan on its data to its end. Raises ConfigError where the cluster cannot hold a trial."""
+def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
+    """Run a checked plan to its end. take: gives up the data of its benchmark, which nobody else then holds.
+
+    Raises ConfigError where the cluster cannot hold a trial.
+    """
     console = Console(stderr=True)
     line = ProgressLine(console, plan.trials)
     with line.shown():
@@ -76,7 +79,7 @@ def execute(plan: Plan, data: Data) -> StudyResult:
             tracker = Tracker(plan, preflight.tracking_uri(plan), partial(console.print, markup=False))
             tracker.begin()
             watcher = Watcher(plan, results, tracker, line)
-            search(plan, data, watcher)
+            search(plan, take, watcher)
             result = conclude(plan, watcher, line)
     summary.show(Console(), plan, result.ranking, result.references, result.records, tracker.uri)
     return result
@@ -103,7 +106,7 @@ def ray_session(plan: Plan) -> Iterator[None]:
             ray.shutdown()
 
 
-def search(plan: Plan, data: Data, watcher: Watcher) -> None:
+def search(plan: Plan, take: Callable[[], Data], watcher: Watcher) -> None:
     """Let Ray Tune run the references and the trials that Optuna asks for.
 
     The data goes to Ray's object store, where all workers of a node read the one copy. It stays there until this
@@ -118,7 +121,7 @@ def search(plan: Plan, data: Data, watcher: Watcher) -> None:
     )
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(TRAINABLES[plan.algorithm], data=data), resources),
+        tune.with_resources(tune.with_parameters(TRAINABLES[plan.algorithm], data=take()), resources),
         tune_config=tune.TuneConfig(
             # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
             search_alg=searcher,

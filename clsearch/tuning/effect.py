@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,9 +27,9 @@ SAMPLES = 512
 STEPS = 20
 """At least this many a task, and at least one epoch."""
 
-MOST_STEPS = 2000
+MOST_STEPS = {"mlp": 2000, "other": 200}
 """What seems not to act is trained again for as many steps as the study would take on these samples, up to this many:
-some effects grow late (|d|^3 with a small learning rate).
+some effects grow late (|d|^3 with a small learning rate). Convolutions cost a hundred times as much a step.
 """
 
 LEAST = 1e-4
@@ -49,24 +50,28 @@ class Outcome:
     penalty: float
 
 
-def check_effect(plan: Plan, data: Data) -> None:
-    """Every searched hyperparameter acts. Raises ConfigError naming those that do not, and why that may be."""
+def check_effect(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> None:
+    """Every searched hyperparameter acts. Raises ConfigError naming those that do not, and why that may be.
+
+    say: told the name of each before its turn.
+    """
     threads = torch.get_num_threads()
     if plan.config.backbone == "mlp":  # whose threads only wait for each other
         torch.set_num_threads(1)
     try:
-        problems = inert(plan, data)
+        problems = inert(plan, data, say)
     finally:
         torch.set_num_threads(threads)
     if problems:
         raise ConfigError(problems)
 
 
-def inert(plan: Plan, data: Data) -> list[str]:
+def inert(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> list[str]:
     """What is to be said of each searched hyperparameter that does not act."""
     probe = Probe(plan, data)
     problems = []
     for name, values in plan.space.items():
+        say(name)
         pairs = []
         for long, others in itertools.product((False, True), settings_of_others(plan, name)):
             low, high = (probe.outcome(others | {name: end}, long) for end in (values.low, values.high))
@@ -135,7 +140,8 @@ class Probe:
         epoch = math.ceil(max(max(task.train.sizes) for task in benchmark.tasks) / config.batch_size)
         steps = max(STEPS, epoch)
         if long:
-            steps = max(steps, min(MOST_STEPS, config.iterations or (config.epochs or 0) * epoch))
+            most = MOST_STEPS["mlp" if config.backbone == "mlp" else "other"]
+            steps = max(steps, min(most, config.iterations or (config.epochs or 0) * epoch))
         short = self.plan.trial_config(values | {"iterations": steps, "epochs": None})
         return replace(run, config=short, benchmark=benchmark)
 

@@ -38,6 +38,8 @@ def load(plan: Plan) -> Data:
             reason = " ".join(str(error).split()) or type(error).__name__
             if missing:
                 problem = f"download: the files of {source.name} must be reachable; got: {reason}"
-            else:
+            elif source.files:
                 problem = f"data_root: the files of {config.benchmark} must be whole; got: {reason}, in {root}"
+            else:
+                problem = f"benchmark: the data of {config.benchmark} must be readable; got: {reason}"
             raise ConfigError([problem]) from None

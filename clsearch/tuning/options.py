@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_origin
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from clsearch.core.config import PARTS, PRESETS, ConfigError, explain, preset_settings
+from clsearch.core.config import PARTS, PRESETS, ConfigError, TrialConfig, explain, preset_settings
 from clsearch.core.parts import BACKBONES, BENCHMARKS, FOLDER, Part, at_home, backbone_name
 from clsearch.tuning.spaces import Range, Space, searchable
 
@@ -88,6 +88,22 @@ class Options(StudyOptions, ResourceOptions):
             raise ConfigError(explain(error)) from None
 
 
+TIED = {
+    "backbone": ("hidden",),
+    "grouping": ("tasks",),
+    "classes_per_task": ("tasks",),
+    "schedule": ("milestones", "decay"),
+}
+"""Option -> settings that a script made for its own value of it, and that go where the command line gives another."""
+
+
+def untied(settings: dict[str, Any], script: dict[str, Any]) -> list[str]:
+    """The settings that were made for a script's value of another one, which is another in `settings`."""
+    defaults = {name: TrialConfig.model_fields[name].default for name in TIED}
+    changed = [n for n in TIED if n in settings and settings[n] != script.get(n, defaults[n])]
+    return [own for name in changed for own in TIED[name]]
+
+
 def parse(
     algorithm: str,
     question: str,
@@ -121,8 +137,8 @@ def parse(
     new_settings, new_space = _merge(values, space, flags)
     if new_settings["backbone"] == backbone_name(settings.get("backbone", "")):  # a function has no other text
         new_settings["backbone"] = settings["backbone"]
-    if new_settings["backbone"] != settings.get("backbone", "mlp") and "--hidden" not in flags:
-        new_settings.pop("hidden", None)  # the script's widths were for its own
+    gone = [name for name in untied(new_settings, settings) if _flag(name) not in flags]
+    new_settings = {name: value for name, value in new_settings.items() if name not in gone}
     if "--preset" in flags:
         new_settings = _with_preset(algorithm, new_settings, settings, flags)
     if follow:

@@ -173,9 +173,12 @@ def _credentials(parts: SplitResult) -> str | None:
 def check_backbone(plan: Plan) -> None:
     """The backbone can be built for the benchmark's images and be trained."""
     if plan.config.backbone != "mlp":
-        from clsearch.core.backbones import build_network
+        import torch
 
-        build_network(plan.config, plan.config.source.shape, 2)
+        from clsearch.core.backbone_rules import build_network
+
+        device = torch.device(plan.device if torch.cuda.is_available() else "cpu")
+        build_network(plan.config, plan.config.source.shape, 2, device)
 
 
 def check_device(plan: Plan) -> None:

@@ -97,9 +97,13 @@ def backbone_parameters(config: TrialConfig) -> int:
     if config.backbone == "mlp":
         widths = (math.prod(config.source.shape), *config.hidden)
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+    from clsearch.core.backbone_rules import problems_of
     from clsearch.core.backbones import factory_of, parameter_count
 
-    return parameter_count(factory_of(config), config.source.shape)
+    factory = factory_of(config)
+    if problems := problems_of(factory, config.source.shape):
+        raise ConfigError(problems)
+    return parameter_count(factory, config.source.shape)
 
 
 def searchable() -> dict[str, str]:

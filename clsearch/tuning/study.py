@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from clsearch.core.config import PRESETS, ConfigError, TrialConfig, preset_settings
+from clsearch.core.datasets import Data
+from clsearch.core.parts import FOLDER
 from clsearch.tuning.display import near, without_password
-from clsearch.tuning.options import Options, parse
+from clsearch.tuning.options import Options, parse, untied
 from clsearch.tuning.plan import Plan, make_plan
 from clsearch.tuning.spaces import Range, Space
 
@@ -21,7 +24,8 @@ class Study:
 
     space: the hyperparameters searched; unless given, the algorithm's own that no keyword fixes, over ranges that
     follow the settings (`default_space`). {} trains one configuration.
-    Raises ConfigError where a setting is unknown or against its rule.
+    Raises ConfigError where a setting is unknown or against its rule; a folder of images and a grouping are looked at
+    when the study runs.
 
         study = Study(algorithm="lwf", name="mine", benchmark="split-digits", epochs=10)
         study.main()    # reads the command line, prints, exits
@@ -34,7 +38,14 @@ class Study:
         given = {name: value for name, value in settings.items() if value is not None}
         self.settings = preset_settings(algorithm, settings.get("preset")) | given
         self.follow = space is None
-        self.plan = make_plan(algorithm, space or {}, self.question, self.settings, command=None, follow=self.follow)
+        self.space = space or {}
+        if not str(given.get("benchmark", "")).startswith(FOLDER) and "grouping" not in given:
+            self.plan  # noqa: B018 (what can be refused without a look at the disk is refused here)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The study as its script has it. Raises ConfigError."""
+        return make_plan(self.algorithm, self.space, self.question, self.settings, command=None, follow=self.follow)
 
     def run(self) -> StudyResult:
         """Run the study. Raises ConfigError, before anything expensive starts, where it cannot."""
@@ -73,15 +84,24 @@ def _carry_out(plan: Plan) -> StudyResult:
     check(plan)
     from clsearch.tuning.loading import load
 
-    data = load(plan)
-    from clsearch.tuning.effect import check_effect
-
+    held = [load(plan)]
     if plan.space:
-        print("checking that each searched hyperparameter acts", file=sys.stderr)
-    check_effect(plan, data)
+        _check_effect(plan, held[0])
     from clsearch.tuning.driver import execute
 
-    return execute(plan, data)
+    return execute(plan, held.pop)  # the object store's copy shall be the only one
+
+
+def _check_effect(plan: Plan, data: Data) -> None:
+    from rich.console import Console
+
+    from clsearch.tuning.effect import check_effect
+
+    console, what = Console(stderr=True), "checking that each searched hyperparameter acts"
+    if not console.is_terminal:
+        console.print(what)
+    with console.status(what) as status:
+        check_effect(plan, data, lambda name: status.update(f"checking that {name} acts"))
 
 
 def _command(
@@ -91,11 +111,12 @@ def _command(
     words = [near(Path(sys.executable)), sys.argv[0]]
     for name, values in changed.items():
         words += _option(name, values)
+    tied = untied(settings, script_settings)
     known = {**Options.model_fields, **TrialConfig.model_fields}
     for name, value in settings.items():
         if name == "tracking_uri":
             value = without_password(value)
-        named = name in script_space or name in PRESETS.get(settings.get("preset", ""), {})
+        named = name in (*script_space, *tied) or name in PRESETS.get(settings.get("preset", ""), {})
         if named or value != script_settings.get(name, known[name].default):
             words += _option(name, value)
     return words

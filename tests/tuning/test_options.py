@@ -2,7 +2,6 @@
 
 import re
 from functools import partial
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -48,12 +47,10 @@ def test_what_the_script_leaves_open_stays_open():
         (["--gpus-per-trial", "0.5"], "gpus_per_trial", 0.5),
         (["--tracking-uri", "sqlite:///x.db"], "tracking_uri", "sqlite:///x.db"),
         (["--benchmark", "folder:my pets"], "benchmark", "folder:my pets"),
-        (["--grouping", "groups.txt"], "grouping", Path("groups.txt")),
         (["--image-size", "32"], "image_size", 32),
         (["--image-channels", "3"], "image_channels", 3),
         (["--random-crop", "4"], "random_crop", 4),
         (["--horizontal-flip"], "horizontal_flip", True),
-        (["--schedule", "cosine"], "schedule", "cosine"),
         (["--warmup", "0.1"], "warmup", 0.1),
         (["--milestones", "0.25", "0.5", "0.75"], "milestones", (0.25, 0.5, 0.75)),
         (["--decay", "0.2"], "decay", 0.2),
@@ -64,6 +61,31 @@ def test_an_option_changes_its_setting_and_nothing_else(args, name, value):
     settings, space = read(*args)
     assert settings == before | {name: value}
     assert space == SPACE
+
+
+TIED_BY = [
+    (["--grouping", "groups.txt"], {"tasks": 3}, ["--tasks", "2"]),
+    (["--classes-per-task", "4", "3"], {"tasks": 3}, ["--tasks", "2"]),
+    (["--backbone", "cnn"], {"hidden": (8,)}, ["--hidden", "9"]),
+    (["--schedule", "cosine"], {"schedule": "step", "milestones": (0.2,), "decay": 0.5}, ["--decay", "0.3"]),
+]
+
+
+@pytest.mark.parametrize(("args", "script", "given"), TIED_BY)
+def test_what_a_script_set_for_its_own_value_of_another_option_goes_with_it(args, script, given):
+    option = args[0].removeprefix("--").replace("-", "_")
+    tied = [name for name in script if name != option]
+    assert all(name in read(settings=SETTINGS | script)[0] for name in tied)
+    settings, _ = read(*args, settings=SETTINGS | script)
+    assert not {*tied} & {*settings}
+    settings, _ = read(*args, *given, settings=SETTINGS | script)
+    assert given[0].removeprefix("--") in settings
+
+
+def test_giving_the_scripts_own_value_again_changes_nothing():
+    script = SETTINGS | {"backbone": "cnn", "hidden": (8,), "schedule": "step", "milestones": (0.2,)}
+    again, _ = read("--backbone", "cnn", "--schedule", "step", settings=script)
+    assert again == read(settings=script)[0]
 
 
 def test_one_value_fixes_a_searched_hyperparameter():

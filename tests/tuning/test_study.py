@@ -886,7 +886,6 @@ GROUPINGS = [
     ("0, 1\n2 3\n4, 5\n", "each task needs at least two classes, between commas", "'2 3'"),
     ("0, 1\n2, 3\n1, 2, 4", "each class must come at most once", "1, 2 more than once"),
     ("0, 1\n2, two\n4, cat", "must name classes of split-digits, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9", "two, cat"),
-    ("0, 1\n2, 3\n", "must have as many entries as there are tasks", "2 2 for 3 tasks"),
     (b"\xff\xfe0", "must be a text file that can be read", "FILE (not text)"),
 ]
 
@@ -949,6 +948,41 @@ def test_the_command_of_a_folder_makes_the_same_plan_again(tmp_path, pets, args)
     assert again.config == plan.trial_config({name: r.low for name, r in plan.space.items()})
 
 
+def test_a_grouping_of_another_number_of_tasks_is_refused(refused, tmp_path):
+    (tmp_path / "groups.txt").write_text("0, 1\n2, 3\n")
+    text = refused("--grouping", str(tmp_path / "groups.txt"), "--tasks", "3")
+    assert "error: grouping: must have as many entries as there are tasks, at least two; got 2 2 for 3 tasks" in text
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--backbone", "cnn", "--hidden", "8"],
+        ["--backbone", "cnn"],
+        ["--classes-per-task", "4", "3", "3", "--tasks", "3"],
+        ["--schedule", "step", "--milestones", "0.5", "0.75", "--warmup", "0.2"],
+        ["--schedule", "step", "--decay", "0.1"],
+        ["--random-crop", "2", "--horizontal-flip", "--benchmark", "rotated-digits", "--tasks", "4"],
+    ],
+)
+def test_the_command_of_a_plan_makes_the_same_plan(args):
+    plan = planned(study_of(), *args)
+    again = planned(study_of(), *plan.command[2:])
+    assert again.config == plan.config
+    assert again.command == plan.command
+
+
+@pytest.mark.parametrize("missing", [{"benchmark": "folder:gone"}, {"grouping": "gone.txt"}])
+def test_a_script_whose_folder_or_grouping_is_gone_is_refused_and_not_broken(missing, capsys):
+    study = study_of(**missing)
+    with pytest.raises(SystemExit) as ended:
+        study.main([])
+    assert ended.value.code == 2
+    assert "gone" in capsys.readouterr().err
+    with pytest.raises(ConfigError):
+        study.run()
+
+
 def test_what_a_script_says_of_its_folder_can_be_taken_back(tmp_path, pets):
     (tmp_path / "groups.txt").write_text("a, b\nc, d\ne, f")
     study = study_of(
@@ -962,7 +996,7 @@ def test_what_a_script_says_of_its_folder_can_be_taken_back(tmp_path, pets):
     assert planned(study).command[2:] == []
     back = ["--benchmark", "split-digits", "--random-crop", "0", "--no-horizontal-flip"]
     plan = planned(study, *back, "--grouping", "None", "--image-size", "None", "--image-channels", "None")
-    assert plan.config == study_of().plan.config
+    assert plan.config == study_of(tasks=5).plan.config  # the script's three tasks were those of its grouping
     assert planned(study, *plan.command[2:]) == plan
 
 
