@@ -467,7 +467,7 @@ def test_a_factory_is_a_backbone_and_is_written_as_where_it_is_defined(algorithm
 @pytest.mark.parametrize("value", ["resnet50", "json.loads", "", 3, 2.5, ["mlp"], ("cnn", "mlp"), {"a": 1}])
 def test_what_is_neither_a_backbones_name_nor_callable_is_refused(value):
     assert refusal("lwf", {"epochs": 1, "backbone": value}).problems == [
-        f"backbone: must be one of mlp, cnn, resnet18, or in Python a function that makes a module; got {value!r}"
+        f"backbone: must be one of mlp, cnn, resnet18, or in Python a function that makes a new module; got {value!r}"
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,7 +122,7 @@ def search(plan: Plan, take: Callable[[], Data], watcher: Watcher) -> None:
         watcher.configure,
     )
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
-    tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TRAINABLES[plan.algorithm], data=take()), resources),
         tune_config=tune.TuneConfig(
             # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
@@ -138,7 +140,20 @@ def search(plan: Plan, take: Callable[[], Data], watcher: Watcher) -> None:
             verbose=3 if options.verbose else 0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
-    ).fit()
+    )
+    with interrupts_restored():
+        tuner.fit()
+
+
+@contextmanager
+def interrupts_restored() -> Iterator[None]:
+    """What Ctrl-C does afterwards is what it did before: Ray Tune leaves its own handler, which swallows one."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 class Watcher(tune.Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,11 @@ def test_every_trial_has_a_row_with_hyperparameters_metrics_and_spread(lwf: Stud
     assert (table.tasks_learned == 5).all()
     reference = pd.read_csv(lwf.plan.folder / "references.csv")
     assert list(reference.algorithm) == ["finetuning"]
+
+
+def test_an_interrupt_after_a_study_is_an_interrupt(lwf: StudyResult) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_trial_measured_what_its_configuration_gives_without_ray(lwf: StudyResult) -> None:

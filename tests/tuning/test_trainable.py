@@ -8,7 +8,6 @@ from functools import partial
 
 import pytest
 import torch
-from ray import tune
 
 from clsearch.core.algorithms import ALGORITHMS
 from clsearch.core.config import ConfigError, TrialConfig
@@ -316,8 +315,13 @@ def test_no_metric_is_nan_or_infinite_in_any_scenario(algorithm, scenario):
 
 
 def with_data(cls, config, data):
-    """A trial as the driver starts it: Ray Tune hands the data to its setup."""
-    return tune.with_parameters(cls, data=data)(config=config)
+    """A trial whose setup is handed the data, as `tune.with_parameters` does it, here without an object store."""
+
+    class Given(cls):
+        def setup(self, config):
+            super().setup(config, data=data)
+
+    return Given(config=config)
 
 
 def as_shared(data):
