@@ -191,14 +191,14 @@ def test_progress_is_told_in_the_calling_thread_and_reaches_the_total(tmp_path):
 # Cache
 
 
-def test_the_cache_lies_where_the_environment_says(cache, monkeypatch):
+def test_the_cache_lies_where_the_environment_says(cache, tmp_path, monkeypatch):
     assert cache_folder() == cache.parent
     monkeypatch.delenv("CLSEARCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_folder() == Path("/somewhere/clsearch")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert cache_folder() == Path("/home/me/.cache/clsearch")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "clsearch"
 
 
 def arrays(cache):

@@ -40,7 +40,7 @@ class Study:
         self.follow = space is None
         self.space = space or {}
         if not str(given.get("benchmark", "")).startswith(FOLDER) and "grouping" not in given:
-            self.plan  # noqa: B018 (what can be refused without a look at the disk is refused here)
+            _ = self.plan  # what can be refused without a look at the disk is refused here
 
     @cached_property
     def plan(self) -> Plan:
