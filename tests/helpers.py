@@ -101,7 +101,7 @@ def tiny_benchmark(
             )
             for part in rows.split(max(sizes), dim=1)
         )
-        tasks.append(Task(index, tuple((classes - first).tolist()), train, validation))
+        tasks.append(Task(index, index, tuple((classes - first).tolist()), train, validation))
     width = max(max(task.classes) for task in tasks) + 1
     return Benchmark(scenario, tuple(range(members)), tuple(tasks), width, (1, 1, inputs))
 

@@ -9,7 +9,7 @@ from clsearch.core.benchmarks import build_benchmark, classes_of
 from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import Digits
 from clsearch.core.errors import ConfigError
-from clsearch.core.held_out import held_out_samples, reader_of_test
+from clsearch.core.held_out import held_out_samples, read_test, reader_of_test
 from clsearch.core.views import PixelOrder, Rotation
 from tests.helpers import CPU, random_images, write_images, write_mnist
 from tests.helpers import everything as everything_of
@@ -20,7 +20,7 @@ SEEDS = (3, 4)
 def tasks_and_tests(**settings):
     config = TrialConfig.of("finetuning", {"epochs": 1} | settings)
     benchmark = build_benchmark(config, SEEDS, CPU)
-    return list(zip(benchmark.tasks, held_out_samples(config, benchmark), strict=True))
+    return list(zip(benchmark.tasks, held_out_samples(config, benchmark, read_test(config)), strict=True))
 
 
 def everything(samples):

@@ -23,11 +23,13 @@ HALF_TURN = 180.0
 
 @dataclass(frozen=True)
 class Task:
-    """One task. index: from 1. classes: its outputs of the head, the same for all members, whatever source classes
-    stand behind them.
+    """One task. index: its place in the benchmark's sequence, from 1. origin: its number among the configuration's
+    tasks, which its random numbers follow: the same as index where all of them are learned.
+    classes: its outputs of the head, the same for all members, whatever source classes stand behind them.
     """
 
     index: int
+    origin: int
     classes: tuple[int, ...]
     train: Samples
     validation: Samples
@@ -71,30 +73,41 @@ class Benchmark:
 
 
 def build_benchmark(
-    config: BenchmarkConfig, seeds: Sequence[int], device: torch.device, data: Data | None = None
+    config: BenchmarkConfig,
+    seeds: Sequence[int],
+    device: torch.device,
+    data: Data | None = None,
+    sequence: Sequence[int] | None = None,
 ) -> Benchmark:
     """The tasks of a configuration for M members, one per seed. data: the source's, unless it is to be read here (once
     per process).
+
+    sequence: numbers of the tasks that are learned, rising; None for all. The others are not built, so nothing can read
+    them. Those that are, and the width of the head, are what they are among all: learning tasks 1..k alone is learning
+    the first k of all. Raises ValueError for a task that is not there.
     """
+    sequence = tuple(sequence or range(1, config.tasks + 1))
+    if list(sequence) != sorted({*sequence} & {*range(1, config.tasks + 1)}):
+        raise ValueError(f"sequence: must rise, within 1 to {config.tasks}; got {' '.join(map(str, sequence))}")
     data = data or training_data(config.source, config.data_root)
     inputs, labels = tensor_of(data.inputs).to(device), tensor_of(data.labels).to(device)
     cuts = [cut_by_class(data.labels, config.source.validation_fraction, seed) for seed in seeds]
     tasks = []
-    for index in range(1, config.tasks + 1):
-        members = [classes_of(config, index, seed) for seed in seeds]
-        view = view_of(config, index, seeds, device)
+    for index, origin in enumerate(sequence, start=1):
+        members = [classes_of(config, origin, seed) for seed in seeds]
+        view = view_of(config, origin, seeds, device)
         train, validation = (
             samples_of(
                 config,
                 (inputs, labels),
                 [np.concatenate([cut[part][c] for c in own]) for cut, own in zip(cuts, members, strict=True)],
-                output_map(config, index, members).to(device),
+                output_map(config, origin, members).to(device),
                 view,
             )
             for part in ("train", "validation")
         )
-        tasks.append(Task(index, tuple(outputs_of(config, index)), train, validation))
-    width = max(c for task in tasks for c in task.classes) + 1
+        tasks.append(Task(index, origin, tuple(outputs_of(config, origin)), train, validation))
+    width = max(outputs_of(config, origin).stop for origin in range(1, config.tasks + 1))
     return Benchmark(config.scenario, tuple(seeds), tuple(tasks), width, config.source.shape)
 
 

@@ -40,7 +40,7 @@ class Source:
     classes: their names, in the order of their labels. shape: of one input, [C, H, W].
     maximum: the largest stored value; inputs reach the network divided by it, in [0, 1].
     validation_fraction: the share of the training data held back for validation.
-    files: paths below the data root that the training part needs.
+    files, test_files: paths below the data root that the training and the test part need.
     identity: of a user's own images, a digest of what they are, wherever they lie.
     groups: classes of each task, where the user grouped them.
     """
@@ -51,13 +51,15 @@ class Source:
     maximum: int
     validation_fraction: float
     files: tuple[str, ...]
+    test_files: tuple[str, ...]
     read: Reader
     identity: str = ""
     groups: tuple[tuple[int, ...], ...] | None = None
 
-    def missing_files(self, root: Path | None) -> list[str]:
-        """The files that the training part needs and `root` lacks (all of them without a root)."""
-        return [f for f in self.files if root is None or not os.path.isfile(root / f)]
+    def missing_files(self, root: Path | None, part: Part = "train") -> list[str]:
+        """The files that a part needs and `root` lacks (all of them without a root); none of them is opened."""
+        files = self.files if part == "train" else self.test_files
+        return [f for f in files if root is None or not os.path.isfile(root / f)]
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def folder_source(folder: Path, only: tuple[str, ...] | None, size: int | None, 
         maximum=255,
         validation_fraction=0.10,
         files=(),
+        test_files=(),
         read=ImageFolder(folder, only, size, channels, key=listing.key),
         identity=listing.identity,
     )
@@ -191,36 +194,47 @@ def folder_source(folder: Path, only: tuple[str, ...] | None, size: int | None, 
 def _row(
     name: str,
     torchvision: str,
-    files: tuple[str, ...],
+    files: tuple[tuple[str, ...], tuple[str, ...]],
     shape: tuple[int, int, int] = (1, 28, 28),
     classes: tuple[str, ...] = tuple("0123456789"),
 ) -> Source:
-    return Source(name, classes, shape, 255, 0.10, files, Torchvision(torchvision))
+    return Source(name, classes, shape, 255, 0.10, *files, Torchvision(torchvision))
 
 
-def _idx(folder: str, prefix: str = "train") -> tuple[str, ...]:
-    return tuple(f"{folder}/raw/{prefix}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
+def _idx(folder: str, train: str = "train", test: str = "t10k") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    kinds = ("images-idx3", "labels-idx1")
+    return (
+        tuple(f"{folder}/raw/{train}-{kind}-ubyte" for kind in kinds),
+        tuple(f"{folder}/raw/{test}-{kind}-ubyte" for kind in kinds),
+    )
 
 
-CIFAR10_FILES = tuple(
-    f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{i}" for i in range(1, 6)), "batches.meta")
+def _batches(folder: str, train: tuple[str, ...], test: str, meta: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(f"{folder}/{name}" for name in (*train, meta)), (f"{folder}/{test}", f"{folder}/{meta}")
+
+
+CIFAR10_FILES = _batches(
+    "cifar-10-batches-py", tuple(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"
 )
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 ROWS = (
-    Source("digits", tuple("0123456789"), (1, 8, 8), 16, 0.25, (), Digits()),
+    Source("digits", tuple("0123456789"), (1, 8, 8), 16, 0.25, (), (), Digits()),
     _row("mnist", "MNIST", _idx("MNIST")),
     _row("fashion-mnist", "FashionMNIST", _idx("FashionMNIST")),
     _row("kmnist", "KMNIST", _idx("KMNIST")),
     _row(
-        "emnist-letters", "EMNIST", _idx("EMNIST", "emnist-letters-train"), classes=tuple("abcdefghijklmnopqrstuvwxyz")
+        "emnist-letters",
+        "EMNIST",
+        _idx("EMNIST", "emnist-letters-train", "emnist-letters-test"),
+        classes=tuple("abcdefghijklmnopqrstuvwxyz"),
     ),
-    _row("svhn", "SVHN", ("train_32x32.mat",), (3, 32, 32)),
+    _row("svhn", "SVHN", (("train_32x32.mat",), ("test_32x32.mat",)), (3, 32, 32)),
     _row("cifar10", "CIFAR10", CIFAR10_FILES, (3, 32, 32), CIFAR10_CLASSES),
     _row(
         "cifar100",
         "CIFAR100",
-        ("cifar-100-python/train", "cifar-100-python/meta"),
+        _batches("cifar-100-python", ("train",), "test", "meta"),
         (3, 32, 32),
         tuple(map(str, range(100))),
     ),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from clsearch.core.benchmarks import Benchmark, classes_of, samples_of, tensor_of
-from clsearch.core.datasets import Digits, ImageFolder, Reader, Torchvision
+from clsearch.core.datasets import Data, Digits, ImageFolder, Reader, Torchvision
 from clsearch.core.errors import ConfigError
 from clsearch.core.parts import BenchmarkConfig
 from clsearch.core.samples import Samples
@@ -24,24 +25,32 @@ def reader_of_test(config: BenchmarkConfig) -> Reader:
             raise TypeError(f"test data must be read by one of the known readers; got {other!r}")
 
 
-def held_out_samples(config: BenchmarkConfig, benchmark: Benchmark) -> tuple[Samples, ...]:
-    """Test samples of each task of a built benchmark, seen by each member as its tasks show them.
+def read_test(config: BenchmarkConfig) -> Data:
+    """The test part of a configuration's source.
 
-    Raises OSError, RuntimeError, or ConfigError for a folder of images, where they cannot be read.
+    Raises OSError, RuntimeError, ValueError, or ConfigError for a folder of images, where it cannot be read.
     """
-    device = benchmark.tasks[0].validation.rows.device
+    source, shape = config.source, config.source.shape
     inputs, labels = reader_of_test(config)(config.data_root, False, None)
-    if inputs.shape[1:] != benchmark.shape:
-        shapes = [" x ".join(map(str, shape)) for shape in (benchmark.shape, inputs.shape[1:])]
+    if inputs.shape[1:] != shape:
+        shapes = [" x ".join(map(str, sizes)) for sizes in (shape, inputs.shape[1:])]
         raise ConfigError(
             [f"benchmark: test images must have the shape of training images, {shapes[0]}; got {shapes[1]}"]
         )
-    data = tensor_of(inputs.reshape(len(inputs), benchmark.inputs)).to(device), tensor_of(labels).to(device)
+    if len(inputs) != len(labels):
+        raise ValueError(f"{len(inputs):,} test images and {len(labels):,} labels")
+    return Data(source, inputs.reshape(len(inputs), math.prod(shape)), labels)
+
+
+def held_out_samples(config: BenchmarkConfig, benchmark: Benchmark, test: Data) -> tuple[Samples, ...]:
+    """Test samples of each task of a built benchmark, seen by each member as its tasks show them."""
+    device = benchmark.tasks[0].validation.rows.device
+    data = tensor_of(test.inputs).to(device), tensor_of(test.labels).to(device)
     return tuple(
         samples_of(
             config,
             data,
-            [np.flatnonzero(np.isin(labels, classes_of(config, task.index, seed))) for seed in benchmark.seeds],
+            [np.flatnonzero(np.isin(test.labels, classes_of(config, task.origin, seed))) for seed in benchmark.seeds],
             task.validation.outputs,
             task.validation.view,
         )

@@ -49,18 +49,19 @@ class Fisher:
         samples: Samples,
         allowed: Tensor | None,
         seeds: tuple[int, ...],
-        task: int,
+        origin: int,
     ) -> Params:
         """Fisher information of each member's parameters, head included: one tensor [M, ...] per parameter.
 
-        allowed: [C] outputs that may be answered. seeds, task: what random choices (labels, a cap) derive from.
+        allowed: [C] outputs that may be answered. seeds, origin (the task's): what random choices (labels, a cap)
+        derive from.
         """
         orders = [
-            torch.randperm(n, generator=generator_of(seed, task, 0, "fisher samples"))[: self.most]
+            torch.randperm(n, generator=generator_of(seed, origin, 0, "fisher samples"))[: self.most]
             for seed, n in zip(seeds, samples.sizes, strict=True)
         ]
         draws = [
-            torch.rand(len(order), generator=generator_of(seed, task, 0, "fisher labels"), dtype=torch.float64)
+            torch.rand(len(order), generator=generator_of(seed, origin, 0, "fisher labels"), dtype=torch.float64)
             for seed, order in zip(seeds, orders, strict=True)
         ]
         device, size = samples.rows.device, self._at_a_time(network, params)

@@ -26,12 +26,13 @@ from clsearch.core.state import TrialState
 class Lesson:
     """What is learned at a task, prepared: what every step of it shares.
 
+    origin: the task's, which batches and augmentation follow.
     samples: trained on; all tasks' so far in joint training. tasks: how many tasks they are of.
     allowed: outputs that may be answered: [C], or [C, C] with a row per label where tasks are mixed, or None for all.
     movable: parameter -> mask of the entries that may move, for parameters of which not all may.
     """
 
-    index: int
+    origin: int
     samples: Samples | Mixture
     tasks: int
     allowed: Tensor | None
@@ -62,7 +63,7 @@ def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
             allowed[columns[:, None], columns] = True
     movable = allowed_mask(active, benchmark.outputs, run.device)
     return Lesson(
-        index=t,
+        origin=task.origin,
         samples=Mixture(tuple(learned.train for learned in benchmark.tasks[:t])) if joint else task.train,
         tasks=t if joint else 1,
         allowed=allowed,
@@ -93,7 +94,7 @@ def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Step]]:
         if not any(left):
             return
         orders = [
-            torch.randperm(n, generator=generator_of(seed, lesson.index, epoch, "batches"))[: steps * size]
+            torch.randperm(n, generator=generator_of(seed, lesson.origin, epoch, "batches"))[: steps * size]
             for seed, n, steps in zip(run.seeds, lesson.samples.sizes, left, strict=True)
         ]
         batches = batches_of(orders, size, run.device)
@@ -111,7 +112,7 @@ def _with_crops(run: Run, lesson: Lesson, epoch: int, batches: list[Batch], imag
     config = run.config
     drawn = [
         drawn_crops(
-            n, config.random_crop, config.horizontal_flip, generator_of(seed, lesson.index, epoch, "augmentation")
+            n, config.random_crop, config.horizontal_flip, generator_of(seed, lesson.origin, epoch, "augmentation")
         )
         for seed, n in zip(run.seeds, images, strict=True)
     ]

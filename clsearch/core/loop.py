@@ -133,53 +133,65 @@ def _check_finite(run: Run, logged: Tensor, params: Params, task: Task, epoch: i
         )
 
 
-@torch.no_grad()
 def accuracies(run: Run, params: Params, learned: int, samples: Sequence[Samples]) -> Tensor:
     """Accuracy after learning `learned` tasks on the samples of every task, [M, T] float64, NaN where undefined."""
     row = torch.full((len(run.seeds), len(run.benchmark.tasks)), torch.nan, dtype=torch.float64)
-    for task, measured in zip(run.benchmark.tasks, samples, strict=True):
+    for task, own in zip(run.benchmark.tasks, samples, strict=True):
         answers = run.benchmark.answers(learned, task.index)
-        if not answers or not run.benchmark.is_defined(learned, task.index):
-            continue
-        allowed = allowed_mask(answers, run.benchmark.outputs, run.device)
-        correct = torch.zeros(len(run.seeds), dtype=torch.float64, device=run.device)
-        for batch in measured.in_order(run.network.at_once):
-            inputs, labels = measured.take(batch.positions)
-            logits = run.network.logits(params, run.network.features(params, inputs))
-            correct += batch.sum((restricted(logits, allowed).argmax(-1) == labels).double())
-        row[:, task.index - 1] = correct.cpu() / torch.tensor(measured.sizes)
+        if answers and run.benchmark.is_defined(learned, task.index):
+            row[:, task.index - 1] = accuracy_on(run, params, answers, own)
     return row
 
 
-def evaluate(run: Run, params: Params, learned: int) -> Tensor:
-    """Row `learned` of R: validation accuracy of every task, [M, T] float64, NaN where undefined."""
-    return accuracies(run, params, learned, [task.validation for task in run.benchmark.tasks])
+@torch.no_grad()
+def accuracy_on(run: Run, params: Params, answers: tuple[int, ...], samples: Samples) -> Tensor:
+    """Accuracy on samples where one of `answers` (outputs) may be answered, [M] float64."""
+    allowed = allowed_mask(answers, run.benchmark.outputs, run.device)
+    correct = torch.zeros(len(run.seeds), dtype=torch.float64, device=run.device)
+    for batch in samples.in_order(run.network.at_once):
+        inputs, labels = samples.take(batch.positions)
+        logits = run.network.logits(params, run.network.features(params, inputs))
+        correct += batch.sum((restricted(logits, allowed).argmax(-1) == labels).double())
+    return correct.cpu() / torch.tensor(samples.sizes)
+
+
+def measured(run: Run, state: TrialState, accuracy: Tensor, samples: Sequence[Samples]) -> Tensor:
+    """`accuracy` [M, T+1, T] with the row of the tasks that a state has learned, measured on each task's `samples`."""
+    t = state.tasks_learned
+    row = accuracies(run, state.params, t, samples)
+    if t and run.course is Course.INDEPENDENT:  # each task's own network answers for it; later tasks have none yet
+        row = torch.where(torch.arange(row.shape[1]) == t - 1, row, accuracy[:, t - 1])
+        row[:, t:] = torch.nan
+    found = accuracy.clone()
+    found[:, t] = row
+    return found
 
 
 def learn_task(run: Run, state: TrialState) -> TrialState:
     """Learn the next task, remember it, measure a row of R. Raises DivergedError."""
     start = time.perf_counter()
-    task = run.benchmark.tasks[state.tasks_learned]
-    accuracy = state.accuracy.clone()
-    if state.tasks_learned == 0:
-        accuracy[:, 0] = evaluate(run, state.params, 0)
-    before = state if run.course is Course.CONTINUAL else restarted(run, state)
-    trained = train_task(run, before, task)
-    memory = trained.memory
-    for regularizer in run.regularizers:
-        memory = regularizer.remember(run.network, run.benchmark, task, trained.params, memory)
-    row = evaluate(run, trained.params, task.index)
-    if run.course is Course.INDEPENDENT:  # each task's own network answers for it; later tasks have none yet
-        row = torch.where(torch.arange(row.shape[1]) == task.index - 1, row, accuracy[:, task.index - 1])
-        row[:, task.index :] = torch.nan
-    accuracy[:, task.index] = row
+    validation = [task.validation for task in run.benchmark.tasks]
+    accuracy = state.accuracy if state.tasks_learned else measured(run, state, state.accuracy, validation)
+    learned = remembered(run, attempted(run, state))
     return replace(
-        trained,
-        tasks_learned=task.index,
-        memory=memory,
-        accuracy=accuracy,
+        learned,
+        accuracy=measured(run, learned, accuracy, validation),
         seconds=state.seconds + time.perf_counter() - start,
     )
+
+
+def attempted(run: Run, state: TrialState) -> TrialState:
+    """The next task, trained and nothing else: not remembered, not measured. Raises DivergedError."""
+    before = state if run.course is Course.CONTINUAL else restarted(run, state)
+    return train_task(run, before, run.benchmark.tasks[state.tasks_learned])
+
+
+def remembered(run: Run, trained: TrialState) -> TrialState:
+    """A state that has learned the task that it was trained on: its memory holds what must be kept of it."""
+    task, memory = run.benchmark.tasks[trained.tasks_learned], trained.memory
+    for regularizer in run.regularizers:
+        memory = regularizer.remember(run.network, run.benchmark, task, trained.params, memory)
+    return replace(trained, tasks_learned=task.index, memory=memory)
 
 
 def restarted(run: Run, state: TrialState) -> TrialState:

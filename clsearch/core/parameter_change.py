@@ -66,7 +66,7 @@ class ParameterChange:
     def remember(self, network: Network, benchmark: Benchmark, task: Task, params: Params, memory: Memory) -> Memory:
         t = task.index
         allowed = allowed_mask(benchmark.answers(t, t), benchmark.outputs, task.train.rows.device)
-        measured = self.fisher(network, params, task.train, allowed, benchmark.seeds, t)
+        measured = self.fisher(network, params, task.train, allowed, benchmark.seeds, task.origin)
         shared = benchmark.scenario is not Scenario.TASK
         new = scaled({name: value for name, value in measured.items() if shared or not is_head(name)}, self.scale)
         if self.online is not None:

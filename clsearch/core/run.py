@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,13 @@ class Run:
     course: Course
     hyperparameters: Hyperparameters
 
+    def with_numbers(self, values: Mapping[str, float]) -> Run:
+        """The run with other values of some hyperparameters (of NUMBERS), the same for all members. Its states go on
+        with them, because nothing that a state holds depends on them.
+        """
+        new = {name: torch.full_like(self.hyperparameters[name], value) for name, value in values.items()}
+        return replace(self, hyperparameters=self.hyperparameters | new)
+
     @property
     def seeds(self) -> tuple[int, ...]:
         """One per member."""
@@ -53,14 +60,15 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """Names the configuration and seeds. The device is left out, so a trial may move, and so is the data's place:
-        images of a folder count by what they are.
+        """Names the configuration, the seeds and the tasks learned. The device is left out, so a trial may move, and so
+        is the data's place: images of a folder count by what they are.
         """
         settings, source = self.config.flat(), self.config.source
         settings |= {"data_root": None, "grouping": source.groups}
         if source.identity:
             settings["benchmark"] = source.identity
-        text = json.dumps([self.config.algorithm, settings, self.seeds], sort_keys=True)
+        sequence = [task.origin for task in self.benchmark.tasks]
+        text = json.dumps([self.config.algorithm, settings, self.seeds, sequence], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def initial_state(self) -> TrialState:
@@ -81,17 +89,22 @@ class Run:
 
 
 def build_run(
-    config: TrialConfig, seeds: Sequence[int], device: torch.device | str = "cpu", data: Data | None = None
+    config: TrialConfig,
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+    data: Data | None = None,
+    sequence: Sequence[int] | None = None,
 ) -> Run:
     """Build what a configuration names, for one member per seed. data: the source's, unless it is to be read here.
+    sequence: see `build_benchmark`.
 
-    Raises ValueError without seeds or where one comes twice, ConfigError for a backbone that cannot be used, and as
-    Reader does where data cannot be read.
+    Raises ValueError without seeds, where one comes twice, or for a task that is not there, ConfigError for a backbone
+    that cannot be used, and as Reader does where data cannot be read.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: must be at least one, each once; got {list(seeds)}")
     where, algorithm = torch.device(device), ALGORITHMS[config.algorithm]
-    benchmark = build_benchmark(config, seeds, where, data)
+    benchmark = build_benchmark(config, seeds, where, data, sequence)
 
     def number(name: str) -> Tensor:
         return torch.full((len(seeds),), getattr(config, name), device=where)
