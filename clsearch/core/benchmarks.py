@@ -15,6 +15,7 @@ from clsearch.core.datasets import Data, training_data
 from clsearch.core.parts import BenchmarkConfig, Kind, Scenario
 from clsearch.core.samples import Samples, stacked_rows
 from clsearch.core.seeding import generator_of
+from clsearch.core.sources import class_counts
 from clsearch.core.views import PixelOrder, Rotation, View
 
 HALF_TURN = 180.0
@@ -128,16 +129,6 @@ def samples_of(
     """Samples of members whose rows of the data (flat inputs, labels) are given."""
     own = [torch.from_numpy(member).to(data[0].device) for member in rows]
     return Samples(*data, float(config.source.maximum), stacked_rows(own), tuple(map(len, own)), outputs, view)
-
-
-def class_counts(config: BenchmarkConfig) -> list[int]:
-    """How many classes each task has."""
-    source = config.source
-    if config.kind is not Kind.SPLIT:
-        return [len(source.classes)] * config.tasks
-    if source.groups is not None:
-        return [len(group) for group in source.groups]
-    return list(config.classes_per_task or map(len, np.array_split(range(len(source.classes)), config.tasks)))
 
 
 def outputs_of(config: BenchmarkConfig, index: int) -> range:

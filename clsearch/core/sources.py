@@ -1,4 +1,6 @@
-"""Which source a configuration's settings name: a row of the table or the user's own images, grouped as they ask."""
+"""Which source a configuration's settings name: a row of the table or the user's own images, grouped as they ask; how
+its classes are spread over tasks.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from clsearch.core.datasets import SOURCES, Source, folder_source
 from clsearch.core.errors import ConfigError
-from clsearch.core.parts import BENCHMARKS, FOLDER, BenchmarkConfig
+from clsearch.core.parts import BENCHMARKS, FOLDER, BenchmarkConfig, Kind
 
 
 def source_of(settings: dict[str, Any]) -> Source | None:
@@ -68,3 +71,13 @@ def check_once(names: list[str]) -> None:
     """Raises ConfigError where a class comes twice, by the same name or by its name and its number."""
     if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise ConfigError([f"grouping: each class must come at most once; got {', '.join(twice)} more than once"])
+
+
+def class_counts(config: BenchmarkConfig) -> list[int]:
+    """How many classes each task has."""
+    source = config.source
+    if config.kind is not Kind.SPLIT:
+        return [len(source.classes)] * config.tasks
+    if source.groups is not None:
+        return [len(group) for group in source.groups]
+    return list(config.classes_per_task or map(len, np.array_split(range(len(source.classes)), config.tasks)))

@@ -36,9 +36,13 @@ class TrialState:
 
     def save(self, path: Path) -> None:
         """Write atomically: `path` holds this state or the one before."""
+        write_atomically(path, self.packed())
+
+    def packed(self) -> bytes:
+        """The state as bytes, for a file or another process."""
         buffer = io.BytesIO()
         torch.save(vars(self), buffer)
-        write_atomically(path, buffer.getvalue())
+        return buffer.getvalue()
 
     @classmethod
     def load(cls, path: Path, fingerprint: str, device: torch.device) -> TrialState:
@@ -46,10 +50,15 @@ class TrialState:
 
         Raises FileNotFoundError, and ValueError where the file belongs to another configuration or other seeds.
         """
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return cls.unpacked(path.read_bytes(), fingerprint, device, str(path))
+
+    @classmethod
+    def unpacked(cls, packed: bytes, fingerprint: str, device: torch.device, place: str = "state") -> TrialState:
+        """A state from its bytes, as `load`. place: where they come from."""
+        content = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
         if content["fingerprint"] != fingerprint:
             raise ValueError(
-                f"{path}: must belong to this configuration and these seeds; its fingerprint is "
+                f"{place}: must belong to this configuration and these seeds; its fingerprint is "
                 f"{content['fingerprint']}, not {fingerprint}"
             )
         for name in ("params", "moments", "memory"):  # the records stay on the CPU, where the loop keeps them

@@ -135,7 +135,7 @@ class Probe:
         return Outcome(after, (after - before).norm().item(), penalties.max().item())
 
     def _run(self, values: dict[str, float], long: bool) -> Run:
-        run = build_run(self.plan.trial_config(values), self.plan.seeds[:1], self.device, self.data)
+        run = build_run(self.plan.trial_config(values), self.plan.seeds[:1], self.device, self.data, self.plan.tasks)
         config, benchmark = run.config, miniature(run.benchmark, 2, SAMPLES)
         epoch = math.ceil(max(max(task.train.sizes) for task in benchmark.tasks) / config.batch_size)
         steps = max(STEPS, epoch)

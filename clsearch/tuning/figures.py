@@ -9,13 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from clsearch.tuning.objectives import sign
 from clsearch.tuning.spaces import Space
 
 if TYPE_CHECKING:
+    from clsearch.tuning.ranking import Ranking
     from clsearch.tuning.records import TrialRecord
 
 COLORS = "viridis"
 """Colour-blind-safe, and ordered in grey too."""
+
+RING: dict[str, Any] = {"s": 240, "facecolors": "none", "edgecolors": "black", "linewidths": 1.8}
+"""Around the chosen trial."""
 
 
 def accuracy_matrix(record: TrialRecord) -> Figure:
@@ -41,64 +46,109 @@ def accuracy_matrix(record: TrialRecord) -> Figure:
     return figure
 
 
-def response(records: list[TrialRecord], space: Space, levels: dict[str, float]) -> Figure | None:
-    """Average accuracy over the searched hyperparameters: a map for two, else points, a panel for each; None where
-    nothing was searched or no trial finished. levels: each reference's average accuracy on the same seeds.
+def response(
+    records: list[TrialRecord], space: Space, levels: dict[str, float], metric: str, best: TrialRecord | None
+) -> Figure | None:
+    """A metric over the searched hyperparameters: a map for two, else points, a panel for each; None where nothing was
+    searched or no trial finished. levels: each reference's value of it on the same seeds. best: the chosen trial.
     """
-    if not space or not any(r.state == "finished" for r in records):
+    if not space or best is None:
         return None
     flat = len(space) == 2
     columns = 1 if flat else len(space)
     figure = Figure(figsize=(6.4 if columns == 1 else 3.4 * columns, 4.4), layout="constrained")
     panels = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
     if flat:
-        _map(figure, panels[0], records, list(space), levels.get("finetuning"))
+        _map(figure, panels[0], records, list(space), levels.get("finetuning"), metric, best)
         name, values = list(space.items())[1]
         panels[0].set(ylabel=name.replace("_", " "), yscale="log" if values.log else "linear")
     for axes, (name, values) in zip(panels, space.items(), strict=False):
         if not flat:
-            _points(axes, records, name, levels)
+            _points(axes, records, name, levels, metric)
         axes.set(xlabel=name.replace("_", " "), xscale="log" if values.log else "linear")
     if not flat:
-        panels[0].set_ylabel("average accuracy (%)")
+        panels[0].set_ylabel(in_percent(metric))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def _split(records: list[TrialRecord]) -> tuple[list[TrialRecord], list[TrialRecord], np.ndarray]:
+def in_percent(metric: str) -> str:
+    """A metric as an axis names it."""
+    return f"{metric.replace('_', ' ')} (%)"
+
+
+def _split(records: list[TrialRecord], metric: str) -> tuple[list[TrialRecord], list[TrialRecord], np.ndarray]:
     """Finished and failed trials, and the scores of the finished in percent."""
     done = [r for r in records if r.state == "finished"]
-    scores = np.array([100 * r.metrics["average_accuracy"] for r in done])
+    scores = np.array([100 * r.metrics[metric] for r in done])
     return done, [r for r in records if r.state == "failed"], scores
 
 
-def _points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str, float]) -> None:
-    done, failed, scores = _split(records)
-    spread = [100 * r.metrics.get("average_accuracy/std", 0.0) for r in done]
+def _points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str, float], metric: str) -> None:
+    done, failed, scores = _split(records, metric)
+    spread = [100 * r.metrics.get(f"{metric}/std", 0.0) for r in done]
     x = [r.values[name] for r in done]
     axes.errorbar(x, scores, spread, fmt="o", color="#542788", ecolor="#bbbbbb", label="trial, ± std over seeds")
     if failed:
         lost = [r.values[name] for r in failed]
-        axes.plot(lost, [scores.min()] * len(lost), "x", color="#444444", label="failed (no score)")
+        axes.plot(
+            lost,
+            [scores.min() if sign(metric) > 0 else scores.max()] * len(lost),
+            "x",
+            color="#444444",
+            label="failed (no score)",
+        )
     for (reference, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
         axes.axhline(100 * level, color="#b35806", ls=style, label=reference)
 
 
-def _map(figure: Figure, axes: Axes, records: list[TrialRecord], names: list[str], reference: float | None) -> None:
-    done, failed, scores = _split(records)
+def _map(
+    figure: Figure,
+    axes: Axes,
+    records: list[TrialRecord],
+    names: list[str],
+    reference: float | None,
+    metric: str,
+    best: TrialRecord,
+) -> None:
+    done, failed, scores = _split(records, metric)
     middle = np.nan if reference is None else 100 * reference
     around = scores.min() < middle < scores.max()
     norm = TwoSlopeNorm(middle, scores.min(), scores.max()) if around else None
     x, y = ([r.values[name] for r in done] for name in names)
-    style: dict[str, Any] = {"c": scores, "cmap": "PuOr_r" if around else COLORS, "norm": norm}
+    colors = ("PuOr_r" if sign(metric) > 0 else "PuOr") if around else COLORS
+    style: dict[str, Any] = {"c": scores, "cmap": colors, "norm": norm}
     points = axes.scatter(x, y, s=70, edgecolors="black", linewidths=0.6, **style)
-    best = int(scores.argmax())
-    axes.scatter(x[best], y[best], s=240, facecolors="none", edgecolors="black", linewidths=1.8, label="best")
+    axes.scatter(*(best.values[name] for name in names), **RING, label="chosen")
     if failed:
         lost = [[r.values[name] for r in failed] for name in names]
         axes.scatter(*lost, marker="x", color="#444444", label="failed")
-    bar = figure.colorbar(points, ax=axes, label="average accuracy (%)")
+    bar = figure.colorbar(points, ax=axes, label=in_percent(metric))
     if around:
         ends = (float(scores.min()), middle, float(scores.max()))
         bar.set_ticks(ends, labels=[f"{ends[0]:.1f}", f"{middle:.1f}\nfinetuning", f"{ends[2]:.1f}"])
+
+
+def pareto_front(ranking: Ranking, references: list[TrialRecord]) -> Figure:
+    """Trials over the first two objectives, in percent: the front joined by a line, its knee ringed."""
+    names, trials = ranking.objectives[:2], ranking.trials
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+
+    def at(records: list[TrialRecord]) -> list[list[float]]:
+        return [[100 * record.metrics[name] for record in records] for name in names]
+
+    on_front = [r for r in trials if r.label in ranking.front]
+    others = [r for r in trials if r.label not in ranking.front]
+    axes.plot(*at(others), "o", color="#bbbbbb", label="dominated")
+    on_front.sort(key=lambda record: record.metrics[names[0]])
+    two = len(ranking.objectives) == 2  # of more, the front is no line in two of them
+    axes.plot(*at(on_front), "o-" if two else "o", color="#542788", label="Pareto front")
+    axes.scatter(*at(trials[:1]), **RING, label="knee (chosen)")
+    finished = [r for r in references if r.state == "finished"]
+    for record, mark in zip(finished, "sD^", strict=False):
+        axes.plot(*at([record]), mark, color="#b35806", label=record.algorithm)
+    axes.set(xlabel=in_percent(names[0]), ylabel=in_percent(names[1]))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure

@@ -5,17 +5,26 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import Data, read_data
 from clsearch.core.errors import ConfigError
 from clsearch.tuning.plan import Plan
 
 
 def load(plan: Plan) -> Data:
-    """The training data of a plan's benchmark, after downloading it where that is asked for.
+    """The training data of a plan's benchmark, after downloading it where that is asked for; that of the benchmark
+    which it reports on is looked at, too, so that it is known to be whole before the search.
 
     Raises ConfigError where files cannot be fetched, or are not what they should be.
     """
-    config, console = plan.config, Console(stderr=True)
+    if plan.report is not None and plan.options.final and plan.report.source != plan.config.source:
+        load_training(plan.report, plan.options.download)
+    return load_training(plan.config, plan.options.download)
+
+
+def load_training(config: TrialConfig, download: bool) -> Data:
+    """The training data of a configuration's benchmark. Raises ConfigError, as `load`."""
+    console = Console(stderr=True)
     source, root = config.source, config.data_root
     missing = source.missing_files(root)
     columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -31,15 +40,18 @@ def load(plan: Plan) -> Data:
             bar.update(row, completed=done)
 
         try:
-            return read_data(source, root, plan.options.download and bool(missing), shown)
+            return read_data(source, root, download and bool(missing), shown)
         except ConfigError:
             raise
         except Exception as error:  # readers raise many types
-            reason = " ".join(str(error).split()) or type(error).__name__
-            if missing:
-                problem = f"download: the files of {source.name} must be reachable; got: {reason}"
-            elif source.files:
-                problem = f"data_root: the files of {config.benchmark} must be whole; got: {reason}, in {root}"
-            else:
-                problem = f"benchmark: the data of {config.benchmark} must be readable; got: {reason}"
-            raise ConfigError([problem]) from None
+            raise ConfigError([unreadable(config, bool(missing), error)]) from None
+
+
+def unreadable(config: TrialConfig, missing: bool, error: Exception) -> str:
+    """What is said of data that cannot be read. missing: it was to be downloaded."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if missing:
+        return f"download: the files of {config.source.name} must be reachable; got: {reason}"
+    if config.source.files:
+        return f"data_root: the files of {config.benchmark} must be whole; got: {reason}, in {config.data_root}"
+    return f"benchmark: the data of {config.benchmark} must be readable; got: {reason}"

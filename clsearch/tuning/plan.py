@@ -8,10 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from clsearch.core.config import PARTS, ConfigError, TrialConfig, fields_of, preset_settings
-from clsearch.tuning.options import Options
+from clsearch.tuning.options import Options, Protocol
+from clsearch.tuning.protocols import (
+    DECAYING,
+    RATE_STEPS,
+    check_report,
+    protocol_problems,
+    report_settings,
+    reported_tasks,
+    searched_tasks,
+)
 from clsearch.tuning.spaces import Space, check_space, default_space
 
 DEFAULT_TRIALS = 32
+REPORT_SEEDS = {"digits": 5}
+"""Source -> how many seeds a final evaluation has unless told; others have 10."""
+NSGA2_TRIALS = 8
+"""Fewer make no second generation."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +33,9 @@ class Plan:
 
     question: what the study answers. space: hyperparameter -> range searched. settings: flat settings that all trials
     share, as given (defaults that follow other fields are not filled in). config: a full configuration of the study,
-    with the low end of each range. trials: how many configurations. command: the script and the options that differ
-    from its defaults; None outside a script.
+    with the low end of each range. report: where the choice is reported on another benchmark, the same for that.
+    trials: how many configurations. command: the script and the options that differ from its defaults; None outside a
+    script.
     """
 
     question: str
@@ -29,6 +43,7 @@ class Plan:
     space: Space
     settings: dict[str, Any]
     config: TrialConfig
+    report: TrialConfig | None
     options: Options
     trials: int
     command: list[str] | None
@@ -37,6 +52,38 @@ class Plan:
     def seeds(self) -> tuple[int, ...]:
         """The seeds that every configuration is trained on."""
         return tuple(range(self.options.first_seed, self.options.first_seed + self.options.seeds))
+
+    @property
+    def report_seeds(self) -> tuple[int, ...]:
+        """The fresh seeds of the final evaluation."""
+        first = self.options.first_report_seed
+        return tuple(range(first, first + (self.options.report_seeds or REPORT_SEEDS.get(self.config.source.name, 10))))
+
+    @property
+    def protocol(self) -> Protocol:
+        """What the search may see."""
+        return self.options.protocol
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """Numbers of the tasks that the search learns."""
+        return searched_tasks(self.options, self.config.tasks)
+
+    @property
+    def reported(self) -> tuple[int, ...]:
+        """Numbers of the tasks that the choice is reported on."""
+        return reported_tasks(self.options, self.config.tasks)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates that continual chooses from."""
+        rate = self.config.learning_rate
+        return self.options.learning_rates or tuple(float(f"{step * rate:.6g}") for step in RATE_STEPS)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics that the search optimizes."""
+        return self.options.objectives
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -55,12 +102,18 @@ class Plan:
         """results/<study>, absolute."""
         return self.options.results.resolve() / self.options.name
 
-    def trial_config(self, values: Mapping[str, Any], algorithm: str | None = None) -> TrialConfig:
-        """The configuration of a trial with these hyperparameters, or of another algorithm with the same settings."""
-        algorithm = algorithm or self.algorithm
+    def trial_config(
+        self, values: Mapping[str, Any], algorithm: str | None = None, on: TrialConfig | None = None
+    ) -> TrialConfig:
+        """The configuration of a trial with these hyperparameters, or of another algorithm with the same settings.
+        on: `report`, for a trial on its benchmark.
+        """
+        algorithm, settings = algorithm or self.algorithm, self.settings
+        if on is not None and on is self.report:
+            settings = report_settings(settings, self.config, on.benchmark)
         known = fields_of(algorithm)
-        settings = {k: v for k, v in (self.settings | dict(values)).items() if k in known}
-        return TrialConfig.of(algorithm, settings, self.config.source)
+        settings = {k: v for k, v in (settings | dict(values)).items() if k in known}
+        return TrialConfig.of(algorithm, settings, (on or self.config).source)
 
 
 def make_plan(
@@ -84,10 +137,13 @@ def make_plan(
     if options.preset and not preset_settings(algorithm, options.preset):
         raise ConfigError([f"preset: must set something that acts in {algorithm}; got {options.preset}"])
     if follow:
-        space = {name: r for name, r in default_space(config).items() if name not in shared} | space
+        space = _default_space(config, options, shared) | space
     check_space(algorithm, space, shared, config.source)
     config = TrialConfig.of(algorithm, shared | {name: r.low for name, r in space.items()}, config.source)
-    plan = Plan(question, algorithm, space, shared, config, options, _budget(options, space), command)
+    if problems := protocol_problems(options, {*own}, config, space):
+        raise ConfigError(problems)
+    report = _report_config(options, shared | {name: r.low for name, r in space.items()}, config)
+    plan = Plan(question, algorithm, space, shared, config, report, options, _budget(options, space), command)
     for reference in plan.references:
         try:
             plan.trial_config({}, reference)
@@ -97,11 +153,40 @@ def make_plan(
     return plan
 
 
+def _report_config(options: Options, settings: dict[str, Any], config: TrialConfig) -> TrialConfig | None:
+    """The study's configuration on the benchmark that two_phase reports on. Raises ConfigError."""
+    if options.report_benchmark is None:
+        return None
+    try:
+        report = TrialConfig.of(config.algorithm, report_settings(settings, config, options.report_benchmark))
+    except ConfigError as error:
+        problems = [problem.removeprefix("benchmark: ") for problem in error.problems]
+        raise ConfigError([f"report_benchmark: {problem}" for problem in problems]) from None
+    check_report(config, report)
+    return report
+
+
+def _default_space(config: TrialConfig, options: Options, fixed: Mapping[str, Any]) -> Space:
+    """The algorithm's default ranges, of what is not fixed and what the protocol searches."""
+    continual = options.protocol is Protocol.CONTINUAL
+    return {
+        name: values
+        for name, values in default_space(config).items()
+        if name not in fixed and (not continual or name in DECAYING)
+    }
+
+
 def _budget(options: Options, space: Space) -> int:
+    if options.protocol is Protocol.CONTINUAL:
+        return 1
     if not space:
         if options.trials not in (None, 1):
             raise ConfigError([f"trials: must be 1 where nothing is searched; got {options.trials}"])
         return 1
+    if options.sampler == "nsga2" and (options.trials or DEFAULT_TRIALS) < NSGA2_TRIALS:
+        raise ConfigError(
+            [f"trials: must be at least {NSGA2_TRIALS} with nsga2, two generations; got {options.trials}"]
+        )
     if options.sampler != "grid":
         return options.trials or DEFAULT_TRIALS
     points = options.grid_points ** len(space)

@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from clsearch.core.config import ConfigError
+from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.core.datasets import ImageFolder
+from clsearch.core.image_folder import Part, listed
 from clsearch.tuning.display import without_password
 from clsearch.tuning.plan import Plan
 
 PROBE_SECONDS = 5.0
 STORES = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 0, "databricks-uc": 0}
 """Schemes of stores that MLflow opens by itself -> port of a database server, 0 where there is none to ask."""
-RESERVED = ("mlartifacts", "mlflow.db")
-"""Names in a results folder that are not studies: MLflow's artifacts and store."""
+RESERVED = ("mlartifacts", "mlflow.db", "test_openings.jsonl", "test_openings.lock")
+"""Names in a results folder that are not studies: MLflow's artifacts and store, the ledger of test data."""
 
 
 def check(plan: Plan) -> None:
@@ -45,7 +47,7 @@ def check_new(plan: Plan) -> None:
     """A study that exists is never overwritten, nor is what lies beside the studies."""
     if plan.options.name in RESERVED:
         raise ConfigError(
-            [f"name: must not be one of {', '.join(RESERVED)}, which are MLflow's; got {plan.options.name}"]
+            [f"name: must not be one of {', '.join(RESERVED)}, which lie beside the studies; got {plan.options.name}"]
         )
     if not os.path.exists(plan.folder / "study.json"):
         return
@@ -76,23 +78,37 @@ def check_writable(results: Path) -> None:
 
 
 def check_data(plan: Plan) -> None:
-    """The files of the source are there, or will be downloaded."""
-    config, source = plan.config, plan.config.source
-    if not source.files:
-        return
-    if config.data_root is None:
+    """The files that the search and the final evaluation need are there, or will be downloaded; none is opened."""
+    check_files(plan, plan.config, "train")
+    if plan.options.final:
+        check_files(plan, plan.config, "test")
+        if plan.report is not None:
+            check_files(plan, plan.report, "train")
+            check_files(plan, plan.report, "test")
+
+
+def check_files(plan: Plan, config: TrialConfig, part: Part) -> None:
+    """The files of one part of a configuration's source."""
+    source, download = config.source, plan.options.download
+    without = ", or leave the final evaluation out (--no-final)" if part == "test" else ""
+    if isinstance(source.read, ImageFolder):
+        try:
+            listed(source.read.folder, part, source.read.only)
+        except ConfigError as error:
+            raise ConfigError([f"{problem}{without}" for problem in error.problems]) from None
+    missing = source.missing_files(config.data_root, part)
+    if missing and config.data_root is None:
         raise ConfigError(
             [
                 f"data_root: {config.benchmark} needs the folder of its files; got none. Give --data-root DIR, "
                 f"with --download if the files are not there yet"
             ]
         )
-    missing = source.missing_files(config.data_root)
-    if missing and not plan.options.download:
+    if missing and not download:
         raise ConfigError(
             [
                 f"data_root: must hold {', '.join(missing)} for {config.benchmark}; got {config.data_root}. "
-                f"Add --download to fetch them into it"
+                f"Add --download to fetch them into it{without}"
             ]
         )
 
@@ -171,14 +187,15 @@ def _credentials(parts: SplitResult) -> str | None:
 
 
 def check_backbone(plan: Plan) -> None:
-    """The backbone can be built for the benchmark's images and be trained."""
-    if plan.config.backbone != "mlp":
-        import torch
+    """The backbone can be built for the benchmarks' images and be trained."""
+    for config in (plan.config, plan.report):
+        if config is not None and config.backbone != "mlp":
+            import torch
 
-        from clsearch.core.backbone_rules import build_network
+            from clsearch.core.backbone_rules import build_network
 
-        device = torch.device(plan.device if torch.cuda.is_available() else "cpu")
-        build_network(plan.config, plan.config.source.shape, 2, device)
+            device = torch.device(plan.device if torch.cuda.is_available() else "cpu")
+            build_network(config, config.source.shape, 2, device)
 
 
 def check_device(plan: Plan) -> None:

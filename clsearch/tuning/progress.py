@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from clsearch.tuning.objectives import sign
 from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.search import OBJECTIVE
 
 PLAIN_SECONDS = 5.0
 """Plain lines come no closer together than this."""
@@ -19,8 +19,9 @@ PLAIN_SECONDS = 5.0
 class ProgressLine:
     """Counts a study's trials and says how it stands."""
 
-    def __init__(self, console: Console, trials: int) -> None:
+    def __init__(self, console: Console, trials: int, objective: str = "average_accuracy") -> None:
         self.console = console
+        self.objective = objective
         self.total = trials
         self.records: dict[str, TrialRecord] = {}
         self.best: float | None = None
@@ -42,17 +43,19 @@ class ProgressLine:
         with self.bar:
             yield
 
-    def say(self, what: str) -> None:
-        """What a long step without trials is doing."""
+    def say(self, what: str, moving: bool = False) -> None:
+        """What a long step without trials is doing. moving: only on the line that moves."""
         self.bar.update(self.row, description=what)
-        if not self.console.is_terminal:
+        if not (moving or self.console.is_terminal):
             self.console.print(what)
 
     def update(self, record: TrialRecord) -> None:
         """A trial as it stands."""
         self.records[record.label] = record
         if record.number is not None and record.state == "finished":
-            self.best = max(self.best or 0.0, record.metrics[OBJECTIVE])
+            value = record.metrics[self.objective]
+            better = max if sign(self.objective) > 0 else min
+            self.best = value if self.best is None else better(self.best, value)
         done = self.count("finished") + self.count("failed")
         self.bar.update(self.row, completed=done, description=self.line())
         now = time.monotonic()
@@ -71,7 +74,8 @@ class ProgressLine:
         done = finished + failed
         words = [f"{done}/{self.total} trials", f"{self.count('running')} running", f"{failed} failed"]
         if self.best is not None:
-            words.append(f"best {100 * self.best:.2f} %")
+            name = "" if self.objective == "average_accuracy" else f"{self.objective.replace('_', ' ')} "
+            words.append(f"best {name}{100 * self.best:.2f} %")
         if 0 < done < self.total:
             left = (time.monotonic() - self.started) / done * (self.total - done)
             words.append(f"about {_span(left)} left")

@@ -55,11 +55,6 @@ class TrialRecord:
     curve: list[Any] = field(default_factory=list)
     epochs: list[Any] = field(default_factory=list)
 
-    def per_seed(self) -> list[float]:
-        """The objective of each seed: average accuracy after the last learned task, in the order of `seeds`."""
-        t = self.tasks_learned
-        return [math.fsum(matrix[t][:t]) / t for matrix in self.accuracy]
-
 
 def metrics_of(result: dict[str, Any]) -> dict[str, float]:
     """The metrics in a result of Ray Tune: our names, finite values."""
@@ -104,8 +99,14 @@ class Results:
                 "data": described(plan.config.source),
                 "preset": plan.options.preset,
                 "references": list(plan.references),
+                "protocol": plan.protocol.value,
+                "tasks": list(plan.tasks),
+                "report_benchmark": None if plan.report is None else plan.report.benchmark,
+                "reported_tasks": list(plan.reported),
+                "objectives": list(plan.objectives),
                 "trials": plan.trials,
                 "seeds": list(plan.seeds),
+                "report_seeds": list(plan.report_seeds) if plan.options.final else [],
                 "sampler": plan.options.sampler,
                 "sampler_seed": plan.options.sampler_seed,
                 "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
@@ -121,7 +122,7 @@ class Results:
     def write_trial(self, record: TrialRecord) -> None:
         """Write one trial's files."""
         folder = self.trial_folder(record.label)
-        tasks = [f"task_{j:02d}" for j in range(1, self.plan.config.tasks + 1)]
+        tasks = [f"task_{j:02d}" for j in self.plan.tasks]
         rows = [
             [seed, learned, *row]
             for seed, matrix in zip(record.seeds, record.accuracy, strict=False)
@@ -159,9 +160,13 @@ class Results:
         always = ["label", "number", "algorithm", "state", *self.plan.space, "tasks_learned", "seconds", "reason"]
         self._csv(self.folder / f"{name}.csv", pd.DataFrame(rows, columns=None if rows else always))
 
-    def write_best(self, content: dict[str, Any]) -> None:
-        """Write best.json."""
-        self._json(self.folder / "best.json", content)
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a file of the study's folder."""
+        self._json(self.folder / name, content)
+
+    def write_csv(self, name: str, table: pd.DataFrame) -> None:
+        """Write a file of the study's folder."""
+        self._csv(self.folder / name, table)
 
     def _json(self, path: Path, content: dict[str, Any]) -> None:
         text = json.dumps(finite(content), indent=2, ensure_ascii=False)

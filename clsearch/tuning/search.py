@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
@@ -15,11 +16,9 @@ from ray.tune.search import Searcher
 
 from clsearch.core.config import fields_of
 from clsearch.core.seeding import seed_of
+from clsearch.tuning.objectives import chosen, direction, sign
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.spaces import Space, grid
-
-OBJECTIVE = "average_accuracy"
-"""Validation average accuracy, after the last task."""
 
 JOURNAL = "optuna.journal"
 
@@ -28,7 +27,9 @@ def open_storage(plan: Plan) -> optuna.Study:
     """Create the Optuna study of a plan in its journal file; a grid is queued there as a whole."""
     optuna.logging.set_verbosity(optuna.logging.INFO if plan.options.verbose else optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(plan.folder / JOURNAL)))
-    study = optuna.create_study(storage=storage, study_name=plan.options.name, direction="maximize")
+    study = optuna.create_study(
+        storage=storage, study_name=plan.options.name, directions=[direction(name) for name in plan.objectives]
+    )
     if plan.options.sampler == "grid" and plan.space:
         # GridSampler raises at the last `tell` outside `optimize`; a queue gives the same points.
         for point in grid(plan.space, plan.options.grid_points):
@@ -41,13 +42,19 @@ def distributions_of(space: Space) -> dict[str, BaseDistribution]:
     return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in space.items()}
 
 
-def sampler_for(kind: str, seed: int, asked: int) -> BaseSampler:
+def sampler_for(plan: Plan, asked: int) -> BaseSampler:
     """The sampler for the next suggestion. Its seed is derived from the number of trials asked so far, because a
     fixed one would repeat its first suggestions after a reload.
     """
+    seed = plan.options.sampler_seed
     derived = seed_of(seed, 0, asked, "sampler") % 2**32
-    if kind == "tpe":
-        return TPESampler(seed=derived, constant_liar=True, multivariate=True)
+    match plan.options.sampler:
+        case "tpe":
+            return TPESampler(seed=derived, constant_liar=True, multivariate=True)
+        case "nsga2":  # at least two generations, whatever the budget
+            return NSGAIISampler(population_size=min(50, max(4, plan.trials // 4)), seed=derived)
+        case "qmc":  # one sequence, whose place Optuna keeps in its storage
+            return QMCSampler(scramble=True, seed=seed, independent_sampler=RandomSampler(derived))
     return RandomSampler(seed=derived)
 
 
@@ -82,7 +89,7 @@ class OptunaSearcher(Searcher):
             return self.configure(reference_label(name), {}, name)
         if self.asked >= self.plan.trials:
             return self._last()
-        self.study.sampler = sampler_for(self.plan.options.sampler, self.plan.options.sampler_seed, self.asked)
+        self.study.sampler = sampler_for(self.plan, self.asked)
         trial = self.study.ask(fixed_distributions=self.distributions)
         self.asked += 1
         self.open[trial_id] = trial
@@ -100,7 +107,8 @@ class OptunaSearcher(Searcher):
         if not self.references or not finished:
             return Searcher.FINISHED
         name = self.references.pop(0)
-        best = max(finished, key=lambda trial: trial.value or 0.0)
+        signs = np.array([sign(name) for name in self.plan.objectives])
+        best = finished[chosen(signs * np.array([trial.values for trial in finished]))]
         values = {key: best.params[key] for key in self._shared(name)}
         return self.configure(reference_label(name), values, name)
 
@@ -121,13 +129,15 @@ class OptunaSearcher(Searcher):
             trial.set_user_attr("reason", result["failed"])
             self.study.tell(trial, state=OptunaState.PRUNED)
         else:
-            self.study.tell(trial, result[OBJECTIVE])
+            self.study.tell(trial, [result[name] for name in self.plan.objectives])
 
     def _report(self, trial: optuna.trial.Trial, result: dict[str, Any]) -> None:
-        """An intermediate value per learned task; the same task told again is no news."""
-        learned = result["tasks_learned"]
-        if learned > self.told.get(trial.number, 0):
-            trial.report(result[OBJECTIVE], step=learned)
+        """An intermediate value per learned task; the same task told again is no news. Optuna takes none where there
+        are several objectives.
+        """
+        learned, name = result["tasks_learned"], self.plan.objectives[0]
+        if len(self.plan.objectives) == 1 and name in result and learned > self.told.get(trial.number, 0):
+            trial.report(result[name], step=learned)
             self.told[trial.number] = learned
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:

@@ -1,138 +1,193 @@
-"""Ranking the trials of a study, saying which cannot be told from the best, opening test data for the chosen one."""
+"""The final evaluation: the only code that opens test data. It comes after a configuration was chosen, for that
+configuration and its references, on seeds that the search never used; each opening is recorded before it happens.
+"""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
+import ray
 
-from clsearch.core import metrics
-from clsearch.core.algorithms import Course
-from clsearch.core.config import TrialConfig
-from clsearch.core.held_out import held_out_samples
-from clsearch.core.loop import accuracies, learn_task
+from clsearch.core.config import ConfigError, TrialConfig, fields_of
+from clsearch.core.datasets import Data, read_data
+from clsearch.core.held_out import held_out_samples, read_test, reader_of_test
+from clsearch.core.loop import DivergedError, learn_task, measured
 from clsearch.core.run import build_run
-from clsearch.core.statistics import Interval, indistinguishable, paired_difference
+from clsearch.tuning.final import Final, Measured
+from clsearch.tuning.loading import unreadable
+from clsearch.tuning.openings import Opening, record_opening
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.search import OBJECTIVE
+from clsearch.tuning.ranking import Choice
+from clsearch.tuning.workers import side_by_side, with_threads
+
+PerTask = tuple[dict[str, float], ...]
+
+
+class SealedError(RuntimeError):
+    """Data of the final evaluation cannot be read; what the search found stays as it is."""
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """Finished trials, best first. close: labels of those whose paired 95 % interval to the best contains 0."""
-
-    trials: list[TrialRecord]
-    close: frozenset[str]
-
-    @property
-    def best(self) -> TrialRecord | None:
-        return self.trials[0] if self.trials else None
-
-
-def rank(records: list[TrialRecord]) -> Ranking:
-    """Rank by validation average accuracy after the last task; unfinished and failed trials are not ranked."""
-    finished = [r for r in records if r.state == "finished"]
-    ranked = sorted(finished, key=lambda r: r.metrics[OBJECTIVE], reverse=True)
-    close = {r.label for r in ranked if indistinguishable(ranked[0].per_seed(), r.per_seed())}
-    return Ranking(ranked, frozenset(close))
-
-
-def against(best: TrialRecord, reference: TrialRecord) -> Interval:
-    """Average accuracy of the best minus a reference's, paired over seeds."""
-    return paired_difference(best.per_seed(), reference.per_seed())
-
-
-def with_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
-    """The finished trials and references with their intransigence against the joint reference, seed by seed; none
-    where no joint reference finished.
+class Target:
+    """What a choice is scored on. on: `reported` or `full_sequence`. config: on its benchmark. tasks: which of its
+    tasks are learned, with fresh weights.
     """
-    finished = [r for r in records if r.state == "finished"]
-    joint = next((r for r in finished if r.number is None and r.algorithm == "joint"), None)
-    if joint is None:
-        return []
-    upper = matrices(joint)
-    found = []
-    for record in finished:
-        if record is not joint:
-            values = metrics.intransigence(matrices(record), upper, record.tasks_learned)
-            found.append(replace(record, metrics=record.metrics | metrics.over_seeds({"intransigence": values})))
-    return found
+
+    on: str
+    config: TrialConfig
+    tasks: tuple[int, ...]
 
 
-def matrices(record: TrialRecord) -> Tensor:
-    """R of each seed, [M, T+1, T], NaN where not measured."""
-    return torch.from_numpy(np.array(record.accuracy, dtype=float))
+def targets_of(plan: Plan) -> list[Target]:
+    """What the protocol reports on, and the full sequence of the search's benchmark, on which protocols compare."""
+    full = Target("full_sequence", plan.config, tuple(range(1, plan.config.tasks + 1)))
+    reported = Target("reported", plan.report or plan.config, plan.reported)
+    return [full] if (reported.config, reported.tasks) == (full.config, full.tasks) else [reported, full]
 
 
-def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
-    """The command that trains the best configuration again as a study of its own; None outside a script."""
-    if plan.command is None:
-        return None
-    words, dropped = [], {"--name", "--trials", "--sampler", "--grid-points", "--sampler-seed"}
-    dropped |= {"--" + name.replace("_", "-") for name in plan.space}
-    keep = True
-    for word in plan.command:
-        if word.startswith("--"):
-            keep = word not in dropped
-        if keep:
-            words.append(word)
-    for name, value in best.values.items():
-        words += ["--" + name.replace("_", "-"), repr(value)]
-    return shlex.join([*words, "--trials", "1", "--name", f"{plan.options.name}-best"])
+def evaluate(plan: Plan, choice: Choice, data: ray.ObjectRef, say: Callable[[str], None]) -> Final:
+    """Train the choice and its references on fresh seeds, in Ray's workers, and measure them on validation and test
+    data. data: the training data of the search's benchmark. say: told what is being done.
+
+    Raises SealedError where data cannot be read.
+    """
+    began, targets = time.perf_counter(), targets_of(plan)
+    openings, opened = [], {}
+    for target in targets:
+        config = target.config
+        if config.benchmark not in opened:
+            say(f"opening the test data of {config.benchmark}")
+            train = data if config.source == plan.config.source else ray.put(_training(config))
+            values = choice.values | ({"per_task": list(choice.per_task)} if choice.per_task else {})
+            test, opening = open_test(
+                plan.folder.parent, plan.options.name, config, values, plan.report_seeds, plan.seeds
+            )
+            openings.append(opening)
+            opened[config.benchmark] = (train, ray.put(test))
+    rows = [(target, algorithm) for target in targets for algorithm in (plan.algorithm, *plan.references)]
+    settings = [settings_of(plan, choice, algorithm, target) for target, algorithm in rows]
+    jobs = [
+        (config, plan.report_seeds, target.tasks, per_task, plan.device, *opened[target.config.benchmark])
+        for (target, _), (config, per_task) in zip(rows, settings, strict=True)
+    ]
+    found: dict[int, Measured] = {}
+    say(f"final evaluation on {len(plan.report_seeds)} fresh seeds")
+    for index, result in side_by_side(plan, _measured, jobs):
+        (target, algorithm), (config, per_task) = rows[index], settings[index]
+        found[index] = Measured(
+            configuration="chosen" if algorithm == plan.algorithm else algorithm,
+            algorithm=algorithm,
+            on=target.on,
+            benchmark=config.benchmark,
+            tasks=target.tasks,
+            settings=config.flat(),
+            per_task=per_task,
+            **ray.get(result),
+        )
+        say(f"final evaluation on {len(plan.report_seeds)} fresh seeds: {len(found)}/{len(jobs)} configurations")
+    return Final(plan, choice, tuple(found[i] for i in sorted(found)), tuple(openings), time.perf_counter() - began)
 
 
-def best_content(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> dict[str, Any]:
-    """What best.json holds."""
-    best = ranking.best
-    if best is None:
-        return {"label": None, "reason": "no trial finished"}
-    content: dict[str, Any] = {
-        "label": best.label,
-        "number": best.number,
-        "values": best.values,
-        "config": best.settings,
-        "seeds": list(best.seeds),
-        "metrics": best.metrics,
-        "indistinguishable": [r.label for r in ranking.trials[1:] if r.label in ranking.close],
-        "command": rerun_command(plan, best),
-        "references": {},
-    }
-    for reference in references:
-        if reference.state == "finished":
-            difference = against(best, reference)
-            content["references"][reference.algorithm] = {
-                "metrics": reference.metrics,
-                "difference": {"mean": difference.mean, "low": difference.low, "high": difference.high},
-            }
-        else:
-            content["references"][reference.algorithm] = {"state": reference.state, "reason": reference.reason}
-    return content
+def _training(config: TrialConfig) -> Data:
+    return _read(partial(read_data, config.source, config.data_root), config)
 
 
-def final_accuracy(config: TrialConfig, seeds: Sequence[int], searched: Sequence[int]) -> Tensor:
-    """Train a chosen configuration on fresh seeds, then open the test data: the one function that does.
+def settings_of(plan: Plan, choice: Choice, algorithm: str, target: Target) -> tuple[TrialConfig, PerTask]:
+    """Configuration, and values per task, of the choice or a reference. A reference takes what was chosen of the
+    settings that it has, too (the learning rate): at any other it would be easy to beat.
+    """
+    own = fields_of(algorithm)
+    per_task = tuple({name: value for name, value in task.items() if name in own} for task in choice.per_task)
+    return plan.trial_config(choice.values, algorithm, target.config), per_task
 
-    searched: the seeds that the choice was made on. Returns the test accuracy of every task after the last, [M, T].
-    Raises ValueError where a seed was searched on, and DivergedError.
+
+def open_test(
+    results: Path,
+    study: str,
+    config: TrialConfig,
+    values: Mapping[str, Any],
+    seeds: Sequence[int],
+    searched: Sequence[int],
+) -> tuple[Data, Opening]:
+    """The test data of a configuration's benchmark, for a configuration that was chosen; the one function that opens
+    it. results, study: whose ledger says so, before the data is read. values: what was chosen. seeds: that it will be
+    measured on; searched: that it was chosen on.
+
+    Raises ValueError where a seed was searched on, SealedError where the data cannot be read.
     """
     if used := sorted({*seeds} & {*searched}):
         raise ValueError(f"seeds: must be fresh, none that the search used; got {' '.join(map(str, used))} among them")
-    run = build_run(config, seeds)
-    state, T = run.initial_state(), config.tasks
-    if run.course is Course.JOINT:  # earlier joint models are not asked for
-        state = replace(state, tasks_learned=T - 1)
-    networks = []
-    while state.tasks_learned < T:
-        state = learn_task(run, state)
-        networks.append(state.params)
-    held_out = held_out_samples(config, run.benchmark)
-    if run.course is Course.INDEPENDENT:
-        own = [accuracies(run, params, t, held_out)[:, t - 1] for t, params in enumerate(networks, start=1)]
-        return torch.stack(own, 1)
-    return accuracies(run, state.params, T, held_out)
+    source = config.source
+    opening = record_opening(results, source.identity or source.name, study, config.algorithm, values, seeds)
+    return _read(partial(read_test, config), config), opening
+
+
+def fetch_test(plan: Plan) -> None:
+    """Download test files that the final evaluation will need and that are not there, before the search. What their
+    reader makes of them is dropped here: nothing is opened for the search.
+
+    Raises ConfigError where they cannot be fetched.
+    """
+    for config in (plan.config, plan.report or plan.config):
+        if plan.options.final and config.source.missing_files(config.data_root, "test"):
+            try:
+                reader_of_test(config)(config.data_root, True, None)
+            except Exception as error:  # readers raise many types
+                raise ConfigError([unreadable(config, True, error)]) from None
+
+
+def _read(read: Callable[[], Data], config: TrialConfig) -> Data:
+    try:
+        return read()
+    except Exception as error:  # readers raise many types
+        raise SealedError(unreadable(config, False, error)) from None
+
+
+def measure(
+    config: TrialConfig,
+    seeds: Sequence[int],
+    data: Data,
+    test: Data,
+    tasks: Sequence[int] | None = None,
+    per_task: PerTask = (),
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Learn a sequence with fresh weights, and measure it on validation and test data after each task.
+
+    tasks: see `build_benchmark`. per_task: hyperparameters of each task, where they differ from the configuration's.
+    Returns `validation` and `test`, R [M, T+1, T] each, `seconds`, and `reason`: why there is no more of them where
+    training diverged, else empty.
+    """
+    began, reason = time.perf_counter(), ""
+    run = build_run(config, seeds, device, data, tasks)
+    sealed = held_out_samples(config, run.benchmark, test)
+    state = run.initial_state()
+    accuracy = measured(run, state, state.accuracy, sealed)
+    try:
+        for index in range(len(run.benchmark.tasks)):
+            state = learn_task(run.with_numbers(per_task[index]) if per_task else run, state)
+            accuracy = measured(run, state, accuracy, sealed)
+    except DivergedError as error:
+        reason = str(error)
+    seconds = time.perf_counter() - began
+    return {"validation": state.accuracy, "test": accuracy, "seconds": seconds, "reason": reason}
+
+
+def _measured(
+    cpus: int,
+    config: TrialConfig,
+    seeds: Sequence[int],
+    tasks: Sequence[int],
+    per_task: PerTask,
+    device: str,
+    data: Data,
+    test: Data,
+) -> dict[str, Any]:
+    """`measure`, in a worker."""
+    with_threads(cpus)
+    return measure(config, seeds, data, test, tasks, per_task, device)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from clsearch.core.config import PRESETS, ConfigError, TrialConfig, preset_settings
 from clsearch.core.datasets import Data
 from clsearch.core.parts import FOLDER
+from clsearch.tuning.command_line import parse, untied
 from clsearch.tuning.display import near, without_password
-from clsearch.tuning.options import Options, parse, untied
+from clsearch.tuning.options import Options
 from clsearch.tuning.plan import Plan, make_plan
 from clsearch.tuning.spaces import Range, Space
 
 if TYPE_CHECKING:
-    from clsearch.tuning.driver import StudyResult
+    from clsearch.tuning.result import StudyResult
 
 
 class Study:
@@ -84,6 +85,10 @@ def _carry_out(plan: Plan) -> StudyResult:
     check(plan)
     from clsearch.tuning.loading import load
 
+    if plan.options.download:
+        from clsearch.tuning.selection import fetch_test
+
+        fetch_test(plan)
     held = [load(plan)]
     if plan.space:
         _check_effect(plan, held[0])

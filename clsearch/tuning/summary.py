@@ -13,52 +13,75 @@ from rich.table import Table
 
 from clsearch.core.benchmarks import classes_of
 from clsearch.core.config import TrialConfig
+from clsearch.tuning.continual import RATE, SCORE, SHARE, Decision
 from clsearch.tuning.display import near, without_password
+from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
+from clsearch.tuning.objectives import sign
 from clsearch.tuning.plan import Plan
+from clsearch.tuning.preflight import tracking_uri
+from clsearch.tuning.ranking import Ranking, against, rerun_command
 from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.selection import Ranking, against, rerun_command
+from clsearch.tuning.result import StudyResult
 from clsearch.tuning.tracking import default_store
 
-SHOWN = 5
+SHOWN, MOST = 5, 12
+"""Trials in the table; of a Pareto front, at most."""
+HELD = ("distillation_temperature", "penalty_p_norm")
+"""Hyperparameters that the continual protocol leaves alone."""
 
 
-def show(
-    console: Console,
-    plan: Plan,
-    ranking: Ranking,
-    references: list[TrialRecord],
-    records: list[TrialRecord],
-    uri: str,
-) -> None:
-    """Print the answer, the table behind it, and where everything is."""
+def show(console: Console, found: StudyResult) -> None:
+    """Print the answer, the tables behind it, and where everything is."""
+    plan, ranking = found.plan, found.ranking
     console.print()
-    best = ranking.best
-    failed = [r for r in records if r.state == "failed"]
-    if best is None:
+    if found.decision is not None:
+        whole(console, decision_table(found.decision))
+        say(console, *decision_reading(plan, found.decision))
+    elif ranking.best is None:
         console.print("[bold]No trial finished.[/bold]")
     else:
-        values = ", ".join(f"{name} = {value:.4g}" for name, value in best.values.items())
-        console.print(f"[bold]Best configuration[/bold] (trial {best.number}): {values or 'as given'}")
-        whole(console, top_table(plan, ranking, references))
-        console.print(reading(plan, ranking, references), highlight=False, markup=False)
-        whole(console, matrix_table(best))
-        if classes := task_classes(plan.config):
-            console.print("\n".join(classes), highlight=False, markup=False)
+        values = ", ".join(f"{name} = {value:.4g}" for name, value in ranking.best.values.items())
+        kind = "Knee of the Pareto front" if ranking.front else "Best configuration"
+        console.print(f"[bold]{kind}[/bold] (trial {ranking.best.number}): {values or 'as given'}")
+        whole(console, top_table(plan, ranking, found.references))
+        say(console, *reading(plan, ranking, found.references))
+        whole(console, matrix_table(ranking.best))
+        say(console, *task_classes(plan.config))
+    if found.final is not None:
+        whole(console, final_table(found.final))
+        say(console, *optimism_of(found.final), *opened_of(found.final))
+    cost = found.cost
+    say(
+        console,
+        f"The search cost {cost.task_trainings:,} task-trainings (a task on a seed), {cost.seconds:.0f} s of training.",
+        *troubles(found),
+    )
+    where(console, found)
+
+
+def say(console: Console, *lines: str) -> None:
+    """Print lines as they are."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def troubles(found: StudyResult) -> list[str]:
+    """What did not go as planned."""
+    plan, records, lines = found.plan, found.records, []
     unfinished = plan.trials - sum(r.state in ("finished", "failed") for r in records)
-    if unfinished:
-        console.print(f"[bold]Interrupted[/bold]: {unfinished} of {plan.trials} trials were not finished.")
-    if failed:
-        console.print(
-            f"{len(failed)} of {len(records)} trials failed; the first: {failed[0].reason}",
-            highlight=False,
-            markup=False,
-        )
-    for reference in references:
+    if found.decision is None and unfinished:
+        lines.append(f"Interrupted: {unfinished} of {plan.trials} trials were not finished.")
+    elif found.interrupted:
+        lines.append("Interrupted: the study is not complete.")
+    if failed := [r for r in records if r.state == "failed"]:
+        lines.append(f"{len(failed)} of {len(records)} trials failed; the first: {failed[0].reason}")
+    for reference in found.references:
         if reference.state != "finished":
             lost = ", so there is no intransigence" if reference.algorithm == "joint" else ""
-            said = f"Reference {reference.algorithm} {reference.state}: {reference.reason}{lost}."
-            console.print(said, highlight=False, markup=False)
-    where(console, plan, best, uri)
+            lines.append(f"Reference {reference.algorithm} {reference.state}: {reference.reason}{lost}.")
+    if found.unsealed:
+        lines.append(f"No final evaluation: {found.unsealed}")
+    return lines
 
 
 def task_classes(config: TrialConfig) -> list[str]:
@@ -83,33 +106,37 @@ def top_table(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> Ta
     table.add_column("trial", no_wrap=True)
     for name in plan.space:
         table.add_column(name.replace("_", "\n", 1).replace("_", " "), justify="right", no_wrap=True)
-    table.add_column("average\naccuracy (%)", justify="right", no_wrap=True)
-    table.add_column("average\nforgetting", justify="right", no_wrap=True)
-    joint = any("intransigence" in record.metrics for record in references + ranking.trials)
-    if joint:
-        table.add_column("intran-\nsigence", justify="right", no_wrap=True)
+    names = columns_of(plan, ranking, references)
+    for name in names:
+        first, _, rest = (name.replace("_", " ") + (" (%)" if "accuracy" in name else "")).partition(" ")
+        table.add_column(f"{first}\n{rest}" if rest else "intran-\nsigence", justify="right", no_wrap=True)
     table.add_column("time\n(s)", justify="right", no_wrap=True)
     table.add_column("like\nthe best", no_wrap=True)
-    for record in ranking.trials[:SHOWN]:
-        mark = "best" if record is ranking.best else ("yes" if record.label in ranking.close else "")
+    for record in ranking.trials[: max(SHOWN, min(len(ranking.front), MOST))]:
+        mark = "knee" if ranking.front else "best"
+        if record is not ranking.best:
+            mark = "yes" if record.label in ranking.close else ""
+        values = [f"{record.values[name]:.4g}" for name in plan.space]
+        front = " front" if record.label in ranking.front else ""
         table.add_row(
-            f"#{record.number}",
-            *(f"{record.values[name]:.4g}" for name in plan.space),
-            *numbers(record, joint),
-            mark,
+            f"#{record.number}{front}", *values, *(spread(record, n) for n in names), f"{record.seconds:.1f}", mark
         )
     table.add_section()
     for record in references:
         if record.state == "finished":
-            values = (f"{record.values[name]:.4g}" if name in record.values else "–" for name in plan.space)
-            table.add_row(record.algorithm, *values, *numbers(record, joint), "")
+            values = [f"{record.values[name]:.4g}" if name in record.values else "–" for name in plan.space]
+            table.add_row(
+                record.algorithm, *values, *(spread(record, name) for name in names), f"{record.seconds:.1f}", ""
+            )
     return table
 
 
-def numbers(record: TrialRecord, joint: bool) -> list[str]:
-    """The cells of a row that are measured. joint: whether intransigence is among them."""
-    names = ("average_accuracy", "average_forgetting", *(("intransigence",) if joint else ()))
-    return [*(spread(record, name) for name in names), f"{record.seconds:.1f}"]
+def columns_of(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> list[str]:
+    """The metrics of the table: the objectives, accuracy and forgetting, intransigence where it is measured."""
+    names = [*plan.objectives, "average_accuracy", "average_forgetting"]
+    if any("intransigence" in record.metrics for record in references + ranking.trials):
+        names.append("intransigence")
+    return list(dict.fromkeys(names))
 
 
 def spread(record: TrialRecord, name: str) -> str:
@@ -120,24 +147,82 @@ def spread(record: TrialRecord, name: str) -> str:
     return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
 
 
-def reading(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> str:
+def reading(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> list[str]:
     """How to read the table."""
-    lines = []
+    lines, best, name = [], ranking.trials[0], plan.objectives[0]
+    if ranking.front:
+        lines += front_reading(ranking)
     if len(plan.seeds) == 1:
         lines.append("One seed has no interval: no trial can be told from the best.")
     elif len(ranking.trials) > 1:
-        others = len(ranking.close) - 1
+        others, every = len(ranking.close) - 1, " in every objective" if ranking.front else ""
         lines.append(
-            f"'yes': the paired 95 % interval of the difference to the best (Student t over seeds) contains 0; "
+            f"'yes': the paired 95 % interval of the difference to the best (Student t over seeds) contains 0{every}; "
             f"{others} of {len(ranking.trials) - 1} other trials cannot be told from it."
         )
     for reference in references:
-        if ranking.best is not None and reference.state == "finished":
-            d = against(ranking.best, reference)
+        if reference.state == "finished":
+            d = against(best, reference, name)
             interval = f", 95 % interval {100 * d.low:+.2f} to {100 * d.high:+.2f}" if d.low == d.low else ""
-            lines.append(f"Against {reference.algorithm}: {100 * d.mean:+.2f} points{interval}.")
+            of = "" if name == "average_accuracy" else f" of {name.replace('_', ' ')}"
+            lines.append(f"Against {reference.algorithm}: {100 * d.mean:+.2f} points{of}{interval}.")
     lines.append("The best was chosen on these same numbers, so its own score is optimistic.")
-    return "\n".join(lines)
+    return lines
+
+
+def front_reading(ranking: Ranking) -> list[str]:
+    """What the knee is, and what it gives up against the ends of the front."""
+    knee, on_front = ranking.trials[0], [r for r in ranking.trials if r.label in ranking.front]
+    names = [name.replace("_", " ") for name in ranking.objectives]
+    lines = [
+        f"{len(on_front)} of {len(ranking.trials)} trials are on the Pareto front of {' and '.join(names)}: none other "
+        f"is as good in all and better in one. The knee has the largest sum of objectives, each scaled from 0 (worst "
+        f"on the front) to 1 (best)"
+        + (": the point farthest beyond the line between the front's ends." if len(names) == 2 else ".")
+    ]
+    for name, shown in zip(ranking.objectives, names, strict=True):
+        end = max(on_front, key=lambda record: sign(name) * record.metrics[name])
+        if end is not knee:
+            given = 100 * sign(name) * (end.metrics[name] - knee.metrics[name])
+            lines.append(f"The best {shown} on the front is trial {end.number}'s, {given:.2f} points better.")
+    return [*lines, "Several objectives: no trial is stopped early."]
+
+
+def decision_table(decision: Decision) -> Table:
+    """Every attempt of the continual protocol: a row per task and phase."""
+    table = Table(
+        title="Chosen task by task, on the current task's validation data",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for name in ("task", "tried", "accuracy (%), in that order", "bar", "kept"):
+        table.add_column(name, justify="left" if name in ("tried", "kept") else "right")
+    for task, phase in dict.fromkeys((a.task, a.phase) for a in decision.attempts):
+        own = [a for a in decision.attempts if (a.task, a.phase) == (task, phase)]
+        names = [name for name in own[0].values if phase == RATE or name != RATE]
+        tried = "; ".join(f"{name} {' '.join(f'{a.values[name]:.4g}' for a in own)}" for name in names)
+        scores = " ".join(f"{100 * a.accuracy:.1f}" if a.accuracies else "diverged" for a in own)
+        bar = "" if own[0].bar is None else f"{100 * own[0].bar:.1f}"
+        kept = ", ".join(f"{a.values[name]:.4g}" for a in own if a.kept for name in names)
+        table.add_row(str(task) if phase == RATE else "", tried or "as configured", scores, bar, kept)
+    return table
+
+
+def decision_reading(plan: Plan, decision: Decision) -> list[str]:
+    """How to read the table."""
+    if decision.choice is None:
+        return [f"Nothing was chosen: {decision.reason}."]
+    held = {name: value for name, value in plan.config.flat().items() if name in HELD}
+    fixed = "".join(f" {name} stayed at {value:g}." for name, value in held.items())
+    score = decision.choice.scores[SCORE]
+    return [
+        f"bar: {SHARE:g} of the best accuracy of plain finetuning on the task; the first that reaches it is "
+        f"kept, or the last.{fixed}",
+        f"Mean accuracy on each task right after learning it: {100 * score:.2f} %. Of earlier tasks the protocol sees "
+        f"nothing.",
+    ]
 
 
 def matrix_table(best: TrialRecord) -> Table:
@@ -154,12 +239,14 @@ def matrix_table(best: TrialRecord) -> Table:
     return table
 
 
-def where(console: Console, plan: Plan, best: TrialRecord | None, uri: str) -> None:
+def where(console: Console, found: StudyResult) -> None:
     """The paths of what was written, and the commands that go on from here."""
-    folder = near(plan.folder)
-    rows = [("Record", f"{folder}/ (study.json, trials.csv, references.csv, best.json, trials/)")]
-    if (plan.folder / "response.png").exists():
-        rows.append(("Picture", f"{folder}/response.png"))
+    plan, best = found.plan, found.best
+    folder, uri = near(plan.folder), tracking_uri(plan) or default_store(plan)
+    search = "attempts.csv" if found.decision is not None else "trials.csv, references.csv, trials/"
+    final = ", final.json, final.csv" if found.final is not None else ""
+    rows = [("Record", f"{folder}/ (study.json, {search}, best.json{final})")]
+    rows += [("Picture", f"{folder}/{name}") for name in ("response.png", "front.png") if (plan.folder / name).exists()]
     if uri.startswith("sqlite:"):
         store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan) else uri
         words = [near(Path(sys.executable)), "-m", "mlflow", "server", "--backend-store-uri", store]

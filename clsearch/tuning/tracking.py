@@ -6,6 +6,7 @@ Runs: a parent per study, a child per trial and reference. Metrics have step = t
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -16,8 +17,11 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from clsearch.core.metrics import over_seeds
+from clsearch.tuning.continual import Decision, metrics_of
 from clsearch.tuning.display import without_password
 from clsearch.tuning.figures import accuracy_matrix
+from clsearch.tuning.final import PARTS, Final, Measured, content_of
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.records import TrialRecord, code_version, finite
 
@@ -65,9 +69,21 @@ class Tracker:
         added = {key: value for key, value in record.metrics.items() if key.partition("/")[0] == name}
         self.tasks.put(lambda: self._log(self.runs[record.label], metrics=added, step=record.tasks_learned))
 
-    def end(self, content: dict[str, Any], metrics: dict[str, float], state: str) -> None:
-        """Log best.json and the best trial's metrics, end the study's run, and wait until everything is sent."""
-        self.tasks.put(lambda: self._end(content, metrics, state))
+    def decided(self, decision: Decision) -> None:
+        """Log what the continual protocol chose for the task that it decided last."""
+        self.tasks.put(lambda: self._decided(decision))
+
+    def concluded(self, content: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Log best.json, and the best trial's metrics, with the study."""
+        self.tasks.put(lambda: self._concluded(content, metrics))
+
+    def evaluated(self, final: Final) -> None:
+        """Log the final evaluation: a run per configuration, the choice's test metrics with the study."""
+        self.tasks.put(lambda: self._evaluated(final))
+
+    def end(self, state: str) -> None:
+        """End the study's run, and wait until everything is sent."""
+        self.tasks.put(lambda: self._end(state))
         self.tasks.put(None)
         self.thread.join()
 
@@ -101,11 +117,9 @@ class Tracker:
         self.parent = run.info.run_id
         settings = {k: v for k, v in plan.config.flat().items() if k not in plan.space}
         space = {f"space/{n}": f"{r.low:g} to {r.high:g}{' (log)' if r.log else ''}" for n, r in plan.space.items()}
-        own = {"trials": plan.trials, "sampler": plan.options.sampler, "algorithm": plan.algorithm}
-        self._log(self.parent, params=settings | space | own | self._common_params())
-
-    def _common_params(self) -> dict[str, Any]:
-        return {"seeds": " ".join(map(str, self.plan.seeds))}
+        own: dict[str, Any] = {"trials": plan.trials, "sampler": plan.options.sampler, "algorithm": plan.algorithm}
+        own |= {"protocol": plan.protocol.value, "objectives": plan.objectives}
+        self._log(self.parent, params=settings | space | own | {"seeds": text(plan.seeds)})
 
     def _tags(self, kind: str, algorithm: str | None = None) -> dict[str, str]:
         config = self.plan.config
@@ -116,27 +130,23 @@ class Tracker:
             "benchmark": config.benchmark,
             "scenario": config.scenario.value,
             "seeds": " ".join(map(str, self.plan.seeds)),
+            "protocol": self.plan.protocol.value,
             "state": "running",
             "code_version": code_version(),
         }
 
     def _update(self, record: TrialRecord) -> None:
         if record.label not in self.runs:
-            self._create(record)
+            kind = "trial" if record.number is not None else "reference"
+            self.runs[record.label] = self._child(
+                kind, record.algorithm, run_name(record), record.settings, record.seeds
+            )
         run_id = self.runs[record.label]
         if record.tasks_learned > self.sent.get(record.label, 0):
             self._log(run_id, metrics=record.metrics, step=record.tasks_learned)
             self.sent[record.label] = record.tasks_learned
         if record.state in MLFLOW_STATES:
             self._finish(run_id, record)
-
-    def _create(self, record: TrialRecord) -> None:
-        kind = "trial" if record.number is not None else "reference"
-        tags = self._tags(kind, record.algorithm) | {"mlflow.parentRunId": self.parent}
-        run = self.client.create_run(self.experiment, tags=tags, run_name=run_name(record))
-        self.runs[record.label] = run.info.run_id
-        own = {"algorithm": record.algorithm}
-        self._log(run.info.run_id, params=record.settings | own | self._common_params())
 
     def _finish(self, run_id: str, record: TrialRecord) -> None:
         tags = [RunTag("state", record.state)] + ([RunTag("reason", record.reason[:4000])] if record.reason else [])
@@ -147,10 +157,52 @@ class Tracker:
             self.client.log_figure(run_id, accuracy_matrix(record), "accuracy_matrix.png")
         self.client.set_terminated(run_id, MLFLOW_STATES[record.state])
 
-    def _end(self, content: dict[str, Any], metrics: dict[str, float], state: str) -> None:
-        self._log(self.parent, metrics=metrics, step=self.plan.config.tasks)
-        self.client.log_batch(self.parent, tags=[RunTag("state", state)])
+    def _child(self, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: tuple[int, ...]) -> str:
+        """A new run below the study's."""
+        own = {"mlflow.parentRunId": self.parent, "seeds": text(seeds), "benchmark": params["benchmark"]}
+        run = self.client.create_run(self.experiment, tags=self._tags(kind, algorithm) | own, run_name=name)
+        self._log(run.info.run_id, params=params | {"algorithm": algorithm, "seeds": text(seeds)})
+        return str(run.info.run_id)
+
+    def _decided(self, decision: Decision) -> None:
+        attempt, plan = decision.kept[-1], self.plan
+        if "continual" not in self.runs:
+            fixed = {name: value for name, value in plan.config.flat().items() if name not in attempt.values}
+            self.runs["continual"] = self._child("trial", plan.algorithm, "continual", fixed, plan.seeds)
+        self._log(self.runs["continual"], metrics=metrics_of(attempt, decision), step=attempt.task)
+        if attempt.task == plan.tasks[-1]:
+            self._done(self.runs["continual"], "finished")
+
+    def _concluded(self, content: dict[str, Any], metrics: dict[str, float]) -> None:
+        self._log(self.parent, metrics=metrics, step=len(self.plan.tasks))
         self.client.log_dict(self.parent, finite(content), "best.json")
+
+    def _evaluated(self, final: Final) -> None:
+        for row in final.rows:
+            shown = {name: value for name, value in row.settings.items() if not any(name in v for v in row.per_task)}
+            name = f"final {row.configuration} on {row.on.replace('_', ' ')}"
+            run_id = self._child("final", row.algorithm, name, shown, final.plan.report_seeds)
+            for learned in range(1, len(row.tasks) + 1):
+                steps = {f"{p}/{n}": v for p in PARTS for n, v in over_seeds(row.per_seed(p, learned)).items()}
+                self._log(run_id, metrics=finite_only(steps), step=learned)
+            self._log(run_id, metrics=bounds(final, row), step=len(row.tasks))
+            self._done(run_id, "failed" if row.reason else "finished", row.reason)
+        if final.reported is not None:
+            self._log(self.parent, metrics=bounds(final, final.reported), step=len(final.reported.tasks))
+        opened = final.openings[0]
+        tags = {"test_opened": opened.when, "test_openings_before": str(opened.before)}
+        self.client.log_batch(self.parent, tags=[RunTag(name, value) for name, value in tags.items()])
+        self.client.log_dict(self.parent, finite(content_of(final)), "final.json")
+
+    def _done(self, run_id: str, state: str, reason: str = "") -> None:
+        tags = [RunTag("state", state)] + ([RunTag("reason", reason[:4000])] if reason else [])
+        self.client.log_batch(run_id, tags=tags)
+        self.client.set_terminated(run_id, MLFLOW_STATES[state])
+
+    def _end(self, state: str) -> None:
+        if "continual" in self.runs and state == "unfinished":
+            self._done(self.runs["continual"], state)
+        self.client.log_batch(self.parent, tags=[RunTag("state", state)])
         self.client.set_terminated(self.parent, MLFLOW_STATES[state])
 
     def _log(
@@ -166,6 +218,20 @@ class Tracker:
             metrics=[Metric(name, value, now, step) for name, value in (metrics or {}).items()],
             params=[Param(name, text(value)) for name, value in (params or {}).items()],
         )
+
+
+def bounds(final: Final, row: Measured) -> dict[str, float]:
+    """A row's metrics on both parts, `<part>/<name>`, with the ends of their intervals."""
+    found: dict[str, float] = {}
+    for part in PARTS:
+        for name, i in final.intervals(row, part).items():
+            found |= {f"{part}/{name}": i.mean, f"{part}/{name}/low": i.low, f"{part}/{name}/high": i.high}
+    return finite_only(found)
+
+
+def finite_only(values: dict[str, float]) -> dict[str, float]:
+    """MLflow stores no infinity as it is, and NaN says nothing."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def run_name(record: TrialRecord) -> str:

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray.tune import Trainable
 
@@ -29,27 +30,30 @@ class ContinualTrainable(Trainable):
     state_file: where the trial keeps its own checkpoint, replaced atomically after each task; a trial that finds one
     goes on from it. Without it, Ray's checkpoints are the only ones.
     algorithm: instead of the class's own (so that a study's references run in the same actors).
+    sequence: numbers of the tasks that are learned; default all.
     label: a name for the driver, not read here.
     """
 
     algorithm = "finetuning"
 
-    def setup(self, config: dict[str, Any], data: Data | None = None) -> None:
-        """data: of the benchmark's source, as `tune.with_parameters(cls, data=...)` shares it between the workers of a
-        node; None: each worker reads its own.
+    def setup(self, config: dict[str, Any], data: Data | ray.ObjectRef | None = None) -> None:
+        """data: of the benchmark's source, or a reference to it, as `tune.with_parameters(cls, data=...)` shares it
+        between the workers of a node; None: each worker reads its own.
         """
+        own: Data | None = ray.get(data) if isinstance(data, ray.ObjectRef) else data
         settings = dict(config)
         settings.pop("label", None)
         seeds = settings.pop("seeds", [0, 1, 2])
         device = settings.pop("device", "cpu")
+        sequence = settings.pop("sequence", None)
         state_file = settings.pop("state_file", None)
         algorithm = settings.pop("algorithm", self.algorithm)
         resources = self.trial_resources
         cpus = resources.required_resources.get("CPU", 1) if resources else 1
         torch.set_num_threads(max(1, math.floor(cpus)))
         self.state_file = None if state_file is None else Path(state_file)
-        source = None if data is None else data.source
-        self.run = build_run(TrialConfig.of(algorithm, settings, source), seeds, device, data)
+        source = None if own is None else own.source
+        self.run = build_run(TrialConfig.of(algorithm, settings, source), seeds, device, own, sequence)
         if self.state_file is not None and self.state_file.exists():
             self.state = TrialState.load(self.state_file, self.run.fingerprint, self.run.device)
         else:

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from clsearch.core.config import PARTS, ConfigError, TrialConfig, fields_of
-from clsearch.tuning.options import Options, parse
+from clsearch.tuning.command_line import parse
+from clsearch.tuning.options import Options
 from clsearch.tuning.spaces import LogRange, Range
 
 SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}

@@ -1,0 +1,155 @@
+"""The command line of a study, generated from its options and from the trial's configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from typing import Annotated, Any, Union, get_origin
+
+from pydantic.fields import FieldInfo
+
+from clsearch.core.config import PARTS, ConfigError, TrialConfig, preset_settings
+from clsearch.core.parts import BACKBONES, BENCHMARKS, FOLDER, Part, backbone_name
+from clsearch.tuning.options import Options, Protocol, ResourceOptions, SelectionOptions, StudyOptions
+from clsearch.tuning.protocols import OWN, SEARCHING
+from clsearch.tuning.spaces import Range, Space, searchable
+
+EVERY_BENCHMARK = (*BENCHMARKS, f"{FOLDER}PATH")
+NAMES = {"benchmark": EVERY_BENCHMARK, "report_benchmark": EVERY_BENCHMARK, "backbone": BACKBONES}
+"""Options whose values are names of an open list."""
+
+TIED = {
+    "backbone": ("hidden",),
+    "grouping": ("tasks",),
+    "classes_per_task": ("tasks",),
+    "schedule": ("milestones", "decay"),
+    "protocol": tuple(name for names in OWN.values() for name in names),
+}
+"""Option -> settings that a script made for its own value of it, and that go where the command line gives another."""
+
+
+def untied(settings: dict[str, Any], script: dict[str, Any]) -> list[str]:
+    """The settings that were made for a script's value of another one, which is another in `settings`."""
+    known = {**TrialConfig.model_fields, **Options.model_fields}
+    defaults = {name: known[name].default for name in TIED}
+    changed = [n for n in TIED if n in settings and settings[n] != script.get(n, defaults[n])]
+    return [own for name in changed for own in TIED[name]]
+
+
+def parse(
+    algorithm: str,
+    question: str,
+    settings: dict[str, Any],
+    space: Space,
+    args: list[str] | None,
+    follow: bool = False,
+) -> tuple[dict[str, Any], Space]:
+    """Read a command line: settings and space of a script, changed by what the user gave.
+
+    A searchable number takes one value, which fixes it, or two, the range to search. follow: the script's space is the
+    default one, so ranges that the user did not give are left out, to follow the settings. Help and unknown options
+    end the process (exit codes 0 and 2); values against a rule raise ConfigError.
+    """
+    import tyro
+
+    parts: tuple[type[Part], ...] = (StudyOptions, SelectionOptions, *PARTS[algorithm], ResourceOptions)
+    groups = [_group(part, settings, space) for part in parts]
+    form = dataclasses.make_dataclass(
+        "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in groups]
+    )
+    given: Any = tyro.cli(
+        form,
+        args=args,
+        description=question,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.EnumChoicesFromValues),
+    )
+    values = {name: value for group in vars(given).values() for name, value in vars(group).items()}
+    # Underscores are taken for hyphens, as tyro does.
+    flags = {word.partition("=")[0].replace("_", "-") for word in (sys.argv[1:] if args is None else args)}
+    new_settings, new_space = _merge(values, space, flags)
+    if new_settings["backbone"] == backbone_name(settings.get("backbone", "")):  # a function has no other text
+        new_settings["backbone"] = settings["backbone"]
+    gone = [name for name in untied(new_settings, settings) if _flag(name) not in flags]
+    new_settings = {name: value for name, value in new_settings.items() if name not in gone}
+    if "--preset" in flags:
+        new_settings = _with_preset(algorithm, new_settings, settings, flags)
+    if follow:
+        new_space = {name: values for name, values in new_space.items() if _flag(name) in flags}
+        # A value that neither the script nor the user gave may come to be searched, when another option changes.
+        unnamed = [name for name in searchable() if name not in settings and _flag(name) not in flags]
+        new_settings = {name: value for name, value in new_settings.items() if name not in unnamed}
+    return new_settings, new_space
+
+
+def _with_preset(algorithm: str, given: dict[str, Any], script: dict[str, Any], flags: set[str]) -> dict[str, Any]:
+    """Settings under the preset of a command line in place of the script's; options given beside it stay."""
+    old, new = (preset_settings(algorithm, settings.get("preset")) for settings in (script, given))
+    own = {name for name in {*old, *new} if {_flag(name), _flag(f"no_{name}")} & flags}
+    undone = {name for name, value in old.items() if name not in own and script.get(name) == value}
+    kept = {name: value for name, value in given.items() if name not in undone}
+    return kept | {name: value for name, value in new.items() if name not in own}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[str, Any], Space]:
+    scales = searchable()
+    new_settings, new_space = {}, {}
+    for name, value in values.items():
+        if name not in scales:
+            new_settings[name] = value
+        elif len(value) == 1:
+            new_settings[name] = value[0]
+        elif len(value) == 2:
+            new_space[name] = Range(value[0], value[1], log=space[name].log if name in space else scales[name] == "log")
+        else:
+            raise ConfigError([f"{name}: takes one value or a range of two; got {' '.join(map(str, value))}"])
+    # A script sets one of the two; the user who gives the other means it instead, and both are refused later.
+    for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
+        if f"--{given}" in flags and f"--{other}" not in flags:
+            new_settings[other] = None
+    # The script's number of trials was for its own space and sampler.
+    if "--trials" not in flags and (not new_space or "--sampler" in flags):
+        new_settings["trials"] = None
+    if new_settings["protocol"] is Protocol.CONTINUAL:  # where no sampler chooses
+        new_settings = {k: v for k, v in new_settings.items() if k not in SEARCHING or _flag(k) in flags}
+    # An explicit None is kept: it undoes what a script sets.
+    return {name: v for name, v in new_settings.items() if v is not None or _flag(name) in flags}, new_space
+
+
+def _group(part: type[Part], settings: dict[str, Any], space: Space) -> type:
+    """A dataclass of one group of options for tyro, whose defaults are the script's."""
+    scales = searchable()
+    rows = []
+    for name, field in part.model_fields.items():
+        default = settings.get(name, field.default)
+        if name in scales:
+            default = (space[name].low, space[name].high) if name in space else (default,)
+            kind: Any = Annotated[tuple[float, ...], _argument(field, "FLOAT [FLOAT]")]
+        elif name in NAMES:
+            # Kept as text, so that our own rule names the known ones.
+            text = str | None if field.default is None else str
+            kind = Annotated[text, _argument(field, "{" + ",".join(NAMES[name]) + "}")]
+            default = backbone_name(default) if name == "backbone" else default
+        else:
+            kind = Annotated[_optional(field), _argument(field, None)]
+        rows.append((name, kind, dataclasses.field(default=default)))
+    group = dataclasses.make_dataclass((part.__doc__ or part.__name__).strip(), rows)
+    group.__doc__ = part.__doc__
+    return group
+
+
+def _optional(field: FieldInfo) -> Any:
+    """The type of a field; those whose default follows another field may be None on the command line."""
+    if field.default is None and get_origin(field.annotation) not in (Union, types.UnionType):
+        return field.annotation | None  # type: ignore[operator]
+    return field.annotation
+
+
+def _argument(field: FieldInfo, metavar: str | None) -> Any:
+    import tyro
+
+    return tyro.conf.arg(help=field.description, metavar=metavar)

@@ -1,0 +1,226 @@
+"""The continual protocol (De Lange et al. 2021, "A continual learning survey", Algorithm 1): hyperparameters are chosen
+task by task, on the current task's data only.
+
+For each task: (1) the best learning rate of a grid by plain finetuning from the current model; A* is its validation
+accuracy on the task. (2) The method learns the task at that rate with its factor at the top of the range. That is
+accepted at accuracy >= 0.8 A*, else the factor is halved, at most 10 times; the last one tried is kept. Everything else
+stays as configured, and each task begins at the top again. Accuracies are means over seeds: one decision holds for all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pandas as pd
+import ray
+import torch
+
+from clsearch.core.config import TrialConfig
+from clsearch.core.datasets import Data
+from clsearch.core.loop import DivergedError, accuracy_on, attempted, remembered
+from clsearch.core.run import build_run
+from clsearch.core.state import TrialState
+from clsearch.tuning.plan import Plan
+from clsearch.tuning.protocols import DECAYING
+from clsearch.tuning.ranking import Choice, Cost
+from clsearch.tuning.workers import side_by_side, with_threads
+
+SHARE = 0.8
+"""Of A*: what the method must keep of a task's accuracy (1 - p in the paper, whose p is 0.2)."""
+
+HALVINGS = 10
+
+RATE, METHOD = "learning_rate", "method"
+"""The phases of a task."""
+
+SCORE = "learning_accuracy"
+"""What the protocol sees of its choice: accuracy on each task right after learning it, for earlier data is gone."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One training of one task on `seeds` seeds. phase: `learning_rate` (plain finetuning) or `method`. values: the
+    hyperparameters tried. accuracies: validation accuracy on the task, of each seed; empty where training diverged.
+    bar: what the method's mean must reach; None in the first phase. kept: whether its values were chosen.
+    """
+
+    task: int
+    phase: str
+    values: dict[str, float]
+    accuracies: tuple[float, ...]
+    bar: float | None
+    seeds: int
+    seconds: float
+    kept: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over seeds; -inf where training diverged."""
+        return math.fsum(self.accuracies) / len(self.accuracies) if self.accuracies else -math.inf
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the protocol decided so far: its attempts, and once every task has values, the choice. reason: why there is
+    none.
+    """
+
+    attempts: tuple[Attempt, ...] = ()
+    choice: Choice | None = None
+    reason: str = "interrupted"
+
+    @property
+    def kept(self) -> list[Attempt]:
+        """The method's attempt that each task ended with."""
+        return [a for a in self.attempts if a.kept and a.phase == METHOD]
+
+    @property
+    def cost(self) -> Cost:
+        """What all attempts spent."""
+        trainings = sum(a.seeds for a in self.attempts)
+        return Cost(trainings, math.fsum(a.seconds for a in self.attempts))
+
+    def tried(self, *attempts: Attempt) -> Decision:
+        """With more attempts."""
+        return replace(self, attempts=(*self.attempts, *attempts))
+
+    def keeping(self, attempt: Attempt) -> Decision:
+        """With one of its attempts kept."""
+        return replace(self, attempts=tuple(replace(a, kept=True) if a is attempt else a for a in self.attempts))
+
+    def table(self) -> pd.DataFrame:
+        """A row per attempt."""
+        rows = [
+            {
+                "task": a.task,
+                "phase": a.phase,
+                **a.values,
+                "accuracy": a.accuracy if a.accuracies else math.nan,
+                "bar": a.bar,
+                "kept": a.kept,
+                "seconds": a.seconds,
+            }
+            for a in self.attempts
+        ]
+        return pd.DataFrame(rows)
+
+
+def decide(plan: Plan, data: ray.ObjectRef) -> Iterator[Decision]:
+    """Choose the hyperparameters of every task; gives what is decided after each step of it."""
+    decision, state = Decision(), None
+    for task in plan.tasks:
+        rates = _rates(plan, data, state, task)
+        best = max(rates, key=lambda attempt: attempt.accuracy)
+        decision = decision.tried(*rates).keeping(best)
+        yield decision
+        if not best.accuracies:
+            yield replace(decision, reason=f"every learning rate diverged at task {task}")
+            return
+        for factors, last in _factors(plan):
+            found, after = _method(plan, data, state, task, best.values | factors, SHARE * best.accuracy, last)
+            decision = decision.tried(found)
+            yield decision
+            if found.accuracy >= SHARE * best.accuracy:
+                break
+        if not found.accuracies:
+            yield replace(decision, reason=f"every factor diverged at task {task}")
+            return
+        decision, state = decision.keeping(found), after
+        yield decision
+    score = math.fsum(a.accuracy for a in decision.kept) / len(decision.kept)
+    choice = Choice("continual", {}, {SCORE: score}, tuple(a.values for a in decision.kept))
+    yield replace(decision, choice=choice, reason="")
+
+
+def _factors(plan: Plan) -> Iterator[tuple[dict[str, float], bool]]:
+    """What the method is tried with, strongest first, and whether it is the last."""
+    tops = {name: plan.space[name].high for name in DECAYING if name in plan.space}
+    most = HALVINGS if tops else 0
+    for halving in range(most + 1):
+        yield {name: top / 2**halving for name, top in tops.items()}, halving == most
+
+
+def _rates(plan: Plan, data: ray.ObjectRef, state: ray.ObjectRef | None, task: int) -> list[Attempt]:
+    """Plain finetuning at each learning rate, side by side."""
+    jobs = [(plan.config, plan.seeds, plan.device, data, state, {"learning_rate": r}, True, None) for r in plan.rates]
+    found = {}
+    for index, (result, _) in side_by_side(plan, _attempt, jobs, returns=2):
+        accuracies, seconds = ray.get(result)
+        found[index] = Attempt(task, RATE, jobs[index][5], accuracies, None, len(plan.seeds), seconds)
+    return [found[index] for index in sorted(found)]
+
+
+def _method(
+    plan: Plan,
+    data: ray.ObjectRef,
+    state: ray.ObjectRef | None,
+    task: int,
+    values: dict[str, float],
+    bar: float,
+    last: bool,
+) -> tuple[Attempt, ray.ObjectRef]:
+    """The method with these hyperparameters, and the state that it leaves where it is accepted."""
+    job = (plan.config, plan.seeds, plan.device, data, state, values, False, -math.inf if last else bar)
+    ((_, (result, after)),) = side_by_side(plan, _attempt, [job], returns=2)
+    accuracies, seconds = ray.get(result)
+    return Attempt(task, METHOD, values, accuracies, bar, len(plan.seeds), seconds), after
+
+
+def _attempt(
+    cpus: int,
+    config: TrialConfig,
+    seeds: tuple[int, ...],
+    device: str,
+    data: Data,
+    before: bytes | None,
+    values: Mapping[str, float],
+    plain: bool,
+    bar: float | None,
+) -> tuple[tuple[tuple[float, ...], float], bytes | None]:
+    """In a worker: learn the next task after a state, and measure it on that task's validation data alone.
+
+    plain: without regularizers. bar: the mean accuracy from which the state is remembered.
+    Returns: (accuracy of each seed, none where it diverged; seconds), and the state with the task remembered.
+    """
+    with_threads(cpus)
+    began = time.perf_counter()
+    run = build_run(config, seeds, device, data).with_numbers(values)
+    state = run.initial_state() if before is None else TrialState.unpacked(before, run.fingerprint, run.device)
+    if plain:
+        run = replace(run, regularizers=())
+        state = replace(state, curve=torch.empty(0, len(seeds), len(run.columns)), epochs=state.epochs[:0])
+    task = run.benchmark.tasks[state.tasks_learned]
+    try:
+        trained = attempted(run, state)
+        answers = run.benchmark.answers(task.index, task.index)
+        accuracies = tuple(accuracy_on(run, trained.params, answers, task.validation).tolist())
+    except DivergedError:
+        return ((), time.perf_counter() - began), None
+    good = bar is not None and math.fsum(accuracies) / len(accuracies) >= bar
+    after = remembered(run, trained).packed() if good else None
+    return (accuracies, time.perf_counter() - began), after
+
+
+def metrics_of(attempt: Attempt, decision: Decision) -> dict[str, float]:
+    """What MLflow shows of a task: what was chosen, the accuracy that it gave, the bar, and how many were tried."""
+    tried = float(sum(a.task == attempt.task for a in decision.attempts))
+    bar = {} if attempt.bar is None else {"bar": attempt.bar}
+    return attempt.values | bar | {"accuracy": attempt.accuracy, "attempts": tried}
+
+
+def decision_content(plan: Plan, decision: Decision) -> dict[str, Any]:
+    """What best.json holds."""
+    return {
+        "label": None if decision.choice is None else decision.choice.label,
+        "reason": decision.reason,
+        "values": {},
+        "config": plan.config.flat(),
+        "per_task": [attempt.values for attempt in decision.kept],
+        "seeds": list(plan.seeds),
+        "cost": asdict(decision.cost),
+        "scores": {} if decision.choice is None else decision.choice.scores,
+    }

@@ -1,0 +1,90 @@
+"""What a study prints of its final evaluation."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from clsearch.core.statistics import Interval
+from clsearch.tuning.final import Final, Measured
+
+
+def final_table(final: Final) -> Table:
+    """The choice and its references on fresh seeds: validation and test, with intervals."""
+    seeds = final.plan.report_seeds
+    span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+    table = Table(
+        title=f"Final evaluation on {len(seeds)} fresh seed{'s' * (len(seeds) > 1)} ({span}), mean (95 % interval)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("configuration", no_wrap=True)
+    for name in ("validation\naccuracy (%)", "test\naccuracy (%)", "test\nforgetting", "chosen minus this,\ntest"):
+        table.add_column(name, justify="right", no_wrap=True)
+    on = ""
+    for row in final.rows:
+        if row.on != on and final.reported_on != "full_sequence":
+            if on:
+                table.add_section()
+            table.add_row(f"[bold]{described(final, row)}[/bold]")
+        on = row.on
+        table.add_row(f"chosen {row.algorithm}" if row.configuration == "chosen" else row.algorithm, *cells(final, row))
+    return table
+
+
+def described(final: Final, row: Measured) -> str:
+    """What a row is measured on."""
+    if row.on == "full_sequence":
+        return f"full sequence of {row.benchmark}"
+    if len(row.tasks) < final.plan.config.tasks:
+        return f"reported: tasks {row.tasks[0]} to {row.tasks[-1]}, fresh weights"
+    return f"reported: {row.benchmark}"
+
+
+def cells(final: Final, row: Measured) -> list[str]:
+    """The numbers of a row."""
+    if row.reason:
+        return [row.reason.partition(" (")[0], "", "", ""]
+    validation, test = final.intervals(row, "validation"), final.intervals(row, "test")
+    difference = final.against(row, "test", "average_accuracy")
+    return [
+        percent(validation["average_accuracy"]),
+        percent(test["average_accuracy"]),
+        percent(test["average_forgetting"]),
+        "" if difference is None else percent(difference, signed=True),
+    ]
+
+
+def percent(found: Interval, signed: bool = False) -> str:
+    """A mean with its interval, in percent."""
+    mark = "+" if signed else ""
+    mean = f"{100 * found.mean:{mark}.2f}"
+    if found.low != found.low:
+        return mean
+    return f"{mean} ({100 * found.low:{mark}.2f} to {100 * found.high:{mark}.2f})"
+
+
+def optimism_of(final: Final) -> list[str]:
+    """How much better the search thought of its choice than it is: a sentence for each objective."""
+    lines = []
+    for found in final.optimism:
+        name, seeds = found.metric.replace("_", " "), len(final.plan.report_seeds)
+        where = "" if final.reported_on == "full_sequence" else " of what is reported"
+        lines.append(
+            f"Optimism: the search believed {100 * found.believed:.2f} % {name}; on {seeds} fresh seeds the same "
+            f"configuration has {percent(found.validation)} on validation data, {100 * found.against_validation:+.2f} "
+            f"points of optimism, and {percent(found.test)} on test data{where}, "
+            f"{100 * found.against_test:+.2f} points."
+        )
+    return lines
+
+
+def opened_of(final: Final) -> list[str]:
+    """How often test data was opened."""
+    return [
+        f"Test data of {opening.data} was opened once for this, after the choice; in this results folder it had been "
+        f"opened {opening.before} time{'s' * (opening.before != 1)} before."
+        for opening in final.openings
+    ]

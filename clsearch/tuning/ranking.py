@@ -1,0 +1,167 @@
+"""Ranking the trials of a study: which is chosen, and which cannot be told from it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clsearch.core import metrics
+from clsearch.core.statistics import Interval, indistinguishable, paired_difference
+from clsearch.tuning.objectives import chosen, front, sign
+from clsearch.tuning.plan import Plan
+from clsearch.tuning.records import TrialRecord
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Finished trials: the chosen one first, then the rest of the Pareto front (of one objective there is none), then
+    the others, by the first objective. close: labels of those that cannot be told from the chosen one: the paired 95 %
+    interval of their difference contains 0, in every objective. front: labels, where there are several objectives.
+    """
+
+    objectives: tuple[str, ...]
+    trials: list[TrialRecord]
+    close: frozenset[str]
+    front: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best trial; of several objectives the knee of the front (`objectives.knee`)."""
+        return self.trials[0] if self.trials else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search ends with. values: hyperparameter -> value, for all tasks. per_task: the values of each task, where
+    they differ between tasks (protocol continual). scores: metric -> what the search measured, mean over its seeds.
+    """
+
+    label: str
+    values: dict[str, float]
+    scores: dict[str, float]
+    per_task: tuple[dict[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a search spent: tasks trained, each on each seed, and seconds of training in the workers."""
+
+    task_trainings: int
+    seconds: float
+
+
+def cost_of(records: list[TrialRecord]) -> Cost:
+    """The cost of trials, references apart. A task in which training diverged counts as trained."""
+    tasks = sum(len(r.seeds) * (r.tasks_learned + (r.state == "failed")) for r in records)
+    return Cost(tasks, sum(r.seconds for r in records))
+
+
+def choice_of(ranking: Ranking) -> Choice | None:
+    """The chosen trial; None where none finished."""
+    best = ranking.best
+    if best is None:
+        return None
+    return Choice(best.label, best.values, {name: best.metrics[name] for name in ranking.objectives})
+
+
+def rank(records: list[TrialRecord], objectives: tuple[str, ...]) -> Ranking:
+    """Rank by metrics after the last task; unfinished and failed trials are not ranked."""
+    finished = [r for r in records if r.state == "finished"]
+    if not finished:
+        return Ranking(objectives, [], frozenset())
+    gains = np.array([[sign(name) * r.metrics[name] for name in objectives] for r in finished])
+    first, best_ones = chosen(gains), front(gains) if len(objectives) > 1 else []
+    order = sorted(range(len(finished)), key=lambda i: (i != first, i not in best_ones, -gains[i, 0]))
+    ranked = [finished[i] for i in order]
+    close = {r.label for r in ranked if alike(ranked[0], r, objectives)}
+    return Ranking(objectives, ranked, frozenset(close), tuple(finished[i].label for i in best_ones))
+
+
+def alike(first: TrialRecord, second: TrialRecord, objectives: tuple[str, ...]) -> bool:
+    """Whether two trials on the same seeds cannot be told apart in any objective."""
+    return all(indistinguishable(per_seed(first, name), per_seed(second, name)) for name in objectives)
+
+
+def per_seed(record: TrialRecord, name: str) -> list[float]:
+    """A metric of each seed, after the tasks that a trial learned."""
+    return metrics.summary(matrices(record), record.tasks_learned)[name].tolist()
+
+
+def against(best: TrialRecord, reference: TrialRecord, name: str) -> Interval:
+    """A metric of the best minus a reference's, paired over seeds."""
+    return paired_difference(per_seed(best, name), per_seed(reference, name))
+
+
+def with_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
+    """The finished trials and references with their intransigence against the joint reference, seed by seed; none
+    where no joint reference finished.
+    """
+    finished = [r for r in records if r.state == "finished"]
+    joint = next((r for r in finished if r.number is None and r.algorithm == "joint"), None)
+    if joint is None:
+        return []
+    upper = matrices(joint)
+    found = []
+    for record in finished:
+        if record is not joint:
+            values = metrics.intransigence(matrices(record), upper, record.tasks_learned)
+            found.append(replace(record, metrics=record.metrics | metrics.over_seeds({"intransigence": values})))
+    return found
+
+
+def matrices(record: TrialRecord) -> Tensor:
+    """R of each seed, [M, T+1, T], NaN where not measured."""
+    return torch.from_numpy(np.array(record.accuracy, dtype=float))
+
+
+def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
+    """The command that trains the best configuration again as a study of its own; None outside a script."""
+    if plan.command is None:
+        return None
+    words, dropped = [], {"--name", "--trials", "--sampler", "--grid-points", "--sampler-seed"}
+    dropped |= {"--" + name.replace("_", "-") for name in plan.space}
+    keep = True
+    for word in plan.command:
+        if word.startswith("--"):
+            keep = word not in dropped
+        if keep:
+            words.append(word)
+    for name, value in best.values.items():
+        words += ["--" + name.replace("_", "-"), repr(value)]
+    return shlex.join([*words, "--trials", "1", "--name", f"{plan.options.name}-best"])
+
+
+def best_content(plan: Plan, ranking: Ranking, references: list[TrialRecord], cost: Cost) -> dict[str, Any]:
+    """What best.json holds."""
+    best = ranking.best
+    if best is None:
+        return {"label": None, "reason": "no trial finished", "cost": asdict(cost)}
+    content: dict[str, Any] = {
+        "label": best.label,
+        "number": best.number,
+        "values": best.values,
+        "config": best.settings,
+        "seeds": list(best.seeds),
+        "metrics": best.metrics,
+        "objectives": list(ranking.objectives),
+        "front": list(ranking.front),
+        "indistinguishable": [r.label for r in ranking.trials[1:] if r.label in ranking.close],
+        "cost": asdict(cost),
+        "command": rerun_command(plan, best),
+        "references": {},
+    }
+    for reference in references:
+        if reference.state == "finished":
+            difference = against(best, reference, ranking.objectives[0])
+            content["references"][reference.algorithm] = {
+                "metrics": reference.metrics,
+                "difference": {"mean": difference.mean, "low": difference.low, "high": difference.high},
+            }
+        else:
+            content["references"][reference.algorithm] = {"state": reference.state, "reason": reference.reason}
+    return content

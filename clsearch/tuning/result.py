@@ -1,0 +1,54 @@
+"""What a study found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from clsearch.tuning.continual import Decision
+from clsearch.tuning.final import Final
+from clsearch.tuning.plan import Plan
+from clsearch.tuning.ranking import Choice, Cost, Ranking, cost_of
+from clsearch.tuning.records import TrialRecord
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found. choice: what it ended with. decision: of the continual protocol, which has no trials.
+    final: the choice on fresh seeds; None with --no-final, without a choice, or where `unsealed` says why.
+    interrupted: it was stopped before it was done.
+    """
+
+    plan: Plan
+    records: list[TrialRecord]
+    references: list[TrialRecord]
+    ranking: Ranking
+    choice: Choice | None
+    decision: Decision | None
+    interrupted: bool
+    final: Final | None = None
+    unsealed: str = ""
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The chosen trial: the one with the best objective, or the knee of the front of several."""
+        return self.ranking.best
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """results/<study>/trials.csv."""
+        return pd.read_csv(self.plan.folder / "trials.csv")
+
+    @property
+    def cost(self) -> Cost:
+        """What the search spent, references and final evaluation apart."""
+        return cost_of(self.records) if self.decision is None else self.decision.cost
+
+    @property
+    def exit_code(self) -> int:
+        """0 done; 1 nothing could be chosen, or not be evaluated; 130 interrupted."""
+        if self.interrupted:
+            return 130
+        evaluated = self.final is not None and self.final.reported is not None
+        return 0 if self.choice is not None and (evaluated or not self.plan.options.final) else 1
