@@ -1,6 +1,7 @@
 """clsearch: which hyperparameters for continual learning, and how do you know?
 
 Study                    one question, one search, one record
+Comparison               several studies and one table
 SPACES, LogRange, Range  search spaces
 ConfigError              refused input
 """
@@ -12,8 +13,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from clsearch.core.config import ConfigError
+from clsearch.tuning.comparison import Comparison
 from clsearch.tuning.spaces import SPACES, LogRange, Range
 from clsearch.tuning.study import Study
 
 __version__ = "0.1.0"
-__all__ = ["SPACES", "ConfigError", "LogRange", "Range", "Study", "__version__"]
+__all__ = ["SPACES", "Comparison", "ConfigError", "LogRange", "Range", "Study", "__version__"]

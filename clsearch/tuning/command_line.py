@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import types
+from collections.abc import Collection
 from typing import Annotated, Any, Union, get_origin
 
 from pydantic.fields import FieldInfo
@@ -44,17 +45,19 @@ def parse(
     space: Space,
     args: list[str] | None,
     follow: bool = False,
+    without: Collection[str] = (),
 ) -> tuple[dict[str, Any], Space]:
     """Read a command line: settings and space of a script, changed by what the user gave.
 
     A searchable number takes one value, which fixes it, or two, the range to search. follow: the script's space is the
-    default one, so ranges that the user did not give are left out, to follow the settings. Help and unknown options
+    default one, so ranges that the user did not give are left out, to follow the settings. without: names of settings
+    that are not asked for. Help and unknown options
     end the process (exit codes 0 and 2); values against a rule raise ConfigError.
     """
     import tyro
 
     parts: tuple[type[Part], ...] = (StudyOptions, SelectionOptions, *PARTS[algorithm], ResourceOptions)
-    groups = [_group(part, settings, space) for part in parts]
+    groups = [_group(part, settings, space, without) for part in parts]
     form = dataclasses.make_dataclass(
         "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in groups]
     )
@@ -114,17 +117,19 @@ def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[
     # The script's number of trials was for its own space and sampler.
     if "--trials" not in flags and (not new_space or "--sampler" in flags):
         new_settings["trials"] = None
-    if new_settings["protocol"] is Protocol.CONTINUAL:  # where no sampler chooses
+    if new_settings.get("protocol") is Protocol.CONTINUAL:  # where no sampler chooses
         new_settings = {k: v for k, v in new_settings.items() if k not in SEARCHING or _flag(k) in flags}
     # An explicit None is kept: it undoes what a script sets.
     return {name: v for name, v in new_settings.items() if v is not None or _flag(name) in flags}, new_space
 
 
-def _group(part: type[Part], settings: dict[str, Any], space: Space) -> type:
+def _group(part: type[Part], settings: dict[str, Any], space: Space, without: Collection[str]) -> type:
     """A dataclass of one group of options for tyro, whose defaults are the script's."""
     scales = searchable()
     rows = []
     for name, field in part.model_fields.items():
+        if name in without:
+            continue
         default = settings.get(name, field.default)
         if name in scales:
             default = (space[name].low, space[name].high) if name in space else (default,)

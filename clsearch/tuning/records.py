@@ -88,7 +88,7 @@ class Results:
     def begin(self) -> None:
         """Write study.json."""
         plan = self.plan
-        self._json(
+        write_json(
             self.folder / "study.json",
             {
                 "question": plan.question,
@@ -109,9 +109,7 @@ class Results:
                 "report_seeds": list(plan.report_seeds) if plan.options.final else [],
                 "sampler": plan.options.sampler,
                 "sampler_seed": plan.options.sampler_seed,
-                "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-                "commit": code_version(),
-                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                **made_with(),
             },
         )
 
@@ -137,7 +135,7 @@ class Results:
         columns = ["seed", "task", "epoch", *record.columns]
         self._csv(folder / "learning_curve.csv", pd.DataFrame(curve, columns=columns))
         content = {k: v for k, v in asdict(record).items() if k not in ("curve", "epochs", "columns")}
-        self._json(folder / "record.json", content)
+        write_json(folder / "record.json", content)
 
     def write_table(self, name: str, records: list[TrialRecord]) -> None:
         """Write <name>.csv, a row per trial. Only finished trials have metrics there: a mean over few tasks must not
@@ -162,18 +160,29 @@ class Results:
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a file of the study's folder."""
-        self._json(self.folder / name, content)
+        write_json(self.folder / name, content)
 
     def write_csv(self, name: str, table: pd.DataFrame) -> None:
         """Write a file of the study's folder."""
         self._csv(self.folder / name, table)
 
-    def _json(self, path: Path, content: dict[str, Any]) -> None:
-        text = json.dumps(finite(content), indent=2, ensure_ascii=False)
-        write_atomically(path, (text + "\n").encode())
-
     def _csv(self, path: Path, table: pd.DataFrame) -> None:
         write_atomically(path, table.to_csv(index=False).encode())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of JSON, atomically; NaN and infinity become null."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def made_with() -> dict[str, Any]:
+    """What a record was made with: versions, commit and time."""
+    return {
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "commit": code_version(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def finite(content: Any) -> Any:

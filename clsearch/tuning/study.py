@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -55,18 +56,10 @@ class Study:
     def main(self, args: list[str] | None = None) -> NoReturn:
         """Run the study as its script does: options from `args` (default: the command line), then exit.
 
-        Exit codes: 0 done; 1 no trial finished; 2 refused before starting; 130 interrupted.
+        Exit codes: 0 done; 1 no trial finished, or its final evaluation failed; 2 refused before starting; 130
+        interrupted.
         """
-        try:
-            result = _carry_out(self.plan_for(args))
-        except ConfigError as error:
-            for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:  # before or after the search; within it, Ray ends the trials in order
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
-        sys.exit(result.exit_code)
+        exit_with(lambda: _carry_out(self.plan_for(args)).exit_code)
 
     def plan_for(self, args: list[str] | None = None) -> Plan:
         """The plan of this study changed by a command line. Raises ConfigError."""
@@ -79,7 +72,32 @@ class Study:
         return make_plan(self.algorithm, space, self.question, settings, command, self.follow)
 
 
+def exit_with(run: Callable[[], int]) -> NoReturn:
+    """Run, and leave the process with the exit code that it gives, 2 where it is refused, 130 where interrupted."""
+    try:
+        code = run()
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:  # before or after the search; within it, Ray ends the trials in order
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code)
+
+
 def _carry_out(plan: Plan) -> StudyResult:
+    held = [prepared(plan)]
+    from clsearch.tuning.driver import execute
+
+    return execute(plan, held.pop)  # the object store's copy shall be the only one
+
+
+def prepared(plan: Plan, data: Data | None = None) -> Data:
+    """The data of a plan that may run, all checks passed. data: of its benchmark, where that is read already.
+
+    Raises ConfigError.
+    """
     from clsearch.tuning.preflight import check
 
     check(plan)
@@ -89,12 +107,10 @@ def _carry_out(plan: Plan) -> StudyResult:
         from clsearch.tuning.selection import fetch_test
 
         fetch_test(plan)
-    held = [load(plan)]
+    data = data or load(plan)
     if plan.space:
-        _check_effect(plan, held[0])
-    from clsearch.tuning.driver import execute
-
-    return execute(plan, held.pop)  # the object store's copy shall be the only one
+        _check_effect(plan, data)
+    return data
 
 
 def _check_effect(plan: Plan, data: Data) -> None:

@@ -262,9 +262,10 @@ def where(console: Console, found: StudyResult) -> None:
         console.print(f"{name:<8} {value}", highlight=False, markup=False, soft_wrap=True)
 
 
-def whole(console: Console, table: Table) -> None:
-    """Print a table with no cell cut off, beyond the console's width if need be."""
-    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
+def whole(console: Console, table: Table, wrapped: bool = False) -> None:
+    """Print a table with no cell cut off, beyond the console's width if need be. wrapped: as narrow as may be."""
+    measured = console.measure(table, options=console.options.update(max_width=1000))
+    needed = measured.minimum if wrapped else measured.maximum
     width = console.width
     console.width = max(width, needed)
     console.print(table)

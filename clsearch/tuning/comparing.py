@@ -1,0 +1,118 @@
+"""Carrying out a comparison: its studies in one Ray session, then its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import ray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from clsearch.core.datasets import Data
+from clsearch.tuning.display import near
+from clsearch.tuning.driver import execute_in, ray_session
+from clsearch.tuning.final_summary import opened_of
+from clsearch.tuning.plan import Plan
+from clsearch.tuning.progress import ProgressLine
+from clsearch.tuning.records import made_with, write_json
+from clsearch.tuning.result import StudyResult
+from clsearch.tuning.summary import say, troubles, whole
+from clsearch.tuning.tables import Row, difference_rows, method_rows, protocol_rows, shown, write
+
+CHOSEN_WIDTH = 24
+"""Of the column that may be broken."""
+
+
+def execute_all(
+    folder: Path, question: str, kind: str, plans: dict[str, Plan], held: dict[str, Data]
+) -> dict[str, StudyResult]:
+    """Run checked plans one after the other, and write the table to `folder`. held: benchmark -> its data, given up
+    here.
+    """
+    console, results = Console(stderr=True), dict[str, StudyResult]()
+    first = next(iter(plans.values()))
+    with ray_session(first):
+        data = {name: ray.put(held.pop(name)) for name in list(held)}
+        for number, (label, plan) in enumerate(plans.items(), start=1):
+            console.print(f"study {number}/{len(plans)}: {label}", highlight=False, markup=False)
+            line = ProgressLine(console, plan.trials, plan.objectives[0])
+            with line.shown():
+                results[label] = execute_in(plan, data[plan.config.benchmark], line)
+            if results[label].interrupted:
+                break
+    show(folder, question, kind, plans, results)
+    return results
+
+
+def show(folder: Path, question: str, kind: str, plans: Mapping[str, Plan], results: Mapping[str, StudyResult]) -> None:
+    """Write and print the tables, and say where everything is."""
+    console, first = Console(), next(iter(plans.values()))
+    tables = {kind: protocol_rows(results) if kind == "protocols" else method_rows(results)}
+    if kind == "methods":
+        tables["differences"] = difference_rows(results)
+    captions = captions_of(first, kind)
+    write_json(
+        folder / "comparison.json",
+        {
+            "question": question,
+            "kind": kind,
+            "studies": {label: plan.options.name for label, plan in plans.items()},
+            "seeds": {"selecting": list(first.seeds), "reporting": list(first.report_seeds)},
+            **made_with(),
+        },
+    )
+    for name, rows in tables.items():
+        if rows:
+            write(folder, name, rows, captions[name], signed=name == "differences")
+            console.print()
+            whole(console, rich_table(rows, signed=name == "differences"), wrapped=True)
+            say(console, captions[name])
+    for label, result in results.items():
+        say(console, *(f"{label}: {line}" for line in troubles(result)))
+        if result.decision is not None and result.choice is None:
+            say(console, f"{label}: nothing was chosen: {result.decision.reason}.")
+    if last := [result.final for result in results.values() if result.final is not None]:
+        say(console, *opened_of(last[-1]))
+    written = ", ".join(f"{name}.csv|md|tex" for name, rows in tables.items() if rows)
+    say(console, "", f"Tables   {near(folder)}/ ({written})")
+    say(console, f"Studies  {', '.join(near(plan.folder) for plan in plans.values())}")
+
+
+def captions_of(plan: Plan, kind: str) -> dict[str, str]:
+    """What each table shows."""
+    seeds = f"{len(plan.report_seeds)} fresh seeds, mean ± half of the 95 % interval over seeds (Student t), in percent"
+    if kind == "protocols":
+        return {
+            kind: f"{plan.algorithm} on {plan.config.benchmark}, {plan.config.tasks} tasks: average accuracy, {seeds}. "
+            f"Optimism: the search's score minus the same metric on fresh validation data, and on the reported test "
+            f"data. Cost and seconds: of the search alone."
+        }
+    if plan.report is not None:
+        where = plan.report.benchmark
+    elif len(plan.reported) < plan.config.tasks:
+        where = f"tasks {plan.reported[0]} to {plan.reported[-1]} of {plan.config.benchmark}, fresh weights"
+    else:
+        where = f"{plan.config.benchmark}, {plan.config.tasks} tasks"
+    return {
+        kind: f"Test data of {where}: {seeds}. Protocol {plan.protocol.value}; searched on {len(plan.seeds)} other "
+        f"seeds and validation data.",
+        "differences": f"Average accuracy on test data of {where}, row minus column: {seeds}, paired over seeds, each "
+        f"pair by itself.",
+    }
+
+
+def rich_table(rows: Sequence[Row], signed: bool) -> Table:
+    """Rows for the terminal."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    frame = shown(rows, signed)
+    for number, name in enumerate(frame.columns):
+        width = max(map(len, frame[name]))
+        if name == "chosen":
+            table.add_column(name, min_width=min(width, CHOSEN_WIDTH))
+        else:
+            table.add_column(name, justify="right" if number else "left", min_width=width)
+    for cells in frame.itertuples(index=False):
+        table.add_row(*cells)
+    return table
