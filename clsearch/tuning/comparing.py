@@ -21,9 +21,6 @@ from clsearch.tuning.result import StudyResult
 from clsearch.tuning.summary import say, troubles, whole
 from clsearch.tuning.tables import Row, difference_rows, method_rows, protocol_rows, shown, write
 
-CHOSEN_WIDTH = 24
-"""Of the column that may be broken."""
-
 
 def execute_all(
     folder: Path, question: str, kind: str, plans: dict[str, Plan], held: dict[str, Data]
@@ -68,7 +65,11 @@ def show(folder: Path, question: str, kind: str, plans: Mapping[str, Plan], resu
             write(folder, name, rows, captions[name], signed=name == "differences")
             console.print()
             whole(console, rich_table(rows, signed=name == "differences"), wrapped=True)
-            say(console, captions[name])
+            say(
+                console,
+                captions[name],
+                *(f"{row[next(iter(row))]}: {row['chosen']}" for row in rows if row.get("chosen")),
+            )
     for label, result in results.items():
         say(console, *(f"{label}: {line}" for line in troubles(result)))
         if result.decision is not None and result.choice is None:
@@ -86,7 +87,8 @@ def captions_of(plan: Plan, kind: str) -> dict[str, str]:
     if kind == "protocols":
         return {
             kind: f"{plan.algorithm} on {plan.config.benchmark}, {plan.config.tasks} tasks: average accuracy, {seeds}. "
-            f"Optimism: the search's score minus the same metric on fresh validation data, and on the reported test "
+            f"* is learning accuracy, all that continual sees. Optimism: the search's score minus the same metric on "
+            f"fresh validation data, and on the reported test "
             f"data. Cost and seconds: of the search alone."
         }
     if plan.report is not None:
@@ -104,15 +106,13 @@ def captions_of(plan: Plan, kind: str) -> dict[str, str]:
 
 
 def rich_table(rows: Sequence[Row], signed: bool) -> Table:
-    """Rows for the terminal."""
+    """Rows for the terminal, without the column that is too wide for it."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     frame = shown(rows, signed)
-    for number, name in enumerate(frame.columns):
-        width = max(map(len, frame[name]))
-        if name == "chosen":
-            table.add_column(name, min_width=min(width, CHOSEN_WIDTH))
-        else:
-            table.add_column(name, justify="right" if number else "left", min_width=width)
+    frame = frame.drop(columns="chosen", errors="ignore")
+    for number, name in enumerate(frame.columns):  # headings may be broken, cells not
+        width = max(map(len, [*frame[name], *name.split()]))
+        table.add_column(name, justify="right" if number else "left", width=width)
     for cells in frame.itertuples(index=False):
         table.add_row(*cells)
     return table

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ from clsearch.tuning.final import Final, Measured
 from clsearch.tuning.result import StudyResult
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Believed:
+    """A search's own score: of which metric, and the value. Other metrics than average accuracy are marked."""
+
+    metric: str
+    value: float
+
 
 TEST_METRICS = ("average_accuracy", "average_forgetting", "backward_transfer", "learning_accuracy")
 """What a table of methods shows of test data."""
@@ -58,11 +68,10 @@ def protocol_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
         if final is None or final.reported is None or not final.optimism:
             continue
         full, first = final.row("chosen", "full_sequence"), final.optimism[0]
-        mark = "" if first.metric == "average_accuracy" else f" ({first.metric.replace('_', ' ')})"
         rows.append(
             {
                 "protocol": label,
-                "believed": f"{100 * first.believed:.2f}{mark}",
+                "believed": Believed(first.metric, first.believed),
                 "fresh validation": first.validation,
                 "reported test": final.intervals(final.reported, "test")["average_accuracy"],
                 "full sequence test": None if full is None else final.intervals(full, "test")["average_accuracy"],
@@ -105,6 +114,8 @@ def flat(rows: Sequence[Row]) -> pd.DataFrame:
         for name, cell in row.items():
             if isinstance(cell, Interval):
                 line |= {name: cell.mean, f"{name}/low": cell.low, f"{name}/high": cell.high}
+            elif isinstance(cell, Believed):
+                line |= {name: cell.value, f"{name}/metric": cell.metric}
             else:
                 line[name] = cell
         lines.append(line)
@@ -128,6 +139,9 @@ def text(cell: Any, signed: bool, latex: bool) -> str:
     match cell:
         case None:
             return "--" if latex else "–"
+        case Believed():
+            other = cell.metric != "average_accuracy"
+            return f"{100 * cell.value:.2f}" + (("$^*$" if latex else "*") if other else "")
         case Interval():
             mark = "+" if signed else ""
             mean, half = f"{100 * cell.mean:{mark}.2f}", 100 * (cell.high - cell.mean)
