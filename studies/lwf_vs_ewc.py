@@ -19,7 +19,7 @@ comparison = Comparison(
     optimizer="adam",
     learning_rate=3e-3,
     epochs=5,
-    trials=24,
+    trials=16,
 )
 
 if __name__ == "__main__":

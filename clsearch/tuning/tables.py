@@ -129,9 +129,10 @@ def shown(rows: Sequence[Row], signed: bool = False, latex: bool = False) -> pd.
 
 
 def heading(name: str, latex: bool) -> str:
-    """A column's name."""
-    unit = " (%)" if name in TEST_METRICS and "accuracy" in name else ""
-    return escaped(name.replace("_", " ") + unit) if latex else name.replace("_", " ") + unit
+    """A column's name: a metric in words, with its unit; another as it is."""
+    unit = " (%)" if "accuracy" in name else ""
+    words = name.replace("_", " ") + unit if name in TEST_METRICS else name
+    return escaped(words) if latex else words
 
 
 def text(cell: Any, signed: bool, latex: bool) -> str:
