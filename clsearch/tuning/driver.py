@@ -170,6 +170,8 @@ def chosen_task_by_task(plan: Plan, data: ray.ObjectRef, watcher: Watcher) -> St
             watcher.decided(decision)
     except KeyboardInterrupt:
         interrupted = True
+    except ray.exceptions.RayError as error:
+        decision = replace(decision, reason=str(error).strip().splitlines()[-1])
     watcher.concluded(decision_content(plan, decision))
     return StudyResult(plan, [], [], Ranking((SCORE,), [], frozenset()), decision.choice, decision, interrupted)
 
@@ -183,6 +185,8 @@ def finally_evaluated(found: StudyResult, data: ray.ObjectRef, watcher: Watcher)
         final = evaluate(plan, found.choice, data, watcher.line.say)
     except SealedError as error:
         return replace(found, unsealed=str(error))
+    except ray.exceptions.RayError as error:  # a worker died, or the cluster went
+        return replace(found, unsealed=str(error).strip().splitlines()[-1])
     except KeyboardInterrupt:
         return replace(found, interrupted=True)
     watcher.evaluated(final)

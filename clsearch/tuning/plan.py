@@ -16,13 +16,12 @@ from clsearch.tuning.protocols import (
     protocol_problems,
     report_settings,
     reported_tasks,
+    reporting_seeds,
     searched_tasks,
 )
 from clsearch.tuning.spaces import Space, check_space, default_space
 
 DEFAULT_TRIALS = 32
-REPORT_SEEDS = {"digits": 5}
-"""Source -> how many seeds a final evaluation has unless told; others have 10."""
 NSGA2_TRIALS = 8
 """Fewer make no second generation."""
 
@@ -56,8 +55,7 @@ class Plan:
     @property
     def report_seeds(self) -> tuple[int, ...]:
         """The fresh seeds of the final evaluation."""
-        first = self.options.first_report_seed
-        return tuple(range(first, first + (self.options.report_seeds or REPORT_SEEDS.get(self.config.source.name, 10))))
+        return reporting_seeds(self.options, self.config)
 
     @property
     def protocol(self) -> Protocol:

@@ -23,6 +23,9 @@ FIRST_K = 3
 RATE_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
 """The learning rates that continual chooses from unless told, as multiples of the configured one."""
 
+REPORT_SEEDS = {"digits": 5}
+"""Source -> how many seeds a final evaluation has unless told; others have 10."""
+
 DECAYING = ("distillation_factor", "penalty_factor")
 """What continual halves until a task is learned well enough."""
 
@@ -52,6 +55,12 @@ def reported_tasks(options: Options, tasks: int) -> tuple[int, ...]:
     return tuple(range(((options.first_k or FIRST_K) + 1) if first_k else 1, tasks + 1))
 
 
+def reporting_seeds(options: Options, config: TrialConfig) -> tuple[int, ...]:
+    """The fresh seeds of the final evaluation."""
+    count = options.report_seeds or REPORT_SEEDS.get(config.source.name, 10)
+    return tuple(range(options.first_report_seed, options.first_report_seed + count))
+
+
 def report_settings(settings: dict[str, Any], config: TrialConfig, benchmark: str) -> dict[str, Any]:
     """Flat settings for the benchmark that two_phase reports on: those of the search, with its scenario and number of
     tasks, but without what belongs to its classes and images.
@@ -78,7 +87,7 @@ def protocol_problems(options: Options, given: set[str], config: TrialConfig, sp
     if protocol is Protocol.CONTINUAL:
         problems += _continual_problems(options, given, config, space)
     problems += problems_of_objectives(options.objectives, len(searched_tasks(options, tasks)), config.scenario)
-    return problems + _sampler_problems(options) + _seed_problems(options)
+    return problems + _sampler_problems(options) + _seed_problems(options, config)
 
 
 def _continual_problems(options: Options, given: set[str], config: TrialConfig, space: Space) -> list[str]:
@@ -110,10 +119,10 @@ def _sampler_problems(options: Options) -> list[str]:
     return []
 
 
-def _seed_problems(options: Options) -> list[str]:
+def _seed_problems(options: Options, config: TrialConfig) -> list[str]:
     """Reporting seeds must be fresh."""
     searched = range(options.first_seed, options.first_seed + options.seeds)
-    reported = range(options.first_report_seed, options.first_report_seed + (options.report_seeds or 10))
+    reported = reporting_seeds(options, config)
     if options.final and (both := {*searched} & {*reported}):
         shown = f"{min(both)} to {max(both)}" if len(both) > 1 else f"{min(both)}"
         return [

@@ -29,7 +29,7 @@ PerTask = tuple[dict[str, float], ...]
 
 
 class SealedError(RuntimeError):
-    """Data of the final evaluation cannot be read; what the search found stays as it is."""
+    """Test data cannot be opened, or be recorded as opened; what the search found stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,10 @@ def open_test(
     if used := sorted({*seeds} & {*searched}):
         raise ValueError(f"seeds: must be fresh, none that the search used; got {' '.join(map(str, used))} among them")
     source = config.source
-    opening = record_opening(results, source.identity or source.name, study, config.algorithm, values, seeds)
+    try:
+        opening = record_opening(results, source.identity or source.name, study, config.algorithm, values, seeds)
+    except OSError as error:
+        raise SealedError(f"results: the ledger of test data must be writable; got: {error}") from None
     return _read(partial(read_test, config), config), opening
 
 
