@@ -1,12 +1,16 @@
 """What several test modules build: small configurations and benchmarks, files of data sets, a plain forward pass."""
 
+import dataclasses
+import hashlib
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
@@ -20,6 +24,7 @@ from clsearch.core.parts import Scenario
 from clsearch.core.regularizers import Student
 from clsearch.core.run import Run, build_run
 from clsearch.core.samples import Batch, Mixture, Samples, stacked_rows
+from clsearch.core.state import TrialState
 
 # The networks here are so small that threads only wait for each other: minutes instead of seconds on a busy machine.
 torch.set_num_threads(1)
@@ -33,8 +38,13 @@ def small_config(algorithm: str = "finetuning", **settings: object) -> TrialConf
     return TrialConfig.of(algorithm, {"hidden": (12,), "tasks": 3, "batch_size": 64} | length | settings)
 
 
-def small_run(algorithm: str = "finetuning", seeds: Sequence[int] = (0,), **settings: object) -> Run:
-    return build_run(small_config(algorithm, **settings), seeds)
+def small_run(
+    algorithm: str = "finetuning",
+    seeds: Sequence[int] = (0,),
+    sequence: Sequence[int] | None = None,
+    **settings: object,
+) -> Run:
+    return build_run(small_config(algorithm, **settings), seeds, sequence=sequence)
 
 
 def member_of(params: Params, m: int) -> Params:
@@ -207,6 +217,46 @@ def write_svhn(root: Path, part: str, images: np.ndarray, labels: np.ndarray) ->
     savemat(root / f"{part}_32x32.mat", {"X": images.transpose(2, 3, 1, 0), "y": y})
 
 
+def md5_of(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def write_part(name: str, root: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
+    """One part of a data set, in its files' own format. Where torchvision checks files, it takes these for the true.
+
+    Returns images [N, C, H, W] and labels [N].
+    """
+    from torchvision import datasets as torchvisions  # two seconds, for few of the modules that import this one
+
+    source, train = SOURCES[name], part == "train"
+    classes, per_class = len(source.classes), 2 if train else 1
+    labels = np.random.default_rng(7).permutation(np.repeat(np.arange(classes), per_class))
+    images = random_images(len(labels), source.shape, seed=train)
+    match name:
+        case "svhn":
+            write_svhn(root, part, images, labels)
+            url, file, _ = torchvisions.SVHN.split_list[part]
+            found = {part: [url, file, md5_of(root / file)]}
+            monkeypatch.setattr(torchvisions.SVHN, "split_list", torchvisions.SVHN.split_list | found)
+        case "cifar10" | "cifar100":
+            (write_cifar10 if name == "cifar10" else write_cifar100)(root, part, images, labels)
+            known = torchvisions.CIFAR10 if name == "cifar10" else torchvisions.CIFAR100
+            folder = root / known.base_folder
+            files = [[file, md5_of(folder / file)] for file, _ in getattr(known, f"{part}_list")]
+            monkeypatch.setattr(known, f"{part}_list", files)
+            monkeypatch.setattr(known, "meta", known.meta | {"md5": md5_of(folder / known.meta["filename"])})
+        case "emnist-letters":
+            prefix = root / "EMNIST" / "raw" / f"emnist-letters-{part}"
+            write_idx(prefix.with_name(f"{prefix.name}-images-idx3-ubyte"), images[:, 0].transpose(0, 2, 1))
+            write_idx(prefix.with_name(f"{prefix.name}-labels-idx1-ubyte"), labels + 1)
+        case _:
+            folder = root / {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}[name] / "raw"
+            prefix = "train" if train else "t10k"
+            write_idx(folder / f"{prefix}-images-idx3-ubyte", images[:, 0])
+            write_idx(folder / f"{prefix}-labels-idx1-ubyte", labels)
+    return images, labels
+
+
 def write_images(folder: Path, images: dict[str, np.ndarray]) -> None:
     """PNG files 000.png, 001.png, ... in a folder per class. images: class -> [n, C, H, W] uint8, grey or colour."""
     for name, own in images.items():
@@ -224,3 +274,37 @@ def random_images(count: int, shape: tuple[int, int, int], seed: int) -> np.ndar
 def same_params(first: Params, second: Params) -> bool:
     """Whether two dicts of tensors are equal bit for bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def assert_bit_equal(first: TrialState, second: TrialState, but: Sequence[str] = ()) -> None:
+    """Equal in everything but the seconds that it took, and the fields named in `but`."""
+    for field in dataclasses.fields(TrialState):
+        a, b = getattr(first, field.name), getattr(second, field.name)
+        if field.name in ("seconds", *but):
+            continue
+        if isinstance(a, dict):
+            assert list(a) == list(b), field.name
+            assert all(torch.equal(a[name], b[name]) for name in a), field.name
+        elif isinstance(a, Tensor):
+            assert a.dtype == b.dtype, field.name
+            assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)), field.name
+        else:
+            assert a == b, field.name
+
+
+def beyond(k: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of (configuration, number of a task, ...) that fails for a task after the k-th."""
+
+    def guarded(config: TrialConfig, number: int, *rest: Any) -> Any:
+        assert number <= k, f"task {number} was looked at"
+        return function(config, number, *rest)
+
+    return guarded
+
+
+def same_samples(first: Samples, second: Samples) -> bool:
+    """Whether every member takes the same inputs and labels from both, and the rows behind them are the same."""
+    if first.sizes != second.sizes or not torch.equal(first.rows, second.rows):
+        return False
+    pairs = [(everything(first, m), everything(second, m)) for m in range(len(first.sizes))]
+    return all(torch.equal(ours[part], theirs[part]) for ours, theirs in pairs for part in (0, 1))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from clsearch.core import benchmarks
 from clsearch.core.benchmarks import (
     angles,
     build_benchmark,
@@ -21,14 +22,14 @@ from clsearch.core.benchmarks import (
 from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import SOURCES, Data, training_data
 from clsearch.core.samples import Samples
-from tests.helpers import CPU, everything, random_images, write_images, write_mnist
+from tests.helpers import CPU, beyond, everything, random_images, same_samples, write_images, write_mnist
 
 SEEDS = (0, 1, 7)
 SCENARIOS = ("task", "domain", "class")
 
 
-def benchmark_of(seeds=SEEDS, **settings):
-    return build_benchmark(TrialConfig.of("finetuning", {"epochs": 1} | settings), seeds, CPU)
+def benchmark_of(seeds=SEEDS, sequence=None, **settings):
+    return build_benchmark(TrialConfig.of("finetuning", {"epochs": 1} | settings), seeds, CPU, sequence=sequence)
 
 
 def source_labels(samples: Samples, m: int):
@@ -380,6 +381,75 @@ def test_angles_follow_the_seed_and_the_task_and_not_the_other_members():
         assert torch.equal(ours.train.view.grid[1], own.train.view.grid[0])
         positions = torch.arange(20)[None]
         torch.testing.assert_close(ours.train.take(positions.expand(2, -1))[0][1], own.train.take(positions)[0][0])
+
+
+# --- some of the tasks ---
+
+EQUAL, MIXED = {"classes_per_task": (2, 2, 2, 2)}, {"classes_per_task": (2, 3, 2, 3)}
+OF_FOUR = [
+    {"scenario": "task", "tasks": 4},
+    {"scenario": "domain", **EQUAL},
+    {"scenario": "class", **MIXED},
+    {"scenario": "task", "class_order": "shuffled", **MIXED},
+    {"scenario": "domain", "class_order": "shuffled", **EQUAL},
+    {"scenario": "class", "class_order": "shuffled", **MIXED},
+    *({"benchmark": "permuted-digits", "scenario": scenario, "tasks": 4} for scenario in ("domain", "class")),
+    *({"benchmark": "rotated-digits", "scenario": scenario, "tasks": 4} for scenario in ("domain", "task")),
+]
+SEQUENCES = [(1,), (1, 2), (1, 2, 3), (3, 4), (1, 3), (4,)]
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES)
+@pytest.mark.parametrize("settings", OF_FOUR)
+def test_tasks_of_a_sequence_are_what_they_are_among_all(settings, sequence):
+    whole, some = benchmark_of(**settings), benchmark_of(sequence=sequence, **settings)
+    for name in ("scenario", "seeds", "outputs", "shape", "inputs"):
+        assert getattr(some, name) == getattr(whole, name)
+    assert [task.index for task in some.tasks] == list(range(1, len(sequence) + 1))
+    assert [task.origin for task in some.tasks] == list(sequence)
+    for task in some.tasks:
+        among_all = whole.tasks[task.origin - 1]
+        assert (among_all.index, among_all.origin) == (task.origin, task.origin)
+        assert task.classes == among_all.classes
+        assert same_samples(task.train, among_all.train)
+        assert same_samples(task.validation, among_all.validation)
+
+
+def test_all_tasks_are_learned_unless_told_otherwise():
+    for sequence in (None, range(1, 6), [1, 2, 3, 4, 5]):
+        assert [(task.index, task.origin) for task in benchmark_of(sequence=sequence).tasks] == [
+            (t, t) for t in range(1, 6)
+        ]
+
+
+def test_answers_and_what_was_seen_are_of_the_tasks_that_are_learned():
+    task, domain, by_class = (benchmark_of((0,), (1, 4), scenario=scenario) for scenario in SCENARIOS)
+    assert [by_class.seen(i) for i in range(3)] == [(), (0, 1), (0, 1, 6, 7)]
+    assert [[by_class.answers(i, k) for k in (1, 2)] for i in (1, 2)] == [[(0, 1)] * 2, [(0, 1, 6, 7)] * 2]
+    assert [task.answers(2, k) for k in (1, 2)] == [(0, 1), (6, 7)]
+    assert [domain.answers(2, k) for k in (1, 2)] == [(0, 1)] * 2
+    assert [by_class.is_defined(1, k) for k in (1, 2)] == [True, False]
+
+
+@pytest.mark.parametrize("settings", OF_FOUR)
+def test_tasks_beyond_a_sequence_are_not_built(settings, monkeypatch):
+    for name in ("view_of", "classes_of", "output_map"):
+        monkeypatch.setattr(benchmarks, name, beyond(2, getattr(benchmarks, name)))
+    assert len(benchmark_of(sequence=(1, 2), **settings).tasks) == 2
+    with pytest.raises(AssertionError, match="task 3 was looked at"):
+        benchmark_of(sequence=(1, 2, 3), **settings)
+
+
+@pytest.mark.parametrize("sequence", [(0, 1), (1, 6), (6,), (-1,), (2, 1), (1, 1), (1, 2, 2, 3), (1.5,)])
+def test_a_sequence_that_does_not_rise_within_the_tasks_is_refused(sequence):
+    got = " ".join(map(str, sequence))
+    with pytest.raises(ValueError, match=f"^sequence: must rise, within 1 to 5; got {got}$"):
+        benchmark_of(sequence=sequence)
+
+
+def test_a_miniature_keeps_what_its_tasks_are_numbered():
+    small = miniature(benchmark_of(sequence=(2, 3, 5)), 2, 10)
+    assert [(task.index, task.origin) for task in small.tasks] == [(1, 2), (2, 3)]
 
 
 # --- sources of all kinds ---

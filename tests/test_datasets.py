@@ -1,6 +1,5 @@
 """Training and test data of the sources, from files as they lie on disk."""
 
-import hashlib
 import itertools
 import os
 import pickle
@@ -24,15 +23,8 @@ from clsearch.core.datasets import (
     training_data,
 )
 from clsearch.core.errors import ConfigError
-from tests.helpers import (
-    random_images,
-    write_cifar10,
-    write_cifar100,
-    write_idx,
-    write_images,
-    write_mnist,
-    write_svhn,
-)
+from tests.helpers import random_images, write_idx, write_images, write_mnist
+from tests.helpers import write_part as write
 
 # --- digits ---
 
@@ -70,7 +62,7 @@ def test_the_digits_cut_is_the_same_every_time():
 
 
 def test_digits_need_no_files():
-    assert SOURCES["digits"].missing_files(None) == []
+    assert SOURCES["digits"].missing_files(None) == SOURCES["digits"].missing_files(None, "test") == []
 
 
 # --- torchvision's data sets ---
@@ -81,44 +73,6 @@ def test_an_idx_file_has_the_header_that_mnist_documents(tmp_path):
     write_idx(tmp_path / "labels", np.zeros(3))
     assert (tmp_path / "images").read_bytes()[:16] == struct.pack(">4i", 2051, 3, 28, 28)
     assert (tmp_path / "labels").read_bytes()[:8] == struct.pack(">2i", 2049, 3)
-
-
-def md5_of(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def write(name: str, root: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
-    """One part of a data set, in its files' own format. Where torchvision checks files, it takes these for the true.
-
-    Returns images [N, C, H, W] and labels [N].
-    """
-    source, train = SOURCES[name], part == "train"
-    classes, per_class = len(source.classes), 2 if train else 1
-    labels = np.random.default_rng(7).permutation(np.repeat(np.arange(classes), per_class))
-    images = random_images(len(labels), source.shape, seed=train)
-    match name:
-        case "svhn":
-            write_svhn(root, part, images, labels)
-            url, file, _ = torchvisions.SVHN.split_list[part]
-            found = {part: [url, file, md5_of(root / file)]}
-            monkeypatch.setattr(torchvisions.SVHN, "split_list", torchvisions.SVHN.split_list | found)
-        case "cifar10" | "cifar100":
-            (write_cifar10 if name == "cifar10" else write_cifar100)(root, part, images, labels)
-            known = torchvisions.CIFAR10 if name == "cifar10" else torchvisions.CIFAR100
-            folder = root / known.base_folder
-            files = [[file, md5_of(folder / file)] for file, _ in getattr(known, f"{part}_list")]
-            monkeypatch.setattr(known, f"{part}_list", files)
-            monkeypatch.setattr(known, "meta", known.meta | {"md5": md5_of(folder / known.meta["filename"])})
-        case "emnist-letters":
-            prefix = root / "EMNIST" / "raw" / f"emnist-letters-{part}"
-            write_idx(prefix.with_name(f"{prefix.name}-images-idx3-ubyte"), images[:, 0].transpose(0, 2, 1))
-            write_idx(prefix.with_name(f"{prefix.name}-labels-idx1-ubyte"), labels + 1)
-        case _:
-            folder = root / {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}[name] / "raw"
-            prefix = "train" if train else "t10k"
-            write_idx(folder / f"{prefix}-images-idx3-ubyte", images[:, 0])
-            write_idx(folder / f"{prefix}-labels-idx1-ubyte", labels)
-    return images, labels
 
 
 READ = [name for name in SOURCES if name != "digits"]
@@ -171,24 +125,51 @@ def test_the_table_tells_classes_and_shape_of_what_is_read(name, tmp_path, monke
         assert np.array_equal(data.inputs[:, pixel], images[:, -1, 3, 20])
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
 @pytest.mark.parametrize("name", READ)
-def test_missing_files_are_those_that_the_folder_lacks(name, tmp_path, monkeypatch):
+def test_missing_files_are_those_of_a_part_that_the_folder_lacks(name, part, tmp_path, monkeypatch):
     source = SOURCES[name]
-    assert source.missing_files(None) == source.missing_files(tmp_path) == list(source.files)
-    write(name, tmp_path, "test", monkeypatch)
-    write(name, tmp_path, "train", monkeypatch)
-    assert source.missing_files(tmp_path) == []
-    source.read(tmp_path, False, None)
-    for file in source.files:
+    files = source.files if part == "train" else source.test_files
+    assert source.missing_files(None, part) == source.missing_files(tmp_path, part) == list(files)
+    write(name, tmp_path, part, monkeypatch)
+    # They are all the files that the part has, so nothing is asked for that it could do without.
+    assert sorted(files) == sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
+    assert source.missing_files(tmp_path, part) == []
+    read = reader_of(name, part)
+    read(tmp_path)
+    for file in files:
         content = (tmp_path / file).read_bytes()
         (tmp_path / file).unlink()
-        assert source.missing_files(tmp_path) == [file]
+        assert source.missing_files(tmp_path, part) == [file]
         with pytest.raises((OSError, RuntimeError)):
-            source.read(tmp_path, False, None)
+            read(tmp_path)
         (tmp_path / file).mkdir()  # a folder is no file
-        assert source.missing_files(tmp_path) == [file]
+        assert source.missing_files(tmp_path, part) == [file]
         (tmp_path / file).rmdir()
         (tmp_path / file).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_files_are_missing_of_the_training_part_unless_told_otherwise(name, tmp_path, monkeypatch):
+    source = SOURCES[name]
+    write(name, tmp_path, "test", monkeypatch)
+    assert source.missing_files(tmp_path, "test") == []
+    own = [file for file in source.files if file not in source.test_files]
+    assert source.missing_files(tmp_path) == source.missing_files(tmp_path, "train") == own != []
+    write(name, tmp_path, "train", monkeypatch)
+    assert source.missing_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_whether_files_are_there_is_seen_without_opening_them(part, tmp_path, monkeypatch):
+    """A named pipe is no file, and opening one would wait for ever; a file of nonsense is one."""
+    source = SOURCES["mnist"]
+    files = source.files if part == "train" else source.test_files
+    write("mnist", tmp_path, part, monkeypatch)
+    (tmp_path / files[0]).unlink()
+    os.mkfifo(tmp_path / files[0])
+    (tmp_path / files[1]).write_bytes(b"")
+    assert source.missing_files(tmp_path, part) == [files[0]]
 
 
 CHECKED = [(name, file) for name in ("cifar10", "cifar100", "svhn") for file in SOURCES[name].files]
@@ -266,7 +247,7 @@ def test_a_folder_is_a_source_of_its_classes_and_its_images_shape(shape, tmp_pat
     source = folder_source(tmp_path, None, None, None)
     assert (source.classes, source.shape) == (("cats", "dogs", "eels"), shape)
     assert (source.maximum, source.groups) == (255, None)
-    assert source.missing_files(None) == []
+    assert source.missing_files(None) == source.missing_files(None, "test") == []
     data = read_data(source, None)
     assert data.inputs.shape == (len(data.labels), np.prod(shape))
     assert (data.inputs.dtype, data.labels.dtype) == (np.uint8, np.int64)

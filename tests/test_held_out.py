@@ -2,24 +2,26 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from clsearch.core import held_out
 from clsearch.core.benchmarks import build_benchmark, classes_of
 from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import Digits
+from clsearch.core.datasets import SOURCES, Digits
 from clsearch.core.errors import ConfigError
 from clsearch.core.held_out import held_out_samples, read_test, reader_of_test
 from clsearch.core.views import PixelOrder, Rotation
-from tests.helpers import CPU, random_images, write_images, write_mnist
+from tests.helpers import CPU, beyond, random_images, same_samples, write_idx, write_images, write_mnist, write_part
 from tests.helpers import everything as everything_of
 
 SEEDS = (3, 4)
 
 
-def tasks_and_tests(**settings):
+def tasks_and_tests(sequence=None, **settings):
     config = TrialConfig.of("finetuning", {"epochs": 1} | settings)
-    benchmark = build_benchmark(config, SEEDS, CPU)
+    benchmark = build_benchmark(config, SEEDS, CPU, sequence=sequence)
     return list(zip(benchmark.tasks, held_out_samples(config, benchmark, read_test(config)), strict=True))
 
 
@@ -106,6 +108,77 @@ def test_no_test_sample_is_training_or_validation_data():
     }
     assert len(used) > 1400
     assert len(held & used) == 0
+
+
+# --- some of the tasks ---
+
+UNEQUAL = {"class_order": "shuffled", "classes_per_task": (2, 3, 2, 3)}
+
+
+@pytest.mark.parametrize("sequence", [(1, 2), (3, 4), (1, 3)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scenario": "task", **UNEQUAL},
+        {"scenario": "class", **UNEQUAL},
+        {"scenario": "domain", "tasks": 5},
+        {"benchmark": "permuted-digits", "tasks": 4},
+        {"benchmark": "rotated-digits", "tasks": 4, "scenario": "class"},
+    ],
+)
+def test_test_samples_of_a_sequence_are_those_of_its_tasks_among_all(settings, sequence):
+    whole, some = tasks_and_tests(**settings), tasks_and_tests(sequence, **settings)
+    assert len(some) == len(sequence)
+    for origin, (_, samples) in zip(sequence, some, strict=True):
+        assert same_samples(samples, whole[origin - 1][1])
+    first = some[0][1]
+    assert not any(
+        same_samples(first, samples) for number, (_, samples) in enumerate(whole, 1) if number != sequence[0]
+    )
+
+
+def test_classes_of_tasks_beyond_a_sequence_are_not_looked_for(monkeypatch):
+    monkeypatch.setattr(held_out, "classes_of", beyond(2, held_out.classes_of))
+    (_, first), (_, second) = tasks_and_tests((1, 2), **UNEQUAL)
+    _, labels = Digits("test")()
+    config = TrialConfig.of("finetuning", {"epochs": 1} | UNEQUAL)
+    for index, samples in enumerate((first, second), start=1):
+        for m, seed in enumerate(SEEDS):
+            found = labels[samples.rows[m, : samples.sizes[m]]]
+            assert set(found.tolist()) == set(classes_of(config, index, seed))
+    with pytest.raises(AssertionError, match="task 3 was looked at"):
+        tasks_and_tests((1, 2, 3), **UNEQUAL)
+
+
+# --- the sources' test parts ---
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if SOURCES[name].test_files])
+def test_the_test_files_of_a_source_are_all_that_its_test_part_needs(name, tmp_path, monkeypatch):
+    images, labels = write_part(name, tmp_path, "test", monkeypatch)
+    config = TrialConfig.of("finetuning", {"epochs": 1, "benchmark": f"split-{name}", "data_root": tmp_path})
+    written = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
+    assert sorted(config.source.test_files) == written
+    assert config.source.missing_files(tmp_path, "test") == []
+    test = read_test(config)
+    assert test.source is config.source
+    assert np.array_equal(test.inputs, images.reshape(len(images), -1))
+    assert np.array_equal(test.labels, labels)
+    for file in config.source.test_files:
+        content = (tmp_path / file).read_bytes()
+        (tmp_path / file).unlink()
+        assert config.source.missing_files(tmp_path, "test") == [file]
+        with pytest.raises((OSError, RuntimeError)):
+            read_test(config)
+        (tmp_path / file).write_bytes(content)
+
+
+def test_test_images_and_labels_that_differ_in_number_are_refused(tmp_path):
+    write_mnist(tmp_path, "t10k", per_class=2, seed=0)
+    write_idx(tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte", np.zeros(7))
+    config = TrialConfig.of("finetuning", {"epochs": 1, "benchmark": "split-mnist", "data_root": tmp_path})
+    with pytest.raises(ValueError, match=r"^20 test images and 7 labels$"):
+        read_test(config)
 
 
 # --- folders of images ---

@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from clsearch.core.algorithms import Course
+from clsearch.core.config import NUMBERS
 from clsearch.core.distillation import Distillation
 from clsearch.core.errors import ConfigError
 from clsearch.core.importance import Fisher
+from clsearch.core.loop import learn_sequence, learn_task
 from clsearch.core.optimizers import SGD, Adam
 from clsearch.core.parameter_change import ParameterChange
 from clsearch.core.run import build_run
-from tests.helpers import random_images, small_config, small_run, write_images
+from clsearch.core.state import TrialState
+from tests.helpers import assert_bit_equal, random_images, same_params, small_config, small_run, write_images
 
 
 @pytest.mark.parametrize("seeds", [(), (1, 2, 1)])
@@ -284,3 +287,93 @@ def test_a_fingerprint_names_the_groups_and_not_the_file_that_they_were_read_fro
         fingerprints.append(small_run(grouping=tmp_path / name, tasks=None).fingerprint)
     assert fingerprints[0] == fingerprints[1]
     assert len({*fingerprints, small_run(classes_per_task=(2, 2), tasks=None).fingerprint}) == 4
+
+
+# --- some of the tasks ---
+
+
+@pytest.mark.parametrize("sequence", [(0, 1), (4,), (2, 1), (3, 3)])
+def test_a_task_that_is_not_there_is_refused(sequence):
+    with pytest.raises(ValueError, match=r"^sequence: must rise, within 1 to 3; got "):
+        small_run(sequence=sequence)
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize("sequence", [(1, 2), (2, 3), (3,)])
+def test_a_run_of_some_tasks_begins_where_a_run_of_all_does(sequence, scenario):
+    some, whole = (small_run("lwf", (0, 4), s, scenario=scenario) for s in (sequence, None))
+    state = some.initial_state()
+    assert same_params(state.params, whole.initial_state().params)
+    assert state.params["head.weight"].shape == (2, 12, 10)
+    T = len(sequence)
+    assert state.accuracy.shape == (2, T + 1, T)
+    assert (some.columns, some.seeds, some.config) == (whole.columns, whole.seeds, whole.config)
+
+
+def test_a_fingerprint_names_the_tasks_that_are_learned():
+    sequences = [(1,), (1, 2), (1, 3), (2, 3), (3,), (1, 2, 3)]
+    fingerprints = [small_run(sequence=sequence).fingerprint for sequence in sequences]
+    assert len(set(fingerprints)) == len(sequences)
+    assert fingerprints[-1] == small_run().fingerprint
+    assert fingerprints[1] != small_run(classes_per_task=(4, 3), tasks=2).fingerprint  # the same data, other tasks
+
+
+# --- other numbers ---
+
+
+def test_other_numbers_are_those_named_for_every_member_and_nothing_else():
+    run = small_run("lwf_ewc", (0, 1, 2), learning_rate=0.3, penalty_factor=7.0)
+    before = {name: value.clone() for name, value in run.hyperparameters.items()}
+    other = run.with_numbers({"penalty_factor": 0.25, "distillation_temperature": 3})
+    assert other.hyperparameters.keys() == set(NUMBERS)
+    for name, value in (before | {"penalty_factor": 0.25, "distillation_temperature": 3.0}).items():
+        expected = value if isinstance(value, torch.Tensor) else torch.full((3,), value)
+        assert torch.equal(other.hyperparameters[name], expected)
+        assert other.hyperparameters[name].dtype == torch.float32
+    assert replace(other, hyperparameters=run.hyperparameters) == run
+    assert all(torch.equal(run.hyperparameters[name], value) for name, value in before.items())
+    assert replace(run.with_numbers({}), hyperparameters=run.hyperparameters) == run
+
+
+OTHER_NUMBERS = [
+    ("finetuning", {"learning_rate": 0.35}, {}),
+    ("finetuning", {"learning_rate": 0.02}, {"optimizer": "adam", "schedule": "cosine", "warmup": 0.2}),
+    ("joint", {"learning_rate": 0.35}, {"schedule": "step"}),
+    ("lwf", {"distillation_factor": 4.5, "distillation_temperature": 0.7}, {}),
+    ("lwf", {"distillation_factor": 0.3}, {"scenario": "class", "temperature_scaling": "squared"}),
+    ("lwf", {"distillation_factor": 0.1}, {"distance": "mse"}),
+    ("ewc", {"penalty_factor": 20.0}, {"fisher": "sampled", "fisher_samples": 20}),
+    ("ewc", {"penalty_factor": 3.0, "penalty_p_norm": 1.2}, {"penalty_p_norm": 2.5}),
+    ("ewc", {"penalty_factor": 3.0}, {"anchors": "online", "average_over_tasks": True}),
+    ("lwf_ewc", {"learning_rate": 0.2, "distillation_factor": 3.0, "penalty_factor": 4.0}, {}),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "numbers", "settings"), OTHER_NUMBERS)
+def test_a_run_with_other_numbers_learns_as_one_that_was_configured_so(algorithm, numbers, settings):
+    run, configured = small_run(algorithm, (0, 1), **settings), small_run(algorithm, (0, 1), **settings | numbers)
+    learned = learn_sequence(run.with_numbers(numbers))
+    assert_bit_equal(learned, learn_sequence(configured), but=("fingerprint",))
+    assert not same_params(learned.params, learn_sequence(run).params)
+
+
+def test_states_of_a_run_are_states_of_it_with_other_numbers():
+    run = small_run("ewc", (0, 1))
+    other = run.with_numbers({"penalty_factor": 9.0})
+    assert other.fingerprint == run.fingerprint
+    first = learn_task(run, run.initial_state())
+    after = learn_sequence(other, TrialState.unpacked(first.packed(), other.fingerprint, other.device))
+    assert torch.equal(after.accuracy[:, :2], learn_sequence(run).accuracy[:, :2])
+    assert not same_params(after.params, learn_sequence(run).params)
+
+
+def test_an_exponent_of_2_cannot_change_within_a_run_because_penalties_were_merged_for_it():
+    run = small_run("ewc", penalty_p_norm=2)
+    with pytest.raises(ValueError, match=r"^penalty_p_norm: must stay 2 in a run that was built with 2; got 1.5$"):
+        run.with_numbers({"penalty_p_norm": 1.5})
+    assert run.with_numbers({"penalty_p_norm": 2.0}).hyperparameters["penalty_p_norm"].eq(2).all()
+
+
+def test_another_name_than_a_number_of_the_configuration_is_refused():
+    with pytest.raises(ValueError, match=r"^epochs: must be one of learning_rate, .*, which a run may change$"):
+        small_run("ewc").with_numbers({"epochs": 3})

@@ -1,13 +1,14 @@
-"""Which source settings name, and how a file groups its classes."""
+"""Which source settings name, how a file groups its classes, and how classes are spread over tasks."""
 
 import os
 
 import pytest
 
+from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import SOURCES, folder_source
 from clsearch.core.errors import ConfigError
 from clsearch.core.parts import BENCHMARKS
-from clsearch.core.sources import read_groups, source_of
+from clsearch.core.sources import class_counts, read_groups, source_of
 from tests.helpers import random_images, write_images
 
 
@@ -206,3 +207,36 @@ def test_a_file_may_begin_with_the_mark_that_windows_writes(tmp_path):
     path = tmp_path / "groups"
     path.write_bytes(b"\xef\xbb\xbfcat, dog\ntruck, ship\n")
     assert read_groups(path) == (("cat", "dog"), ("truck", "ship"))
+
+
+# --- classes of each task ---
+
+
+def counts_of(**settings):
+    return class_counts(TrialConfig.of("finetuning", {"epochs": 1} | settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        ({}, [2, 2, 2, 2, 2]),
+        ({"tasks": 3}, [4, 3, 3]),
+        ({"tasks": 4}, [3, 3, 2, 2]),
+        ({"benchmark": "split-emnist-letters", "tasks": 3}, [9, 9, 8]),
+        ({"benchmark": "split-cifar100"}, [10] * 10),
+        ({"tasks": 2, "scenario": "domain"}, [5, 5]),
+        ({"tasks": 3, "scenario": "class", "class_order": "shuffled"}, [4, 3, 3]),
+        ({"classes_per_task": (2, 5, 3)}, [2, 5, 3]),
+        ({"classes_per_task": (3, 2)}, [3, 2]),
+        ({"benchmark": "permuted-digits", "tasks": 3}, [10, 10, 10]),
+        ({"benchmark": "rotated-mnist", "tasks": 2, "scenario": "class"}, [10, 10]),
+    ],
+)
+def test_classes_are_spread_as_evenly_as_can_be_unless_told_otherwise(settings, counts):
+    assert counts_of(**settings) == counts
+
+
+def test_a_grouping_says_how_many_classes_each_task_has(grouped, pets):
+    assert counts_of(grouping=grouped("9, 0, 3\n1, 2\n5, 4, 7, 8\n")) == [3, 2, 4]
+    assert counts_of(benchmark=f"folder:{pets}", grouping=grouped("gnu, cat\nfox, dog, eel\n")) == [2, 3]
+    assert counts_of(benchmark=f"folder:{pets}", tasks=2) == [3, 2]

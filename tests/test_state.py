@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from clsearch.core.loop import learn_sequence, learn_task
+from clsearch.core.run import build_run
 from clsearch.core.state import TrialState
-from tests.helpers import CPU, small_run
+from tests.helpers import CPU, assert_bit_equal, small_config, small_run
 
 CASES = [
     ("finetuning", {"momentum": 0.9, "optimizer_state": "keep"}),
@@ -26,20 +27,6 @@ CASES = [
     ("lwf", {"schedule": "cosine", "random_crop": 2, "horizontal_flip": True, "iterations": 6}),
     ("lwf_ewc", {"backbone": "cnn", "hidden": (4,), "iterations": 3, "batch_size": 8, "fisher_samples": 8}),
 ]
-
-
-def assert_bit_equal(first: TrialState, second: TrialState) -> None:
-    """Equal in everything but the seconds that it took."""
-    for field in dataclasses.fields(TrialState):
-        a, b = getattr(first, field.name), getattr(second, field.name)
-        if isinstance(a, dict):
-            assert list(a) == list(b)
-            assert all(torch.equal(a[name], b[name]) for name in a), field.name
-        elif isinstance(a, torch.Tensor):
-            assert a.dtype == b.dtype
-            assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)), field.name
-        elif field.name != "seconds":
-            assert a == b
 
 
 @pytest.mark.parametrize(("algorithm", "settings"), CASES)
@@ -128,3 +115,66 @@ def test_a_loaded_state_has_its_records_on_the_cpu_and_the_rest_on_the_device(tm
     loaded = TrialState.load(tmp_path / "state.pt", run.fingerprint, torch.device("meta"))
     assert {t.device.type for t in loaded.params.values()} == {"meta"}
     assert {loaded.accuracy.device.type, loaded.curve.device.type, loaded.epochs.device.type} == {"cpu"}
+
+
+# --- between processes ---
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), CASES)
+def test_going_on_from_a_packed_state_is_going_straight_through_bit_for_bit(algorithm, settings):
+    run = small_run(algorithm, seeds=(0, 1), **settings)
+    first = learn_task(run, run.initial_state())
+    unpacked = TrialState.unpacked(first.packed(), run.fingerprint, CPU)
+    assert_bit_equal(unpacked, first)
+    assert unpacked.seconds == first.seconds > 0
+    assert_bit_equal(learn_sequence(run, unpacked), learn_sequence(run, first))
+
+
+def test_a_file_holds_the_packed_state(tmp_path):
+    run = small_run("lwf_ewc")
+    state = learn_task(run, run.initial_state())
+    (tmp_path / "packed.pt").write_bytes(state.packed())
+    assert_bit_equal(TrialState.load(tmp_path / "packed.pt", run.fingerprint, CPU), state)
+    state.save(tmp_path / "saved.pt")
+    assert_bit_equal(TrialState.unpacked((tmp_path / "saved.pt").read_bytes(), run.fingerprint, CPU), state)
+
+
+def test_what_is_packed_does_not_change_with_what_is_learned_later():
+    run = small_run("ewc", momentum=0.9, optimizer_state="keep")
+    first = learn_task(run, run.initial_state())
+    packed = first.packed()
+    learn_sequence(run, first)
+    assert_bit_equal(TrialState.unpacked(packed, run.fingerprint, CPU), first)
+
+
+def test_a_packed_state_of_another_configuration_is_refused():
+    run, other = small_run("ewc", seeds=(0, 1)), small_run("ewc", seeds=(0, 1), penalty_factor=2.0)
+    packed = run.initial_state().packed()
+    told = f"must belong to this configuration and these seeds; its fingerprint is {run.fingerprint}, not "
+    with pytest.raises(ValueError, match=f"^state: {told}{other.fingerprint}$"):
+        TrialState.unpacked(packed, other.fingerprint, CPU)
+    with pytest.raises(ValueError, match=f"^there: {told}"):
+        TrialState.unpacked(packed, other.fingerprint, CPU, "there")
+
+
+@pytest.mark.parametrize("sequence", [None, (1, 2), (2, 3), (1, 2, 3)])
+def test_a_state_of_other_tasks_is_refused(sequence):
+    ours, theirs = (build_run(small_config("lwf"), [0], sequence=s) for s in ((1, 3), sequence))
+    packed = learn_task(theirs, theirs.initial_state()).packed()
+    with pytest.raises(ValueError, match=f"{theirs.fingerprint}, not {ours.fingerprint}"):
+        TrialState.unpacked(packed, ours.fingerprint, CPU)
+
+
+def test_packed_objects_of_other_kinds_are_not_unpacked(tmp_path):
+    run = small_run()
+    packed = dataclasses.replace(run.initial_state(), memory=tmp_path).packed()
+    with pytest.raises(pickle.UnpicklingError):
+        TrialState.unpacked(packed, run.fingerprint, CPU)
+
+
+def test_an_unpacked_state_has_its_records_on_the_cpu_and_the_rest_on_the_device():
+    state = learn_task(run := small_run("lwf"), run.initial_state())
+    unpacked = TrialState.unpacked(state.packed(), run.fingerprint, torch.device("meta"))
+    for part in (unpacked.params, unpacked.memory):
+        assert {t.device.type for t in part.values()} == {"meta"}
+    assert {unpacked.accuracy.device.type, unpacked.curve.device.type, unpacked.epochs.device.type} == {"cpu"}

@@ -87,8 +87,8 @@ def build_benchmark(
     them. Those that are, and the width of the head, are what they are among all: learning tasks 1..k alone is learning
     the first k of all. Raises ValueError for a task that is not there.
     """
-    sequence = tuple(sequence or range(1, config.tasks + 1))
-    if list(sequence) != sorted({*sequence} & {*range(1, config.tasks + 1)}):
+    sequence = tuple(range(1, config.tasks + 1) if sequence is None else sequence)
+    if not sequence or list(sequence) != sorted({*sequence} & {*range(1, config.tasks + 1)}):
         raise ValueError(f"sequence: must rise, within 1 to {config.tasks}; got {' '.join(map(str, sequence))}")
     data = data or training_data(config.source, config.data_root)
     inputs, labels = tensor_of(data.inputs).to(device), tensor_of(data.labels).to(device)

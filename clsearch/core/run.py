@@ -37,7 +37,14 @@ class Run:
     def with_numbers(self, values: Mapping[str, float]) -> Run:
         """The run with other values of some hyperparameters (of NUMBERS), the same for all members. Its states go on
         with them, because nothing that a state holds depends on them.
+
+        Raises ValueError for another name, and for another exponent than 2 where that has chosen what a step does.
         """
+        if unknown := [name for name in values if name not in NUMBERS]:
+            raise ValueError(f"{unknown[0]}: must be one of {', '.join(NUMBERS)}, which a run may change")
+        if self.config.penalty_p_norm == 2 != values.get("penalty_p_norm", 2):
+            got = values["penalty_p_norm"]
+            raise ValueError(f"penalty_p_norm: must stay 2 in a run that was built with 2; got {got:g}")
         new = {name: torch.full_like(self.hyperparameters[name], value) for name, value in values.items()}
         return replace(self, hyperparameters=self.hyperparameters | new)
 

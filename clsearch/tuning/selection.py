@@ -147,6 +147,8 @@ def fetch_test(plan: Plan) -> None:
 def _read(read: Callable[[], Data], config: TrialConfig) -> Data:
     try:
         return read()
+    except ConfigError as error:
+        raise SealedError("; ".join(error.problems)) from None
     except Exception as error:  # readers raise many types
         raise SealedError(unreadable(config, False, error)) from None
 
@@ -163,17 +165,21 @@ def measure(
     """Learn a sequence with fresh weights, and measure it on validation and test data after each task.
 
     tasks: see `build_benchmark`. per_task: hyperparameters of each task, where they differ from the configuration's.
+    Raises ValueError where per_task has not one entry per task.
     Returns `validation` and `test`, R [M, T+1, T] each, `seconds`, and `reason`: why there is no more of them where
     training diverged, else empty.
     """
     began, reason = time.perf_counter(), ""
     run = build_run(config, seeds, device, data, tasks)
     sealed = held_out_samples(config, run.benchmark, test)
+    runs = [run.with_numbers(own) for own in per_task] or [run] * len(sealed)
+    if len(runs) != len(sealed):
+        raise ValueError(f"per_task: must have one entry for each of {len(sealed)} tasks; got {len(per_task)}")
     state = run.initial_state()
     accuracy = measured(run, state, state.accuracy, sealed)
     try:
-        for index in range(len(run.benchmark.tasks)):
-            state = learn_task(run.with_numbers(per_task[index]) if per_task else run, state)
+        for own in runs:
+            state = learn_task(own, state)
             accuracy = measured(run, state, accuracy, sealed)
     except DivergedError as error:
         reason = str(error)
