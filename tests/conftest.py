@@ -32,18 +32,19 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def write_mnist() -> Callable[[Path], None]:
-    """Writes MNIST's training files, in its real on-disk format, with 12 noisy images a class."""
+def write_mnist() -> Callable[..., None]:
+    """Writes MNIST's files of a part (train or t10k), in their real on-disk format, with 12 noisy images a class."""
 
-    def write(root: Path) -> None:
-        rng = np.random.default_rng(0)
+    def write(root: Path, part: str = "train") -> None:
+        rng = np.random.default_rng(int(part == "t10k"))
         labels = np.repeat(np.arange(10, dtype=np.uint8), 12)
         images = rng.integers(0, 60, (len(labels), 28, 28), dtype=np.uint8)
         images[np.arange(len(labels)), 2 * labels] = 250  # a bright row that tells the class
         raw = root / "MNIST" / "raw"
-        raw.mkdir(parents=True)
-        (raw / "train-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, len(labels), 28, 28) + images.tobytes())
-        (raw / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, len(labels)) + labels.tobytes())
+        raw.mkdir(parents=True, exist_ok=True)
+        header = struct.pack(">4i", 2051, len(labels), 28, 28)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, len(labels)) + labels.tobytes())
 
     return write
 

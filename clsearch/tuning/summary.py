@@ -72,7 +72,8 @@ def troubles(found: StudyResult) -> list[str]:
     if found.decision is None and unfinished:
         lines.append(f"Interrupted: {unfinished} of {plan.trials} trials were not finished.")
     elif found.interrupted:
-        lines.append("Interrupted: the study is not complete.")
+        missing = "nothing was chosen" if found.choice is None else "there is no final evaluation"
+        lines.append(f"Interrupted: {missing}.")
     if failed := [r for r in records if r.state == "failed"]:
         lines.append(f"{len(failed)} of {len(records)} trials failed; the first: {failed[0].reason}")
     for reference in found.references:

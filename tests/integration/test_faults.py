@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,12 +17,17 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
 from clsearch import LogRange, Study
+from clsearch.core.datasets import read_data
+from clsearch.core.held_out import read_test
+from clsearch.tuning.openings import read_openings
+from clsearch.tuning.selection import measure
 
 SPACE = {"distillation_factor": LogRange(0.1, 10)}
-TINY = {"algorithm": "lwf", "space": SPACE, "hidden": (16,), "seeds": 2}
+TINY = {"algorithm": "lwf", "space": SPACE, "hidden": (16,), "seeds": 2, "final": False}
 
 
 @pytest.fixture
@@ -94,6 +100,15 @@ def test_a_server_that_dies_costs_the_study_nothing_but_a_warning(
     assert capsys.readouterr().err.count("MLflow stopped taking records") == 1
 
 
+def workers_of(name: str) -> list[psutil.Process]:
+    """Workers of this process's own Ray that are at work on something of this name."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found += [process] * any(name in word for word in process.cmdline())
+    return found
+
+
 def test_a_killed_worker_fails_its_trial_with_a_reason_and_the_study_goes_on(ray_session: str, results: Path) -> None:
     folder = results / "killed"
 
@@ -102,10 +117,9 @@ def test_a_killed_worker_fails_its_trial_with_a_reason_and_the_study_goes_on(ray
             time.sleep(0.005)
             if not list(folder.glob("trials/trial_*/state.pt")):
                 continue
-            for process in psutil.process_iter(["cmdline"]):
-                if any("ray::LwFTrainable" in word for word in process.info["cmdline"] or []):
-                    os.kill(process.pid, signal.SIGKILL)
-                    return
+            for process in workers_of("ray::LwFTrainable"):
+                process.kill()
+                return
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -116,3 +130,53 @@ def test_a_killed_worker_fails_its_trial_with_a_reason_and_the_study_goes_on(ray
     assert states.count("finished") == 3
     (reason,) = pd.read_csv(folder / "trials.csv").query("state == 'failed'").reason
     assert "died" in reason or "SIGKILL" in reason or "killed" in reason
+
+
+def test_a_worker_that_is_killed_in_the_final_evaluation_is_replaced_and_changes_no_number(
+    ray_session: str, results: Path
+) -> None:
+    killed = threading.Event()
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.005):
+            for process in workers_of("ray::_measured"):
+                process.kill()
+                killed.set()
+                return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    settings = TINY | {"final": True, "report_seeds": 2, "references": (), "tasks": 2}
+    result = Study(name="replaced", results=results, trials=1, epochs=40, **settings).run()
+    ended.set()
+    killer.join()
+    assert killed.is_set()
+    assert result.exit_code == 0
+    config = result.plan.trial_config(result.best.values)
+    expected = measure(config, result.plan.report_seeds, read_data(config.source, None), read_test(config))
+    assert torch.equal(result.final.reported.test, expected["test"])
+
+
+def test_an_interrupt_in_the_final_evaluation_ends_the_study_with_what_the_search_found(
+    ray_session: str, results: Path
+) -> None:
+    def interrupt() -> None:
+        while not any(line["study"] == "stopped" for line in read_openings(results)):
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    settings = TINY | {"final": True, "report_seeds": 2, "references": ()}
+    result = Study(name="stopped", results=results, trials=1, epochs=60, **settings).run()
+    interrupter.join()
+    assert (result.exit_code, result.interrupted, result.final) == (130, True, None)
+    assert result.best.number == 0
+    folder = results / "stopped"
+    assert (folder / "best.json").exists()
+    assert not list(folder.glob("final*"))
+    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
+    experiment = client.get_experiment_by_name("stopped")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.data.tags["kind"]: run.info.status for run in runs} == {"study": "KILLED", "trial": "FINISHED"}

@@ -56,7 +56,7 @@ def run(photos: Path, results: Path, *args: str) -> subprocess.CompletedProcess[
 
 def test_a_folder_of_jpegs_goes_through_a_whole_study_and_is_decoded_once(photos: Path, tmp_path: Path) -> None:
     images = ["--image-size", "16", "--random-crop", "2", "--horizontal-flip", "--backbone", "cnn", "--hidden", "16"]
-    first = run(photos, tmp_path, *images, "--schedule", "cosine", "--warmup", "0.1")
+    first = run(photos, tmp_path, *images, "--schedule", "cosine", "--warmup", "0.1", "--no-final")
     assert first.returncode == 0, first.stderr
     assert "decoding 128 images" in first.stderr  # 20 % are test data, which a search does not open
     assert "task 1: fire, grass\ntask 2: sand, sea" in first.stdout
@@ -69,23 +69,33 @@ def test_a_folder_of_jpegs_goes_through_a_whole_study_and_is_decoded_once(photos
     assert study["data"]["classes"] == sorted(COLOURS)
     assert study["data"]["shape"] == [3, 16, 16]
     assert {"--image-size", "--random-crop", "--horizontal-flip", "--backbone"} <= set(study["command"])
-    again = run(photos, tmp_path, *images, "--schedule", "cosine", "--warmup", "0.1", "--name", "again")
+    again = run(photos, tmp_path, *images, "--schedule", "cosine", "--warmup", "0.1", "--no-final", "--name", "again")
     assert again.returncode == 0, again.stderr
     assert "decoding" not in again.stderr
     same = pd.read_csv(tmp_path / "again" / "trials.csv")
     assert list(same.average_accuracy) == list(trials.average_accuracy)
 
 
-def test_a_grouping_file_says_which_classes_a_task_has(photos: Path, tmp_path: Path) -> None:
+def test_a_grouping_file_says_which_classes_a_task_has_to_the_end_of_the_final_evaluation(
+    photos: Path, tmp_path: Path
+) -> None:
     groups = tmp_path / "tasks.txt"
     groups.write_text("# warm, then cold\nsand, fire\nsea, grass\n")
     size = ["--image-size", "16", "--image-channels", "1"]
-    done = run(photos, tmp_path, *size, "--grouping", str(groups), "--hidden", "16")
+    done = run(photos, tmp_path, *size, "--grouping", str(groups), "--hidden", "16", "--report-seeds", "2")
     assert done.returncode == 0, done.stderr
     assert "task 1: sand, fire\ntask 2: sea, grass" in done.stdout
     study = json.loads((tmp_path / "lwf_temperature_sweep" / "study.json").read_text())
     assert study["data"]["groups"] == [["sand", "fire"], ["sea", "grass"]]
     assert study["data"]["shape"] == [1, 16, 16]
+    final = json.loads((tmp_path / "lwf_temperature_sweep" / "final.json").read_text())
+    assert [opening["data"] for opening in final["openings"]] == [study["data"]["identity"]]
+    assert final["rows"][0]["reason"] == ""
+    assert "Final evaluation on 2 fresh seeds" in done.stdout
+    # 8 test images a class, and two seeds.
+    cells = pd.read_csv(tmp_path / "lwf_temperature_sweep" / "final_accuracy.csv")
+    accuracies = cells[cells.part == "test"].filter(like="task_").to_numpy()
+    assert np.allclose(accuracies * 16, np.round(accuracies * 16))
 
 
 def test_images_that_cannot_be_used_are_refused_before_anything_starts(photos: Path, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def run_script(script: str, *args: str, **environment: str) -> subprocess.Comple
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     results = tmp_path_factory.mktemp("script")
-    args = ["--trials", "2", "--seeds", "2", "--epochs", "1", "--hidden", "16", "--results", str(results)]
+    args = ["--trials", "2", "--seeds", "2", "--epochs", "1", "--hidden", "16", "--report-seeds", "2"]
+    args += ["--results", str(results)]
     return results, run_script("studies/lwf_temperature_sweep.py", *args)
 
 
@@ -41,6 +42,8 @@ def test_a_script_ends_with_the_answer_and_where_it_is(first) -> None:
     assert done.returncode == 0, done.stderr
     for text in ("Best configuration", "finetuning", "like", "Accuracy (%) of the best", "mlflow server", "Again"):
         assert text in done.stdout
+    for text in ("Final evaluation on 2 fresh seeds", "Optimism: ", "had been opened 0 times before"):
+        assert done.stdout.count(text) == 1
     assert f"--backend-store-uri sqlite:///{results}/mlflow.db" in done.stdout
     assert len(pd.read_csv(results / "lwf_temperature_sweep" / "trials.csv")) == 2
 
@@ -50,6 +53,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal_and_others_are_silen
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert any(line.startswith("2/2 trials") for line in lines)
     known = ("checking that each", "starting Ray", "writing results", "sending the last records")
+    known += ("opening the test data of split-digits", "final evaluation on 2 fresh seeds")
     assert [line for line in lines if not line.startswith(known) and " trials · " not in line] == []
 
 
@@ -65,7 +69,7 @@ def test_a_second_run_is_refused_and_changes_nothing(first) -> None:
 
 
 def test_the_ewc_script_studies_permuted_digits_domain_incremental_by_default(tmp_path: Path) -> None:
-    args = ["--trials", "1", "--seeds", "1", "--iterations", "2", "--results", str(tmp_path)]
+    args = ["--trials", "1", "--seeds", "1", "--iterations", "2", "--no-final", "--results", str(tmp_path)]
     done = run_script("studies/ewc_penalty_sweep.py", *args)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "ewc_penalty_sweep" / "study.json").read_text())["config"]
@@ -75,7 +79,7 @@ def test_the_ewc_script_studies_permuted_digits_domain_incremental_by_default(tm
 
 def test_a_preset_and_references_from_the_command_line_reach_the_records(tmp_path: Path) -> None:
     args = ["--preset", "clarena-first", "--references", "joint", "finetuning", "--fisher-scale", "none"]
-    args += ["--trials", "1", "--seeds", "2", "--tasks", "2", "--epochs", "1", "--hidden", "16"]
+    args += ["--trials", "1", "--seeds", "2", "--tasks", "2", "--epochs", "1", "--hidden", "16", "--no-final"]
     done = run_script("studies/lwf_ewc_together.py", *args, "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "lwf_ewc_together"

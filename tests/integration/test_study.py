@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import shlex
@@ -14,26 +16,45 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from scipy import stats
 
 from clsearch import LogRange, Range, Study
+from clsearch.core import metrics
 from clsearch.core.config import TrialConfig
+from clsearch.core.datasets import read_data
+from clsearch.core.held_out import read_test
 from clsearch.core.loop import learn_sequence
 from clsearch.core.run import build_run
 from clsearch.tuning.display import near
-from clsearch.tuning.driver import StudyResult
+from clsearch.tuning.driver import execute
+from clsearch.tuning.loading import load
+from clsearch.tuning.openings import read_openings
+from clsearch.tuning.preflight import check
 from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.result import StudyResult
+from clsearch.tuning.selection import measure
 from clsearch.tuning.tracking import run_name
 
 LWF_SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
-TINY = {"hidden": (16,), "epochs": 1, "trials": 3, "seeds": 2}
+TINY = {"hidden": (16,), "epochs": 1, "trials": 3, "seeds": 2, "final": False}
 
 
 @pytest.fixture(scope="module")
-def lwf(ray_session: str, results: Path) -> StudyResult:
-    return Study(algorithm="lwf", space=LWF_SPACE, question="Why?", name="lwf", results=results, **TINY).run()
+def lwf_and_its_words(ray_session: str, results: Path) -> tuple[StudyResult, str]:
+    """A study with a final evaluation, and what it printed."""
+    settings = TINY | {"final": True, "report_seeds": 2}
+    study = Study(algorithm="lwf", space=LWF_SPACE, question="Why?", name="lwf", results=results, **settings)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        return study.run(), said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def lwf(lwf_and_its_words: tuple[StudyResult, str]) -> StudyResult:
+    return lwf_and_its_words[0]
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +177,110 @@ def test_mlflow_children_hold_flat_params_and_metrics_per_task_learned(lwf: Stud
         assert {"average_accuracy/std", "forgetting/task_01/std"} <= names
 
 
+# The final evaluation
+
+
+def measured_without_ray(lwf: StudyResult, configuration: str) -> dict[str, np.ndarray]:
+    """R of each part [M, T+1, T], of the choice or finetuning on the fresh seeds."""
+    values, algorithm = (lwf.best.values, None) if configuration == "chosen" else ({}, configuration)
+    config = lwf.plan.trial_config(values, algorithm)
+    found = measure(config, (1000, 1001), read_data(config.source, None), read_test(config))
+    return {part: found[part].numpy() for part in ("validation", "test")}
+
+
+def ends(values: np.ndarray) -> tuple[float, float]:
+    """Of the 95 % interval of the mean of two seeds: Student's t with one degree of freedom."""
+    half = stats.t.ppf(0.975, 1) * stats.sem(values)
+    return values.mean() - half, values.mean() + half
+
+
+@pytest.mark.parametrize("configuration", ["chosen", "finetuning"])
+def test_final_files_agree_with_each_other_and_with_what_is_measured_without_ray(
+    lwf: StudyResult, configuration: str
+) -> None:
+    folder = lwf.plan.folder
+    content = json.loads((folder / "final.json").read_text())
+    table, cells = pd.read_csv(folder / "final.csv"), pd.read_csv(folder / "final_accuracy.csv")
+    (row,) = [row for row in content["rows"] if row["configuration"] == configuration]
+    assert (row["on"], row["tasks"], row["reason"]) == ("full_sequence", [1, 2, 3, 4, 5], "")
+    for part, expected in measured_without_ray(lwf, configuration).items():
+        (line,) = table[(table.configuration == configuration) & (table.part == part)].to_dict("records")
+        own = cells[(cells.configuration == configuration) & (cells.part == part)]
+        assert list(own.seed) == [1000] * 6 + [1001] * 6
+        matrix = own.filter(like="task_").to_numpy().reshape(2, 6, 5)
+        np.testing.assert_array_equal(matrix, expected)
+        for name, values in metrics.summary(torch.from_numpy(expected), 5).items():
+            bounds = pytest.approx([values.mean().item(), *ends(values.numpy())])
+            assert [row[part][name][end] for end in ("mean", "low", "high")] == bounds
+            assert [line[name], line[f"{name}/low"], line[f"{name}/high"]] == bounds
+
+
+def test_the_choice_is_what_the_search_believed_to_be_best(lwf: StudyResult) -> None:
+    content = json.loads((lwf.plan.folder / "final.json").read_text())
+    assert content["choice"]["label"] == lwf.best.label
+    assert content["choice"]["values"] == lwf.best.values
+    assert content["seeds"] == {"selecting": [0, 1], "reporting": [1000, 1001]}
+    (optimism,) = content["optimism"]
+    assert optimism["believed"] == lwf.best.metrics["average_accuracy"]
+    for part in ("validation", "test"):
+        mean = measured_without_ray(lwf, "chosen")[part][:, 5].mean()
+        assert optimism[f"against_{part}"] == pytest.approx(optimism["believed"] - mean)
+    assert [row["configuration"] for row in content["rows"]] == ["chosen", "finetuning"]
+
+
+def test_one_opening_is_in_the_ledger_and_in_the_record(lwf: StudyResult, results: Path) -> None:
+    ledger = read_openings(results)
+    (place,) = [i for i, line in enumerate(ledger) if line["study"] == "lwf"]
+    opening = ledger[place]
+    assert (opening["data"], opening["algorithm"], opening["seeds"]) == ("digits", "lwf", [1000, 1001])
+    assert opening["values"] == lwf.best.values
+    assert opening["before"] == sum(line["data"] == "digits" for line in ledger[:place])
+    assert json.loads((lwf.plan.folder / "final.json").read_text())["openings"] == [opening]
+
+
+def test_mlflow_has_a_child_for_each_configuration_of_the_final_evaluation(
+    lwf: StudyResult, client: MlflowClient
+) -> None:
+    (parent,) = runs_of(client, "lwf", "study")
+    runs = {run.data.tags["algorithm"]: run for run in runs_of(client, "lwf", "final")}
+    assert set(runs) == {"lwf", "finetuning"}
+    for algorithm, run in runs.items():
+        assert (run.info.status, run.data.tags["mlflow.parentRunId"]) == ("FINISHED", parent.info.run_id)
+        matrix = measured_without_ray(lwf, "chosen" if algorithm == "lwf" else algorithm)["test"]
+        expected = [matrix[:, t, :t].mean() for t in range(1, 6)]
+        history = client.get_metric_history(run.info.run_id, "test/average_accuracy")
+        assert sorted({point.step for point in history}) == [1, 2, 3, 4, 5]
+        assert all(point.value == pytest.approx(expected[point.step - 1]) for point in history)
+        assert {"test/average_forgetting/high", "validation/average_accuracy/std"} <= set(run.data.metrics)
+
+
+def test_the_study_in_mlflow_has_its_choices_test_accuracy_and_when_it_was_measured(
+    lwf: StudyResult, client: MlflowClient
+) -> None:
+    (parent,) = runs_of(client, "lwf", "study")
+    scores = measured_without_ray(lwf, "chosen")["test"][:, 5].mean(axis=1)
+    found = [parent.data.metrics[f"test/average_accuracy{end}"] for end in ("", "/low", "/high")]
+    assert found == pytest.approx([scores.mean(), *ends(scores)])
+    assert parent.data.metrics["average_accuracy"] == pytest.approx(lwf.best.metrics["average_accuracy"])
+    (opening,) = lwf.final.openings
+    tags = parent.data.tags
+    assert (tags["test_opened"], tags["test_openings_before"]) == (opening.when, str(opening.before))
+    assert {"best.json", "final.json"} <= {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+
+
+def test_a_study_prints_one_table_of_its_final_evaluation_and_one_sentence_of_optimism(
+    lwf_and_its_words: tuple[StudyResult, str],
+) -> None:
+    found, text = lwf_and_its_words
+    assert text.count("Final evaluation on 2 fresh seeds (1000 to 1001)") == 1
+    assert text.count("Optimism: the search believed") == 1
+    assert text.count("was opened once for this") == 1
+    mean = measured_without_ray(found, "chosen")["test"][:, 5].mean()
+    (line,) = [line for line in text.splitlines() if line.split()[:2] == ["chosen", "lwf"]]
+    assert f" {100 * mean:.2f} (" in line
+    assert "final.json" in text
+
+
 def test_mlflow_artifacts_lie_below_results(lwf: StudyResult, client: MlflowClient, results: Path) -> None:
     child = runs_of(client, "lwf", "trial")[0]
     assert {a.path for a in client.list_artifacts(child.info.run_id)} == {"accuracy_matrix.json", "accuracy_matrix.png"}
@@ -190,6 +315,30 @@ def test_a_diverging_trial_fails_with_its_reason_and_the_study_goes_on(
     assert failed.data.tags["state"] == "failed"
     assert "diverged" in failed.data.tags["reason"]
     assert all(math.isfinite(v) and abs(v) < 1e300 for v in failed.data.metrics.values())
+
+
+def test_nsga2_goes_through_two_generations_past_a_trial_that_diverges(ray_session: str, results: Path) -> None:
+    own = {"trials": 8, "tasks": 2, "references": (), "sampler": "nsga2", "max_concurrent": 1}
+    result = Study(
+        algorithm="ewc",
+        space={"penalty_factor": LogRange(1e-3, 1e12)},  # its upper part diverges
+        name="genetic",
+        results=results,
+        objectives=("average_accuracy", "average_forgetting"),
+        **TINY | own,
+    ).run()
+    assert result.exit_code == 0
+    states = [record.state for record in result.records]
+    assert (len(states), set(states)) == (8, {"finished", "failed"})
+    study = optuna_study(result)
+    told = {"finished": "COMPLETE", "failed": "PRUNED"}
+    assert [trial.state.name for trial in study.trials] == [told[state] for state in states]
+    generations = [next(v for k, v in t.system_attrs.items() if k.endswith("generation")) for t in study.trials]
+    assert set(generations) == {0, 1}
+    assert {f"trial_{trial.number:05d}" for trial in study.best_trials} == set(result.ranking.front)
+    front = pd.read_csv(result.plan.folder / "front.csv")
+    assert tuple(front.label) == tuple(r.label for r in result.ranking.trials if r.label in result.ranking.front)
+    assert result.best.label in result.ranking.front
 
 
 def test_a_trial_that_diverges_in_its_first_task_has_no_score_and_stops_nothing(
@@ -260,7 +409,7 @@ def test_the_printed_command_reruns_the_best_configuration(
 
 
 def test_a_study_on_mnist_files_runs_without_the_test_files(
-    ray_session: str, results: Path, write_mnist: Callable[[Path], None], tmp_path: Path
+    ray_session: str, results: Path, write_mnist: Callable[..., None], tmp_path: Path
 ) -> None:
     write_mnist(tmp_path)
     settings = {**TINY, "trials": 1}
@@ -276,7 +425,49 @@ def test_a_study_on_mnist_files_runs_without_the_test_files(
     )
     result = study.run()
     assert [r.state for r in [*result.records, *result.references]] == ["finished"] * 4
+    assert (result.exit_code, result.final, result.unsealed) == (0, None, "")
     assert not list((tmp_path / "MNIST" / "raw").glob("t10k*"))
+    assert not (result.plan.folder / "final.json").exists()
+    assert "mnist" not in [line["study"] for line in read_openings(results)]
+
+
+def test_test_files_that_are_gone_when_they_are_opened_cost_no_result_of_the_search(
+    ray_session: str,
+    results: Path,
+    client: MlflowClient,
+    write_mnist: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for part in ("train", "t10k"):
+        write_mnist(tmp_path, part)
+    own = {"final": True, "report_seeds": 2, "trials": 1, "benchmark": "split-mnist", "data_root": tmp_path}
+    plan = Study(algorithm="lwf", space=LWF_SPACE, name="sealed", results=results, **TINY | own).plan
+    check(plan)
+    held = [load(plan)]
+    for path in (tmp_path / "MNIST" / "raw").glob("t10k*"):
+        path.unlink()
+    result = execute(plan, held.pop)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert [r.state for r in [*result.records, *result.references]] == ["finished"] * 2
+    assert result.best.number == 0
+    assert result.final is None
+    assert result.unsealed.startswith("data_root: the files of split-mnist must be whole; got: ")
+    assert str(tmp_path) in result.unsealed
+    assert result.exit_code == 1
+    assert "Best configuration (trial 0)" in printed
+    assert f"No final evaluation: {result.unsealed}" in printed
+    best = json.loads((plan.folder / "best.json").read_text())
+    assert best["metrics"]["average_accuracy"] == result.best.metrics["average_accuracy"]
+    assert list(pd.read_csv(plan.folder / "trials.csv").state) == ["finished"]
+    assert not list(plan.folder.glob("final*"))
+    (parent,) = runs_of(client, "sealed", "study")
+    assert (parent.info.status, parent.data.tags["state"]) == ("FAILED", "failed")
+    assert parent.data.metrics["average_accuracy"] == pytest.approx(result.best.metrics["average_accuracy"])
+    assert [run.info.status for run in runs_of(client, "sealed", "trial")] == ["FINISHED"]
+    assert runs_of(client, "sealed", "final") == []
+    # Counted, though nothing could be read: the ledger is written before a file is touched.
+    assert [line["study"] for line in read_openings(results) if line["data"] == "mnist"] == ["sealed"]
 
 
 # Two regularizers, three references, tasks of unequal size

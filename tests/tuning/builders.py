@@ -16,11 +16,19 @@ from PIL import Image
 
 from clsearch import LogRange, Range, Study
 from clsearch.core import metrics
+from clsearch.tuning.final import Final, Measured
+from clsearch.tuning.openings import Opening
 from clsearch.tuning.plan import Plan
+from clsearch.tuning.ranking import Choice
 from clsearch.tuning.records import TrialRecord
 
 # The networks here are so small that threads only wait for each other: minutes instead of seconds on a busy machine.
 torch.set_num_threads(1)
+
+STUDIES = [
+    path for path in sorted((Path(__file__).parents[2] / "studies").glob("*.py")) if "Study(" in path.read_text()
+]
+"""The scripts of this repository that make one study."""
 
 SMALL_SPACES = {
     "lwf": {"distillation_factor": LogRange(0.01, 100), "distillation_temperature": LogRange(0.5, 8)},
@@ -53,22 +61,21 @@ def record_of(
     scores: Sequence[float],
     values: dict[str, float] | None = None,
     *,
+    forgetting: Sequence[float] | None = None,
     algorithm: str | None = None,
     state: str = "finished",
     learned: int | None = None,
     reason: str = "",
 ) -> TrialRecord:
-    """A trial whose average accuracy after its last learned task is `scores`, one per seed; no two cells are alike."""
-    T = plan.config.tasks
+    """A trial whose average accuracy after its last learned task is `scores`, one per seed. forgetting: its average
+    forgetting; unless given, no two cells are alike.
+    """
+    T = len(plan.tasks)
     t = T if learned is None else learned
     if values is None:
         values = {} if number is None else {name: r.low for name, r in plan.space.items()}
     config = plan.trial_config(values, algorithm)
-    R = torch.full((len(scores), T + 1, T), torch.nan, dtype=torch.float64)
-    tasks = torch.arange(T, dtype=torch.float64)
-    for i in range(t + 1 if t else 0):
-        offset = 0.01 * (tasks - (t - 1) / 2) + 0.001 * (t - i)
-        R[:, i] = torch.tensor(scores, dtype=torch.float64)[:, None] + offset
+    R = matrices_of(T, scores, forgetting, t)
     found = metrics.summary(R, t) if t else {}
     return TrialRecord(
         label=f"reference_{config.algorithm}" if number is None else f"trial_{number:05d}",
@@ -87,6 +94,55 @@ def record_of(
         curve=[[[1 / task, 0.5 + 0.1 * m] for m in range(len(scores))] for task in range(1, t + 1)],
         epochs=[[task, 1] for task in range(1, t + 1)],
     )
+
+
+def matrices_of(
+    T: int, scores: Sequence[float], forgetting: Sequence[float] | None = None, learned: int | None = None
+) -> torch.Tensor:
+    """R [M, T+1, T] of which `scores` are the average accuracies after the last learned task, and `forgetting` the
+    average forgetting, of each seed; without forgetting no two cells are alike.
+    """
+    t = T if learned is None else learned
+    R = torch.full((len(scores), T + 1, T), torch.nan, dtype=torch.float64)
+    tasks = torch.arange(T, dtype=torch.float64)
+    for i in range(t + 1 if t else 0):
+        R[:, i] = torch.tensor(scores, dtype=torch.float64)[:, None] + 0.01 * (tasks - (t - 1) / 2)
+        R[:, i] += 0.001 * (t - i) if forgetting is None else (i < t) * torch.tensor(forgetting)[:, None].double()
+    return R
+
+
+def measured_of(
+    plan: Plan,
+    validation: Sequence[float],
+    test: Sequence[float],
+    configuration: str = "chosen",
+    on: str = "full_sequence",
+    *,
+    forgetting: Sequence[float] | None = None,
+    reason: str = "",
+    per_task: tuple[dict[str, float], ...] = (),
+) -> Measured:
+    """A configuration's final evaluation: average accuracies of each reporting seed. forgetting: on both parts."""
+    config = plan.report if plan.report is not None and on == "reported" else plan.config
+    tasks = plan.reported if on == "reported" else tuple(range(1, config.tasks + 1))
+    algorithm = plan.algorithm if configuration == "chosen" else configuration
+    settings = plan.trial_config({}, algorithm, config) if configuration != "chosen" else config
+    parts = (matrices_of(len(tasks), scores, forgetting) for scores in (validation, test))
+    return Measured(
+        configuration, algorithm, on, config.benchmark, tasks, settings.flat(), per_task, *parts, 2.5, reason
+    )
+
+
+def final_of(plan: Plan, *rows: Measured, scores: dict[str, float], before: Sequence[int] = (0,)) -> Final:
+    """A final evaluation of a choice that the search believed to have these scores. before: earlier openings."""
+    choice = Choice("trial_00003", {name: r.low for name, r in plan.space.items()}, scores)
+    openings = tuple(
+        Opening(
+            f"data-{n}", "2026-01-02T03:04:05+00:00", plan.options.name, plan.algorithm, {}, plan.report_seeds, count
+        )
+        for n, count in enumerate(before)
+    )
+    return Final(plan, choice, rows, openings, 9.5)
 
 
 def write_images(

@@ -6,7 +6,6 @@ import runpy
 import shutil
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +19,7 @@ from clsearch.core.loop import learn_sequence
 from clsearch.core.run import build_run
 from clsearch.tuning.effect import LEAST, Probe, check_effect, effect, settings_of_others
 from tests.helpers import write_mnist
-from tests.tuning.builders import SMALL_SPACES, plan_of, planned, study_of, write_images
-
-STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.py"))
+from tests.tuning.builders import SMALL_SPACES, STUDIES, plan_of, planned, study_of, write_images
 
 SURE = {"tasks": 5, "hidden": (64,), "optimizer": "adam", "learning_rate": 0.5, "fisher_samples": 10}
 """Learns task 1 so surely that each squared gradient of ten samples of it is 0 in single precision."""

@@ -15,6 +15,7 @@ from torchvision import datasets
 from clsearch.core.config import ConfigError
 from clsearch.core.datasets import SOURCES, read_data
 from clsearch.tuning.loading import load
+from clsearch.tuning.selection import fetch_test
 from tests.helpers import write_mnist
 from tests.tuning.builders import closed_port, plan_of, write_images
 
@@ -180,6 +181,61 @@ def test_a_download_of_other_files_is_refused_and_leaves_none(tmp_path, root, mo
         plan = mnist_plan(tmp_path, root, download=True)
         assert refusal(plan).startswith("download: the files of mnist must be reachable; got: ")
     assert plan.config.source.missing_files(root) == [IMAGES, LABELS]
+
+
+# The benchmark that two_phase reports on
+
+
+def two_phase(tmp_path, root, **settings):
+    return plan_of(tmp_path / "out", protocol="two_phase", report_benchmark="split-mnist", data_root=root, **settings)
+
+
+def test_the_search_is_given_its_own_data_and_not_those_that_are_reported_on(tmp_path, root, capsys):
+    write_mnist(root, "train", per_class=5, seed=0)
+    data, expected = load(two_phase(tmp_path, root)), read_data(SOURCES["digits"], None)
+    assert data.source == SOURCES["digits"]
+    assert np.array_equal(data.inputs, expected.inputs)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_data_that_are_reported_on_must_be_whole_before_the_search(tmp_path, root):
+    write_mnist(root, "train", per_class=5, seed=0)
+    (root / IMAGES).write_bytes((root / IMAGES).read_bytes()[:-1])
+    problem = refusal(two_phase(tmp_path, root))
+    assert problem.startswith("data_root: the files of split-mnist must be whole; got: ")
+    assert load(two_phase(tmp_path, root, final=False)).source == SOURCES["digits"]
+
+
+def test_data_that_are_reported_on_are_downloaded_of_the_training_part_alone(tmp_path, root, monkeypatch):
+    for part in ("train", "t10k"):
+        write_mnist(tmp_path / "origin", part, per_class=5, seed=0)
+    with mirror(published(monkeypatch, tmp_path / "origin")) as (address, asked):
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
+        load(two_phase(tmp_path, root, download=True, final=False))
+        assert asked == []
+        load(two_phase(tmp_path, root, download=True))
+    assert {*asked} == {"train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"}
+
+
+def test_test_files_are_fetched_apart_and_only_where_a_final_evaluation_will_open_them(tmp_path, root, monkeypatch):
+    for part in ("train", "t10k"):
+        write_mnist(tmp_path / "origin", part, per_class=5, seed=0)
+    with mirror(published(monkeypatch, tmp_path / "origin")) as (address, asked):
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
+        fetch_test(mnist_plan(tmp_path, root, download=True, final=False))
+        assert asked == []
+        fetch_test(mnist_plan(tmp_path, root, download=True))
+        assert {*asked} == {"t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"}
+        asked.clear()
+        fetch_test(mnist_plan(tmp_path, root, download=True))
+        assert asked == []  # they are there now
+
+
+def test_a_download_of_test_files_that_reaches_nothing_is_refused(tmp_path, root, monkeypatch):
+    with closed_port() as port:
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{port}/"])
+        with pytest.raises(ConfigError, match=r"^download: the files of mnist must be reachable; got: "):
+            fetch_test(mnist_plan(tmp_path, root, download=True))
 
 
 # Images of one's own

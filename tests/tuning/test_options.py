@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from clsearch.core.config import PARTS, ConfigError, TrialConfig, fields_of
 from clsearch.tuning.command_line import parse
-from clsearch.tuning.options import Options
+from clsearch.tuning.options import Options, Protocol
 from clsearch.tuning.spaces import LogRange, Range
 
 SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}
@@ -64,11 +64,58 @@ def test_an_option_changes_its_setting_and_nothing_else(args, name, value):
     assert space == SPACE
 
 
+CHOOSING = [
+    (["--protocol", "first_k"], "protocol", "first_k"),
+    (["--first-k", "4"], "first_k", 4),
+    (["--report-benchmark", "split-mnist"], "report_benchmark", "split-mnist"),
+    (["--learning-rates", "0.1", "0.3"], "learning_rates", (0.1, 0.3)),
+    (
+        ["--objectives", "average_forgetting", "accuracy/task_01"],
+        "objectives",
+        ("average_forgetting", "accuracy/task_01"),
+    ),
+    (["--no-final"], "final", False),
+    (["--report-seeds", "7"], "report_seeds", 7),
+    (["--first-report-seed", "50"], "first_report_seed", 50),
+    (["--sampler", "qmc"], "sampler", "qmc"),
+]
+
+
+@pytest.mark.parametrize(
+    ("args", "name", "value"), CHOOSING, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_options_of_the_selection_change_their_setting_and_nothing_else(args, name, value):
+    before, _ = read()
+    settings, space = read(*args)
+    assert settings == before | {name: value}
+    assert space == SPACE
+
+
+def test_continual_takes_nothing_over_that_tells_a_sampler_what_to_do():
+    script = SETTINGS | {"trials": 9, "sampler": "random", "sampler_seed": 4, "grid_points": 3}
+    script |= {"objectives": ("average_accuracy", "average_forgetting")}
+    settings, _ = read("--protocol", "continual", settings=script)
+    assert not {"trials", "sampler", "sampler_seed", "grid_points", "objectives"} & set(settings)
+    settings, _ = read("--protocol", "continual", "--sampler", "random", settings=script)
+    assert settings["sampler"] == "random"  # given by the user, to be refused
+
+
 TIED_BY = [
     (["--grouping", "groups.txt"], {"tasks": 3}, ["--tasks", "2"]),
     (["--classes-per-task", "4", "3"], {"tasks": 3}, ["--tasks", "2"]),
     (["--backbone", "cnn"], {"hidden": (8,)}, ["--hidden", "9"]),
     (["--schedule", "cosine"], {"schedule": "step", "milestones": (0.2,), "decay": 0.5}, ["--decay", "0.3"]),
+    (["--protocol", "two_phase"], {"protocol": Protocol.FIRST_K, "first_k": 4}, ["--first-k", "2"]),
+    (
+        ["--protocol", "first_k"],
+        {"protocol": Protocol.TWO_PHASE, "report_benchmark": "split-mnist"},
+        ["--report-benchmark", "x"],
+    ),
+    (
+        ["--protocol", "first_k"],
+        {"protocol": Protocol.CONTINUAL, "learning_rates": (0.1,)},
+        ["--learning-rates", "0.2"],
+    ),
 ]
 
 
@@ -80,7 +127,7 @@ def test_what_a_script_set_for_its_own_value_of_another_option_goes_with_it(args
     settings, _ = read(*args, settings=SETTINGS | script)
     assert not {*tied} & {*settings}
     settings, _ = read(*args, *given, settings=SETTINGS | script)
-    assert given[0].removeprefix("--") in settings
+    assert given[0].removeprefix("--").replace("-", "_") in settings
 
 
 def test_giving_the_scripts_own_value_again_changes_nothing():
@@ -248,7 +295,16 @@ REFUSED = [
     ("gpus_per_trial", -0.5, "greater than or equal to 0"),
     ("gpus_per_trial", float("nan"), "finite"),
     ("max_concurrent", 0, "greater than or equal to 1"),
-    ("sampler", "guess", "'tpe', 'random' or 'grid'"),
+    ("sampler", "guess", "'tpe', 'random', 'grid', 'qmc' or 'nsga2'"),
+    ("protocol", "first", "'end_of_sequence', 'first_k', 'two_phase' or 'continual'"),
+    ("first_k", 1, "greater than or equal to 2"),
+    ("report_seeds", 0, "greater than or equal to 1"),
+    ("first_report_seed", -1, "greater than or equal to 0"),
+    ("objectives", (), "at least 1 item"),
+    ("objectives", ("average_accuracy", "average_accuracy"), "must name each at most once"),
+    ("learning_rates", (), "at least 1 item"),
+    ("learning_rates", (0.1, 0.0), "must all be greater than 0"),
+    ("learning_rates", (0.1, 0.1), "must name each at most once"),
     ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
     ("name", "../evil", "pattern"),
     ("name", "a/b", "pattern"),

@@ -9,6 +9,10 @@ from clsearch.tuning.plan import DEFAULT_TRIALS
 from clsearch.tuning.spaces import LogRange, Range
 from tests.tuning.builders import SMALL_SPACES, plan_of, study_of
 
+FACTOR = {"distillation_factor": LogRange(0.01, 100)}
+TWO = ("average_accuracy", "average_forgetting")
+VALUES = {"distillation_factor": 0.7, "distillation_temperature": 3.0}
+
 
 def test_a_trials_configuration_is_the_studys_with_its_own_values(tmp_path):
     plan = plan_of(tmp_path, learning_rate=0.3)
@@ -67,6 +71,10 @@ def test_the_plans_configuration_holds_the_low_end_of_each_range(tmp_path):
         ({"space": {}}, 1),
         ({"space": {}, "trials": 1}, 1),
         ({"space": {}, "sampler": "grid"}, 1),
+        ({"sampler": "qmc"}, DEFAULT_TRIALS),
+        ({"sampler": "nsga2", "objectives": TWO}, DEFAULT_TRIALS),
+        ({"sampler": "nsga2", "objectives": TWO, "trials": 8}, 8),
+        ({"protocol": "continual", "space": FACTOR}, 1),
     ],
 )
 def test_the_budget_is_as_given_or_all_of_a_grid_or_one_where_nothing_is_searched(tmp_path, settings, trials):
@@ -79,6 +87,7 @@ def test_the_budget_is_as_given_or_all_of_a_grid_or_one_where_nothing_is_searche
         ({"sampler": "grid", "trials": 24}, "a grid of 5 points in 2 dimensions has 25 trials", "got 24"),
         ({"sampler": "grid", "trials": 26}, "leave --trials out", "got 26"),
         ({"space": {}, "trials": 2}, "must be 1 where nothing is searched", "got 2"),
+        ({"sampler": "nsga2", "objectives": TWO, "trials": 7}, "must be at least 8 with nsga2", "got 7"),
     ],
 )
 def test_a_budget_that_cannot_be_is_refused(tmp_path, settings, rule, value):
@@ -95,6 +104,59 @@ def test_a_budget_that_cannot_be_is_refused(tmp_path, settings, rule, value):
 )
 def test_seeds_follow_the_first_one(tmp_path, settings, seeds):
     assert plan_of(tmp_path, **settings).seeds == seeds
+
+
+@pytest.mark.parametrize(
+    ("settings", "seeds"),
+    [
+        ({}, tuple(range(1000, 1005))),  # the embedded digits are few and quick
+        ({"benchmark": "split-mnist"}, tuple(range(1000, 1010))),
+        ({"report_seeds": 2}, (1000, 1001)),
+        ({"report_seeds": 3, "first_report_seed": 50}, (50, 51, 52)),
+        ({"seeds": 1000}, tuple(range(1000, 1005))),  # the search's end where they begin
+    ],
+)
+def test_report_seeds_follow_their_first_one_and_none_is_searched(tmp_path, settings, seeds):
+    plan = plan_of(tmp_path, **settings)
+    assert plan.report_seeds == seeds
+    assert not {*plan.report_seeds} & {*plan.seeds}
+
+
+def test_the_objective_is_the_average_accuracy_unless_told(tmp_path):
+    assert plan_of(tmp_path).objectives == ("average_accuracy",)
+    assert plan_of(tmp_path, objectives=list(TWO)).objectives == TWO
+
+
+# The benchmark that a study reports on
+
+
+def test_only_two_phase_reports_on_another_benchmark(tmp_path):
+    assert plan_of(tmp_path).report is None
+    plan = plan_of(tmp_path, protocol="two_phase", report_benchmark="split-mnist", learning_rate=0.3)
+    assert plan.report.benchmark == "split-mnist"
+    assert plan.report.source.shape == (1, 28, 28)
+    here, there = plan.config.flat(), plan.report.flat()
+    assert {name for name in here if here[name] != there[name]} == {"benchmark"}
+
+
+def test_a_choice_may_be_configured_on_the_benchmark_that_it_is_reported_on(tmp_path):
+    plan = plan_of(tmp_path, protocol="two_phase", report_benchmark="split-mnist", data_root=tmp_path)
+    here, there = plan.trial_config(VALUES), plan.trial_config(VALUES, on=plan.report)
+    assert (here.benchmark, there.benchmark) == ("split-digits", "split-mnist")
+    assert there.data_root == tmp_path
+    assert {**there.flat(), "benchmark": here.benchmark} == here.flat()
+    assert plan.trial_config(VALUES, on=plan.config) == here
+    reference = plan.trial_config(VALUES, "finetuning", plan.report)
+    assert (reference.algorithm, reference.benchmark) == ("finetuning", "split-mnist")
+    assert reference == plan.trial_config({}, "finetuning", plan.report)
+
+
+def test_what_belongs_to_the_searchs_classes_is_not_carried_to_the_other_benchmark(tmp_path):
+    (tmp_path / "groups.txt").write_text("0, 1\n2, 3\n4, 5\n6, 7\n8, 9\n")
+    settings = {"tasks": None, "grouping": tmp_path / "groups.txt", "scenario": "domain"}
+    plan = plan_of(tmp_path, protocol="two_phase", report_benchmark="split-mnist", **settings)
+    there = plan.trial_config(VALUES, on=plan.report)
+    assert (there.tasks, there.scenario, there.grouping, there.source.groups) == (5, "domain", None, None)
 
 
 def test_the_folder_is_absolute_and_named_after_the_study(tmp_path, monkeypatch):
@@ -133,6 +195,25 @@ def test_a_study_is_refused_when_it_is_made(settings, problem):
     with pytest.raises(ConfigError) as refused:
         study_of(**settings)
     assert refused.value.problems[0].startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "rule", "value"),
+    [
+        ({"objectives": ("accuracy",)}, "objectives", "must be metrics of this benchmark", "accuracy"),
+        ({"sampler": "nsga2"}, "sampler", "needs two or more", "one"),
+        ({"protocol": "first_k", "first_k": 2}, "first_k", "must leave at least two of the 3 tasks", "2"),
+        ({"first_k": 2}, "first_k", "acts with protocol = first_k only", "2 with end_of_sequence"),
+        ({"first_report_seed": 2}, "first_report_seed", "must be none that the search uses", "2 in both"),
+        ({"protocol": "two_phase"}, "report_benchmark", "must name the benchmark", "none"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused_when_the_study_is_made(settings, name, rule, value):
+    with pytest.raises(ConfigError) as refused:
+        study_of(**settings)
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{name}: ")
+    assert problem.index(rule) < problem.index(f"got {value}")
 
 
 def test_all_problems_of_a_configuration_are_told_at_once():

@@ -1,6 +1,7 @@
 """What is refused before Ray starts."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -102,11 +103,12 @@ def test_only_the_files_that_are_missing_are_named(tmp_path):
     assert "train-images" not in problem
 
 
-@pytest.mark.parametrize("download", [False, True])
-def test_training_files_are_enough_and_are_not_fetched_again(tmp_path, download):
+@pytest.mark.parametrize("settings", [{"final": False}, {"final": False, "download": True}, {"download": True}])
+def test_training_files_are_enough_and_are_not_fetched_again(tmp_path, settings):
+    """Without a final evaluation, or where its files will be downloaded."""
     write_mnist(tmp_path, "train", per_class=1, seed=0)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*ubyte")}
-    preflight.check(plan_of(tmp_path, benchmark="permuted-mnist", data_root=tmp_path, download=download))
+    preflight.check(plan_of(tmp_path, benchmark="permuted-mnist", data_root=tmp_path, **settings))
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*ubyte")} == before
 
 
@@ -123,7 +125,81 @@ def test_images_of_ones_own_need_no_root_and_are_not_decoded_here(tmp_path, monk
     assert not (tmp_path / "cache").exists()
 
 
+# Test data, which the final evaluation will open and nothing before it
+
+TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+@pytest.mark.parametrize("missing", [TEST_FILES, TEST_FILES[:1], TEST_FILES[1:]])
+def test_test_files_that_are_missing_are_named_with_both_ways_out(tmp_path, missing):
+    for part in ("train", "t10k"):
+        write_mnist(tmp_path, part, per_class=1, seed=0)
+    for name in missing:
+        (tmp_path / "MNIST" / "raw" / name).unlink()
+    settings = {"benchmark": "split-mnist", "data_root": tmp_path}
+    problem = refusal(preflight.check, plan_of(tmp_path, **settings))
+    assert problem == (
+        f"data_root: must hold {', '.join(f'MNIST/raw/{name}' for name in missing)} for split-mnist; got {tmp_path}. "
+        f"Add --download to fetch them into it, or leave the final evaluation out (--no-final)"
+    )
+    preflight.check(plan_of(tmp_path, download=True, **settings))
+    preflight.check(plan_of(tmp_path, final=False, **settings))
+
+
+def test_no_test_file_is_opened(tmp_path):
+    for part in ("train", "t10k"):
+        write_mnist(tmp_path, part, per_class=1, seed=0)
+    for name in TEST_FILES:
+        (tmp_path / "MNIST" / "raw" / name).write_bytes(b"nothing that a reader takes")
+    preflight.check(plan_of(tmp_path, benchmark="split-mnist", data_root=tmp_path))
+
+
+def test_the_benchmark_that_two_phase_reports_on_needs_both_parts(tmp_path):
+    settings = {"protocol": "two_phase", "report_benchmark": "split-mnist", "data_root": tmp_path}
+    plan = plan_of(tmp_path, **settings)
+    problem = refusal(preflight.check, plan)
+    assert re.match(r"data_root: must hold MNIST/raw/train-images.* for split-mnist; got .*--download", problem)
+    write_mnist(tmp_path, "train", per_class=1, seed=0)
+    problem = refusal(preflight.check, plan)
+    assert re.match(r"data_root: must hold MNIST/raw/t10k-images.* for split-mnist; got .*--no-final", problem)
+    write_mnist(tmp_path, "t10k", per_class=1, seed=0)
+    preflight.check(plan)
+
+
+def test_without_a_final_evaluation_the_other_benchmark_needs_no_file(tmp_path):
+    settings = {"protocol": "two_phase", "report_benchmark": "split-mnist", "data_root": tmp_path}
+    preflight.check(plan_of(tmp_path, final=False, **settings))
+
+
+def test_a_reported_benchmark_without_a_root_is_refused(tmp_path):
+    problem = refusal(preflight.check, plan_of(tmp_path, protocol="two_phase", report_benchmark="split-mnist"))
+    assert re.match(r"data_root: split-mnist needs the folder of its files; got none.*--data-root", problem)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda test: (test / "f" / "000.png").unlink(), "benchmark: every class needs at least 1 image; got 0 in f"),
+        (shutil.rmtree, "benchmark: test data must lie in test/ beside train/; got no test/ in folder:"),
+    ],
+    ids=["empty class", "no test"],
+)
+def test_test_images_that_cannot_be_used_are_refused_with_the_way_out(tmp_path, spoil, problem):
+    folder = write_images(tmp_path / "pets" / "train").parent
+    test = write_images(folder / "test", count=1, seed=1)
+    settings = {"benchmark": f"folder:{folder}"}
+    preflight.check(plan_of(tmp_path / "out", **settings))
+    spoil(test)
+    found = refusal(preflight.check, plan_of(tmp_path / "out", **settings))
+    assert found.startswith(problem)
+    assert found.endswith(", or leave the final evaluation out (--no-final)")
+    preflight.check(plan_of(tmp_path / "out", final=False, **settings))
+
+
 # The backbone
+
+
+ROTATED = {"benchmark": "rotated-digits", "scenario": "domain"}
 
 
 def normed(shape):
@@ -150,6 +226,19 @@ def test_a_backbone_is_tried_on_images_of_the_benchmarks_shape(tmp_path):
     assert problem.startswith(
         "backbone: must be made by its factory from (channels, height, width); got AssertionError"
     )
+
+
+def test_a_backbone_is_tried_on_images_of_the_benchmark_that_is_reported_on_too(tmp_path):
+    def small(shape):
+        assert shape == (1, 8, 8)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+
+    settings = {"backbone": small, "hidden": None, "protocol": "two_phase"}
+    preflight.check_backbone(plan_of(tmp_path, report_benchmark="permuted-digits", **(settings | ROTATED)))
+    problem = refusal(
+        preflight.check_backbone, plan_of(tmp_path, report_benchmark="permuted-mnist", **(settings | ROTATED))
+    )
+    assert problem.startswith("backbone: must be made by its factory")
 
 
 def test_a_backbone_that_cannot_be_trained_is_refused(tmp_path):
@@ -209,6 +298,11 @@ def test_a_server_from_the_environment_is_probed_too(tmp_path, monkeypatch):
     with closed_port() as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         assert refusal(preflight.check, plan_of(tmp_path)).startswith("tracking_uri: ")
+
+
+@pytest.mark.parametrize("name", preflight.RESERVED)
+def test_a_study_has_no_name_of_what_lies_beside_the_studies(tmp_path, name):
+    assert refusal(preflight.check, plan_of(tmp_path, name=name)).startswith("name: must not be one of ")
 
 
 @pytest.mark.parametrize(

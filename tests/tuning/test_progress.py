@@ -45,6 +45,21 @@ def test_the_best_is_the_highest_of_the_finished_in_any_order(line, plan):
     assert line.line() == "3/3 trials · 0 running · 0 failed · best 81.20 %"
 
 
+@pytest.mark.parametrize(
+    ("objective", "best"),
+    [
+        ("average_accuracy", "best 90.00 %"),
+        ("average_forgetting", "best average forgetting 10.00 %"),
+        ("backward_transfer", "best backward transfer -10.00 %"),
+    ],
+)
+def test_another_objective_is_named_and_its_best_is_the_lowest_where_less_is_better(plan, objective, best):
+    line = ProgressLine(Console(file=io.StringIO(), width=80), 3, objective)
+    for number, (accuracy, forgetting) in enumerate([(0.5, 0.2), (0.6, 0.1), (0.9, 0.3)]):
+        line.update(record_of(plan, number, [accuracy] * 2, forgetting=[forgetting] * 2))
+    assert line.line() == f"3/3 trials · 0 running · 0 failed · {best}"
+
+
 @pytest.mark.parametrize("state", ["running", "failed"])
 def test_what_has_not_finished_is_never_the_best(line, plan, state):
     line.update(record_of(plan, 0, [0.6, 0.6]))
@@ -100,6 +115,19 @@ def test_plain_lines_keep_their_distance_but_the_last_is_always_told(plan, monke
     for number in range(3):
         line.update(record_of(plan, number, [0.5, 0.5]))
     assert [text.split()[0] for text in printed(line)] == ["1/3", "3/3"]
+
+
+def test_what_only_moves_is_not_printed_where_nothing_moves():
+    line = ProgressLine(Console(file=io.StringIO(), width=80), 3)
+    line.say("task 1/3 · 5 attempts", moving=True)
+    line.say("task 1/3 · 6 attempts")
+    assert printed(line) == ["task 1/3 · 6 attempts"]
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    line = ProgressLine(console, 3)
+    with line.shown():
+        line.say("task 1/3 · 7 attempts", moving=True)
+        line.bar.refresh()
+        assert "task 1/3 · 7 attempts" in console.file.getvalue()
 
 
 def test_on_a_terminal_the_line_moves_and_is_taken_away(plan):

@@ -53,6 +53,26 @@ def test_study_json_says_what_was_asked_and_with_what(tmp_path):
     assert pd.Timestamp(content["started"]).tzinfo is not None
 
 
+def test_study_json_says_what_the_search_sees_and_what_is_reported_and_on_which_seeds(tmp_path):
+    settings = {
+        "end": {},
+        "first": {"protocol": "first_k", "first_k": 2, "tasks": 5, "report_seeds": 2, "first_report_seed": 70},
+        "two": {"protocol": "two_phase", "report_benchmark": "split-mnist"},
+        "none": {"final": False, "objectives": ("average_forgetting", "learning_accuracy")},
+    }
+    found = []
+    for name, own in settings.items():
+        Results(plan_of(tmp_path, name=name, **own)).begin()
+        found.append(strict_json(tmp_path / name / "study.json"))
+    end, first, two, none = found
+    assert [content["protocol"] for content in found] == ["end_of_sequence", "first_k", "two_phase", "end_of_sequence"]
+    assert (end["tasks"], end["reported_tasks"], end["report_benchmark"]) == ([1, 2, 3], [1, 2, 3], None)
+    assert (end["report_seeds"], end["objectives"]) == ([1000, 1001, 1002, 1003, 1004], ["average_accuracy"])
+    assert (first["tasks"], first["reported_tasks"], first["report_seeds"]) == ([1, 2], [3, 4, 5], [70, 71])
+    assert (two["reported_tasks"], two["report_benchmark"]) == ([1, 2, 3], "split-mnist")
+    assert (none["report_seeds"], none["objectives"]) == ([], ["average_forgetting", "learning_accuracy"])
+
+
 def test_study_json_says_which_data_it_was(tmp_path):
     Results(plan_of(tmp_path)).begin()
     assert strict_json(tmp_path / "mine" / "study.json")["data"] == {
@@ -95,6 +115,14 @@ def test_accuracy_csv_is_the_matrix_with_a_row_per_seed_and_tasks_learned(plan, 
     assert list(zip(table.seed, table.tasks_learned, strict=True)) == [(s, i) for s in (0, 1) for i in range(4)]
     matrix = table[["task_01", "task_02", "task_03"]].to_numpy().reshape(2, 4, 3)
     assert np.array_equal(matrix, np.array(record.accuracy))
+
+
+def test_accuracy_csv_has_the_tasks_that_the_search_saw(tmp_path):
+    plan = plan_of(tmp_path, protocol="first_k", first_k=2, tasks=5)
+    Results(plan).write_trial(record_of(plan, 0, [0.8, 0.6, 0.7]))
+    table = pd.read_csv(plan.folder / "trials" / "trial_00000" / "accuracy.csv")
+    assert list(table.columns) == ["seed", "tasks_learned", "task_01", "task_02"]
+    assert list(table.groupby("seed").size()) == [3, 3, 3]
 
 
 def test_what_was_not_measured_is_null_in_json_and_empty_in_csv(plan, results):
@@ -189,9 +217,17 @@ def test_a_metric_added_after_the_search_is_a_column_of_the_finished(plan, resul
 
 
 def test_best_json_holds_what_it_is_given(results):
-    results.write_best({"label": "trial_00001", "values": {"x": 1e-300}, "nothing": float("nan"), "ü": [float("inf")]})
+    content = {"label": "trial_00001", "values": {"x": 1e-300}, "nothing": float("nan"), "ü": [float("inf")]}
+    results.write_json("best.json", content)
     expected = {"label": "trial_00001", "values": {"x": 1e-300}, "nothing": None, "ü": [None]}
     assert strict_json(results.folder / "best.json") == expected
+
+
+def test_a_table_of_the_study_holds_what_it_is_given_and_an_empty_cell_for_nan(results):
+    for score in (0.25, 0.1 + 0.2):
+        results.write_csv("final.csv", pd.DataFrame({"what, where": ["ü"], "score": [score], "reason": [math.nan]}))
+    assert (results.folder / "final.csv").read_text() == '"what, where",score,reason\nü,0.30000000000000004,\n'
+    assert [path.name for path in results.folder.iterdir()] == ["final.csv"]
 
 
 def test_a_file_is_replaced_as_a_whole_and_nothing_else_stays(plan, results):
@@ -200,18 +236,6 @@ def test_a_file_is_replaced_as_a_whole_and_nothing_else_stays(plan, results):
     folder = results.trial_folder("trial_00000")
     assert sorted(p.name for p in folder.iterdir()) == ["accuracy.csv", "learning_curve.csv", "record.json"]
     assert strict_json(folder / "record.json")["metrics"]["average_accuracy"] == pytest.approx(0.3)
-
-
-@pytest.mark.parametrize("learned", [1, 2, 3])
-def test_the_objective_of_each_seed_is_the_mean_over_the_tasks_learned(plan, learned):
-    record = record_of(plan, 0, [0.8, 0.6], learned=learned)
-    assert record.per_seed() == pytest.approx([0.8, 0.6])
-
-
-def test_the_objective_of_a_seed_by_hand(plan):
-    R = [[[0.1, 0.1, 0.1], [0.9, 0.2, 0.3], [0.8, 0.6, 0.4], [0.1, 0.1, 0.1]]]
-    record = record_of(plan, 0, [0.8, 0.6], learned=2)
-    assert replace(record, accuracy=R).per_seed() == pytest.approx([0.7])  # (0.8 + 0.6) / 2, task 3 not learned
 
 
 def test_metrics_of_a_result_are_our_own_finite_numbers():

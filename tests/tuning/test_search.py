@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import warnings
 
 import optuna
 import pytest
@@ -9,11 +10,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
+from scipy.stats import qmc
 
 from clsearch import LogRange, Range
 from clsearch.tuning.search import (
     JOURNAL,
-    OBJECTIVE,
     OptunaSearcher,
     distributions_of,
     open_storage,
@@ -23,13 +24,20 @@ from clsearch.tuning.search import (
 from clsearch.tuning.spaces import grid
 from tests.tuning.builders import plan_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # see the one test of it
+
 
 def configure(label, values, algorithm):
     return {"label": label, "values": dict(values), "algorithm": algorithm}
 
 
-def result(learned, score):
-    return {"tasks_learned": learned, OBJECTIVE: score}
+def result(learned, score, forgetting=0.0):
+    return {"tasks_learned": learned, "average_accuracy": score, "average_forgetting": forgetting}
+
+
+TWO = ("average_accuracy", "average_forgetting")
+SAMPLERS = {"tpe": {}, "random": {}, "qmc": {}, "nsga2": {"objectives": TWO}}
+"""Sampler -> what it needs."""
 
 
 @pytest.fixture
@@ -176,9 +184,9 @@ def test_a_searcher_on_a_reopened_study_asks_for_the_rest_only(begin):
     assert again.suggest("t3") == Searcher.FINISHED
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_first_suggestion_after_reopening_is_not_a_repeat(begin, sampler):
-    searcher = begin(sampler=sampler)
+    searcher = begin(sampler=sampler, trials=8, **SAMPLERS[sampler])
     first = ask(searcher, 2)
     again = OptunaSearcher(searcher.plan, reopened(searcher), [], configure)
     assert again.suggest("t2")["values"] not in first
@@ -188,28 +196,37 @@ SCORES = [0.5, 0.9, 0.2, 0.7]
 
 
 def played(searcher, n):
-    """All suggestions of a search in which every third trial diverges and the rest score as SCORES says."""
+    """The next n suggestions of a search in which every third trial diverges and the rest score as SCORES says."""
     found = []
-    for i in range(n):
+    for i in range(searcher.asked, searcher.asked + n):
         found += ask(searcher, 1)
         failed = {"failed": "diverged"} if i % 3 == 0 else {}
-        searcher.on_trial_result(f"t{i}", result(1, SCORES[i % 4]))
-        searcher.on_trial_complete(f"t{i}", result(2, SCORES[i % 4]) | failed)
+        scores = SCORES[i % 4], SCORES[(i + i // 4) % 4]
+        searcher.on_trial_result(f"t{i}", result(1, *scores))
+        searcher.on_trial_complete(f"t{i}", result(2, *scores) | failed)
     return found
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_suggestions_follow_from_the_sampler_seed(begin, sampler):
-    # Past the ten trials after which TPE begins to model.
+    # Past the ten trials after which TPE begins to model, and the first generations of NSGA-II.
     first, same, other = (
-        played(begin(folder, sampler=sampler, sampler_seed=seed, trials=14), 14)
+        played(begin(folder, sampler=sampler, sampler_seed=seed, trials=14, **SAMPLERS[sampler]), 14)
         for folder, seed in (("a", 5), ("b", 5), ("c", 6))
     )
     assert first == same
     assert all(a != b for a, b in zip(first, other, strict=True))
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_reopened_search_suggests_what_an_unbroken_one_does(begin, sampler):
+    straight, broken = (begin(folder, sampler=sampler, trials=14, **SAMPLERS[sampler]) for folder in "ab")
+    expected, first = played(straight, 14), played(broken, 6)
+    again = OptunaSearcher(broken.plan, reopened(broken), [], configure)
+    assert first + played(again, 8) == expected
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
 def test_suggestions_are_distinct_and_lie_in_their_ranges(begin, sampler):
     space = {"penalty_factor": LogRange(0.5, 2), "penalty_p_norm": Range(1, 1.5), "learning_rate": LogRange(1e-5, 1)}
     searcher = begin(algorithm="ewc", sampler=sampler, space=space, trials=20)
@@ -224,6 +241,49 @@ def test_a_log_range_is_searched_evenly_in_its_logarithm(begin):
     logs = [math.log10(values["learning_rate"]) for values in ask(searcher, 40)]
     # Linear sampling would put all but one in a million above 1e-5.
     assert sum(value < -3 for value in logs) in range(10, 31)
+
+
+UNIT = {"distillation_factor": LogRange(1e-3, 1e3), "distillation_temperature": Range(1, 5)}
+
+
+def unevenness(points):
+    """How unevenly suggestions over UNIT fill their square (centered discrepancy), logarithms taken where searched."""
+    factor, temperature = zip(*(values.values() for values in points), strict=True)
+    square = [((math.log10(f) + 3) / 6, (t - 1) / 4) for f, t in zip(factor, temperature, strict=True)]
+    return qmc.discrepancy(square)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_qmc_fills_the_space_more_evenly_than_chance(begin, seed):
+    even, random = (
+        begin(sampler, sampler=sampler, sampler_seed=seed, space=UNIT, trials=32) for sampler in ("qmc", "random")
+    )
+    assert unevenness(played(even, 32)) < unevenness(ask(random, 32)) / 3
+
+
+WARNS = pytest.mark.xfail(reason="bug: that QMCSampler is experimental reaches the user", strict=True)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", pytest.param("qmc", marks=WARNS), "nsga2"])
+def test_a_sampler_warns_the_user_of_nothing(begin, sampler):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        played(begin(sampler=sampler, trials=14, **SAMPLERS[sampler]), 14)
+
+
+def test_qmc_asked_ahead_of_its_results_gives_the_same_points(begin):
+    waiting, told = (begin(folder, sampler="qmc", space=UNIT, trials=32) for folder in "ab")
+    assert ask(waiting, 32) == played(told, 32)
+
+
+def test_nsga2_hands_values_of_a_generation_on_to_the_next(begin):
+    searcher = begin(sampler="nsga2", trials=16, objectives=TWO)
+    first = ask(searcher, 4)
+    for i, forgetting in enumerate((0.1, 0.2, 0.3, 0.4)):
+        searcher.on_trial_complete(f"t{i}", result(3, 0.9 - forgetting, forgetting))
+    known = {value for values in first for value in values.values()}
+    children = {value for values in ask(searcher, 4) for value in values.values()}
+    assert known & children
 
 
 def test_distributions_have_the_ends_and_scales_of_their_ranges():
@@ -335,3 +395,62 @@ def test_a_diverged_trial_is_not_the_best_that_references_follow(begin):
     searcher.on_trial_complete("a", result(1, 0.99) | {"failed": "training diverged in epoch 1 of task 2"})
     searcher.on_trial_complete("b", result(3, 0.4))
     assert searcher.suggest("r0")["values"] == asked[1]["values"]
+
+
+# Several objectives
+
+
+def test_each_objective_is_searched_in_its_own_direction(begin):
+    study = reopened(begin(objectives=("average_forgetting", "average_accuracy", "backward_transfer")))
+    assert [direction.name for direction in study.directions] == ["MINIMIZE", "MAXIMIZE", "MAXIMIZE"]
+
+
+@pytest.mark.parametrize("names", [TWO, TWO[::-1]])
+def test_values_of_several_objectives_are_told_in_their_order_and_none_before_the_end(begin, names):
+    searcher = begin(objectives=names)
+    ask(searcher, 1)
+    searcher.on_trial_result("t0", result(1, 0.9, 0.0))
+    searcher.on_trial_complete("t0", result(3, 0.7, 0.2))
+    (trial,) = reopened(searcher).trials
+    assert trial.state is TrialState.COMPLETE
+    assert dict(zip(names, trial.values, strict=True)) == {"average_accuracy": 0.7, "average_forgetting": 0.2}
+    assert trial.intermediate_values == {}  # Optuna knows none of several objectives
+
+
+def test_a_single_objective_may_be_one_of_which_less_is_better(begin):
+    searcher = begin(objectives=("average_forgetting",), space={"learning_rate": LogRange(1e-3, 1)}, trials=2)
+    searcher.references = ["finetuning"]
+    asked = ask(searcher, 2)
+    first = {"tasks_learned": 1, "average_accuracy": 0.9}  # forgetting begins with the second task
+    searcher.on_trial_result("t0", first)
+    searcher.on_trial_result("t0", result(2, 0.9, 0.3))
+    searcher.on_trial_complete("t0", result(3, 0.9, 0.4))
+    searcher.on_trial_complete("t1", result(3, 0.5, 0.1))
+    study = reopened(searcher)
+    assert study.direction is optuna.study.StudyDirection.MINIMIZE
+    assert study.trials[0].intermediate_values == {2: 0.3, 3: 0.4}
+    assert study.best_trial.number == 1
+    assert searcher.suggest("r")["values"] == asked[1]  # what references follow is the best of it
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_after_trials_that_diverge_a_search_of_several_objectives_goes_on(begin, sampler):
+    searcher = begin(sampler=sampler, objectives=TWO, trials=16)
+    ask(searcher, 2)
+    searcher.on_trial_complete("t0", {"tasks_learned": 0, "failed": "training diverged in epoch 1 of task 1"})
+    searcher.on_trial_complete("t1", error=True)
+    assert len(played(searcher, 14)) == 14
+    states = [trial.state for trial in reopened(searcher).trials]
+    assert states[:2] == [TrialState.PRUNED, TrialState.FAIL]
+    assert {TrialState.PRUNED, TrialState.COMPLETE} == {*states[2:]}
+    assert reopened(searcher).trials[0].user_attrs == {"reason": "training diverged in epoch 1 of task 1"}
+    assert searcher.suggest("t16") == Searcher.FINISHED
+
+
+def test_references_follow_the_knee_of_several_objectives(begin):
+    searcher = begin(objectives=TWO, space={"learning_rate": LogRange(1e-3, 1)}, references=["finetuning"], trials=3)
+    asked = ask(searcher, 3)
+    # Scaled over the front: 1 + 0, 0.875 + 0.8, 0 + 1.
+    for i, scores in enumerate([(0.9, 0.5), (0.85, 0.1), (0.5, 0.0)]):
+        searcher.on_trial_complete(f"t{i}", result(3, *scores))
+    assert searcher.suggest("r")["values"] == asked[1]

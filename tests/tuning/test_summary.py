@@ -4,18 +4,16 @@ import io
 import re
 import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from clsearch import LogRange
-from clsearch.tuning.selection import rank
-from clsearch.tuning.summary import show
-from clsearch.tuning.tracking import default_store
-from tests.tuning.builders import plan_of, planned, record_of, study_of, write_images
-
-STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.py"))
+from clsearch.tuning.continual import METHOD, RATE, Attempt, Decision
+from clsearch.tuning.ranking import Choice, choice_of, rank
+from clsearch.tuning.result import StudyResult
+from clsearch.tuning.summary import MOST, SHOWN, show
+from tests.tuning.builders import STUDIES, final_of, measured_of, plan_of, planned, record_of, study_of, write_images
 
 
 @pytest.fixture
@@ -23,10 +21,31 @@ def plan(tmp_path):
     return plan_of(tmp_path)
 
 
-def shown(plan, records, references=(), uri=None, width=80):
+@pytest.fixture(autouse=True)
+def _nothing_from_outside(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def printed(found, width=80):
+    """What is printed of a result."""
     console = Console(file=io.StringIO(), width=width)
-    show(console, plan, rank(list(records)), list(references), list(records), uri or default_store(plan))
+    show(console, found)
     return console.file.getvalue()
+
+
+def result_of(plan, records, references=(), **more):
+    """What a study of these records found."""
+    ranking = rank(list(records), plan.objectives)
+    return StudyResult(plan, list(records), list(references), ranking, choice_of(ranking), None, False, **more)
+
+
+def shown(plan, records, references=(), width=80, **more):
+    return printed(result_of(plan, records, references, **more), width)
+
+
+def in_one_line(text):
+    """Text without its line breaks and rows of spaces."""
+    return re.sub(r"\s+", " ", text)
 
 
 def finetuning(plan, scores=(0.5, 0.52, 0.54), **more):
@@ -226,8 +245,9 @@ def test_the_studys_own_store_comes_with_the_command_that_shows_it(plan, tmp_pat
     assert f"-m mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in line
 
 
-def test_a_server_is_named_without_its_password(plan):
-    text = shown(plan, [record_of(plan, 0, [0.9] * 3)], uri="http://bob:secret@mlflow.example:5000")
+def test_a_server_is_named_without_its_password(tmp_path):
+    plan = plan_of(tmp_path, tracking_uri="http://bob:secret@mlflow.example:5000")
+    text = shown(plan, [record_of(plan, 0, [0.9] * 3)])
     assert "http://mlflow.example:5000, experiment mine" in text
     assert "secret" not in text
     assert "mlflow server" not in text
@@ -284,3 +304,248 @@ def test_no_classes_are_named_where_they_differ_between_seeds_or_are_numbers(tmp
     shuffled = plan_of(tmp_path, benchmark=f"folder:{folder}", class_order="shuffled")
     for plan in (plan_of(tmp_path), shuffled):
         assert not re.search(r"^task \d:", shown(plan, [record_of(plan, 0, [0.5, 0.6, 0.7])]), re.MULTILINE)
+
+
+# What it cost
+
+
+def test_the_cost_of_the_search_is_said_without_its_references(plan):
+    records = [replace(record_of(plan, n, [0.9] * 3), seconds=600.4) for n in range(120)]
+    text = in_one_line(shown(plan, records, [finetuning(plan)]))
+    assert "The search cost 1,080 task-trainings (a task on a seed), 72048 s of training." in text
+
+
+# Other objectives, and several
+
+ACCURACY, FORGETTING = "average_accuracy", "average_forgetting"
+
+
+def traded(plan, pairs):
+    """Trials with these accuracies and forgettings."""
+    return [record_of(plan, n, [a - 0.02, a, a + 0.02], forgetting=[f] * 3) for n, (a, f) in enumerate(pairs)]
+
+
+#        front, knee, front; dominated
+PAIRS = [(0.90, 0.50), (0.85, 0.10), (0.50, 0.00), (0.80, 0.20), (0.85, 0.30)]
+
+
+def test_the_best_of_another_objective_comes_first_and_is_compared_in_it(tmp_path):
+    plan = plan_of(tmp_path, objectives=(FORGETTING,))
+    reference = record_of(plan, None, [0.9] * 3, forgetting=[0.31, 0.30, 0.32], algorithm="finetuning")
+    text = shown(plan, traded(plan, PAIRS), [reference])
+    assert "Best configuration (trial 2)" in text
+    assert [row[0] for row in rows_below(text, "Validation")][:5] == ["#2", "#1", "#3", "#4", "#0"]
+    # 31, 30 and 32 points less: 31 ± 4.303 / sqrt(3).
+    assert "Against finetuning: -31.00 points of average forgetting, 95 % interval -33.48 to -28.52." in in_one_line(
+        text
+    )
+    assert "front" not in text
+
+
+def test_of_several_objectives_the_knee_is_the_answer_and_the_front_comes_before_the_others(tmp_path):
+    plan = plan_of(tmp_path, objectives=(ACCURACY, FORGETTING))
+    text = shown(plan, traded(plan, PAIRS))
+    assert "Knee of the Pareto front (trial 1)" in text
+    assert [row[:2] for row in rows_below(text, "Validation")[:3]] == [
+        ["#1", "front"],
+        ["#0", "front"],
+        ["#2", "front"],
+    ]
+    assert [row[0] for row in rows_below(text, "Validation")[3:5]] == ["#4", "#3"]
+    assert row_of(text, "#1")[-1] == "knee"
+    said = in_one_line(text)
+    assert "3 of 5 trials are on the Pareto front of average accuracy and average forgetting: none other is" in said
+    assert "the point farthest beyond the line between the front's ends" in said
+    assert "The best average accuracy on the front is trial 0's, 5.00 points better." in said
+    assert "The best average forgetting on the front is trial 2's, 10.00 points better." in said
+    assert "no trial is stopped early" in said
+
+
+def test_the_knee_has_no_line_about_an_end_that_it_is_itself(tmp_path):
+    plan = plan_of(tmp_path, objectives=(ACCURACY, FORGETTING))
+    said = in_one_line(shown(plan, traded(plan, [(0.9, 0.1), (0.5, 0.2)])))
+    assert "1 of 2 trials are on the Pareto front" in said
+    assert "on the front is trial" not in said
+
+
+def test_of_three_objectives_no_line_between_two_ends_is_spoken_of(tmp_path):
+    plan = plan_of(tmp_path, objectives=(ACCURACY, FORGETTING, "learning_accuracy"))
+    said = in_one_line(shown(plan, traded(plan, PAIRS)))
+    assert "average accuracy and average forgetting and learning accuracy" in said
+    assert "the largest sum of objectives, each scaled from 0 (worst on the front) to 1 (best)." in said
+
+
+def test_alike_is_said_to_be_alike_in_every_objective(tmp_path):
+    plan = plan_of(tmp_path, objectives=(ACCURACY, FORGETTING))
+    best = record_of(plan, 0, [0.90, 0.92, 0.94], forgetting=[0.1, 0.2, 0.3])
+    like = record_of(plan, 1, [0.89, 0.89, 0.95], forgetting=[0.3, 0.1, 0.3])
+    other = record_of(plan, 2, [0.89, 0.89, 0.95], forgetting=[0.2, 0.31, 0.39])
+    text = shown(plan, [best, like, other])
+    assert [row_of(text, name)[-1] for name in ("#0", "#1")] == ["knee", "yes"]
+    assert row_of(text, "#2")[-1] != "yes"
+    assert "contains 0 in every objective; 1 of 2 other trials cannot be told from it" in in_one_line(text)
+
+
+def test_every_objective_has_a_column_once(tmp_path):
+    for objectives, words in (
+        ((FORGETTING, ACCURACY), []),
+        (("learning_accuracy", FORGETTING), ["learning"]),
+        (("backward_transfer", "accuracy/task_01"), ["backward", "accuracy/task"]),
+    ):
+        plan = plan_of(tmp_path, objectives=objectives)
+        text = shown(plan, traded(plan, PAIRS))
+        heading = text[text.index("Validation") : text.index("──")].split()
+        assert [heading.count(word) for word in ["average", *words]] == [2] + [1] * len(words)
+
+
+@pytest.mark.parametrize(("points", "rows"), [(3, SHOWN), (9, 9), (MOST + 3, MOST)])
+def test_the_whole_front_is_shown_up_to_a_number(tmp_path, points, rows):
+    plan = plan_of(tmp_path, objectives=(ACCURACY, FORGETTING))
+    dominated = [(0.1, 0.9)] * 4
+    text = shown(plan, traded(plan, [(0.5 + 0.01 * n, 0.01 * n) for n in range(points)] + dominated))
+    assert len([row for row in rows_below(text, "Validation") if row[0].startswith("#")]) == rows
+
+
+def test_the_picture_of_the_front_is_named_where_there_is_one(tmp_path):
+    plan = plan_of(tmp_path, objectives=(ACCURACY, FORGETTING))
+    assert "front.png" not in shown(plan, traded(plan, PAIRS))
+    plan.folder.mkdir()
+    (plan.folder / "front.png").write_bytes(b"")
+    assert f"{plan.folder}/front.png" in shown(plan, traded(plan, PAIRS))
+
+
+# The final evaluation
+
+CHOSEN, LOWER = [0.90, 0.92, 0.94], [0.80, 0.81, 0.82]
+
+
+def with_final(plan, *rows, **more):
+    """A study of one trial, and its final evaluation."""
+    final = final_of(plan, *rows, scores={ACCURACY: 0.95}, **more)
+    return printed(result_of(plan, [record_of(plan, 3, [0.95] * 3)], final=final))
+
+
+def test_the_final_evaluation_is_one_table_one_optimism_and_one_opening(tmp_path):
+    plan = plan_of(tmp_path, report_seeds=3)
+    rows = [measured_of(plan, CHOSEN, LOWER), measured_of(plan, LOWER, [0.70, 0.71, 0.72], "finetuning")]
+    text = with_final(plan, *rows, before=[4])
+    assert text.count("Final evaluation on 3 fresh seeds (1000 to 1002)") == 1
+    chosen, reference = rows_below(text, "Final evaluation")
+    # 92 ± 2 * 4.303 / sqrt(3), 81 and 71 ± 4.303 / sqrt(3); the difference is 10 on each seed.
+    assert chosen[:6] == ["chosen", "lwf", "92.00", "(87.03", "to", "96.97)"]
+    assert chosen[6:10] == ["81.00", "(78.52", "to", "83.48)"]
+    assert reference[:5] == ["finetuning", "81.00", "(78.52", "to", "83.48)"]
+    assert reference[-4:] == ["+10.00", "(+10.00", "to", "+10.00)"]
+    said = in_one_line(text)
+    assert said.count("Optimism: ") == 1
+    assert "the search believed 95.00 % average accuracy" in said
+    assert "+3.00 points of optimism" in said
+    assert "+14.00 points." in said
+    assert said.count("was opened once for this") == 1
+    assert "it had been opened 4 times before" in said
+    assert "No final evaluation" not in said
+
+
+def test_the_search_comes_before_the_final_evaluation_and_where_everything_is_after_it(tmp_path):
+    plan = plan_of(tmp_path, report_seeds=3)
+    text = with_final(plan, measured_of(plan, CHOSEN, LOWER))
+    order = ["Best configuration", "Validation, mean", "Accuracy (%) of the best", "Final evaluation", "Optimism: "]
+    places = [text.index(words) for words in [*order, "The search cost", "Record "]]
+    assert places == sorted(places)
+
+
+def test_files_of_the_final_evaluation_are_named_where_there_is_one(tmp_path):
+    plan = plan_of(tmp_path, report_seeds=3)
+    assert "final.json, final.csv" in with_final(plan, measured_of(plan, CHOSEN, LOWER))
+    assert "final.json" not in shown(plan, [record_of(plan, 3, CHOSEN)])
+
+
+def test_why_there_is_no_final_evaluation_is_said_beside_what_the_search_found(plan):
+    reason = "data_root: the files of split-mnist must be whole; got: [Errno 2] no file, in /data [old]"
+    text = shown(plan, [record_of(plan, 3, CHOSEN)], unsealed=reason)
+    assert "Best configuration (trial 3)" in text
+    assert f"No final evaluation: {reason}" in in_one_line(text)
+
+
+def test_a_study_without_one_says_nothing_of_a_final_evaluation(plan):
+    text = shown(plan, [record_of(plan, 3, CHOSEN)])
+    assert "inal evaluation" not in text
+    assert "Optimism" not in text
+
+
+def test_a_study_stopped_in_its_final_evaluation_says_so(tmp_path):
+    plan = plan_of(tmp_path, trials=1)
+    found = result_of(plan, [record_of(plan, 0, CHOSEN)])
+    assert "Interrupted: there is no final evaluation." in printed(replace(found, interrupted=True))
+    assert "Interrupted" not in printed(found)
+
+
+# The continual protocol
+
+CONTINUAL = {"protocol": "continual", "space": {"distillation_factor": LogRange(0.01, 4)}, "tasks": 2, "seeds": 2}
+
+
+def attempted(task, phase, accuracy, kept=False, bar=None, **values):
+    accuracies = () if accuracy is None else (accuracy - 0.01, accuracy + 0.01)
+    return Attempt(task, phase, values, accuracies, bar, 2, 1.5, kept)
+
+
+ATTEMPTS = (
+    attempted(1, RATE, 0.90, learning_rate=0.01),
+    attempted(1, RATE, 0.95, learning_rate=0.1, kept=True),
+    attempted(1, RATE, None, learning_rate=10.0),
+    attempted(1, METHOD, 0.94, learning_rate=0.1, distillation_factor=4.0, bar=0.76, kept=True),
+    attempted(2, RATE, 0.85, learning_rate=0.01, kept=True),
+    attempted(2, RATE, 0.80, learning_rate=0.1),
+    attempted(2, METHOD, 0.60, learning_rate=0.01, distillation_factor=4.0, bar=0.68),
+    attempted(2, METHOD, 0.70, learning_rate=0.01, distillation_factor=2.0, bar=0.68, kept=True),
+)
+
+
+def task_by_task(plan, decision, **more):
+    ranking = rank([], plan.objectives)
+    return printed(StudyResult(plan, [], [], ranking, decision.choice, decision, False, **more))
+
+
+def test_every_attempt_of_continual_is_shown_by_task_and_phase(tmp_path):
+    plan = plan_of(tmp_path, distillation_temperature=2.0, **CONTINUAL)
+    per_task = tuple(a.values for a in ATTEMPTS if a.kept and a.phase == METHOD)
+    choice = Choice("continual", {}, {"learning_accuracy": 0.82}, per_task)
+    text = task_by_task(plan, Decision(ATTEMPTS, choice, ""))
+    rows = rows_below(text, "Chosen task by task")
+    assert rows == [
+        ["1", "learning_rate", "0.01", "0.1", "10", "90.0", "95.0", "diverged", "0.1"],
+        ["distillation_factor", "4", "94.0", "76.0", "4"],
+        ["2", "learning_rate", "0.01", "0.1", "85.0", "80.0", "0.01"],
+        ["distillation_factor", "4", "2", "60.0", "70.0", "68.0", "2"],
+    ]
+    said = in_one_line(text)
+    assert "distillation_temperature stayed at 2." in said
+    assert "penalty_p_norm" not in said
+    assert "Mean accuracy on each task right after learning it: 82.00 %." in said
+    assert "The search cost 16 task-trainings (a task on a seed), 12 s of training." in said
+    assert "attempts.csv" in text
+    for words in ("Interrupted", "No trial finished", "trials.csv", "Again", "Validation, mean"):
+        assert words not in text
+
+
+def test_why_continual_chose_nothing_is_said_below_what_it_tried(tmp_path):
+    plan = plan_of(tmp_path, distillation_temperature=2.0, **CONTINUAL)
+    text = task_by_task(plan, Decision(ATTEMPTS[:3], None, "every factor diverged at task 1"))
+    assert len(rows_below(text, "Chosen task by task")) == 1
+    assert "Nothing was chosen: every factor diverged at task 1." in text
+    assert "Interrupted" not in text
+
+
+def test_continual_that_was_interrupted_says_so(tmp_path):
+    plan = plan_of(tmp_path, distillation_temperature=2.0, **CONTINUAL)
+    found = StudyResult(plan, [], [], rank([], plan.objectives), None, Decision(ATTEMPTS[:3]), True)
+    assert "Interrupted: nothing was chosen." in printed(found)
+
+
+def test_of_the_final_evaluation_of_continual_the_belief_is_its_accuracy_right_after_learning(tmp_path):
+    plan = plan_of(tmp_path, report_seeds=3, distillation_temperature=2.0, **CONTINUAL)
+    final = final_of(plan, measured_of(plan, CHOSEN, LOWER), scores={"learning_accuracy": 0.97})
+    text = task_by_task(plan, Decision(ATTEMPTS, final.choice, ""), final=final)
+    assert "the search believed 97.00 % learning accuracy" in in_one_line(text)
+    assert rows_below(text, "Final evaluation")[0][:2] == ["chosen", "lwf"]

@@ -109,6 +109,22 @@ def test_a_trial_is_the_cores_own_sequence(algorithm):
     assert_same_state(trainable.state, learn_sequence(build_run(TrialConfig.of(algorithm, SETTINGS), [0, 1])))
 
 
+def test_a_trial_may_learn_some_of_the_tasks_and_is_done_after_the_last_of_them():
+    for sequence in ([1, 2], [2, 3]):
+        trainable = LwFTrainable(config=CONFIG | {"sequence": sequence})
+        results = steps(trainable, 2)
+        assert [r["done"] for r in results] == [False, True]
+        assert torch.tensor(results[-1]["record"]["accuracy"]).shape == (2, 3, 2)
+        own = build_run(TrialConfig.of("lwf", SETTINGS), [0, 1], sequence=sequence)
+        assert_same_state(trainable.state, learn_sequence(own))
+
+
+def test_the_first_tasks_alone_are_learned_as_where_others_follow():
+    first, all_tasks = (steps(LwFTrainable(config=CONFIG | own), 2) for own in ({"sequence": [1, 2]}, {}))
+    names = SUMMARY | TRAIN | {"average_forgetting", "accuracy/task_02"}
+    assert [{n: r.get(n) for n in names} for r in first] == [{n: r.get(n) for n in names} for r in all_tasks]
+
+
 def test_the_learning_curve_has_a_row_per_epoch():
     result = steps(LwFTrainable(config=CONFIG | {"epochs": 2}), 2)[-1]
     record = result["record"]
@@ -213,7 +229,9 @@ def test_a_trial_whose_file_is_complete_reports_its_end_again(tmp_path):
     assert metrics_of(again) == metrics_of(last)
 
 
-@pytest.mark.parametrize("change", [{"learning_rate": 0.2}, {"seeds": [0, 2]}, {"distillation_factor": 2.0}])
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 0.2}, {"seeds": [0, 2]}, {"distillation_factor": 2.0}, {"sequence": [1, 2]}]
+)
 def test_the_state_file_of_another_trial_is_refused(tmp_path, change):
     config = CONFIG | {"state_file": str(tmp_path / STATE_FILE)}
     steps(LwFTrainable(config=config), 1)

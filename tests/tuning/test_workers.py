@@ -1,0 +1,153 @@
+"""Jobs in Ray's workers beside the search: which result is whose, how many at once, what they raise."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from clsearch import LogRange, Study
+from clsearch.tuning.plan import Plan
+from clsearch.tuning.workers import side_by_side, with_threads
+
+WAIT = 60.0
+"""Seconds that a job waits for another, which a busy machine may start late."""
+
+
+def plan_of(**settings: object) -> Plan:
+    space = {"distillation_factor": LogRange(0.1, 10)}
+    return Study(algorithm="lwf", space=space, epochs=1, **settings).plan
+
+
+def waited_for(path: Path, seconds: float = WAIT) -> bool:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def results_of(jobs: list, function: object, **settings: object) -> dict:
+    return {index: ray.get(result) for index, result in side_by_side(plan_of(**settings), function, jobs)}
+
+
+def with_its_cpus(cpus: int, *words: str) -> tuple:
+    return cpus, *words
+
+
+def spans(cpus: int, seconds: float) -> tuple[float, float]:
+    began = time.time()
+    time.sleep(seconds)
+    return began, time.time()
+
+
+def meets(cpus: int, folder: Path, own: str, other: str, seconds: float) -> bool:
+    """Whether another job was there at the same time."""
+    (folder / own).touch()
+    return waited_for(folder / other, seconds)
+
+
+def after(cpus: int, folder: Path, first: str | None, own: str) -> str:
+    """Ends after another job."""
+    assert first is None or waited_for(folder / first)
+    return own
+
+
+def inverse(cpus: int, number: int) -> float:
+    return 1 / number
+
+
+def twofold(cpus: int, word: str) -> tuple[str, bytes]:
+    return word, word.encode() * 2
+
+
+def threads(cpus: int, asked: int) -> int:
+    with_threads(asked)
+    return torch.get_num_threads()
+
+
+def test_every_result_comes_with_the_index_of_its_job(ray_session: str) -> None:
+    jobs = [("a",), ("b", "c"), ("d",), ()]
+    found = results_of(jobs, with_its_cpus)
+    assert found == {0: (1, "a"), 1: (1, "b", "c"), 2: (1, "d"), 3: (1,)}
+
+
+def test_a_job_is_told_the_cores_that_a_trial_has(ray_session: str) -> None:
+    assert results_of([("a",)], with_its_cpus, cpus_per_trial=2) == {0: (2, "a")}
+
+
+def test_no_jobs_have_no_results(ray_session: str) -> None:
+    assert results_of([], with_its_cpus) == {}
+
+
+def test_data_in_the_object_store_reaches_a_job_as_itself(ray_session: str) -> None:
+    assert results_of([(ray.put("stored"),)], with_its_cpus) == {0: (1, "stored")}
+
+
+def test_at_most_max_concurrent_jobs_run_at_once(ray_session: str) -> None:
+    """On two cores, which would hold two of them."""
+    found = results_of([(0.1,)] * 4, spans, max_concurrent=1)
+    times = sorted(found.values())
+    assert len(times) == 4
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(times))
+
+
+def test_jobs_run_side_by_side_where_nothing_holds_them_back(ray_session: str, tmp_path: Path) -> None:
+    jobs = [(tmp_path, "a", "b", WAIT), (tmp_path, "b", "a", WAIT)]
+    assert results_of(jobs, meets) == {0: True, 1: True}
+    both = [(tmp_path, "c", "d", WAIT), (tmp_path, "d", "c", WAIT), (tmp_path, "e", "a", WAIT)]
+    assert results_of(both, meets, max_concurrent=2) == {0: True, 1: True, 2: True}
+
+
+def test_a_job_that_needs_all_cores_is_alone(ray_session: str) -> None:
+    found = results_of([(0.1,)] * 3, spans, cpus_per_trial=2)
+    times = sorted(found.values())
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(times))
+
+
+def test_results_come_as_jobs_end(ray_session: str, tmp_path: Path) -> None:
+    jobs = [(tmp_path, "second", "first"), (tmp_path, None, "second")]
+    order = []
+    for index, result in side_by_side(plan_of(), after, jobs):
+        order.append(index)
+        (tmp_path / ray.get(result)).touch()
+    assert order == [1, 0]
+
+
+def test_nothing_starts_before_its_turn(ray_session: str, tmp_path: Path) -> None:
+    """One at a time: the second job starts when the first one's result was taken, and asked for the next."""
+    jobs = [(tmp_path, "a", "a", WAIT), (tmp_path, "b", "b", WAIT)]
+    going = side_by_side(plan_of(max_concurrent=1), meets, jobs)
+    index, result = next(going)
+    assert (index, ray.get(result)) == (0, True)
+    assert not (tmp_path / "b").exists()
+    assert [index for index, _ in going] == [1]
+    assert (tmp_path / "b").exists()
+
+
+def test_what_a_job_raises_surfaces_where_its_result_is_fetched_and_the_others_go_on(ray_session: str) -> None:
+    found, raised = {}, []
+    for index, result in side_by_side(plan_of(), inverse, [(2,), (0,), (4,)]):
+        try:
+            found[index] = ray.get(result)
+        except ZeroDivisionError:
+            raised.append(index)
+    assert found == {0: 0.5, 2: 0.25}
+    assert raised == [1]
+
+
+def test_several_results_of_a_job_can_be_fetched_apart(ray_session: str) -> None:
+    found = dict(side_by_side(plan_of(), twofold, [("ab",), ("c",)], returns=2))
+    assert {index: len(references) for index, references in found.items()} == {0: 2, 1: 2}
+    assert {index: ray.get(first) for index, (first, _) in found.items()} == {0: "ab", 1: "c"}
+    assert ray.get(found[0][1]) == b"abab"
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(1, 1), (2, 2), (0, 1)])
+def test_a_worker_computes_with_its_cores_and_at_least_one(ray_session: str, asked: int, expected: int) -> None:
+    assert results_of([(asked,)], threads) == {0: expected}
