@@ -56,6 +56,8 @@ def main(options: Options) -> None:
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
     if set(seeds) & set(study["seeds"]):
         raise SystemExit(f"first-seed: fresh seeds must not be the search's, {study['seeds']}; got {seeds}")
+    if best.get("per_task"):
+        raise SystemExit("protocol: must have one configuration for all tasks; got continual. See its final.json")
     config, algorithm = best["config"], study["algorithm"]
     if config["backbone"] not in BACKBONES:
         raise SystemExit(f"backbone: must be one of {', '.join(BACKBONES)}; got {config['backbone']}, of a script")

@@ -8,8 +8,10 @@ comparison = Comparison(
     kind="protocols",
     algorithm="ewc",
     studies={
-        protocol: {"protocol": protocol, "references": ()}
-        for protocol in ("end_of_sequence", "first_k", "two_phase", "continual")
+        "end_of_sequence": {"protocol": "end_of_sequence", "references": ()},
+        "first_k": {"protocol": "first_k", "references": ()},
+        "two_phase": {"protocol": "two_phase", "references": ()},
+        "continual": {"protocol": "continual", "references": (), "penalty_p_norm": 2, "learning_rate": 3e-3},
     },
     report_benchmark="rotated-digits",  # of two_phase
     benchmark="permuted-digits",
@@ -18,7 +20,7 @@ comparison = Comparison(
     optimizer="adam",
     learning_rate=3e-3,
     epochs=5,
-    trials=16,
+    trials=12,
 )
 
 if __name__ == "__main__":

@@ -166,12 +166,16 @@ class ImageFolder:
     key: str | None = None
 
     def __call__(self, root: Path | None = None, download: bool = False, progress: Progress | None = None) -> Arrays:
+        self.check_unchanged()
         listing = listed(self.folder, self.part, self.only)
-        if self.key not in (None, listing.key):
+        return decoded(listing, self.size, self.channels, progress), listing.labels
+
+    def check_unchanged(self) -> None:
+        """Raises ConfigError where the training files are others than when the study began."""
+        if self.key is not None and self.key != listed(self.folder, "train", self.only).key:
             raise ConfigError(
                 [f"benchmark: the images must stay as they are while a study runs; got folder:{self.folder}"]
             )
-        return decoded(listing, self.size, self.channels, progress), listing.labels
 
 
 def folder_source(folder: Path, only: tuple[str, ...] | None, size: int | None, channels: int | None) -> Source:

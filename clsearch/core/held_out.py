@@ -31,6 +31,8 @@ def read_test(config: BenchmarkConfig) -> Data:
     Raises OSError, RuntimeError, ValueError, or ConfigError for a folder of images, where it cannot be read.
     """
     source, shape = config.source, config.source.shape
+    if isinstance(source.read, ImageFolder):  # where test data is cut off depends on what lies there
+        source.read.check_unchanged()
     inputs, labels = reader_of_test(config)(config.data_root, False, None)
     if inputs.shape[1:] != shape:
         shapes = [" x ".join(map(str, sizes)) for sizes in (shape, inputs.shape[1:])]

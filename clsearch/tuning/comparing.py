@@ -4,48 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clsearch.core.datasets import Data
+from clsearch.core.datasets import Data, Source
 from clsearch.tuning.display import near
 from clsearch.tuning.driver import execute_in, ray_session
-from clsearch.tuning.final_summary import opened_of
+from clsearch.tuning.final_summary import opened_of, optimism_of
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.records import made_with, write_json
 from clsearch.tuning.result import StudyResult
-from clsearch.tuning.summary import say, troubles, whole
+from clsearch.tuning.summary import decision_reading, decision_table, say, troubles, whole
 from clsearch.tuning.tables import Row, difference_rows, method_rows, protocol_rows, shown, write
 
 
 def execute_all(
-    folder: Path, question: str, kind: str, plans: dict[str, Plan], held: dict[str, Data]
+    folder: Path, described: dict[str, Any], plans: dict[str, Plan], held: dict[Source, Data]
 ) -> dict[str, StudyResult]:
-    """Run checked plans one after the other, and write the table to `folder`. held: benchmark -> its data, given up
-    here.
+    """Run checked plans one after the other, and write the tables to `folder`. described: question, kind and command.
+    held: each source's data, given up here.
     """
     console, results = Console(stderr=True), dict[str, StudyResult]()
     first = next(iter(plans.values()))
     with ray_session(first):
-        data = {name: ray.put(held.pop(name)) for name in list(held)}
+        data = {source: ray.put(held.pop(source)) for source in list(held)}
         for number, (label, plan) in enumerate(plans.items(), start=1):
             console.print(f"study {number}/{len(plans)}: {label}", highlight=False, markup=False)
             line = ProgressLine(console, plan.trials, plan.objectives[0])
             with line.shown():
-                results[label] = execute_in(plan, data[plan.config.benchmark], line)
+                results[label] = execute_in(plan, data[plan.config.source], line)
             if results[label].interrupted:
                 break
-    show(folder, question, kind, plans, results)
+    show(folder, described, plans, results)
     return results
 
 
-def show(folder: Path, question: str, kind: str, plans: Mapping[str, Plan], results: Mapping[str, StudyResult]) -> None:
+def show(
+    folder: Path, described: dict[str, Any], plans: Mapping[str, Plan], results: Mapping[str, StudyResult]
+) -> None:
     """Write and print the tables, and say where everything is."""
-    console, first = Console(), next(iter(plans.values()))
+    console, first, kind = Console(), next(iter(plans.values())), described["kind"]
     tables = {kind: protocol_rows(results) if kind == "protocols" else method_rows(results)}
     if kind == "methods":
         tables["differences"] = difference_rows(results)
@@ -53,13 +56,17 @@ def show(folder: Path, question: str, kind: str, plans: Mapping[str, Plan], resu
     write_json(
         folder / "comparison.json",
         {
-            "question": question,
-            "kind": kind,
+            **described,
             "studies": {label: plan.options.name for label, plan in plans.items()},
             "seeds": {"selecting": list(first.seeds), "reporting": list(first.report_seeds)},
             **made_with(),
         },
     )
+    for label, result in results.items():
+        if result.decision is not None:
+            console.print(f"\n{label}", markup=False, highlight=False)
+            console.print(decision_table(result.decision))
+            say(console, *decision_reading(result.plan, result.decision))
     for name, rows in tables.items():
         if rows:
             write(folder, name, rows, captions[name], signed=name == "differences")
@@ -71,11 +78,10 @@ def show(folder: Path, question: str, kind: str, plans: Mapping[str, Plan], resu
                 *(f"{row[next(iter(row))]}: {row['chosen']}" for row in rows if row.get("chosen")),
             )
     for label, result in results.items():
-        say(console, *(f"{label}: {line}" for line in troubles(result)))
-        if result.decision is not None and result.choice is None:
-            say(console, f"{label}: nothing was chosen: {result.decision.reason}.")
-    if last := [result.final for result in results.values() if result.final is not None]:
-        say(console, *opened_of(last[-1]))
+        lines = troubles(result)
+        if result.final is not None:
+            lines += [*(optimism_of(result.final) if kind == "methods" else []), *opened_of(result.final)]
+        say(console, *(f"{label}: {line}" for line in lines))
     written = ", ".join(f"{name}.csv|md|tex" for name, rows in tables.items() if rows)
     say(console, "", f"Tables   {near(folder)}/ ({written})")
     say(console, f"Studies  {', '.join(near(plan.folder) for plan in plans.values())}")
@@ -87,7 +93,8 @@ def captions_of(plan: Plan, kind: str) -> dict[str, str]:
     if kind == "protocols":
         return {
             kind: f"{plan.algorithm} on {plan.config.benchmark}, {plan.config.tasks} tasks: average accuracy, {seeds}. "
-            f"* is learning accuracy, all that continual sees. Optimism: the search's score minus the same metric on "
+            f"*: another metric, the search's first objective or, in continual, "
+            f"learning accuracy. Optimism: the search's score minus the same metric on "
             f"fresh validation data, and on the reported test "
             f"data. Cost and seconds: of the search alone."
         }

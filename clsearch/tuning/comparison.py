@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from clsearch.core.config import PARTS, ConfigError, fields_of
-from clsearch.core.datasets import Data
+from clsearch.core.config import PARTS, PRESETS, ConfigError, fields_of, preset_settings
+from clsearch.core.datasets import Data, Source
+from clsearch.core.parts import FOLDER
 from clsearch.tuning.command_line import parse
+from clsearch.tuning.display import near
 from clsearch.tuning.options import Options, Protocol
 from clsearch.tuning.plan import Plan, make_plan
-from clsearch.tuning.protocols import DECAYING, OWN, SEARCHING
+from clsearch.tuning.protocols import OWN, SEARCHING
 from clsearch.tuning.spaces import SPACES, Space
 from clsearch.tuning.study import exit_with, prepared
 
@@ -19,12 +23,16 @@ if TYPE_CHECKING:
     from clsearch.tuning.result import StudyResult
 
 
+KINDS = ("methods", "protocols")
+
+
 class Comparison:
-    """Studies that share settings, run one after the other on the same seeds, each ending in its final evaluation.
+    """Studies that share settings, run one after the other, each ending in its final evaluation.
 
     studies: label -> what is a study's own: its algorithm, protocol, or any other setting. Each is kept in
     results/<name>-<label>/, the table in results/<name>/. algorithm: where a study names none; its options are the
-    command line's. kind: `methods` or `protocols`, what the table shows. The rest as in `Study`.
+    command line's. What a study fixes is not searched in it, even where the others search it. kind:
+    `methods` or `protocols`, what the table shows. The rest as in `Study`.
     Raises ConfigError where a setting is unknown or against its rule.
     """
 
@@ -39,11 +47,19 @@ class Comparison:
         question: str = "",
         **settings: Any,
     ) -> None:
-        self.name, self.studies, self.algorithm, self.kind = name, studies, algorithm, kind
+        if kind not in KINDS or not studies:
+            raise ConfigError([f"kind: must be one of {', '.join(KINDS)}, of at least one study; got {kind!r}"])
+        self.studies, self.algorithm, self.kind = studies, algorithm, kind
         self.question = question.strip()
-        self.settings = {key: value for key, value in settings.items() if value is not None} | {"name": name}
+        given: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if v is not None
+        }
+        self.settings: dict[str, Any] = (
+            given | {"name": name} | ({"results": Path(given["results"])} if "results" in given else {})
+        )
         self.follow, self.space = space is None, space or {}
-        _ = self.plans
+        if not any(looks_at_disk(given | dict(own)) for own in studies.values()):
+            _ = self.plans
 
     @cached_property
     def plans(self) -> dict[str, Plan]:
@@ -52,33 +68,41 @@ class Comparison:
 
     def plans_of(self, settings: dict[str, Any], space: Space) -> dict[str, Plan]:
         """The studies under these settings. Raises ConfigError, naming the study."""
-        known = {*Options.model_fields, *(name for own in PARTS for name in fields_of(own))}
-        if unknown := [name for name in settings if name not in known]:
+        known = {"algorithm", *Options.model_fields, *(name for own in PARTS for name in fields_of(own))}
+        every = {*settings}.union(*self.studies.values())
+        if unknown := sorted(every - known):
             raise ConfigError([f"{name}: unknown; known are {', '.join(sorted(known))}" for name in unknown])
         plans = {}
         for label, own in self.studies.items():
             try:
-                plans[label] = self._plan(label, settings | dict(own), space)
+                shared = {name: values for name, values in space.items() if name not in own}
+                plans[label] = self._plan(label, settings | dict(own), shared)
             except ConfigError as error:
                 raise ConfigError([f"{problem} (study {label})" for problem in error.problems]) from None
+        budgets = {plan.trials for plan in plans.values() if plan.space and plan.protocol is not Protocol.CONTINUAL}
+        if len(budgets) > 1:
+            shown = " ".join(map(str, sorted(budgets)))
+            raise ConfigError([f"sampler: studies that are compared must have the same budget; got {shown} trials"])
         return plans
 
     def _plan(self, label: str, settings: dict[str, Any], space: Space) -> Plan:
         """One study: of the shared settings, those that act in it."""
         algorithm = settings.pop("algorithm", self.algorithm)
-        protocol = Protocol(settings.get("protocol", Protocol.END_OF_SEQUENCE))
-        idle = {name for other, names in OWN.items() if other is not protocol for name in names}
+        if algorithm not in PARTS:
+            raise ConfigError([f"algorithm: must be one of {', '.join(PARTS)}; got {algorithm!r}"])
+        if not preset_settings(algorithm, settings.get("preset")) and settings.get("preset") in PRESETS:
+            del settings["preset"]
+        settings = preset_settings(algorithm, settings.get("preset")) | settings
+        protocol = settings.get("protocol", Protocol.END_OF_SEQUENCE)
         own = {name: values for name, values in space.items() if name in fields_of(algorithm)}
-        if protocol is Protocol.CONTINUAL:
-            own = {name: values for name, values in own.items() if name in DECAYING}
         searched = {*own} | {name for name in SPACES[algorithm] if self.follow and name not in settings}
-        if protocol is Protocol.CONTINUAL or not searched:
+        idle = {name for other, names in OWN.items() if other != protocol for name in names}
+        if protocol == Protocol.CONTINUAL or not searched:
             idle |= {*SEARCHING}
         known = {*fields_of(algorithm), *Options.model_fields} - idle
         kept = {name: value for name, value in settings.items() if name in known}
-        return make_plan(
-            algorithm, own, self.question, kept | {"name": f"{settings['name']}-{label}"}, None, self.follow
-        )
+        name = f"{settings['name']}-{label}"
+        return make_plan(algorithm, own, self.question, kept | {"name": name}, None, self.follow)
 
     def main(self, args: list[str] | None = None) -> NoReturn:
         """Run the comparison as its script does: options from `args` (default: the command line), then exit.
@@ -87,29 +111,54 @@ class Comparison:
         """
 
         def run() -> int:
-            results = self._carry_out(*self.planned(args))
+            results = self._carry_out(*self.planned(args), [near(Path(sys.executable)), *sys.argv])
             return max((result.exit_code for result in results.values()), default=1)
 
         exit_with(run)
 
     def planned(self, args: list[str] | None = None) -> tuple[str, dict[str, Plan]]:
         """The comparison's name and its studies, changed by a command line. Raises ConfigError."""
-        fixed = {"final"}.union(*self.studies.values()) - {"algorithm"}
+        settled = set.intersection(*(set(own) for own in self.studies.values())) - {"algorithm"}
         shown = {name: values for plan in self.plans.values() for name, values in plan.space.items()} | self.space
-        settings, space = parse(self.algorithm, self.question, self.settings, shown, args, self.follow, without=fixed)
+        settings, space = parse(
+            self.algorithm, self.question, self.settings, shown, args, self.follow, without={"final", *settled}
+        )
+        acting = {
+            Protocol(own.get("protocol", settings.get("protocol", "end_of_sequence"))) for own in self.studies.values()
+        }
+        for protocol, names in OWN.items():
+            for name in names:
+                if protocol not in acting and settings.get(name) is not None:
+                    got = settings[name]
+                    raise ConfigError([f"{name}: acts with protocol = {protocol} only; got {got}, and no study of it"])
         return settings["name"], self.plans_of(settings, space)
 
     def run(self) -> dict[str, StudyResult]:
         """Run all studies; gives their results by label. Raises ConfigError, before anything expensive starts."""
-        return self._carry_out(self.name, self.plans)
+        return self._carry_out(self.settings["name"], self.plans, None)
 
-    def _carry_out(self, name: str, plans: dict[str, Plan]) -> dict[str, StudyResult]:
-        folder = next(iter(plans.values())).folder.parent / name
-        if any((folder / file).exists() for file in ("comparison.json", "study.json")):
-            raise ConfigError([f"name: what exists is never overwritten; {folder} does. Run it under another name"])
-        held: dict[str, Data] = {}
+    def _carry_out(self, name: str, plans: dict[str, Plan], command: list[str] | None) -> dict[str, StudyResult]:
+        results = next(iter(plans.values())).folder.parent
+        folders = [results / name, *(plan.folder for plan in plans.values())]
+        files = ("comparison.json", "study.json")
+        if there := [folder for folder in folders if any((folder / file).exists() for file in files)]:
+            raise ConfigError(
+                [
+                    f"name: what exists is never overwritten; {', '.join(map(str, there))} would be. Run the "
+                    f"comparison under another name (--name {name}-2), keep it elsewhere (--results DIR), or move "
+                    f"them away first"
+                ]
+            )
+        held: dict[Source, Data] = {}
         for plan in plans.values():
-            held[plan.config.benchmark] = prepared(plan, held.get(plan.config.benchmark))
+            held[plan.config.source] = prepared(plan, held.get(plan.config.source))
         from clsearch.tuning.comparing import execute_all
 
-        return execute_all(folder, self.question, self.kind, plans, held)
+        described = {"question": self.question, "kind": self.kind, "command": command}
+        return execute_all(results / name, described, plans, held)
+
+
+def looks_at_disk(settings: Mapping[str, Any]) -> bool:
+    """Whether a study must list a folder or read a file before it can be planned."""
+    named = (str(settings.get(name, "")) for name in ("benchmark", "report_benchmark"))
+    return "grouping" in settings or any(name.startswith(FOLDER) for name in named)

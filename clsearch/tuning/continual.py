@@ -115,7 +115,9 @@ def decide(plan: Plan, data: ray.ObjectRef) -> Iterator[Decision]:
     for task in plan.tasks:
         rates = _rates(plan, data, state, task)
         best = max(rates, key=lambda attempt: attempt.accuracy)
-        decision = decision.tried(*rates).keeping(best)
+        decision = decision.tried(*rates)
+        if best.accuracies:
+            decision = decision.keeping(best)
         yield decision
         if not best.accuracies:
             yield replace(decision, reason=f"every learning rate diverged at task {task}")
@@ -127,7 +129,7 @@ def decide(plan: Plan, data: ray.ObjectRef) -> Iterator[Decision]:
             if found.accuracy >= SHARE * best.accuracy:
                 break
         if not found.accuracies:
-            yield replace(decision, reason=f"every factor diverged at task {task}")
+            yield replace(decision, reason=f"the last factor tried diverged at task {task}")
             return
         decision, state = decision.keeping(found), after
         yield decision
@@ -213,12 +215,13 @@ def metrics_of(attempt: Attempt, decision: Decision) -> dict[str, float]:
 
 
 def decision_content(plan: Plan, decision: Decision) -> dict[str, Any]:
-    """What best.json holds."""
+    """What best.json holds; `config` is what all tasks share."""
+    chosen = {"learning_rate", *plan.space}
     return {
         "label": None if decision.choice is None else decision.choice.label,
         "reason": decision.reason,
         "values": {},
-        "config": plan.config.flat(),
+        "config": {name: value for name, value in plan.config.flat().items() if name not in chosen},
         "per_task": [attempt.values for attempt in decision.kept],
         "seeds": list(plan.seeds),
         "cost": asdict(decision.cost),

@@ -182,14 +182,14 @@ def finally_evaluated(found: StudyResult, data: ray.ObjectRef, watcher: Watcher)
     if not plan.options.final or found.choice is None or found.interrupted:
         return found
     try:
-        final = evaluate(plan, found.choice, data, watcher.line.say)
+        final = evaluate(plan, found.choice, data, watcher.line.say, watcher.opened)
+        watcher.evaluated(final)
     except SealedError as error:
         return replace(found, unsealed=str(error))
     except ray.exceptions.RayError as error:  # a worker died, or the cluster went
         return replace(found, unsealed=str(error).strip().splitlines()[-1])
     except KeyboardInterrupt:
         return replace(found, interrupted=True)
-    watcher.evaluated(final)
     return replace(found, final=final)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -43,19 +43,25 @@ class Measured:
         """Every metric of each seed [M], by name, after all tasks or the first `learned`; none where it diverged."""
         if self.reason:
             return {}
-        return metrics.summary(getattr(self, part), learned or len(self.tasks))
+        found = metrics.summary(getattr(self, part), learned or len(self.tasks))
+        return {self._of_task(name): value for name, value in found.items()}
+
+    def _of_task(self, name: str) -> str:
+        """A metric's name; of a single task with the task's number, which is its place in the whole sequence only."""
+        kind, mark, place = name.partition("/task_")
+        return f"{kind}/task_{self.tasks[int(place) - 1]:02d}" if mark else name
 
 
 @dataclass(frozen=True)
 class Optimism:
     """How much better the search thought of its choice than it is. believed: the search's score. validation: the same
-    metric of the same tasks, on fresh seeds; test: on test data, of what is reported.
+    metric of the same tasks, on fresh seeds; test: on test data, of what is reported, None where that has no such task.
     """
 
     metric: str
     believed: float
     validation: Interval
-    test: Interval
+    test: Interval | None
 
     @property
     def against_validation(self) -> float:
@@ -64,7 +70,9 @@ class Optimism:
 
     @property
     def against_test(self) -> float:
-        """How much better the score was than what is reported."""
+        """How much better the score was than what is reported; NaN without that."""
+        if self.test is None:
+            return float("nan")
         return sign(self.metric) * (self.believed - self.test.mean)
 
 
@@ -121,8 +129,9 @@ class Final:
             return ()
         for name, believed in self.choice.scores.items():
             seen = full.per_seed("validation", len(self.plan.tasks))[name]
-            test = reported.per_seed("test").get(name, np.full(len(self.plan.report_seeds), np.nan))
-            found.append(Optimism(name, believed, interval(seen.tolist()), interval(test.tolist())))
+            test = reported.per_seed("test").get(name)
+            opened = None if test is None else interval(test.tolist())
+            found.append(Optimism(name, believed, interval(seen.tolist()), opened))
         return tuple(found)
 
 
@@ -147,9 +156,9 @@ def table_of(final: Final) -> pd.DataFrame:
 
 def accuracies_of(final: Final) -> pd.DataFrame:
     """R of every row: a line per configuration, what it is measured on, part, seed and number of tasks learned."""
-    most = max(len(row.tasks) for row in final.rows)
+    most = max(max(row.tasks) for row in final.rows)
     lines = [
-        [row.configuration, row.on, part, seed, learned, *accuracies, *[np.nan] * (most - len(accuracies))]
+        [row.configuration, row.on, part, seed, learned, *placed(accuracies, row.tasks, most)]
         for row in final.rows
         for part in PARTS
         for seed, matrix in zip(final.plan.report_seeds, getattr(row, part).tolist(), strict=True)
@@ -157,6 +166,12 @@ def accuracies_of(final: Final) -> pd.DataFrame:
     ]
     names = [f"task_{j:02d}" for j in range(1, most + 1)]
     return pd.DataFrame(lines, columns=["configuration", "on", "part", "seed", "tasks_learned", *names])
+
+
+def placed(accuracies: Sequence[float], tasks: Sequence[int], most: int) -> list[float]:
+    """Accuracies of tasks, each at the place of its number; NaN elsewhere."""
+    own = dict(zip(tasks, accuracies, strict=True))
+    return [own.get(number, np.nan) for number in range(1, most + 1)]
 
 
 def content_of(final: Final) -> dict[str, Any]:

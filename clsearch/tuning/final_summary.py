@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from clsearch.core.statistics import Interval
 from clsearch.tuning.final import Final, Measured
@@ -28,7 +29,7 @@ def final_table(final: Final) -> Table:
         if row.on != on and final.reported_on != "full_sequence":
             if on:
                 table.add_section()
-            table.add_row(f"[bold]{described(final, row)}[/bold]")
+            table.add_row(Text(described(final, row), style="bold"))
         on = row.on
         table.add_row(f"chosen {row.algorithm}" if row.configuration == "chosen" else row.algorithm, *cells(final, row))
     return table
@@ -72,11 +73,15 @@ def optimism_of(final: Final) -> list[str]:
     for found in final.optimism:
         name, seeds = found.metric.replace("_", " "), len(final.plan.report_seeds)
         where = "" if final.reported_on == "full_sequence" else " of what is reported"
+        searched, every = len(final.plan.tasks), final.plan.config.tasks
+        of = f" of tasks 1 to {searched}" if searched < every else ""
+        test = ""
+        if found.test is not None:
+            test = f", and {percent(found.test)} on test data{where}, {100 * found.against_test:+.2f} points"
         lines.append(
-            f"Optimism: the search believed {100 * found.believed:.2f} % {name}; on {seeds} fresh seeds the same "
-            f"configuration has {percent(found.validation)} on validation data, {100 * found.against_validation:+.2f} "
-            f"points of optimism, and {percent(found.test)} on test data{where}, "
-            f"{100 * found.against_test:+.2f} points."
+            f"Optimism: the search believed {100 * found.believed:.2f} % {name}{of}; on {seeds} fresh "
+            f"seed{'s' * (seeds > 1)} the same configuration has {percent(found.validation)} on validation data, "
+            f"{100 * found.against_validation:+.2f} points of optimism{test}."
         )
     return lines
 

@@ -17,9 +17,14 @@ def load(plan: Plan) -> Data:
 
     Raises ConfigError where files cannot be fetched, or are not what they should be.
     """
+    load_report(plan)
+    return load_training(plan.config, plan.options.download)
+
+
+def load_report(plan: Plan) -> None:
+    """Look at, and download, the training data that two_phase reports on. Raises ConfigError, as `load`."""
     if plan.report is not None and plan.options.final and plan.report.source != plan.config.source:
         load_training(plan.report, plan.options.download)
-    return load_training(plan.config, plan.options.download)
 
 
 def load_training(config: TrialConfig, download: bool) -> Data:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.core.config import LARGEST, SMALLEST, ConfigError, TrialConfig
 from clsearch.core.sources import class_counts
 from clsearch.tuning.objectives import problems_of_objectives
 from clsearch.tuning.options import Options, Protocol
@@ -87,6 +87,16 @@ def protocol_problems(options: Options, given: set[str], config: TrialConfig, sp
     if protocol is Protocol.CONTINUAL:
         problems += _continual_problems(options, given, config, space)
     problems += problems_of_objectives(options.objectives, len(searched_tasks(options, tasks)), config.scenario)
+    if "forward_transfer" in options.objectives and "independent" in (config.algorithm, *options.references):
+        problems.append(
+            "objectives: forward_transfer is not defined for independent networks, which later tasks have none of yet; "
+            "got both"
+        )
+    problems += [
+        f"learning_rates: must lie in single precision, {SMALLEST:g} to {LARGEST:g}; got {rate:g}"
+        for rate in options.learning_rates or ()
+        if not SMALLEST <= rate <= LARGEST
+    ]
     return problems + _sampler_problems(options) + _seed_problems(options, config)
 
 

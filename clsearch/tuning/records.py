@@ -5,6 +5,10 @@ trials.csv, references.csv a row per trial: hyperparameters, metrics with spread
 trials/<label>/record.json the same for one trial, with its accuracy matrices
 trials/<label>/accuracy.csv, learning_curve.csv
 best.json                  the best configuration and the command that reruns it
+attempts.csv               of the protocol continual, instead of trials
+final.json, final.csv, final_accuracy.csv
+                           the choice and its references on fresh seeds, when test data was opened
+front.csv                  of several objectives
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import pandas as pd
 
 from clsearch.core.datasets import Source
 from clsearch.core.files import write_atomically
+from clsearch.tuning.options import Protocol
 from clsearch.tuning.plan import Plan
 
 PACKAGES = ("clsearch", "ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas")
@@ -101,6 +106,7 @@ class Results:
                 "references": list(plan.references),
                 "protocol": plan.protocol.value,
                 "tasks": list(plan.tasks),
+                "learning_rates": list(plan.rates) if plan.protocol is Protocol.CONTINUAL else None,
                 "report_benchmark": None if plan.report is None else plan.report.benchmark,
                 "reported_tasks": list(plan.reported),
                 "objectives": list(plan.objectives),

@@ -37,8 +37,8 @@ class StudyResult:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """results/<study>/trials.csv."""
-        return pd.read_csv(self.plan.folder / "trials.csv")
+        """results/<study>/trials.csv; of the protocol continual, its attempts."""
+        return pd.read_csv(self.plan.folder / ("trials.csv" if self.decision is None else "attempts.csv"))
 
     @property
     def cost(self) -> Cost:

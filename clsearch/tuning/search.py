@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -54,7 +55,9 @@ def sampler_for(plan: Plan, asked: int) -> BaseSampler:
         case "nsga2":  # at least two generations, whatever the budget
             return NSGAIISampler(population_size=min(50, max(4, plan.trials // 4)), seed=derived)
         case "qmc":  # one sequence, whose place Optuna keeps in its storage
-            return QMCSampler(scramble=True, seed=seed, independent_sampler=RandomSampler(derived))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return QMCSampler(scramble=True, seed=seed, independent_sampler=RandomSampler(derived))
     return RandomSampler(seed=derived)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import ray
 
 from clsearch.core.config import ConfigError, TrialConfig, fields_of
-from clsearch.core.datasets import Data, read_data
+from clsearch.core.datasets import Data, ImageFolder, Source, read_data
 from clsearch.core.held_out import held_out_samples, read_test, reader_of_test
+from clsearch.core.image_folder import listed
 from clsearch.core.loop import DivergedError, learn_task, measured
 from clsearch.core.run import build_run
 from clsearch.tuning.final import Final, Measured
@@ -50,33 +51,32 @@ def targets_of(plan: Plan) -> list[Target]:
     return [full] if (reported.config, reported.tasks) == (full.config, full.tasks) else [reported, full]
 
 
-def evaluate(plan: Plan, choice: Choice, data: ray.ObjectRef, say: Callable[[str], None]) -> Final:
+def evaluate(
+    plan: Plan, choice: Choice, data: ray.ObjectRef, say: Callable[[str], None], told: Callable[[Opening], None]
+) -> Final:
     """Train the choice and its references on fresh seeds, in Ray's workers, and measure them on validation and test
-    data. data: the training data of the search's benchmark. say: told what is being done.
+    data. data: the training data of the search's benchmark. say: told what is being done; told: of each opening, as
+    it is recorded.
 
     Raises SealedError where data cannot be read.
     """
     began, targets = time.perf_counter(), targets_of(plan)
-    openings, opened = [], {}
-    for target in targets:
-        config = target.config
-        if config.benchmark not in opened:
-            say(f"opening the test data of {config.benchmark}")
-            train = data if config.source == plan.config.source else ray.put(_training(config))
-            values = choice.values | ({"per_task": list(choice.per_task)} if choice.per_task else {})
-            test, opening = open_test(
-                plan.folder.parent, plan.options.name, config, values, plan.report_seeds, plan.seeds
-            )
-            openings.append(opening)
-            opened[config.benchmark] = (train, ray.put(test))
+    openings: list[Opening] = []
+
+    def note(opening: Opening) -> None:
+        openings.append(opening)
+        told(opening)
+
+    opened = _opened(plan, targets, choice, data, say, note)
     rows = [(target, algorithm) for target in targets for algorithm in (plan.algorithm, *plan.references)]
     settings = [settings_of(plan, choice, algorithm, target) for target, algorithm in rows]
     jobs = [
-        (config, plan.report_seeds, target.tasks, per_task, plan.device, *opened[target.config.benchmark])
+        (config, plan.report_seeds, target.tasks, per_task, plan.device, *opened[target.config.source])
         for (target, _), (config, per_task) in zip(rows, settings, strict=True)
     ]
     found: dict[int, Measured] = {}
-    say(f"final evaluation on {len(plan.report_seeds)} fresh seeds")
+    what = f"final evaluation on {len(plan.report_seeds)} fresh seeds"
+    say(what)
     for index, result in side_by_side(plan, _measured, jobs):
         (target, algorithm), (config, per_task) = rows[index], settings[index]
         found[index] = Measured(
@@ -85,12 +85,33 @@ def evaluate(plan: Plan, choice: Choice, data: ray.ObjectRef, say: Callable[[str
             on=target.on,
             benchmark=config.benchmark,
             tasks=target.tasks,
-            settings=config.flat(),
+            settings={name: value for name, value in config.flat().items() if not any(name in v for v in per_task)},
             per_task=per_task,
             **ray.get(result),
         )
-        say(f"final evaluation on {len(plan.report_seeds)} fresh seeds: {len(found)}/{len(jobs)} configurations")
+        say(f"{what}: {len(found)}/{len(jobs)} configurations")
     return Final(plan, choice, tuple(found[i] for i in sorted(found)), tuple(openings), time.perf_counter() - began)
+
+
+def _opened(
+    plan: Plan,
+    targets: Sequence[Target],
+    choice: Choice,
+    data: ray.ObjectRef,
+    say: Callable[[str], None],
+    told: Callable[[Opening], None],
+) -> dict[Source, tuple[ray.ObjectRef, ray.ObjectRef]]:
+    """Training and test data of each source that is reported on, in the object store; each test set opened once."""
+    values = choice.values | ({"per_task": list(choice.per_task)} if choice.per_task else {})
+    found: dict[Source, tuple[ray.ObjectRef, ray.ObjectRef]] = {}
+    for config in (target.config for target in targets):
+        if config.source not in found:
+            say(f"opening the test data of {config.benchmark}")
+            train = data if config.source == plan.config.source else ray.put(_training(config))
+            results, study = plan.folder.parent, plan.options.name
+            test, _ = open_test(results, study, config, values, plan.report_seeds, plan.seeds, told)
+            found[config.source] = (train, ray.put(test))
+    return found
 
 
 def _training(config: TrialConfig) -> Data:
@@ -113,26 +134,37 @@ def open_test(
     values: Mapping[str, Any],
     seeds: Sequence[int],
     searched: Sequence[int],
+    told: Callable[[Opening], None] = lambda opening: None,
 ) -> tuple[Data, Opening]:
-    """The test data of a configuration's benchmark, for a configuration that was chosen; the one function that opens
-    it. results, study: whose ledger says so, before the data is read. values: what was chosen. seeds: that it will be
-    measured on; searched: that it was chosen on.
+    """The test data of a configuration's benchmark, for a configuration that was chosen; the one function that gives
+    it out. results, study: whose ledger says so, before the data is read; told: after that, before it is read, too.
+    values: what was chosen. seeds: that it will be measured on; searched: that it was chosen on.
 
     Raises ValueError where a seed was searched on, SealedError where the data cannot be read.
     """
     if used := sorted({*seeds} & {*searched}):
         raise ValueError(f"seeds: must be fresh, none that the search used; got {' '.join(map(str, used))} among them")
-    source = config.source
     try:
-        opening = record_opening(results, source.identity or source.name, study, config.algorithm, values, seeds)
-    except OSError as error:
-        raise SealedError(f"results: the ledger of test data must be writable; got: {error}") from None
+        opening = record_opening(results, test_identity(config), study, config.algorithm, values, seeds)
+    except ConfigError as error:
+        raise SealedError("; ".join(error.problems)) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise SealedError(f"results: the ledger of test data must be whole and writable; got: {error!r}") from None
+    told(opening)
     return _read(partial(read_test, config), config), opening
 
 
+def test_identity(config: TrialConfig) -> str:
+    """Which test data a configuration's is: the source's name, or a digest of a folder's test images."""
+    read = config.source.read
+    if isinstance(read, ImageFolder):
+        return listed(read.folder, "test", sorted(config.source.classes)).identity
+    return config.source.name
+
+
 def fetch_test(plan: Plan) -> None:
-    """Download test files that the final evaluation will need and that are not there, before the search. What their
-    reader makes of them is dropped here: nothing is opened for the search.
+    """Download test files that the final evaluation will need and that are not there, before the search. torchvision's
+    reader decodes what it fetched; that is dropped here and given to nobody.
 
     Raises ConfigError where they cannot be fetched.
     """

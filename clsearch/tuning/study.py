@@ -41,7 +41,8 @@ class Study:
         self.settings = preset_settings(algorithm, settings.get("preset")) | given
         self.follow = space is None
         self.space = space or {}
-        if not str(given.get("benchmark", "")).startswith(FOLDER) and "grouping" not in given:
+        folders = (str(given.get(name, "")).startswith(FOLDER) for name in ("benchmark", "report_benchmark"))
+        if not any(folders) and "grouping" not in given:
             _ = self.plan  # what can be refused without a look at the disk is refused here
 
     @cached_property
@@ -101,13 +102,16 @@ def prepared(plan: Plan, data: Data | None = None) -> Data:
     from clsearch.tuning.preflight import check
 
     check(plan)
-    from clsearch.tuning.loading import load
+    from clsearch.tuning.loading import load, load_report
 
     if plan.options.download:
         from clsearch.tuning.selection import fetch_test
 
         fetch_test(plan)
-    data = data or load(plan)
+    if data is None:
+        data = load(plan)
+    else:
+        load_report(plan)
     if plan.space:
         _check_effect(plan, data)
     return data

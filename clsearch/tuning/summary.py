@@ -71,7 +71,7 @@ def troubles(found: StudyResult) -> list[str]:
     unfinished = plan.trials - sum(r.state in ("finished", "failed") for r in records)
     if found.decision is None and unfinished:
         lines.append(f"Interrupted: {unfinished} of {plan.trials} trials were not finished.")
-    elif found.interrupted:
+    elif found.interrupted and (found.choice is None or plan.options.final):
         missing = "nothing was chosen" if found.choice is None else "there is no final evaluation"
         lines.append(f"Interrupted: {missing}.")
     if failed := [r for r in records if r.state == "failed"]:

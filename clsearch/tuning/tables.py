@@ -40,7 +40,8 @@ def method_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
             "method": label,
             **{name: values.get(name) for name in TEST_METRICS},
             "task-trainings": found.cost.task_trainings if row is final.rows[0] else 0,
-            "seconds": round(found.cost.seconds) if row is final.rows[0] else 0,
+            "search (s)": round(found.cost.seconds) if row is final.rows[0] else 0,
+            "final training (s)": round(row.seconds),
             "chosen": chosen_text(found) if row is final.rows[0] else "",
         }
         for label, found, final, row in reported_rows(studies)
@@ -50,8 +51,19 @@ def method_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
 
 def reported_rows(studies: Mapping[str, StudyResult]) -> list[tuple[str, StudyResult, Final, Measured]]:
     """(name, study, its final evaluation, row) of each choice and reference that was measured, choices first."""
+
+    def named(label: str, row: Measured) -> str:
+        if row.configuration == "chosen":
+            return label
+        own = [s for s in studies.values() if s.final and s.final.row(row.configuration, row.on)]
+        return (
+            row.configuration
+            if len(own) == 1 and row.configuration not in studies
+            else f"{row.configuration} ({label})"
+        )
+
     found = [
-        (label if row.configuration == "chosen" else row.configuration, study, study.final, row)
+        (named(label, row), study, study.final, row)
         for label, study in studies.items()
         if study.final is not None
         for row in study.final.rows
@@ -78,7 +90,7 @@ def protocol_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
                 "optimism, validation": first.against_validation,
                 "optimism, test": first.against_test,
                 "task-trainings": found.cost.task_trainings,
-                "seconds": round(found.cost.seconds),
+                "search (s)": round(found.cost.seconds),
                 "chosen": chosen_text(found),
             }
         )
@@ -91,18 +103,23 @@ def chosen_text(found: StudyResult) -> str:
         return ""
     shared = [f"{name} {value:.3g}" for name, value in found.choice.values.items()]
     for name in found.choice.per_task[0] if found.choice.per_task else ():
-        values = [task[name] for task in found.choice.per_task]
+        acting = found.choice.per_task if name == "learning_rate" else found.choice.per_task[1:]  # no penalty in task 1
+        values = [task[name] for task in acting]
         shared.append(f"{name} {min(values):.3g} to {max(values):.3g}")
     return ", ".join(shared) or "as given"
 
 
 def difference_rows(studies: Mapping[str, StudyResult], metric: str = "average_accuracy") -> list[Row]:
-    """Each method minus each other, on test data, paired over the seeds that both were measured on."""
-    measured = {label: row.per_seed("test")[metric].tolist() for label, _, _, row in reported_rows(studies)}
+    """Each method minus each other, on test data, paired over seeds; none where they were measured on other seeds or
+    other tasks.
+    """
+    entries = reported_rows(studies)
+    measured = {label: row.per_seed("test")[metric].tolist() for label, _, _, row in entries}
+    on = {label: (final.plan.report_seeds, row.benchmark, row.tasks) for label, _, final, row in entries}
     rows: dict[str, Row] = {label: {"minus": label} for label in measured}
     for first, second in product(measured, measured):
-        same = first == second
-        rows[first][second] = None if same else paired_difference(measured[first], measured[second])
+        apart = first == second or on[first] != on[second]
+        rows[first][second] = None if apart else paired_difference(measured[first], measured[second])
     return list(rows.values())
 
 
@@ -158,9 +175,8 @@ def text(cell: Any, signed: bool, latex: bool) -> str:
 
 def escaped(words: str) -> str:
     """Text for LaTeX."""
-    for mark in "_%&#":
-        words = words.replace(mark, f"\\{mark}")
-    return words
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(mark, f"\\{mark}" if mark in "_%&#{}$" else mark) for mark in words)
 
 
 def write(folder: Path, name: str, rows: Sequence[Row], caption: str, signed: bool = False) -> None:

@@ -22,6 +22,7 @@ from clsearch.tuning.continual import Decision, metrics_of
 from clsearch.tuning.display import without_password
 from clsearch.tuning.figures import accuracy_matrix
 from clsearch.tuning.final import PARTS, Final, Measured, content_of
+from clsearch.tuning.openings import Opening
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.records import TrialRecord, code_version, finite
 
@@ -76,6 +77,10 @@ class Tracker:
     def concluded(self, content: dict[str, Any], metrics: dict[str, float]) -> None:
         """Log best.json, and the best trial's metrics, with the study."""
         self.tasks.put(lambda: self._concluded(content, metrics))
+
+    def opened(self, openings: tuple[Opening, ...]) -> None:
+        """Tag the study with when test data was opened, and how often it had been before."""
+        self.tasks.put(lambda: self._opened(openings))
 
     def evaluated(self, final: Final) -> None:
         """Log the final evaluation: a run per configuration, the choice's test metrics with the study."""
@@ -171,7 +176,7 @@ class Tracker:
             self.runs["continual"] = self._child("trial", plan.algorithm, "continual", fixed, plan.seeds)
         self._log(self.runs["continual"], metrics=metrics_of(attempt, decision), step=attempt.task)
         if attempt.task == plan.tasks[-1]:
-            self._done(self.runs["continual"], "finished")
+            self._done(self.runs.pop("continual"), "finished")
 
     def _concluded(self, content: dict[str, Any], metrics: dict[str, float]) -> None:
         self._log(self.parent, metrics=metrics, step=len(self.plan.tasks))
@@ -185,14 +190,20 @@ class Tracker:
             for learned in range(1, len(row.tasks) + 1):
                 steps = {f"{p}/{n}": v for p in PARTS for n, v in over_seeds(row.per_seed(p, learned)).items()}
                 self._log(run_id, metrics=finite_only(steps), step=learned)
-            self._log(run_id, metrics=bounds(final, row), step=len(row.tasks))
+            extra = {name: v for name, v in means(final, row).items() if name.endswith("intransigence")}
+            self._log(run_id, metrics=bounds(final, row) | extra, step=len(row.tasks))
             self._done(run_id, "failed" if row.reason else "finished", row.reason)
         if final.reported is not None:
-            self._log(self.parent, metrics=bounds(final, final.reported), step=len(final.reported.tasks))
-        opened = final.openings[0]
-        tags = {"test_opened": opened.when, "test_openings_before": str(opened.before)}
-        self.client.log_batch(self.parent, tags=[RunTag(name, value) for name, value in tags.items()])
+            reported = means(final, final.reported) | bounds(final, final.reported)
+            self._log(self.parent, metrics=reported, step=len(final.reported.tasks))
         self.client.log_dict(self.parent, finite(content_of(final)), "final.json")
+
+    def _opened(self, openings: tuple[Opening, ...]) -> None:
+        tags = {
+            "test_opened": " ".join(opening.when for opening in openings),
+            "test_openings_before": " ".join(str(opening.before) for opening in openings),
+        }
+        self.client.log_batch(self.parent, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def _done(self, run_id: str, state: str, reason: str = "") -> None:
         tags = [RunTag("state", state)] + ([RunTag("reason", reason[:4000])] if reason else [])
@@ -200,7 +211,7 @@ class Tracker:
         self.client.set_terminated(run_id, MLFLOW_STATES[state])
 
     def _end(self, state: str) -> None:
-        if "continual" in self.runs and state == "unfinished":
+        if "continual" in self.runs:  # cut off, or nothing could be chosen
             self._done(self.runs["continual"], state)
         self.client.log_batch(self.parent, tags=[RunTag("state", state)])
         self.client.set_terminated(self.parent, MLFLOW_STATES[state])
@@ -221,12 +232,17 @@ class Tracker:
 
 
 def bounds(final: Final, row: Measured) -> dict[str, float]:
-    """A row's metrics on both parts, `<part>/<name>`, with the ends of their intervals."""
+    """The ends of the intervals of a row's metrics on both parts, `<part>/<name>/low` and `/high`."""
     found: dict[str, float] = {}
     for part in PARTS:
         for name, i in final.intervals(row, part).items():
-            found |= {f"{part}/{name}": i.mean, f"{part}/{name}/low": i.low, f"{part}/{name}/high": i.high}
+            found |= {f"{part}/{name}/low": i.low, f"{part}/{name}/high": i.high}
     return finite_only(found)
+
+
+def means(final: Final, row: Measured) -> dict[str, float]:
+    """A row's metrics on both parts, `<part>/<name>`: means over seeds."""
+    return finite_only({f"{p}/{name}": i.mean for p in PARTS for name, i in final.intervals(row, p).items()})
 
 
 def finite_only(values: dict[str, float]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 # Read when Ray Tune is imported.
@@ -17,6 +17,7 @@ from ray.tune.experiment import Trial
 
 from clsearch.tuning.continual import Decision
 from clsearch.tuning.final import Final, accuracies_of, content_of, table_of
+from clsearch.tuning.openings import Opening
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.ranking import with_intransigence
@@ -39,6 +40,7 @@ class Watcher(tune.Callback):
         self.records: dict[str, TrialRecord] = {}
         self.written = 0.0
         self.tasks_decided = 0
+        self.openings: tuple[Opening, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its Tuner for a restore that is never used."""
@@ -132,6 +134,12 @@ class Watcher(tune.Callback):
         """Keep what the search found."""
         self.results.write_json("best.json", content)
         self.tracker.concluded(content, metrics or {})
+
+    def opened(self, opening: Opening) -> None:
+        """Keep that test data is opened, before it is: final.json says so even where nothing comes of it."""
+        self.openings = (*self.openings, opening)
+        self.results.write_json("final.json", {"openings": [asdict(o) for o in self.openings], "rows": []})
+        self.tracker.opened(self.openings)
 
     def evaluated(self, final: Final) -> None:
         """Keep what the final evaluation found."""

@@ -22,13 +22,17 @@ def side_by_side(
     options = plan.options
     remote = ray.remote(num_cpus=options.cpus_per_trial, num_gpus=options.gpus_per_trial, num_returns=returns)(function)
     waiting, running = list(enumerate(jobs)), dict[Any, tuple[int, Any]]()
-    while waiting or running:
-        while waiting and len(running) < (options.max_concurrent or len(jobs)):
-            index, job = waiting.pop(0)
-            found = remote.remote(options.cpus_per_trial, *job)
-            running[found if returns == 1 else found[0]] = (index, found)
-        (done,), _ = ray.wait(list(running))
-        yield running.pop(done)
+    try:
+        while waiting or running:
+            while waiting and len(running) < (options.max_concurrent or len(jobs)):
+                index, job = waiting.pop(0)
+                found = remote.remote(options.cpus_per_trial, *job)
+                running[found if returns == 1 else found[0]] = (index, found)
+            (done,), _ = ray.wait(list(running))
+            yield running.pop(done)
+    finally:
+        for left in running:  # interrupted: nobody waits for them
+            ray.cancel(left)
 
 
 def with_threads(cpus: int) -> None:

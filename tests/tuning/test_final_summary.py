@@ -148,7 +148,6 @@ def test_a_second_benchmark_is_named():
     assert described(final, full) == "full sequence of permuted-digits"
 
 
-@pytest.mark.xfail(reason="bug: what a row is measured on is printed as markup", strict=True)
 def test_a_folder_of_images_is_named_as_it_is():
     plan = plan_of(protocol="first_k", first_k=2)
     rows = row_of(on="reported", tasks=(3, 4, 5)), row_of(benchmark="folder:/data/pets [old]")
@@ -193,7 +192,6 @@ def test_a_choice_that_diverged_has_no_sentence():
     assert optimism_of(final_of(row_of(reason=REASON))) == []
 
 
-@pytest.mark.xfail(reason="bug: prints nan", strict=True)
 def test_a_metric_that_what_is_reported_lacks_is_not_shown_as_a_number():
     reported, full = row_of(on="reported", tasks=(4, 5)), row_of()
     final = final_of(reported, full, plan=plan_of(protocol="first_k"), scores={"accuracy/task_03": 0.9})

@@ -423,7 +423,7 @@ def test_grouped_images_are_tested_on_the_classes_that_each_task_was_given(pets,
     assert same(measured(config)["test"], expected(config, run))
 
 
-def test_a_test_folder_is_opened_here_alone_and_counted_even_where_it_is_missing(pets, tmp_path):
+def test_a_test_folder_is_opened_here_alone_and_where_there_is_none_nothing_is_counted(pets, tmp_path):
     folder, results = tmp_path / "apart", tmp_path / "results"
     shutil.move(pets, folder / "train")
     config = config_of(benchmark=f"folder:{folder}")
@@ -433,7 +433,7 @@ def test_a_test_folder_is_opened_here_alone_and_counted_even_where_it_is_missing
         opened(config, results)
     write_images(folder / "test", count=3, seed=1)
     test, opening = opened(config, results)
-    assert opening.before == 1
+    assert opening.before == 0
     assert [samples.sizes for samples in held_out_samples(config, run.benchmark, test)] == [(6, 6)] * 3
     assert same(measured(config)["test"], expected(config, run))
 
@@ -445,3 +445,28 @@ def test_the_same_images_elsewhere_are_the_same_test_data_and_others_are_not(pet
     openings = [opened(config, tmp_path / "results")[1] for config in configs]
     assert [opening.before for opening in openings] == [0, 1, 0]
     assert str(tmp_path) not in (tmp_path / "results" / LEDGER).read_text()
+
+
+def test_images_added_while_a_study_runs_would_move_the_test_cut_so_nothing_is_opened(pets, tmp_path):
+    config = config_of(benchmark=f"folder:{pets}")  # lists what is there when the study begins
+    write_images(pets, count=40)
+    with pytest.raises(SealedError, match="the images must stay as they are while a study runs"):
+        opened(config, tmp_path / "results")
+
+
+def test_more_training_images_or_another_order_of_classes_are_the_same_test_data(pets, tmp_path):
+    folder, results = tmp_path / "apart", tmp_path / "results"
+    shutil.move(pets, folder / "train")
+    write_images(folder / "test", count=3, seed=1)
+    assert opened(config_of(benchmark=f"folder:{folder}"), results)[1].before == 0
+    write_images(folder / "train", count=30)
+    assert opened(config_of(benchmark=f"folder:{folder}"), results)[1].before == 1
+    (tmp_path / "groups.txt").write_text("f, a, c\ne, d, b\n")
+    grouped = config_of(benchmark=f"folder:{folder}", grouping=tmp_path / "groups.txt", tasks=None)
+    assert opened(grouped, results)[1].before == 2
+
+
+def test_a_ledger_that_cannot_be_read_is_said_before_test_data_is(tmp_path):
+    (tmp_path / "test_openings.jsonl").write_text("<<<<<<< HEAD\n")
+    with pytest.raises(SealedError, match="the ledger of test data must be whole and writable"):
+        opened(config_of(), tmp_path)

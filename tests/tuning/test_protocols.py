@@ -111,7 +111,6 @@ def test_an_objective_of_a_task_that_first_k_does_not_search_is_refused():
     assert plan_of(protocol="first_k", first_k=2, objectives=("accuracy/task_02",)).objectives == ("accuracy/task_02",)
 
 
-@pytest.mark.xfail(reason="bug: accepted, though no trial of it has that metric", strict=True)
 def test_independent_networks_have_no_forward_transfer_to_search():
     with pytest.raises(ConfigError, match="forward_transfer"):
         plan_of("independent", space={}, objectives=("forward_transfer",))
@@ -295,7 +294,6 @@ def test_rates_must_be_finite_positive_and_named_once(rates, problem):
     assert problems_of(protocol="continual", learning_rates=rates) == [f"learning_rates: {problem}"]
 
 
-@pytest.mark.xfail(reason="bug: rates are not held to single precision, as learning_rate is", strict=True)
 @pytest.mark.parametrize("rate", [1e-50, 1e60])
 def test_rates_must_lie_in_single_precision(rate):
     with pytest.raises(ConfigError, match="must lie in single precision"):

@@ -261,10 +261,7 @@ def test_qmc_fills_the_space_more_evenly_than_chance(begin, seed):
     assert unevenness(played(even, 32)) < unevenness(ask(random, 32)) / 3
 
 
-WARNS = pytest.mark.xfail(reason="bug: that QMCSampler is experimental reaches the user", strict=True)
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "random", pytest.param("qmc", marks=WARNS), "nsga2"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsga2"])
 def test_a_sampler_warns_the_user_of_nothing(begin, sampler):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

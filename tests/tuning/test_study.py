@@ -295,7 +295,6 @@ def test_a_range_of_what_continual_does_not_decay_is_refused_with_the_way_out(re
     planned(study_of(algorithm), "--protocol", "continual", *options.split(), option_of(name), "2")
 
 
-@pytest.mark.xfail(reason="bug: accepted, and each trial then ends in a KeyError", strict=True)
 def test_an_objective_that_independent_networks_lack_is_refused():
     # Network j is not measured on task j + 1: `forward_transfer` is absent.
     with pytest.raises(ConfigError, match=r"^objectives: "):

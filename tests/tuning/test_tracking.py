@@ -294,6 +294,7 @@ def evaluated(plan, final, state="finished"):
     tracker = Tracker(plan, None, warnings.append)
     tracker.begin()
     tracker.concluded({}, {"average_accuracy": 0.75})
+    tracker.opened(final.openings)
     tracker.evaluated(final)
     tracker.end(state)
     assert warnings == []
@@ -347,7 +348,6 @@ def test_metrics_of_the_final_evaluation_have_a_step_for_each_task_and_an_interv
     assert run.data.metrics[f"{part}/accuracy/task_01"] == pytest.approx(sum(scores) / 2 - 0.005)
 
 
-@pytest.mark.xfail(reason="bug: bounds() tells the means of the last task again", strict=True)
 def test_no_step_of_the_final_evaluation_is_told_twice(reported):
     run = reported.runs["final chosen on full sequence"]
     assert [step for step, _ in history(reported, run, "test/average_accuracy")] == [1, 2]
@@ -453,17 +453,13 @@ def test_what_continual_decided_is_one_child_with_a_step_for_each_task(told, res
     assert {*fields_of("ewc")} - set(run.data.params) == {"penalty_factor", "learning_rate"}
 
 
-BUG = pytest.mark.xfail(reason="bug: only an unfinished study ends the run of its decisions", strict=True)
-
-
-@pytest.mark.parametrize(("state", "status"), [("unfinished", "KILLED"), pytest.param("failed", "FAILED", marks=BUG)])
+@pytest.mark.parametrize(("state", "status"), [("unfinished", "KILLED"), ("failed", "FAILED")])
 def test_what_continual_decided_before_it_ended_early_ends_with_it(told, results, state, status):
     runs = decided(plan_of(results, "ewc", name=f"early-{state}", **CONTINUAL), attempts_of(1), state)
     assert {run.info.status for run in runs.values()} == {status}
     assert {run.data.tags["state"] for run in runs.values()} == {state}
 
 
-@pytest.mark.xfail(reason="bug: a complete decision is ended again as unfinished", strict=True)
 def test_a_decision_that_was_complete_stays_finished_where_the_study_was_cut_off_after_it(told, results):
     runs = decided(plan_of(results, "ewc", name="cut-after", **CONTINUAL), attempts_of(1, 2), "unfinished")
     assert runs["cut-after"].info.status == "KILLED"
