@@ -12,7 +12,7 @@ from clsearch.core.config import PARTS, PRESETS, ConfigError, fields_of, preset_
 from clsearch.core.datasets import Data, Source
 from clsearch.core.parts import FOLDER
 from clsearch.tuning.command_line import parse
-from clsearch.tuning.display import near
+from clsearch.tuning.display import near, without_password
 from clsearch.tuning.options import Options, Protocol
 from clsearch.tuning.plan import Plan, make_plan
 from clsearch.tuning.protocols import OWN, SEARCHING
@@ -111,7 +111,9 @@ class Comparison:
         """
 
         def run() -> int:
-            results = self._carry_out(*self.planned(args), [near(Path(sys.executable)), *sys.argv])
+            words = [sys.argv[0], *(sys.argv[1:] if args is None else args)]
+            shown = [without_password(word) if "://" in word else word for word in words]
+            results = self._carry_out(*self.planned(args), [near(Path(sys.executable)), *shown])
             return max((result.exit_code for result in results.values()), default=1)
 
         exit_with(run)
