@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -175,8 +176,13 @@ def test_an_interrupt_in_the_final_evaluation_ends_the_study_with_what_the_searc
     assert result.best.number == 0
     folder = results / "stopped"
     assert (folder / "best.json").exists()
-    assert not list(folder.glob("final*"))
+    kept = json.loads((folder / "final.json").read_text())  # that test data was opened is kept, whatever came of it
+    opened = [line for line in read_openings(results) if line["study"] == "stopped"]
+    assert (kept["openings"], kept["rows"]) == (opened, [])
+    assert not (folder / "final.csv").exists()
     client = MlflowClient(f"sqlite:///{results}/mlflow.db")
     experiment = client.get_experiment_by_name("stopped")
     runs = client.search_runs([experiment.experiment_id])
     assert {run.data.tags["kind"]: run.info.status for run in runs} == {"study": "KILLED", "trial": "FINISHED"}
+    (parent,) = [run for run in runs if run.data.tags["kind"] == "study"]
+    assert parent.data.tags["test_opened"] == opened[0]["when"]
