@@ -460,7 +460,8 @@ def test_test_files_that_are_gone_when_they_are_opened_cost_no_result_of_the_sea
     best = json.loads((plan.folder / "best.json").read_text())
     assert best["metrics"]["average_accuracy"] == result.best.metrics["average_accuracy"]
     assert list(pd.read_csv(plan.folder / "trials.csv").state) == ["finished"]
-    assert not list(plan.folder.glob("final*"))
+    kept = json.loads((plan.folder / "final.json").read_text())
+    assert ([line["study"] for line in kept["openings"]], kept["rows"]) == (["sealed"], [])
     (parent,) = runs_of(client, "sealed", "study")
     assert (parent.info.status, parent.data.tags["state"]) == ("FAILED", "failed")
     assert parent.data.metrics["average_accuracy"] == pytest.approx(result.best.metrics["average_accuracy"])
