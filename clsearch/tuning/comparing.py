@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from clsearch.core.datasets import Data, Source
-from clsearch.tuning.display import near
+from clsearch.tuning.display import near, plain_table
 from clsearch.tuning.driver import execute_in, ray_session
 from clsearch.tuning.final_summary import opened_of, optimism_of
 from clsearch.tuning.plan import Plan
@@ -114,7 +113,7 @@ def captions_of(plan: Plan, kind: str) -> dict[str, str]:
 
 def rich_table(rows: Sequence[Row], signed: bool) -> Table:
     """Rows for the terminal, without the column that is too wide for it."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = plain_table()
     frame = shown(rows, signed)
     frame = frame.drop(columns="chosen", errors="ignore")
     for number, name in enumerate(frame.columns):  # headings may be broken, cells not

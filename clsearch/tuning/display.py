@@ -1,8 +1,11 @@
-"""How paths and addresses are shown."""
+"""How paths, addresses, errors and tables are shown."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from rich import box
+from rich.table import Table
 
 
 def near(path: Path) -> str:
@@ -16,3 +19,13 @@ def without_password(uri: str) -> str:
     scheme, mark, rest = uri.partition("://")
     server, slash, path = rest.partition("/")
     return f"{scheme}{mark}{server.rpartition('@')[2]}{slash}{path}"
+
+
+def last_line(error: object) -> str:
+    """What an error ends with: of a worker's, that is what went wrong there. Empty where it says nothing."""
+    return str(error).strip().rpartition("\n")[2]
+
+
+def plain_table(title: str | None = None) -> Table:
+    """A table with a rule under its head and nothing else drawn."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)

@@ -20,6 +20,7 @@ from rich.console import Console
 from clsearch.core.datasets import Data
 from clsearch.tuning import preflight, summary
 from clsearch.tuning.continual import SCORE, Decision, decide, decision_content
+from clsearch.tuning.display import last_line
 from clsearch.tuning.figures import pareto_front, response
 from clsearch.tuning.options import Protocol
 from clsearch.tuning.plan import Plan
@@ -171,7 +172,7 @@ def chosen_task_by_task(plan: Plan, data: ray.ObjectRef, watcher: Watcher) -> St
     except KeyboardInterrupt:
         interrupted = True
     except ray.exceptions.RayError as error:
-        decision = replace(decision, reason=str(error).strip().splitlines()[-1])
+        decision = replace(decision, reason=last_line(error))
     watcher.concluded(decision_content(plan, decision))
     return StudyResult(plan, [], [], Ranking((SCORE,), [], frozenset()), decision.choice, decision, interrupted)
 
@@ -187,7 +188,7 @@ def finally_evaluated(found: StudyResult, data: ray.ObjectRef, watcher: Watcher)
     except SealedError as error:
         return replace(found, unsealed=str(error))
     except ray.exceptions.RayError as error:  # a worker died, or the cluster went
-        return replace(found, unsealed=str(error).strip().splitlines()[-1])
+        return replace(found, unsealed=last_line(error))
     except KeyboardInterrupt:
         return replace(found, interrupted=True)
     return replace(found, final=final)

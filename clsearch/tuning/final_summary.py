@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from clsearch.core.statistics import Interval
+from clsearch.tuning.display import plain_table
 from clsearch.tuning.final import Final, Measured
 
 
@@ -14,12 +14,8 @@ def final_table(final: Final) -> Table:
     """The choice and its references on fresh seeds: validation and test, with intervals."""
     seeds = final.plan.report_seeds
     span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    table = Table(
-        title=f"Final evaluation on {len(seeds)} fresh seed{'s' * (len(seeds) > 1)} ({span}), mean (95 % interval)",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+    table = plain_table(
+        f"Final evaluation on {len(seeds)} fresh seed{'s' * (len(seeds) > 1)} ({span}), mean (95 % interval)"
     )
     table.add_column("configuration", no_wrap=True)
     for name in ("validation\naccuracy (%)", "test\naccuracy (%)", "test\nforgetting", "chosen minus this,\ntest"):

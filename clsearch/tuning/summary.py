@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from clsearch.core.benchmarks import classes_of
 from clsearch.core.config import TrialConfig
 from clsearch.tuning.continual import RATE, SCORE, SHARE, Decision
-from clsearch.tuning.display import near, without_password
+from clsearch.tuning.display import near, plain_table, without_password
 from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.plan import Plan
@@ -97,13 +96,7 @@ def task_classes(config: TrialConfig) -> list[str]:
 def top_table(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> Table:
     """The best trials and the references."""
     M = len(plan.seeds)
-    table = Table(
-        title=f"Validation, mean ± standard deviation over {M} seed{'s' * (M > 1)}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = plain_table(f"Validation, mean ± standard deviation over {M} seed{'s' * (M > 1)}")
     table.add_column("trial", no_wrap=True)
     for name in plan.space:
         table.add_column(name.replace("_", "\n", 1).replace("_", " "), justify="right", no_wrap=True)
@@ -191,13 +184,7 @@ def front_reading(ranking: Ranking) -> list[str]:
 
 def decision_table(decision: Decision) -> Table:
     """Every attempt of the continual protocol: a row per task and phase."""
-    table = Table(
-        title="Chosen task by task, on the current task's validation data",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = plain_table("Chosen task by task, on the current task's validation data")
     for name in ("task", "tried", "accuracy (%), in that order", "bar", "kept"):
         table.add_column(name, justify="left" if name in ("tried", "kept") else "right")
     for task, phase in dict.fromkeys((a.task, a.phase) for a in decision.attempts):
@@ -230,7 +217,7 @@ def matrix_table(best: TrialRecord) -> Table:
     """R of the best configuration, mean over seeds, in percent."""
     matrix = np.array(best.accuracy, dtype=float).mean(axis=0)
     title = "Accuracy (%) of the best, mean over seeds"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table(title)
     table.add_column("after task", justify="right")
     for j in range(1, matrix.shape[1] + 1):
         table.add_column(f"task {j}" if j == 1 else str(j), justify="right", no_wrap=True)

@@ -154,13 +154,12 @@ class Tracker:
             self._finish(run_id, record)
 
     def _finish(self, run_id: str, record: TrialRecord) -> None:
-        tags = [RunTag("state", record.state)] + ([RunTag("reason", record.reason[:4000])] if record.reason else [])
-        self.client.log_batch(run_id, metrics=[Metric("seconds", record.seconds, _now(), 0)], tags=tags)
+        self._log(run_id, metrics={"seconds": record.seconds})
         if record.tasks_learned:
             content = {"seeds": list(record.seeds), "accuracy": finite(record.accuracy)}
             self.client.log_dict(run_id, content, "accuracy_matrix.json")
             self.client.log_figure(run_id, accuracy_matrix(record), "accuracy_matrix.png")
-        self.client.set_terminated(run_id, MLFLOW_STATES[record.state])
+        self._done(run_id, record.state, record.reason)
 
     def _child(self, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: tuple[int, ...]) -> str:
         """A new run below the study's."""
@@ -213,8 +212,7 @@ class Tracker:
     def _end(self, state: str) -> None:
         if "continual" in self.runs:  # cut off, or nothing could be chosen
             self._done(self.runs["continual"], state)
-        self.client.log_batch(self.parent, tags=[RunTag("state", state)])
-        self.client.set_terminated(self.parent, MLFLOW_STATES[state])
+        self._done(self.parent, state)
 
     def _log(
         self,

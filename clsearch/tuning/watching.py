@@ -16,6 +16,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from clsearch.tuning.continual import Decision
+from clsearch.tuning.display import last_line
 from clsearch.tuning.final import Final, accuracies_of, content_of, table_of
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.plan import Plan
@@ -84,8 +85,8 @@ class Watcher(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         error = trial.get_pickled_error()
-        reason = str(getattr(error, "cause", None) or error or "the worker died").strip().splitlines()
-        self._end(trial, "failed", reason[-1] if reason else "the worker died")
+        reason = last_line(getattr(error, "cause", None) or error or "")
+        self._end(trial, "failed", reason or "the worker died")
 
     def leave_unfinished(self) -> None:
         """Record the trials that an interrupt cut off; their checkpoints stay."""

@@ -206,28 +206,21 @@ def test_data_that_are_reported_on_must_be_whole_before_the_search(tmp_path, roo
     assert load(two_phase(tmp_path, root, final=False)).source == SOURCES["digits"]
 
 
-def test_data_that_are_reported_on_are_downloaded_of_the_training_part_alone(tmp_path, root, monkeypatch):
+@pytest.mark.parametrize(("fetch", "planned", "prefix"), [(load, two_phase, "train"), (fetch_test, mnist_plan, "t10k")])
+def test_each_part_is_downloaded_apart_once_and_only_where_a_final_evaluation_needs_it(
+    tmp_path, root, monkeypatch, fetch, planned, prefix
+):
+    """Of the benchmark that is reported on, training data before the search; test data by `fetch_test` alone."""
     for part in ("train", "t10k"):
         write_mnist(tmp_path / "origin", part, per_class=5, seed=0)
     with mirror(published(monkeypatch, tmp_path / "origin")) as (address, asked):
         monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
-        load(two_phase(tmp_path, root, download=True, final=False))
+        fetch(planned(tmp_path, root, download=True, final=False))
         assert asked == []
-        load(two_phase(tmp_path, root, download=True))
-    assert {*asked} == {"train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"}
-
-
-def test_test_files_are_fetched_apart_and_only_where_a_final_evaluation_will_open_them(tmp_path, root, monkeypatch):
-    for part in ("train", "t10k"):
-        write_mnist(tmp_path / "origin", part, per_class=5, seed=0)
-    with mirror(published(monkeypatch, tmp_path / "origin")) as (address, asked):
-        monkeypatch.setattr(datasets.MNIST, "mirrors", [address])
-        fetch_test(mnist_plan(tmp_path, root, download=True, final=False))
-        assert asked == []
-        fetch_test(mnist_plan(tmp_path, root, download=True))
-        assert {*asked} == {"t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"}
+        fetch(planned(tmp_path, root, download=True))
+        assert {*asked} == {f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz"}
         asked.clear()
-        fetch_test(mnist_plan(tmp_path, root, download=True))
+        fetch(planned(tmp_path, root, download=True))
         assert asked == []  # they are there now
 
 
