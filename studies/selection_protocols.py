@@ -20,7 +20,7 @@ comparison = Comparison(
     optimizer="adam",
     learning_rate=3e-3,
     epochs=5,
-    trials=12,
+    trials=8,
 )
 
 if __name__ == "__main__":

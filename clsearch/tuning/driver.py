@@ -33,6 +33,7 @@ from clsearch.tuning.selection import SealedError, evaluate
 from clsearch.tuning.tracking import Tracker, quiet
 from clsearch.tuning.trainable import TRAINABLES
 from clsearch.tuning.watching import Watcher
+from clsearch.tuning.workers import slots
 
 
 def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
@@ -57,7 +58,7 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
     quiet()
     tracker = Tracker(plan, preflight.tracking_uri(plan), partial(line.console.print, markup=False))
     tracker.begin()
-    watcher = Watcher(plan, results, tracker, line)
+    watcher = Watcher(plan, results, tracker, line, slots(plan))
     if plan.protocol is Protocol.CONTINUAL:
         found = chosen_task_by_task(plan, data, watcher)
     else:
@@ -93,12 +94,7 @@ def ray_session(plan: Plan) -> Iterator[None]:
 def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher) -> None:
     """Let Ray Tune run the references and the trials that Optuna asks for."""
     options = plan.options
-    searcher = OptunaSearcher(
-        plan,
-        open_storage(plan),
-        plan.references,
-        watcher.configure,
-    )
+    searcher = OptunaSearcher(plan, open_storage(plan), plan.references, watcher.configure, watcher.room)
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TRAINABLES[plan.algorithm], data=data), resources),

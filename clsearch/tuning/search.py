@@ -66,7 +66,7 @@ class OptunaSearcher(Searcher):
     reference has, too (the learning rate), references come last and take the best trial's value: at any other they
     would be easy to beat.
 
-    configure: (label, values, algorithm or None) -> config of a trial.
+    configure: (label, values, algorithm or None) -> config of a trial. room: whether one more may be suggested now.
     """
 
     def __init__(
@@ -75,11 +75,13 @@ class OptunaSearcher(Searcher):
         study: optuna.Study,
         references: Iterable[str],
         configure: Callable[[str, dict[str, float], str | None], dict[str, Any]],
+        room: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__()
         self.plan = plan
         self.study = study
         self.configure = configure
+        self.room = room
         self.distributions = distributions_of(plan.space)
         self.references = list(references)
         self.asked = len(study.get_trials(deepcopy=False, states=_ASKED))
@@ -87,6 +89,8 @@ class OptunaSearcher(Searcher):
         self.told: dict[int, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        if not self.room():
+            return None
         if self.references and not self._shared(self.references[0]):
             name = self.references.pop(0)
             return self.configure(reference_label(name), {}, name)

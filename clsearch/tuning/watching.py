@@ -11,6 +11,7 @@ from typing import Any
 # Read when Ray Tune is imported.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000000"  # `Watcher.room` says how many
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -31,13 +32,17 @@ TABLE_SECONDS = 10.0
 
 
 class Watcher(tune.Callback):
-    """Keeps the record of each trial as Ray reports it, and hands it on to results/, MLflow and the progress line."""
+    """Keeps the record of each trial as Ray reports it, and hands it on to results/, MLflow and the progress line.
 
-    def __init__(self, plan: Plan, results: Results, tracker: Tracker, line: ProgressLine) -> None:
+    slots: how many trials the cluster holds at a time.
+    """
+
+    def __init__(self, plan: Plan, results: Results, tracker: Tracker, line: ProgressLine, slots: int = 1) -> None:
         self.plan = plan
         self.results = results
         self.tracker = tracker
         self.line = line
+        self.slots = slots
         self.records: dict[str, TrialRecord] = {}
         self.written = 0.0
         self.tasks_decided = 0
@@ -69,6 +74,14 @@ class Watcher(tune.Callback):
             "device": self.plan.device,
             "state_file": str(self.results.trial_folder(label) / STATE_FILE),
         }
+
+    def room(self) -> bool:
+        """Whether another trial may be made: one waits while the workers are busy, and one for each that is not there
+        yet, so that all start at the same time. Ray Tune hands a trial whose worker is still starting to one that
+        falls free, and ends the start; with trials shorter than a start (some 4 s) one worker would run them all.
+        """
+        states = [record.state for record in self.records.values()]
+        return states.count("waiting") < max(1, self.slots - states.count("running"))
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._note(trial, lambda record: replace(record, state="running"))

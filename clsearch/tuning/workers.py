@@ -35,6 +35,18 @@ def side_by_side(
             ray.cancel(left)
 
 
+def slots(plan: Plan) -> int:
+    """How many trials the cluster holds at a time, with what is there now, whoever uses it."""
+    options = plan.options
+    needed = {"CPU": options.cpus_per_trial, "GPU": options.gpus_per_trial}
+    held = [
+        min(int(node["Resources"].get(name, 0) / count + 1e-9) for name, count in needed.items() if count)
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return min(sum(held), options.max_concurrent or sum(held))
+
+
 def with_threads(cpus: int) -> None:
     """A worker computes with the cores that it was given."""
     torch.set_num_threads(max(1, cpus))
