@@ -77,6 +77,15 @@ def test_references_come_first_and_then_the_budget_and_then_finished(begin):
     assert asked[4:] == [Searcher.FINISHED, Searcher.FINISHED]
 
 
+def test_nothing_is_suggested_while_there_is_no_room(begin):
+    searcher, room = begin(references=["finetuning"], trials=1), [False, True, False, True, False, True]
+    searcher.room = lambda: room.pop(0)
+    asked = [searcher.suggest(f"t{i}") for i in range(6)]
+    assert asked[::2] == [None, None, None]
+    assert [asked[1]["label"], asked[3]["label"]] == ["reference_finetuning", "trial_00000"]
+    assert asked[5] == Searcher.FINISHED
+
+
 def test_references_do_not_reach_optuna(begin):
     searcher = begin(references=["finetuning"])
     searcher.suggest("r")

@@ -1288,6 +1288,32 @@ def test_a_trial_is_handed_the_factory_and_its_record_has_the_name(tmp_path):
         assert watcher.records[label].settings["backbone"] == f"{__name__}.tiny"
 
 
+@pytest.mark.parametrize(
+    ("waiting", "running", "slots", "room"),
+    [
+        (0, 0, 4, True),  # at first one trial for each worker, so that they start at the same time
+        (3, 0, 4, True),
+        (4, 0, 4, False),
+        (2, 1, 4, True),
+        (3, 1, 4, False),
+        (0, 4, 4, True),  # then one waits
+        (1, 4, 4, False),
+        (0, 9, 4, True),  # more joined the cluster
+        (1, 9, 4, False),
+        (0, 0, 1, True),
+        (1, 0, 1, False),
+    ],
+)
+def test_trials_wait_for_workers_that_are_not_there_yet_and_one_more(tmp_path, waiting, running, slots, room):
+    from clsearch.tuning.watching import Watcher
+
+    plan = study_of(results=tmp_path).plan
+    watcher = Watcher(plan, Results(plan), None, None, slots)
+    states = ["waiting"] * waiting + ["running"] * running + ["finished", "failed", "unfinished"]
+    watcher.records = {str(i): replace(record_of(plan, i, [0.5]), state=state) for i, state in enumerate(states)}
+    assert watcher.room() is room
+
+
 def test_a_factory_may_be_left_for_a_backbone_that_has_a_name():
     study = study_of(backbone=tiny, hidden=None)
     for name, hidden in (("mlp", (256, 256)), ("cnn", (128,)), ("resnet18", ())):

@@ -12,7 +12,7 @@ import torch
 
 from clsearch import LogRange, Study
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.workers import side_by_side, with_threads
+from clsearch.tuning.workers import side_by_side, slots, with_threads
 
 WAIT = 60.0
 """Seconds that a job waits for another, which a busy machine may start late."""
@@ -146,6 +146,21 @@ def test_several_results_of_a_job_can_be_fetched_apart(ray_session: str) -> None
     assert {index: len(references) for index, references in found.items()} == {0: 2, 1: 2}
     assert {index: ray.get(first) for index, (first, _) in found.items()} == {0: "ab", 1: "c"}
     assert ray.get(found[0][1]) == b"abab"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 2),
+        ({"cpus_per_trial": 2}, 1),
+        ({"cpus_per_trial": 3}, 0),
+        ({"gpus_per_trial": 0.5}, 0),
+        ({"max_concurrent": 1}, 1),
+        ({"max_concurrent": 5}, 2),
+    ],
+)
+def test_as_many_trials_fit_as_the_nodes_hold(ray_session: str, settings: dict[str, float], expected: int) -> None:
+    assert slots(plan_of(**settings)) == expected
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(1, 1), (2, 2), (0, 1)])
