@@ -12,6 +12,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+TEMPORARY = f".*.{'[0-9a-f]' * 16}.tmp"
+"""The names of files that are being written."""
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -67,7 +70,7 @@ def made_once(
         held = lock.acquire()
     with held:
         if (found := read(path)) is None:
-            for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 16}.tmp"):
+            for left in path.parent.glob(TEMPORARY.replace("*", glob.escape(path.name), 1)):
                 left.unlink(missing_ok=True)
             with whole(path) as temporary:
                 make(temporary)

@@ -52,6 +52,11 @@ class TrialState:
         """
         return cls.unpacked(path.read_bytes(), fingerprint, device, str(path))
 
+    @staticmethod
+    def tasks_in(packed: bytes) -> int:
+        """How many tasks a packed state learned."""
+        return int(torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)["tasks_learned"])
+
     @classmethod
     def unpacked(cls, packed: bytes, fingerprint: str, device: torch.device, place: str = "state") -> TrialState:
         """A state from its bytes, as `load`. place: where they come from."""

@@ -12,12 +12,14 @@ from rich.table import Table
 
 from clsearch.core.datasets import Data, Source
 from clsearch.tuning.display import near, plain_table
-from clsearch.tuning.driver import execute_in, ray_session
+from clsearch.tuning.driver import begun, execute_in, ray_session
 from clsearch.tuning.final_summary import opened_of, optimism_of
+from clsearch.tuning.identity import COMPARISON
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.records import made_with, write_json
 from clsearch.tuning.result import StudyResult
+from clsearch.tuning.resume import set_aside
 from clsearch.tuning.summary import decision_reading, decision_table, say, troubles, whole
 from clsearch.tuning.tables import Row, difference_rows, method_rows, protocol_rows, shown, write
 
@@ -30,12 +32,14 @@ def execute_all(
     """
     console, results = Console(stderr=True), dict[str, StudyResult]()
     first = next(iter(plans.values()))
+    if first.options.fresh:
+        set_aside(folder)
     with ray_session(first):
         data = {source: ray.put(held.pop(source)) for source in list(held)}
         for number, (label, plan) in enumerate(plans.items(), start=1):
             console.print(f"study {number}/{len(plans)}: {label}", highlight=False, markup=False)
             line = ProgressLine(console, plan.trials, plan.objectives[0])
-            with line.shown():
+            with line.shown(), begun(plan):
                 results[label] = execute_in(plan, data[plan.config.source], line)
             if results[label].interrupted:
                 break
@@ -53,7 +57,7 @@ def show(
         tables["differences"] = difference_rows(results)
     captions = captions_of(first, kind)
     write_json(
-        folder / "comparison.json",
+        folder / COMPARISON,
         {
             **described,
             "studies": {label: plan.options.name for label, plan in plans.items()},

@@ -140,17 +140,15 @@ class Comparison:
         return self._carry_out(self.settings["name"], self.plans, None)
 
     def _carry_out(self, name: str, plans: dict[str, Plan], command: list[str] | None) -> dict[str, StudyResult]:
-        results = next(iter(plans.values())).folder.parent
-        folders = [results / name, *(plan.folder for plan in plans.values())]
-        files = ("comparison.json", "study.json")
-        if there := [folder for folder in folders if any((folder / file).exists() for file in files)]:
-            raise ConfigError(
-                [
-                    f"name: what exists is never overwritten; {', '.join(map(str, there))} would be. Run the "
-                    f"comparison under another name (--name {name}-2), keep it elsewhere (--results DIR), or move "
-                    f"them away first"
-                ]
-            )
+        first = next(iter(plans.values()))
+        results = first.folder.parent
+        from clsearch.tuning.resume import check_same, check_same_comparison
+
+        if not first.options.fresh:
+            named = {label: plan.options.name for label, plan in plans.items()}
+            check_same_comparison(results / name, self.kind, named)
+            for plan in plans.values():
+                check_same(plan, name)
         held: dict[Source, Data] = {}
         for plan in plans.values():
             held[plan.config.source] = prepared(plan, held.get(plan.config.source))

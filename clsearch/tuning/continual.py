@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -27,12 +28,16 @@ from clsearch.core.state import TrialState
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.protocols import DECAYING
 from clsearch.tuning.ranking import Choice, Cost
+from clsearch.tuning.records import now
 from clsearch.tuning.workers import side_by_side, with_threads
 
 SHARE = 0.8
 """Of A*: what the method must keep of a task's accuracy (1 - p in the paper, whose p is 0.2)."""
 
 HALVINGS = 10
+
+ATTEMPTS, STATE = "attempts.csv", "continual.pt"
+"""Files of a study's folder."""
 
 RATE, METHOD = "learning_rate", "method"
 """The phases of a task."""
@@ -45,7 +50,8 @@ SCORE = "learning_accuracy"
 class Attempt:
     """One training of one task on `seeds` seeds. phase: `learning_rate` (plain finetuning) or `method`. values: the
     hyperparameters tried. accuracies: validation accuracy on the task, of each seed; empty where training diverged.
-    bar: what the method's mean must reach; None in the first phase. kept: whether its values were chosen.
+    bar: what the method's mean must reach; None in the first phase. kept: whether its values were chosen. when: it
+    ended, in milliseconds since 1970.
     """
 
     task: int
@@ -56,6 +62,7 @@ class Attempt:
     seeds: int
     seconds: float
     kept: bool = False
+    when: int = 0
 
     @property
     def accuracy(self) -> float:
@@ -92,28 +99,77 @@ class Decision:
         """With one of its attempts kept."""
         return replace(self, attempts=tuple(replace(a, kept=True) if a is attempt else a for a in self.attempts))
 
-    def table(self) -> pd.DataFrame:
-        """A row per attempt."""
+    def table(self, seeds: Sequence[int]) -> pd.DataFrame:
+        """A row per attempt. seeds: that they were made on."""
         rows = [
             {
                 "task": a.task,
                 "phase": a.phase,
                 **a.values,
                 "accuracy": a.accuracy if a.accuracies else math.nan,
+                **{f"accuracy/seed_{seed}": value for seed, value in zip(seeds, a.accuracies, strict=False)},
                 "bar": a.bar,
                 "kept": a.kept,
                 "seconds": a.seconds,
+                "when": a.when,
             }
             for a in self.attempts
         ]
         return pd.DataFrame(rows)
 
 
-def decide(plan: Plan, data: ray.ObjectRef) -> Iterator[Decision]:
-    """Choose the hyperparameters of every task; gives what is decided after each step of it."""
-    decision, state = Decision(), None
-    for task in plan.tasks:
-        rates = _rates(plan, data, state, task)
+@dataclass(frozen=True)
+class Begun:
+    """Where a process left the protocol. tasks: how many have a state after them. state: that of the last, packed."""
+
+    attempts: tuple[Attempt, ...] = ()
+    tasks: int = 0
+    state: bytes | None = None
+
+
+def read_begun(folder: Path, plan: Plan) -> Begun:
+    """What a study's folder holds of the protocol: attempts.csv, and the state after the last task that has one."""
+    if not (folder / ATTEMPTS).exists():
+        return Begun()
+    table = pd.read_csv(folder / ATTEMPTS, float_precision="round_trip").astype(object)
+    rows = table.where(table.notna(), None).to_dict("records")
+    attempts = tuple(
+        Attempt(
+            task=row["task"],
+            phase=row["phase"],
+            values={name: row[name] for name in (RATE, *DECAYING) if row.get(name) is not None},
+            accuracies=tuple(value for seed in plan.seeds if (value := row.get(f"accuracy/seed_{seed}")) is not None),
+            bar=row["bar"],
+            seeds=len(plan.seeds),
+            seconds=row["seconds"],
+            when=row["when"],
+            kept=row["kept"],
+        )
+        for row in rows
+    )
+    if {a.task for a in attempts if a.kept and a.phase == METHOD} == {*plan.tasks}:
+        return Begun(attempts, len(plan.tasks))
+    if not (folder / STATE).exists():
+        return Begun(attempts)
+    packed = (folder / STATE).read_bytes()
+    return Begun(attempts, TrialState.tasks_in(packed), packed)
+
+
+def decide(
+    plan: Plan, data: ray.ObjectRef, begun: Begun | None = None, keep: Callable[[bytes], None] = lambda state: None
+) -> Iterator[Decision]:
+    """Choose the hyperparameters of every task; gives what is decided after each step of it. begun: where an earlier
+    process left it. keep: told the state after each task, packed, once the decision that it follows from was given.
+    """
+    begun = begun or Begun()
+    decision, known = Decision(), begun.attempts
+    state = None if begun.state is None else ray.put(begun.state)
+    if begun.tasks:
+        decision = Decision(tuple(a for a in known if a.task <= begun.tasks))
+        yield decision
+    for task in plan.tasks[begun.tasks :]:
+        own = {(a.phase, *a.values.items()): a for a in known if a.task == task}
+        rates = _rates(plan, data, state, task, own)
         best = max(rates, key=lambda attempt: attempt.accuracy)
         decision = decision.tried(*rates)
         if best.accuracies:
@@ -123,7 +179,12 @@ def decide(plan: Plan, data: ray.ObjectRef) -> Iterator[Decision]:
             yield replace(decision, reason=f"every learning rate diverged at task {task}")
             return
         for factors, last in _factors(plan):
-            found, after = _method(plan, data, state, task, best.values | factors, SHARE * best.accuracy, last)
+            values, bar = best.values | factors, SHARE * best.accuracy
+            earlier = own.get((METHOD, *values.items()))
+            if earlier is not None and earlier.accuracy < bar and not last:
+                decision = decision.tried(earlier)
+                continue
+            found, after = _method(plan, data, state, task, values, bar, last)
             decision = decision.tried(found)
             yield decision
             if found.accuracy >= SHARE * best.accuracy:
@@ -133,6 +194,7 @@ def decide(plan: Plan, data: ray.ObjectRef) -> Iterator[Decision]:
             return
         decision, state = decision.keeping(found), after
         yield decision
+        keep(ray.get(state))
     score = math.fsum(a.accuracy for a in decision.kept) / len(decision.kept)
     choice = Choice("continual", {}, {SCORE: score}, tuple(a.values for a in decision.kept))
     yield replace(decision, choice=choice, reason="")
@@ -146,14 +208,18 @@ def _factors(plan: Plan) -> Iterator[tuple[dict[str, float], bool]]:
         yield {name: top / 2**halving for name, top in tops.items()}, halving == most
 
 
-def _rates(plan: Plan, data: ray.ObjectRef, state: ray.ObjectRef | None, task: int) -> list[Attempt]:
-    """Plain finetuning at each learning rate, side by side."""
-    jobs = [(plan.config, plan.seeds, plan.device, data, state, {"learning_rate": r}, True, None) for r in plan.rates]
-    found = {}
+def _rates(
+    plan: Plan, data: ray.ObjectRef, state: ray.ObjectRef | None, task: int, known: Mapping[Any, Attempt]
+) -> list[Attempt]:
+    """Plain finetuning at each learning rate, side by side; known: attempts that need not be made again."""
+    found = {rate: replace(a, kept=False) for rate in plan.rates if (a := known.get((RATE, ("learning_rate", rate))))}
+    rates = [rate for rate in plan.rates if rate not in found]
+    jobs = [(plan.config, plan.seeds, plan.device, data, state, {"learning_rate": r}, True, None) for r in rates]
     for index, (result, _) in side_by_side(plan, _attempt, jobs, returns=2):
         accuracies, seconds = ray.get(result)
-        found[index] = Attempt(task, RATE, jobs[index][5], accuracies, None, len(plan.seeds), seconds)
-    return [found[index] for index in sorted(found)]
+        values = {"learning_rate": rates[index]}
+        found[rates[index]] = Attempt(task, RATE, values, accuracies, None, len(plan.seeds), seconds, when=now())
+    return [found[rate] for rate in plan.rates]
 
 
 def _method(
@@ -169,7 +235,7 @@ def _method(
     job = (plan.config, plan.seeds, plan.device, data, state, values, False, -math.inf if last else bar)
     ((_, (result, after)),) = side_by_side(plan, _attempt, [job], returns=2)
     accuracies, seconds = ray.get(result)
-    return Attempt(task, METHOD, values, accuracies, bar, len(plan.seeds), seconds), after
+    return Attempt(task, METHOD, values, accuracies, bar, len(plan.seeds), seconds, when=now()), after
 
 
 def _attempt(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def near(path: Path) -> str:
@@ -28,4 +29,7 @@ def last_line(error: object) -> str:
 
 def plain_table(title: str | None = None) -> Table:
     """A table with a rule under its head and nothing else drawn."""
+    from rich import box
+    from rich.table import Table
+
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,23 +12,27 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import optuna
 import ray
 from ray import tune
 from rich.console import Console
 
 from clsearch.core.datasets import Data
+from clsearch.core.files import write_atomically
 from clsearch.tuning import preflight, summary
-from clsearch.tuning.continual import SCORE, Decision, decide, decision_content
+from clsearch.tuning.continual import SCORE, STATE, Decision, decide, decision_content, read_begun
 from clsearch.tuning.display import last_line
 from clsearch.tuning.figures import pareto_front, response
 from clsearch.tuning.options import Protocol
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.ranking import Ranking, best_content, choice_of, cost_of, rank
-from clsearch.tuning.records import Results
+from clsearch.tuning.records import RAY, Results, now
 from clsearch.tuning.result import StudyResult
+from clsearch.tuning.resume import check_same, claimed, set_aside
+from clsearch.tuning.runs import told_at
 from clsearch.tuning.search import OptunaSearcher, open_storage
-from clsearch.tuning.selection import SealedError, evaluate
+from clsearch.tuning.selection import SealedError, already_evaluated, evaluate
 from clsearch.tuning.tracking import Tracker, quiet
 from clsearch.tuning.trainable import TRAINABLES
 from clsearch.tuning.watching import Watcher
@@ -42,7 +45,7 @@ def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
     Raises ConfigError where the cluster cannot hold a trial.
     """
     line = ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0])
-    with line.shown():
+    with line.shown(), begun(plan):
         line.say("starting Ray")
         with ray_session(plan):
             # The object store's copy is the only one; it stays until this process leaves Ray.
@@ -51,18 +54,33 @@ def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
     return found
 
 
+@contextmanager
+def begun(plan: Plan) -> Iterator[None]:
+    """Hold a plan's study, new or as it was left. Raises ConfigError where another process runs it, or it is another
+    study now.
+    """
+    with claimed(plan.folder):
+        check_same(plan)
+        if plan.options.fresh:
+            set_aside(plan.folder)
+        yield
+
+
 def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResult:
     """Run a plan in the Ray session that this process is in, whose object store has the data."""
     results = Results(plan)
+    study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
     results.begin()
     quiet()
-    tracker = Tracker(plan, preflight.tracking_uri(plan), partial(line.console.print, markup=False))
+    warn = partial(line.console.print, markup=False)
+    tracker = Tracker(plan, preflight.tracking_uri(plan), warn, results.study_id)
     tracker.begin()
     watcher = Watcher(plan, results, tracker, line, slots(plan))
-    if plan.protocol is Protocol.CONTINUAL:
+    watcher.recall()
+    if study is None:
         found = chosen_task_by_task(plan, data, watcher)
     else:
-        search(plan, data, watcher)
+        search(plan, data, watcher, study)
         found = conclude(plan, watcher)
     found = finally_evaluated(found, data, watcher)
     line.say("sending the last records to MLflow")
@@ -91,10 +109,11 @@ def ray_session(plan: Plan) -> Iterator[None]:
             ray.shutdown()
 
 
-def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher) -> None:
-    """Let Ray Tune run the references and the trials that Optuna asks for."""
+def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Study) -> None:
+    """Let Ray Tune run the references and the trials that Optuna asks for, but those that ended before."""
     options = plan.options
-    searcher = OptunaSearcher(plan, open_storage(plan), plan.references, watcher.configure, watcher.room)
+    ended = {label: record.values for label, record in watcher.records.items()}
+    searcher = OptunaSearcher(plan, study, watcher, ended)
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TRAINABLES[plan.algorithm], data=data), resources),
@@ -108,11 +127,12 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher) -> None:
             trial_dirname_creator=lambda trial: trial.config["label"],
         ),
         run_config=tune.RunConfig(
-            name="ray",
+            name=RAY,
             storage_path=str(plan.folder),
             callbacks=[watcher],
             verbose=3 if options.verbose else 0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=options.max_failures),
         ),
     )
     with interrupts_restored():
@@ -140,7 +160,9 @@ def conclude(plan: Plan, watcher: Watcher) -> StudyResult:
     ranking = rank(records, plan.objectives)
     results, best = watcher.results, ranking.best
     watcher.concluded(
-        best_content(plan, ranking, references, cost_of(records)), best.metrics if best is not None else {}
+        best_content(plan, ranking, references, cost_of(records)),
+        best.metrics if best is not None else {},
+        told_at(best, best.tasks_learned) if best is not None else now(),
     )
     name = plan.objectives[0]
     levels = {r.algorithm: r.metrics[name] for r in references if r.state == "finished"}
@@ -151,10 +173,10 @@ def conclude(plan: Plan, watcher: Watcher) -> StudyResult:
     for file, figure in figures.items():
         if figure is not None:
             figure.savefig(results.folder / file, dpi=150)
-    shutil.rmtree(results.folder / "ray", ignore_errors=True)
-    ended = sum(r.state in ("finished", "failed") for r in records)
+    results.tidy([r.label for r in (*records, *references) if r.ended])
+    ended = sum(r.ended for r in records)
     waited_for = plan.references if best is not None else tuple(r.algorithm for r in references)
-    done = [r.algorithm for r in references if r.state in ("finished", "failed")]
+    done = [r.algorithm for r in references if r.ended]
     interrupted = ended < plan.trials or len(done) < len(waited_for)
     return StudyResult(plan, records, references, ranking, choice_of(ranking), None, interrupted)
 
@@ -163,13 +185,17 @@ def chosen_task_by_task(plan: Plan, data: ray.ObjectRef, watcher: Watcher) -> St
     """The continual protocol, its attempts written as they end."""
     decision, interrupted = Decision(), False
     try:
-        for decision in decide(plan, data):
+        for decision in decide(
+            plan, data, read_begun(plan.folder, plan), partial(write_atomically, plan.folder / STATE)
+        ):
             watcher.decided(decision)
     except KeyboardInterrupt:
         interrupted = True
     except ray.exceptions.RayError as error:
         decision = replace(decision, reason=last_line(error))
-    watcher.concluded(decision_content(plan, decision))
+    if decision.choice is not None:
+        (plan.folder / STATE).unlink(missing_ok=True)
+    watcher.concluded(decision_content(plan, decision), {}, now())
     return StudyResult(plan, [], [], Ranking((SCORE,), [], frozenset()), decision.choice, decision, interrupted)
 
 
@@ -179,6 +205,9 @@ def finally_evaluated(found: StudyResult, data: ray.ObjectRef, watcher: Watcher)
     if not plan.options.final or found.choice is None or found.interrupted:
         return found
     try:
+        if (earlier := already_evaluated(plan, found.choice)) is not None:
+            watcher.evaluated(earlier)
+            return replace(found, final=earlier)
         final = evaluate(plan, found.choice, data, watcher.line.say, watcher.opened)
         watcher.evaluated(final)
     except SealedError as error:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from clsearch.core import metrics
@@ -188,6 +191,33 @@ def content_of(final: Final) -> dict[str, Any]:
         "rows": [_row_content(final, row) for row in final.rows],
         "seconds": final.seconds,
     }
+
+
+def read_final(folder: Path, plan: Plan, choice: Choice) -> Final | None:
+    """The final evaluation that a study's folder holds; None where there is none, or it is of another choice or other
+    seeds.
+    """
+    try:
+        content = json.loads((folder / "final.json").read_text(encoding="utf-8"))
+        matrices = pd.read_csv(folder / "final_accuracy.csv", float_precision="round_trip")
+    except FileNotFoundError:
+        return None
+    asked = json.loads(json.dumps({"choice": asdict(choice), "seeds": list(plan.report_seeds)}))
+    if not content["rows"] or asked != {"choice": content["choice"], "seeds": content["seeds"]["reporting"]}:
+        return None
+    rows = []
+    for row in content["rows"]:
+        own = matrices[(matrices.configuration == row["configuration"]) & (matrices.on == row["on"])]
+        names = [f"task_{j:02d}" for j in row["tasks"]]
+        shape = (len(plan.report_seeds), len(names) + 1, len(names))
+        found: dict[str, Any] = {
+            part: torch.from_numpy(own.loc[own.part == part, names].to_numpy().reshape(shape)) for part in PARTS
+        }
+        found |= {name: row[name] for name in ("configuration", "algorithm", "on", "benchmark", "seconds", "reason")}
+        found |= {name: tuple(row[name]) for name in ("tasks", "per_task")}
+        rows.append(Measured(settings=row["config"], **found))
+    openings = tuple(Opening(**opening | {"seeds": tuple(opening["seeds"])}) for opening in content["openings"])
+    return Final(plan, choice, tuple(rows), openings, content["seconds"])
 
 
 def _row_content(final: Final, row: Measured) -> dict[str, Any]:

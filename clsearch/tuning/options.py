@@ -56,6 +56,14 @@ class StudyOptions(Part):
         description="MLflow tracking server or store. Unless given: MLFLOW_TRACKING_URI, or SQLite in results.",
     )
     download: bool = Field(False, description="Download the data set into the data root first.")
+    fresh: bool = Field(
+        False, description="Start over where a study of this name exists; what is there is moved aside, never deleted."
+    )
+    max_failures: int = Field(
+        2,
+        ge=0,
+        description="How often a trial whose worker died goes on from its last task before it counts as failed.",
+    )
     verbose: bool = Field(False, description="Show what Ray, Optuna and MLflow say.")
 
     @field_validator("references")

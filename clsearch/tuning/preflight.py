@@ -33,7 +33,7 @@ RESERVED = ("mlartifacts", "mlflow.db", "test_openings.jsonl", "test_openings.lo
 
 def check(plan: Plan) -> None:
     """Refuse what cannot run. Raises ConfigError. Takes under 5 s, 10 s where a tracking server does not answer."""
-    check_new(plan)
+    check_name(plan)
     check_data(plan)
     check_tracking(tracking_uri(plan))
     check_device(plan)
@@ -43,23 +43,12 @@ def check(plan: Plan) -> None:
     check_backbone(plan)
 
 
-def check_new(plan: Plan) -> None:
-    """A study that exists is never overwritten, nor is what lies beside the studies."""
+def check_name(plan: Plan) -> None:
+    """A study's name is not that of what lies beside the studies."""
     if plan.options.name in RESERVED:
         raise ConfigError(
             [f"name: must not be one of {', '.join(RESERVED)}, which lie beside the studies; got {plan.options.name}"]
         )
-    if not os.path.exists(plan.folder / "study.json"):
-        return
-    name = plan.options.name
-    taken = next(n for n in map(str, range(2, 10_000)) if not (plan.folder.parent / f"{name}-{n}").exists())
-    raise ConfigError(
-        [
-            f"name: a study is never overwritten, and resuming does not exist yet; {plan.folder} exists. "
-            f"Run it under another name (--name {name}-{taken}), keep it elsewhere (--results DIR), "
-            f"or move that folder away first"
-        ]
-    )
 
 
 def check_writable(results: Path) -> None:

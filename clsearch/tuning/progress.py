@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -25,6 +25,7 @@ class ProgressLine:
         self.total = trials
         self.records: dict[str, TrialRecord] = {}
         self.best: float | None = None
+        self.earlier = 0
         self.started = time.monotonic()
         self.last_plain = -PLAIN_SECONDS
         self.bar = Progress(
@@ -49,13 +50,23 @@ class ProgressLine:
         if not (moving or self.console.is_terminal):
             self.console.print(what)
 
-    def update(self, record: TrialRecord) -> None:
-        """A trial as it stands."""
+    def recall(self, records: Iterable[TrialRecord]) -> None:
+        """Trials that ended before this process began."""
+        for record in records:
+            self.keep(record)
+        self.earlier = self.count("finished") + self.count("failed")
+
+    def keep(self, record: TrialRecord) -> None:
+        """Count a trial as it stands."""
         self.records[record.label] = record
         if record.number is not None and record.state == "finished":
             value = record.metrics[self.objective]
             better = max if sign(self.objective) > 0 else min
             self.best = value if self.best is None else better(self.best, value)
+
+    def update(self, record: TrialRecord) -> None:
+        """A trial as it stands."""
+        self.keep(record)
         done = self.count("finished") + self.count("failed")
         self.bar.update(self.row, completed=done, description=self.line())
         now = time.monotonic()
@@ -76,8 +87,8 @@ class ProgressLine:
         if self.best is not None:
             name = "" if self.objective == "average_accuracy" else f"{self.objective.replace('_', ' ')} "
             words.append(f"best {name}{100 * self.best:.2f} %")
-        if 0 < done < self.total:
-            left = (time.monotonic() - self.started) / done * (self.total - done)
+        if self.earlier < done < self.total:
+            left = (time.monotonic() - self.started) / (done - self.earlier) * (self.total - done)
             words.append(f"about {_span(left)} left")
         return " · ".join(words)
 

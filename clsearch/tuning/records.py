@@ -1,6 +1,6 @@
 """results/<study>/: the record of a study. MLflow and reports are readers of it.
 
-study.json                 question, base configuration, space, seeds, versions, commit
+study.json                 question, base configuration, space, seeds, versions, commit; when it was gone on with
 trials.csv, references.csv a row per trial: hyperparameters, metrics with spread, seconds, state, reason
 trials/<label>/record.json the same for one trial, with its accuracy matrices
 trials/<label>/accuracy.csv, learning_curve.csv
@@ -17,22 +17,36 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 
-from clsearch.core.datasets import Source
-from clsearch.core.files import write_atomically
-from clsearch.tuning.options import Protocol
+from clsearch.core.files import TEMPORARY, write_atomically
+from clsearch.tuning.identity import MAY_CHANGE, STUDY, description, finite, stored
 from clsearch.tuning.plan import Plan
 
 PACKAGES = ("clsearch", "ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas")
+
+RAY = "ray"
+"""Ray Tune's folder in a study's."""
+
+CURVE, STATE_FILE = "learning_curve.csv", "state.pt"
+"""Files of a trial's folder: the second is its own checkpoint."""
+
+
+def now() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,7 @@ class TrialRecord:
     number: Optuna's, None for a reference. values: the searched hyperparameters. settings: all of them, flat.
     metrics: name -> mean over seeds, `<name>/std` its spread, after `tasks_learned` tasks.
     accuracy: R [M][T+1][T] with None where not measured. curve: [E][M][K] with its columns and [E][2] (task, epoch).
+    times: when the driver was told of each learned task, in milliseconds since 1970. restarts: after a worker died.
     """
 
     label: str
@@ -59,6 +74,13 @@ class TrialRecord:
     columns: list[str] = field(default_factory=list)
     curve: list[Any] = field(default_factory=list)
     epochs: list[Any] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    restarts: int = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.state in ("finished", "failed")
 
 
 def metrics_of(result: dict[str, Any]) -> dict[str, float]:
@@ -71,53 +93,25 @@ def metrics_of(result: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def described(source: Source) -> dict[str, Any]:
-    """What study.json says of the data: which it is, and where the user grouped its classes, how."""
-    groups = source.groups and [[source.classes[c] for c in group] for group in source.groups]
-    return {
-        "source": source.name,
-        "shape": list(source.shape),
-        "classes": list(source.classes),
-        "groups": groups,
-        "identity": source.identity or None,
-    }
-
-
 class Results:
     """Writes the record of one study; each file is whole at any moment."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.folder = plan.folder
+        self.study_id = ""
 
     def begin(self) -> None:
-        """Write study.json."""
-        plan = self.plan
-        write_json(
-            self.folder / "study.json",
-            {
-                "question": plan.question,
-                "algorithm": plan.algorithm,
-                "command": plan.command,
-                "config": {k: v for k, v in plan.config.flat().items() if k not in plan.space},
-                "space": {name: asdict(r) for name, r in plan.space.items()},
-                "data": described(plan.config.source),
-                "preset": plan.options.preset,
-                "references": list(plan.references),
-                "protocol": plan.protocol.value,
-                "tasks": list(plan.tasks),
-                "learning_rates": list(plan.rates) if plan.protocol is Protocol.CONTINUAL else None,
-                "report_benchmark": None if plan.report is None else plan.report.benchmark,
-                "reported_tasks": list(plan.reported),
-                "objectives": list(plan.objectives),
-                "trials": plan.trials,
-                "seeds": list(plan.seeds),
-                "report_seeds": list(plan.report_seeds) if plan.options.final else [],
-                "sampler": plan.options.sampler,
-                "sampler_seed": plan.options.sampler_seed,
-                **made_with(),
-            },
-        )
+        """Write study.json; where there is one, add that the study goes on, and with what."""
+        made, found = made_with(), stored(self.folder / STUDY)
+        if found is None:
+            content = {"id": uuid4().hex} | description(self.plan) | made | {"resumed": []}
+        else:
+            changed = {name: description(self.plan)[name] for name in MAY_CHANGE}
+            session = {"command": self.plan.command} | made
+            content = found | changed | {"resumed": [*found["resumed"], session]}
+        self.study_id = str(content["id"])
+        write_json(self.folder / STUDY, content)
 
     def trial_folder(self, label: str) -> Path:
         """The one place of a trial's files, its checkpoint included."""
@@ -133,15 +127,29 @@ class Results:
             for learned, row in enumerate(matrix)
         ]
         self._csv(folder / "accuracy.csv", pd.DataFrame(rows, columns=["seed", "tasks_learned", *tasks]))
-        curve = [
-            [seed, *at, *numbers]
-            for at, members in zip(record.epochs, record.curve, strict=True)
-            for seed, numbers in zip(record.seeds, members, strict=True)
-        ]
-        columns = ["seed", "task", "epoch", *record.columns]
-        self._csv(folder / "learning_curve.csv", pd.DataFrame(curve, columns=columns))
+        path = folder / CURVE
+        if record.columns or not path.exists():  # else it was read back, and the curve is there
+            curve = [
+                [seed, *at, *numbers]
+                for at, members in zip(record.epochs, record.curve, strict=True)
+                for seed, numbers in zip(record.seeds, members, strict=True)
+            ]
+            columns = ["seed", "task", "epoch", *record.columns]
+            self._csv(path, pd.DataFrame(curve, columns=columns))
+        self.note_trial(record)
+
+    def note_trial(self, record: TrialRecord) -> None:
+        """Write how a trial stands."""
         content = {k: v for k, v in asdict(record).items() if k not in ("curve", "epochs", "columns")}
-        write_json(folder / "record.json", content)
+        write_json(self.trial_folder(record.label) / "record.json", content)
+
+    def read_trials(self) -> dict[str, TrialRecord]:
+        """The trials and references as they were last written, by label; without their learning curves."""
+        found = {}
+        for path in sorted((self.folder / "trials").glob("*/record.json")):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found[path.parent.name] = TrialRecord(**content | {"seeds": tuple(content["seeds"])})
+        return found
 
     def write_table(self, name: str, records: list[TrialRecord]) -> None:
         """Write <name>.csv, a row per trial. Only finished trials have metrics there: a mean over few tasks must not
@@ -164,6 +172,16 @@ class Results:
         always = ["label", "number", "algorithm", "state", *self.plan.space, "tasks_learned", "seconds", "reason"]
         self._csv(self.folder / f"{name}.csv", pd.DataFrame(rows, columns=None if rows else always))
 
+    def tidy(self, ended: Iterable[str]) -> None:
+        """Remove what a process that was killed may leave: Ray's own folder, files half written, and the states of
+        trials that ended (their labels).
+        """
+        shutil.rmtree(self.folder / RAY, ignore_errors=True)
+        for label in ended:
+            (self.trial_folder(label) / STATE_FILE).unlink(missing_ok=True)
+        for path in [*self.folder.glob(TEMPORARY), *self.folder.glob(f"trials/*/{TEMPORARY}")]:
+            path.unlink(missing_ok=True)
+
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a file of the study's folder."""
         write_json(self.folder / name, content)
@@ -182,6 +200,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomically(path, (text + "\n").encode())
 
 
+def with_curve(folder: Path, record: TrialRecord) -> TrialRecord:
+    """A record with its learning curve, which is read from the study's folder where the record was read back."""
+    path = folder / "trials" / record.label / CURVE
+    if record.columns or not record.tasks_learned or not path.exists():
+        return record
+    table, members = pd.read_csv(path, float_precision="round_trip"), len(record.seeds)
+    columns = [name for name in table.columns if name not in ("seed", "task", "epoch")]
+    curve = table[columns].to_numpy().reshape(-1, members, len(columns))
+    epochs = table[["task", "epoch"]].to_numpy()[::members]
+    return replace(record, columns=columns, curve=curve.tolist(), epochs=epochs.tolist())
+
+
 def made_with() -> dict[str, Any]:
     """What a record was made with: versions, commit and time."""
     return {
@@ -189,15 +219,6 @@ def made_with() -> dict[str, Any]:
         "commit": code_version(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def finite(content: Any) -> Any:
-    """Content for JSON: NaN and infinity become null."""
-    if isinstance(content, dict):
-        return {k: finite(v) for k, v in content.items()}
-    if isinstance(content, list | tuple):
-        return [finite(v) for v in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 @cache

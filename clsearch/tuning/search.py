@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import optuna
@@ -12,10 +14,11 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
-from clsearch.core.config import fields_of
+from clsearch.core.config import ConfigError, fields_of
 from clsearch.core.seeding import seed_of
 from clsearch.tuning.objectives import chosen, direction, sign
 from clsearch.tuning.plan import Plan
@@ -23,19 +26,48 @@ from clsearch.tuning.spaces import Space, grid
 
 JOURNAL = "optuna.journal"
 
+T = TypeVar("T")
+
 
 def open_storage(plan: Plan) -> optuna.Study:
-    """Create the Optuna study of a plan in its journal file; a grid is queued there as a whole."""
+    """The Optuna study of a plan in its journal file, created where it is not there yet; a grid is queued there as a
+    whole. Only for a process that holds the study (`resume.claimed`).
+
+    Raises ConfigError where more trials were asked for than the plan has.
+    """
     optuna.logging.set_verbosity(optuna.logging.INFO if plan.options.verbose else optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(plan.folder / JOURNAL)))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    mend(plan.folder / JOURNAL)
     study = optuna.create_study(
-        storage=storage, study_name=plan.options.name, directions=[direction(name) for name in plan.objectives]
+        storage=JournalStorage(JournalFileBackend(str(plan.folder / JOURNAL))),
+        study_name=plan.options.name,
+        directions=[direction(name) for name in plan.objectives],
+        load_if_exists=True,
     )
     if plan.options.sampler == "grid" and plan.space:
         # GridSampler raises at the last `tell` outside `optimize`; a queue gives the same points.
-        for point in grid(plan.space, plan.options.grid_points):
+        queued = len(study.get_trials(deepcopy=False))
+        for point in islice(grid(plan.space, plan.options.grid_points), queued, None):
             study.enqueue_trial(point)
+    asked = len(asked_of(study))
+    if asked > plan.trials:
+        raise ConfigError([f"trials: must be at least {asked}, as many as the study has already; got {plan.trials}"])
     return study
+
+
+def mend(journal: Path) -> None:
+    """Undo what a killed process may leave: its lock, for which every write would wait, and a line half written."""
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):
+        lock.unlink(missing_ok=True)
+    if journal.exists():
+        with journal.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def asked_of(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that were asked for, whatever became of them; a grid's queue is not."""
+    return study.get_trials(deepcopy=False, states=_ASKED)
 
 
 def distributions_of(space: Space) -> dict[str, BaseDistribution]:
@@ -61,46 +93,89 @@ def sampler_for(plan: Plan, asked: int) -> BaseSampler:
     return RandomSampler(seed=derived)
 
 
-class OptunaSearcher(Searcher):
-    """Suggests the references first, then up to the plan's number of trials. Where the search moves a setting that a
-    reference has, too (the learning rate), references come last and take the best trial's value: at any other they
-    would be easy to beat.
+class Desk(Protocol):
+    """Who watches a search."""
 
-    configure: (label, values, algorithm or None) -> config of a trial. room: whether one more may be suggested now.
+    def configure(self, label: str, values: dict[str, float], algorithm: str | None) -> dict[str, Any]:
+        """The config of a trial that begins, or of a reference, which has an algorithm of its own."""
+
+    def room(self) -> bool:
+        """Whether one more may be suggested now."""
+
+    def halt(self, error: OSError) -> None:
+        """The search's record can't be written: end it, as it stands."""
+
+
+class OptunaSearcher(Searcher):
+    """Suggests the references first, then trials that were asked for and did not end, then new ones, up to the plan's
+    number. Where the search moves a setting that a reference has, too (the learning rate), references come last and
+    take the best trial's value: at any other they would be easy to beat.
+
+    ended: labels of what an earlier process brought to its end -> the searched values that it had.
     """
 
     def __init__(
         self,
         plan: Plan,
         study: optuna.Study,
-        references: Iterable[str],
-        configure: Callable[[str, dict[str, float], str | None], dict[str, Any]],
-        room: Callable[[], bool] = lambda: True,
+        desk: Desk,
+        ended: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         super().__init__()
         self.plan = plan
         self.study = study
-        self.configure = configure
-        self.room = room
+        self.desk = desk
+        self.halted = False
         self.distributions = distributions_of(plan.space)
-        self.references = list(references)
-        self.asked = len(study.get_trials(deepcopy=False, states=_ASKED))
+        self.ended = ended or {}
+        self.references = [name for name in plan.references if self._shared(name) or not self._is_done(name, {})]
+        asked = asked_of(study)
+        self.asked = len(asked)
+        self.again = [trial for trial in asked if trial_label(trial.number) not in self.ended]
         self.open: dict[str, optuna.trial.Trial] = {}
-        self.told: dict[int, int] = {}
+        self.told = {trial.number: max(trial.intermediate_values, default=0) for trial in self.again}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        if not self.room():
+        return self._kept(lambda: self._next(trial_id)) if self.desk.room() else None
+
+    def _kept(self, step: Callable[[], T]) -> T | None:
+        """A step that is written into Optuna's journal; nothing is, after one that could not be."""
+        try:
+            return None if self.halted else step()
+        except OSError as error:
+            self.halted = True
+            self.desk.halt(error)
             return None
+
+    def _next(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.references and not self._shared(self.references[0]):
             name = self.references.pop(0)
-            return self.configure(reference_label(name), {}, name)
+            return self.desk.configure(reference_label(name), {}, name)
+        if self.again:
+            return self._continued(trial_id, self.again.pop(0))
         if self.asked >= self.plan.trials:
             return self._last()
         self.study.sampler = sampler_for(self.plan, self.asked)
         trial = self.study.ask(fixed_distributions=self.distributions)
         self.asked += 1
         self.open[trial_id] = trial
-        return self.configure(trial_label(trial.number), trial.params, None)
+        return self.desk.configure(trial_label(trial.number), trial.params, None)
+
+    def _continued(self, trial_id: str, found: FrozenTrial) -> dict[str, Any]:
+        """A trial that an earlier process asked for. Where Optuna was told of its end, but its record was not written,
+        it is not told again.
+        """
+        if found.state.is_finished():
+            return self.desk.configure(trial_label(found.number), found.params, None)
+        trial = optuna.trial.Trial(self.study, found._trial_id)
+        for name, values in self.plan.space.items():  # as they were suggested; new where the process died in between
+            trial.suggest_float(name, values.low, values.high, log=values.log)
+        self.open[trial_id] = trial
+        return self.desk.configure(trial_label(found.number), trial.params, None)
+
+    def _is_done(self, reference: str, values: Mapping[str, float]) -> bool:
+        """Whether a reference ended in an earlier process, with these values."""
+        return self.ended.get(reference_label(reference)) == values
 
     def _shared(self, algorithm: str) -> list[str]:
         """The searched hyperparameters that a reference has, too."""
@@ -117,17 +192,21 @@ class OptunaSearcher(Searcher):
         signs = np.array([sign(name) for name in self.plan.objectives])
         best = finished[chosen(signs * np.array([trial.values for trial in finished]))]
         values = {key: best.params[key] for key in self._shared(name)}
-        return self.configure(reference_label(name), values, name)
+        if self._is_done(name, values):
+            return self._last()
+        return self.desk.configure(reference_label(name), values, name)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id in self.open:
-            self._report(self.open[trial_id], result)
+            self._kept(lambda: self._report(self.open[trial_id], result))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Diverged trials are told as pruned: TPE avoids their region, and learns nothing from failed ones."""
         trial = self.open.pop(trial_id, None)
-        if trial is None:
-            return
+        if trial is not None:
+            self._kept(lambda: self._tell(trial, result, error))
+
+    def _tell(self, trial: optuna.trial.Trial, result: dict[str, Any] | None, error: bool) -> None:
         if error or result is None:
             self.study.tell(trial, state=OptunaState.FAIL)
             return

@@ -19,7 +19,7 @@ from clsearch.core.held_out import held_out_samples, read_test, reader_of_test
 from clsearch.core.image_folder import listed
 from clsearch.core.loop import DivergedError, learn_task, measured
 from clsearch.core.run import build_run
-from clsearch.tuning.final import Final, Measured
+from clsearch.tuning.final import Final, Measured, read_final
 from clsearch.tuning.loading import unreadable
 from clsearch.tuning.openings import Opening, record_opening
 from clsearch.tuning.plan import Plan
@@ -51,6 +51,18 @@ def targets_of(plan: Plan) -> list[Target]:
     return [full] if (reported.config, reported.tasks) == (full.config, full.tasks) else [reported, full]
 
 
+def rows_of(plan: Plan) -> list[tuple[Target, str]]:
+    """What is measured: the choice, then its references, on each target."""
+    return [(target, algorithm) for target in targets_of(plan) for algorithm in (plan.algorithm, *plan.references)]
+
+
+def already_evaluated(plan: Plan, choice: Choice) -> Final | None:
+    """The final evaluation that an earlier process ended, where it is the one that `evaluate` would make."""
+    final = read_final(plan.folder, plan, choice)
+    made = [] if final is None else [(row.on, row.algorithm) for row in final.rows]
+    return final if made == [(target.on, algorithm) for target, algorithm in rows_of(plan)] else None
+
+
 def evaluate(
     plan: Plan, choice: Choice, data: ray.ObjectRef, say: Callable[[str], None], told: Callable[[Opening], None]
 ) -> Final:
@@ -60,15 +72,15 @@ def evaluate(
 
     Raises SealedError where data cannot be read.
     """
-    began, targets = time.perf_counter(), targets_of(plan)
+    began = time.perf_counter()
     openings: list[Opening] = []
 
     def note(opening: Opening) -> None:
         openings.append(opening)
         told(opening)
 
-    opened = _opened(plan, targets, choice, data, say, note)
-    rows = [(target, algorithm) for target in targets for algorithm in (plan.algorithm, *plan.references)]
+    opened = _opened(plan, targets_of(plan), choice, data, say, note)
+    rows = rows_of(plan)
     settings = [settings_of(plan, choice, algorithm, target) for target, algorithm in rows]
     jobs = [
         (config, plan.report_seeds, target.tasks, per_task, plan.device, *opened[target.config.source])

@@ -81,6 +81,12 @@ def exit_with(run: Callable[[], int]) -> NoReturn:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if isinstance(error, ConnectionError):
+            raise
+        print(f"error: results: must stay writable while a study runs; got {error}", file=sys.stderr)
+        print("What was recorded stays. The same command goes on from there.", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:  # before or after the search; within it, Ray ends the trials in order
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -100,7 +106,9 @@ def prepared(plan: Plan, data: Data | None = None) -> Data:
     Raises ConfigError.
     """
     from clsearch.tuning.preflight import check
+    from clsearch.tuning.resume import check_same
 
+    check_same(plan)
     check(plan)
     from clsearch.tuning.loading import load, load_report
 
@@ -139,6 +147,8 @@ def _command(
     tied = untied(settings, script_settings)
     known = {**Options.model_fields, **TrialConfig.model_fields}
     for name, value in settings.items():
+        if name == "fresh":  # the recorded command goes on
+            continue
         if name == "tracking_uri":
             value = without_password(value)
         named = name in (*script_space, *tied) or name in PRESETS.get(settings.get("preset", ""), {})

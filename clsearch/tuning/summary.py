@@ -21,7 +21,7 @@ from clsearch.tuning.preflight import tracking_uri
 from clsearch.tuning.ranking import Ranking, against, rerun_command
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.result import StudyResult
-from clsearch.tuning.tracking import default_store
+from clsearch.tuning.runs import default_store
 
 SHOWN, MOST = 5, 12
 """Trials in the table; of a Pareto front, at most."""
@@ -245,6 +245,8 @@ def where(console: Console, found: StudyResult) -> None:
     command = rerun_command(plan, best) if best is not None else None
     if command:
         rows.append(("Again", command))
+    if found.interrupted:
+        rows.append(("Go on", shlex.join(plan.command) if plan.command else "run the same study again"))
     console.print()
     for name, value in rows:
         console.print(f"{name:<8} {value}", highlight=False, markup=False, soft_wrap=True)

@@ -69,9 +69,17 @@ class ContinualTrainable(Trainable):
                 self.state = learn_task(self.run, self.state)
             except DivergedError as error:
                 return report(self.run, self.state) | {"failed": str(error), "done": True}
+            return report(self.run, self.state) | self._saved()
+        return report(self.run, self.state)
+
+    def _saved(self) -> dict[str, Any]:
+        """Keep the state in the trial's own file; gives what to report where that can't be written."""
+        try:
             if self.state_file is not None:
                 self.state.save(self.state_file)
-        return report(self.run, self.state)
+        except OSError as error:
+            return {"unwritable": str(error)}
+        return {}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         self.state.save(Path(checkpoint_dir) / STATE_FILE)

@@ -16,19 +16,21 @@ os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000000"  # `Watcher.room` says how 
 from ray import tune
 from ray.tune.experiment import Trial
 
-from clsearch.tuning.continual import Decision
+from clsearch.tuning.continual import ATTEMPTS, Decision
 from clsearch.tuning.display import last_line
 from clsearch.tuning.final import Final, accuracies_of, content_of, table_of
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.ranking import with_intransigence
-from clsearch.tuning.records import Results, TrialRecord, metrics_of
+from clsearch.tuning.records import STATE_FILE, Results, TrialRecord, metrics_of, now
 from clsearch.tuning.tracking import Tracker
-from clsearch.tuning.trainable import STATE_FILE
 
 TABLE_SECONDS = 10.0
 """trials.csv is rewritten no more often than this while a study runs; each trial's own record is written at its end."""
+
+SHORT_SECONDS = 30.0
+"""Trials that take less on average have one waiting for each worker."""
 
 
 class Watcher(tune.Callback):
@@ -43,9 +45,11 @@ class Watcher(tune.Callback):
         self.tracker = tracker
         self.line = line
         self.slots = slots
-        self.records: dict[str, TrialRecord] = {}
+        self.earlier = results.read_trials()
+        self.records = {label: record for label, record in self.earlier.items() if record.ended}
         self.written = 0.0
         self.tasks_decided = 0
+        self.trouble: OSError | None = None
         self.openings: tuple[Opening, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,6 +60,7 @@ class Watcher(tune.Callback):
         """The config of a trial, flat, as ContinualTrainable reads it; its record begins here."""
         config = self.plan.trial_config(values, algorithm)
         number = None if algorithm else int(label.rpartition("_")[2])
+        begun = self.earlier.get(label)
         self.records[label] = TrialRecord(
             label=label,
             number=number,
@@ -64,6 +69,7 @@ class Watcher(tune.Callback):
             settings=config.flat(),
             seeds=self.plan.seeds,
             state="waiting",
+            times=begun.times if begun is not None and begun.values == values else [],
         )
         return config.flat() | {
             "backbone": config.backbone,  # a function as itself
@@ -75,13 +81,37 @@ class Watcher(tune.Callback):
             "state_file": str(self.results.trial_folder(label) / STATE_FILE),
         }
 
+    def recall(self) -> None:
+        """Begin with what an earlier process brought to its end."""
+        self.results.tidy(self.records)
+        self.line.recall(self.trials())
+        for record in self.records.values():
+            self.tracker.update(record)
+
     def room(self) -> bool:
-        """Whether another trial may be made: one waits while the workers are busy, and one for each that is not there
-        yet, so that all start at the same time. Ray Tune hands a trial whose worker is still starting to one that
-        falls free, and ends the start; with trials shorter than a start (some 4 s) one worker would run them all.
+        """Whether another trial may be made: one for each worker that is not there yet, so that all start at the same
+        time, and some that wait while the workers are busy.
+
+        Ray Tune ends a worker that falls free while none waits for it, and hands a trial whose worker is still starting
+        to one that is free, and ends the start. Where trials are not much longer than a start (some 4 s) one worker
+        would run nearly all, so then a trial waits for each. Where they are long only one does: the later a trial is
+        asked for, the more results it follows from.
         """
         states = [record.state for record in self.records.values()]
-        return states.count("waiting") < max(1, self.slots - states.count("running"))
+        ended = [record.seconds for record in self.records.values() if record.ended]
+        short = sum(ended) < SHORT_SECONDS * len(ended)
+        ahead = self.slots if short else 1 if ended else min(self.slots, 4)
+        return states.count("waiting") < max(ahead, self.slots - states.count("running"))
+
+    def halt(self, error: OSError) -> None:
+        """End the search after this step, because its record can't be written: what is there can be gone on with. Ray
+        takes an error in a callback for the trial's, so it is raised at the end of the step.
+        """
+        self.trouble = self.trouble or error
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if self.trouble is not None:
+            raise self.trouble
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._note(trial, lambda record: replace(record, state="running"))
@@ -89,7 +119,13 @@ class Watcher(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        self._note(trial, lambda record: advanced(record, result), ended=bool(result.get("done")))
+        if "unwritable" in result:  # of the trial's own state, on whichever node it is
+            self.halt(OSError(result["unwritable"]))
+        self._note(trial, lambda record: advanced(record, result, now()), ended=bool(result.get("done")))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Its worker died; another one goes on from its last task."""
+        self._note(trial, lambda record: replace(record, state="waiting", restarts=record.restarts + 1))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         reason = trial.last_result.get("failed", "")
@@ -136,7 +172,7 @@ class Watcher(tune.Callback):
 
     def decided(self, decision: Decision) -> None:
         """Keep every attempt of the continual protocol."""
-        self.results.write_csv("attempts.csv", decision.table())
+        self.results.write_csv(ATTEMPTS, decision.table(self.plan.seeds))
         last, more = decision.attempts[-1], len(decision.kept) > self.tasks_decided
         said = f"task {last.task}/{len(self.plan.tasks)} · {len(decision.attempts)} attempts"
         self.line.say(said, moving=not more)
@@ -144,10 +180,10 @@ class Watcher(tune.Callback):
             self.tasks_decided = len(decision.kept)
             self.tracker.decided(decision)
 
-    def concluded(self, content: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
-        """Keep what the search found."""
+    def concluded(self, content: dict[str, Any], metrics: dict[str, float], when: int) -> None:
+        """Keep what the search found. when: it was known, in milliseconds since 1970."""
         self.results.write_json("best.json", content)
-        self.tracker.concluded(content, metrics or {})
+        self.tracker.concluded(content, metrics, when)
 
     def opened(self, opening: Opening) -> None:
         """Keep that test data is opened, before it is: final.json says so even where nothing comes of it."""
@@ -157,14 +193,16 @@ class Watcher(tune.Callback):
 
     def evaluated(self, final: Final) -> None:
         """Keep what the final evaluation found."""
-        self.results.write_json("final.json", content_of(final))
         self.results.write_csv("final.csv", table_of(final))
         self.results.write_csv("final_accuracy.csv", accuracies_of(final))
+        self.results.write_json("final.json", content_of(final))  # last: with it, all is there
         self.tracker.evaluated(final)
 
     def _note(self, trial: Trial, change: Callable[[TrialRecord], TrialRecord], ended: bool = False) -> None:
         label = trial.config["label"]
         record = self.records[label] = change(self.records[label])
+        if record.state != "waiting":
+            self._kept(lambda: self.results.note_trial(record))
         if not ended:
             self.tracker.update(record)
             self.line.update(record)
@@ -172,19 +210,36 @@ class Watcher(tune.Callback):
     def _end(self, trial: Trial, state: str, reason: str) -> None:
         label = trial.config["label"]
         record = self.records[label] = replace(self.records[label], state=state, reason=reason)
-        self.results.write_trial(record)
-        self.write_tables(TABLE_SECONDS)
+        self._kept(lambda: self._write_end(record))
         self.tracker.update(record)
         self.line.update(record)
-        (self.results.trial_folder(label) / STATE_FILE).unlink(missing_ok=True)
+
+    def _write_end(self, record: TrialRecord) -> None:
+        self.results.write_trial(record)
+        self.write_tables(TABLE_SECONDS)
+        (self.results.trial_folder(record.label) / STATE_FILE).unlink(missing_ok=True)
+
+    def _kept(self, write: Callable[[], None]) -> None:
+        """Write; nothing is written after what could not be, so that a trial whose end is unknown to Optuna is not
+        recorded as ended.
+        """
+        try:
+            if self.trouble is None:
+                write()
+        except OSError as error:
+            self.halt(error)
 
 
-def advanced(record: TrialRecord, result: dict[str, Any]) -> TrialRecord:
-    """A record with a step's result."""
+def advanced(record: TrialRecord, result: dict[str, Any], time: int) -> TrialRecord:
+    """A record with a step's result, told at a time; of tasks that nobody was told of, as those of a driver that was
+    killed, the time is the same.
+    """
+    learned = result["tasks_learned"]
     return replace(
         record,
         state="running",
-        tasks_learned=result["tasks_learned"],
+        tasks_learned=learned,
+        times=[*record.times, *[time] * (learned - len(record.times))],
         seconds=result["seconds"],
         metrics=metrics_of(result),
         **result["record"],

@@ -127,7 +127,7 @@ def client(results: Path) -> MlflowClient:
 
 def runs_of(client: MlflowClient, study: str, kind: str) -> list:
     experiment = client.get_experiment_by_name(study)
-    return client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'", order_by=["attributes.start_time"])
+    return client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'", order_by=["tags.label"])
 
 
 # What every protocol records

@@ -57,13 +57,14 @@ def test_progress_is_plain_lines_where_there_is_no_terminal_and_others_are_silen
     assert [line for line in lines if not line.startswith(known) and " trials · " not in line] == []
 
 
-def test_a_second_run_is_refused_and_changes_nothing(first) -> None:
+def test_another_study_of_that_name_is_refused_and_changes_nothing(first) -> None:
     results, _ = first
     before = {p: p.stat().st_mtime_ns for p in (results / "lwf_temperature_sweep").rglob("*")}
     again = run_script("studies/lwf_temperature_sweep.py", "--results", str(results))
     assert again.returncode == 2
-    assert "never overwritten" in again.stderr
+    assert "error: epochs: must be 1, as in the study that" in again.stderr
     assert "--name lwf_temperature_sweep-2" in again.stderr
+    assert "checking" not in again.stderr
     assert "Traceback" not in again.stderr
     assert before == {p: p.stat().st_mtime_ns for p in (results / "lwf_temperature_sweep").rglob("*")}
 

@@ -1,5 +1,7 @@
 """Comparisons: which settings reach which study, and what is refused."""
 
+import json
+
 import pytest
 
 from clsearch import Comparison, ConfigError, LogRange
@@ -121,11 +123,28 @@ def test_a_folder_that_is_not_there_is_said_when_the_comparison_runs(tmp_path, c
     assert "error: benchmark: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("there", ["c/comparison.json", "c-both/study.json"])
-def test_nothing_that_exists_is_overwritten_and_it_is_said_first(tmp_path, there, capsys):
+@pytest.mark.parametrize(
+    ("there", "content", "said"),
+    [
+        ("c/comparison.json", {"kind": "methods", "studies": {"one": "c-one"}}, "c holds a comparison of methods, one"),
+        ("c/comparison.json", {}, "c holds a comparison of None"),
+        ("c/study.json", {}, "must not be that of a study; got c"),
+        (
+            "c-both/study.json",
+            {},
+            "c-both holds a study that can't be gone on with. Run another one under another name",
+        ),
+        ("c-both/comparison.json", {}, "must not be that of a comparison; got c-both"),
+    ],
+)
+def test_what_is_something_else_is_left_as_it_is_and_it_is_said_first(tmp_path, there, content, said, capsys):
     (tmp_path / there).parent.mkdir()
-    (tmp_path / there).write_text("{}")
+    (tmp_path / there).write_text(json.dumps(content))
     with pytest.raises(SystemExit) as ended:
         methods(results=tmp_path).main([])
     assert ended.value.code == 2
-    assert "--name c-2" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert said in text
+    assert "checking" not in text
+    assert ("--name c-2" in text) == ("must not be" not in said)
+    assert json.loads((tmp_path / there).read_text()) == content

@@ -25,8 +25,8 @@ from clsearch.core.samples import Samples
 from clsearch.core.state import TrialState
 from clsearch.tuning import continual
 from clsearch.tuning.continual import Attempt, Decision, _attempt, decide, decision_content, metrics_of
+from clsearch.tuning.identity import finite
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.records import finite
 from tests.helpers import everything, forward, member_of, same_params
 
 SPACES = {
@@ -253,9 +253,10 @@ def test_the_table_has_a_row_per_attempt() -> None:
         of(1, "method", [], learning_rate=0.1, penalty_factor=8.0),
         of(1, "method", [0.8, 0.9], True, learning_rate=0.1, penalty_factor=4.0),
     )
-    table = decision.table()
-    names = ["task", "phase", "learning_rate", "accuracy", "bar", "kept", "seconds", "penalty_factor"]
-    assert sorted(table.columns) == sorted(names)
+    table = decision.table((3, 4))
+    names = ["task", "phase", "learning_rate", "accuracy", "bar", "kept", "seconds", "penalty_factor", "when"]
+    assert sorted(table.columns) == sorted([*names, "accuracy/seed_3", "accuracy/seed_4"])
+    np.testing.assert_allclose(table["accuracy/seed_4"], [0.7, math.nan, 0.9])
     assert list(table.phase) == ["learning_rate", "method", "method"]
     np.testing.assert_allclose(table.accuracy, [0.6, math.nan, 0.85])
     np.testing.assert_allclose(table.bar.astype(float), [math.nan, 0.7, 0.7])

@@ -12,9 +12,9 @@ from scipy import stats
 from clsearch import LogRange, Study
 from clsearch.core import metrics
 from clsearch.tuning.final import Final, Measured, accuracies_of, content_of, shown, table_of
+from clsearch.tuning.identity import finite
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.ranking import Choice
-from clsearch.tuning.records import finite
 
 SEEDS = 4
 T = 5

@@ -36,33 +36,6 @@ def test_a_good_plan_passes_and_creates_no_study(tmp_path):
 # The study's folder
 
 
-def test_an_existing_study_is_refused_with_the_ways_out(tmp_path):
-    plan = plan_of(tmp_path)
-    plan.folder.mkdir()
-    (plan.folder / "study.json").write_text("{}")
-    problem = refusal(preflight.check, plan)
-    assert re.match(r"name: a study is never overwritten.*; .*mine exists", problem)
-    assert "--name mine-2" in problem
-    assert "--results" in problem
-    assert (plan.folder / "study.json").read_text() == "{}"
-
-
-def test_the_free_name_that_is_offered_is_free(tmp_path):
-    plan = plan_of(tmp_path)
-    for name in ("mine", "mine-2", "mine-3"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "study.json").write_text("{}")
-    offered = re.search(r"--name (\S+?)\)", refusal(preflight.check_new, plan)).group(1)
-    assert offered == "mine-4"
-    preflight.check(plan_of(tmp_path, name=offered))
-
-
-def test_another_study_in_the_same_results_is_no_obstacle(tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "study.json").write_text("{}")
-    preflight.check(plan_of(tmp_path))
-
-
 @pytest.mark.parametrize("below", ["", "sub", "sub/deeper"])
 def test_results_at_or_below_a_regular_file_are_refused(tmp_path, below):
     file = tmp_path / "file"

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clsearch.tuning.records import PACKAGES, Results, code_version, finite, metrics_of
+from clsearch.tuning.identity import finite
+from clsearch.tuning.records import PACKAGES, Results, code_version, metrics_of
 from tests.tuning.builders import plan_of, planned, record_of, study_of, write_images
 
 

@@ -1,7 +1,9 @@
 """Optuna behind Ray Tune's Searcher, driven by hand against a real journal file."""
 
 import math
+import os
 import pickle
+import time
 import warnings
 
 import optuna
@@ -13,6 +15,7 @@ from ray.tune.search import Searcher
 from scipy.stats import qmc
 
 from clsearch import LogRange, Range
+from clsearch.core.config import ConfigError
 from clsearch.tuning.search import (
     JOURNAL,
     OptunaSearcher,
@@ -27,8 +30,21 @@ from tests.tuning.builders import plan_of
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # see the one test of it
 
 
-def configure(label, values, algorithm):
-    return {"label": label, "values": dict(values), "algorithm": algorithm}
+class Desk:
+    """Notes what a search tells its watcher. rooms: the answers to whether there is room; then there always is."""
+
+    def __init__(self, rooms=()):
+        self.rooms = list(rooms)
+        self.troubles = []
+
+    def configure(self, label, values, algorithm):
+        return {"label": label, "values": dict(values), "algorithm": algorithm}
+
+    def room(self):
+        return self.rooms.pop(0) if self.rooms else True
+
+    def halt(self, error):
+        self.troubles.append(error)
 
 
 def result(learned, score, forgetting=0.0):
@@ -45,9 +61,8 @@ def begin(tmp_path):
     """Makes the searcher of a small study in a results folder of its own."""
 
     def make(folder="a", references=(), **settings):
-        plan = plan_of(tmp_path / folder, **({"trials": 3} | settings))
-        plan.folder.mkdir(parents=True)
-        return OptunaSearcher(plan, open_storage(plan), list(references), configure)
+        plan = plan_of(tmp_path / folder, **({"trials": 3, "references": tuple(references)} | settings))
+        return OptunaSearcher(plan, open_storage(plan), Desk())
 
     return make
 
@@ -64,22 +79,22 @@ def ask(searcher, n):
 
 
 def test_references_come_first_and_then_the_budget_and_then_finished(begin):
-    searcher = begin(references=["finetuning", "ewc"], trials=2)
+    searcher = begin(references=["finetuning", "joint"], trials=2)
     asked = [searcher.suggest(f"t{i}") for i in range(6)]
     assert [a["label"] for a in asked[:4]] == [
         "reference_finetuning",
-        "reference_ewc",
+        "reference_joint",
         "trial_00000",
         "trial_00001",
     ]
-    assert [a["algorithm"] for a in asked[:4]] == ["finetuning", "ewc", None, None]
+    assert [a["algorithm"] for a in asked[:4]] == ["finetuning", "joint", None, None]
     assert asked[0]["values"] == {}
     assert asked[4:] == [Searcher.FINISHED, Searcher.FINISHED]
 
 
 def test_nothing_is_suggested_while_there_is_no_room(begin):
-    searcher, room = begin(references=["finetuning"], trials=1), [False, True, False, True, False, True]
-    searcher.room = lambda: room.pop(0)
+    searcher = begin(references=["finetuning"], trials=1)
+    searcher.desk = Desk([False, True, False, True, False, True])
     asked = [searcher.suggest(f"t{i}") for i in range(6)]
     assert asked[::2] == [None, None, None]
     assert [asked[1]["label"], asked[3]["label"]] == ["reference_finetuning", "trial_00000"]
@@ -185,19 +200,148 @@ def test_pruned_and_failed_trials_count_towards_the_budget(begin):
     assert searcher.suggest("t3") == Searcher.FINISHED
 
 
-def test_a_searcher_on_a_reopened_study_asks_for_the_rest_only(begin):
+def continued(searcher, ended=None):
+    """The search as a process finds it that goes on with it: the journal is opened as it lies there."""
+    return OptunaSearcher(searcher.plan, open_storage(searcher.plan), Desk(), ended)
+
+
+def test_a_reopened_search_goes_on_with_what_did_not_end_and_then_asks_for_the_rest(begin):
+    searcher = begin(trials=4, space={"distillation_factor": LogRange(0.1, 10)})
+    values = ask(searcher, 3)
+    searcher.on_trial_result("t1", result(1, 0.5))
+    searcher.on_trial_complete("t1", result(3, 0.6))
+    again = continued(searcher, {"trial_00001": values[1]})
+    asked = [again.suggest(f"u{i}") for i in range(3)]
+    assert [a["label"] for a in asked] == ["trial_00000", "trial_00002", "trial_00003"]
+    assert [a["values"] for a in asked[:2]] == [values[0], values[2]]
+    assert again.suggest("u3") == Searcher.FINISHED
+    for i in range(3):
+        again.on_trial_complete(f"u{i}", result(3, 0.7))
+    assert [(t.number, t.state, t.value) for t in reopened(searcher).trials] == [
+        (number, TrialState.COMPLETE, 0.6 if number == 1 else 0.7) for number in range(4)
+    ]
+
+
+def test_a_continued_trial_keeps_what_it_told_before_and_tells_it_once(begin):
+    searcher = begin(trials=1)
+    ask(searcher, 1)
+    searcher.on_trial_result("t0", result(1, 0.9))
+    searcher.on_trial_result("t0", result(2, 0.8))
+    again = continued(searcher)
+    again.suggest("u")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again.on_trial_result("u", result(2, 0.8))
+        again.on_trial_complete("u", result(3, 0.7))
+    (trial,) = reopened(searcher).trials
+    assert trial.intermediate_values == {1: 0.9, 2: 0.8, 3: 0.7}
+    assert trial.state is TrialState.COMPLETE
+
+
+def test_a_trial_whose_process_died_in_the_middle_of_its_suggestion_gets_all_its_values(begin):
+    space = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
+    searcher = begin(trials=1, space=space)
+    trial = searcher.study.ask()
+    factor = trial.suggest_float("distillation_factor", 0.1, 10, log=True)
+    values = continued(searcher).suggest("u")["values"]
+    assert values["distillation_factor"] == factor
+    assert 0.5 <= values["distillation_temperature"] <= 5
+
+
+@pytest.mark.parametrize("told", [result(3, 0.7), {"tasks_learned": 1, "failed": "training diverged"}])
+def test_a_trial_that_optuna_knows_to_have_ended_but_whose_record_is_missing_is_run_and_not_told_again(begin, told):
+    searcher = begin(trials=1)
+    values = ask(searcher, 1)
+    searcher.on_trial_complete("t0", told)
+    (before,) = reopened(searcher).trials
+    again = continued(searcher)
+    assert again.suggest("u") == {"label": "trial_00000", "values": values[0], "algorithm": None}
+    again.on_trial_result("u", told)
+    again.on_trial_complete("u", told)
+    assert reopened(searcher).trials == [before]
+    assert again.suggest("v") == Searcher.FINISHED
+
+
+def test_more_trials_extend_a_study_and_fewer_than_it_has_are_refused(begin, tmp_path):
+    searcher = begin(trials=2)
+    values = played(searcher, 2)
+    ended = {trial_label(i): own for i, own in enumerate(values)}
+    longer, shorter = (plan_of(tmp_path / "a", trials=trials, references=()) for trials in (3, 1))
+    again = OptunaSearcher(longer, open_storage(longer), Desk(), ended)
+    assert again.suggest("u")["label"] == "trial_00002"
+    assert again.suggest("v") == Searcher.FINISHED
+    with pytest.raises(ConfigError, match="trials: must be at least 3, as many as the study has already; got 1"):
+        open_storage(shorter)
+
+
+def test_references_that_ended_are_not_trained_again(begin):
+    searcher = begin(references=SEVERAL, trials=1)
+    again = continued(searcher, {"reference_finetuning": {}, "reference_independent": {}})
+    assert again.suggest("a")["label"] == "reference_joint"
+    assert again.suggest("b")["label"] == "trial_00000"
+
+
+def test_a_reference_is_trained_again_where_the_best_learning_rate_became_another(begin):
+    searcher = begin(space={"learning_rate": LogRange(1e-3, 1)}, references=["finetuning", "joint"], trials=1)
+    (values,) = ask(searcher, 1)
+    searcher.on_trial_complete("t0", result(3, 0.6))
+    ended = {"trial_00000": values, "reference_finetuning": {"learning_rate": 0.5}, "reference_joint": values}
+    again = continued(searcher, ended)
+    assert again.suggest("u") == {"label": "reference_finetuning", "values": values, "algorithm": "finetuning"}
+    assert again.suggest("v") == Searcher.FINISHED
+
+
+def test_what_a_killed_process_leaves_in_the_journal_is_mended(begin):
+    searcher = begin(trials=2)
+    ask(searcher, 1)
+    journal = searcher.plan.folder / JOURNAL
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 5, "worker_id": "half')
+    lock = journal.with_name(f"{JOURNAL}.lock")
+    os.symlink(journal, lock)  # as Optuna's own
+    began = time.monotonic()
+    again = continued(searcher)
+    assert again.suggest("u")["label"] == "trial_00000"
+    assert again.suggest("v")["label"] == "trial_00001"
+    assert time.monotonic() - began < 20  # Optuna would wait for 30 s
+    assert journal.read_bytes().startswith(whole)
+    assert b"half" not in journal.read_bytes()
+
+
+def test_a_grid_that_was_queued_in_part_is_queued_to_its_end(begin):
+    searcher = begin(sampler="grid", grid_points=3, trials=None)
+    journal, points = searcher.plan.folder / JOURNAL, list(grid(searcher.plan.space, 3))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-4]))
+    again = continued(searcher)
+    assert [again.suggest(f"u{i}")["values"] for i in range(9)] == points
+    assert again.suggest("u9") == Searcher.FINISHED
+
+
+def test_a_journal_that_cannot_be_written_halts_the_search_and_nothing_is_written_after_that(begin):
     searcher = begin(trials=3)
-    ask(searcher, 2)
-    again = OptunaSearcher(searcher.plan, reopened(searcher), [], configure)
-    assert again.suggest("t2")["label"] == "trial_00002"
-    assert again.suggest("t3") == Searcher.FINISHED
+    ask(searcher, 1)
+    journal = searcher.plan.folder / JOURNAL
+    kept = journal.rename(journal.with_name("kept"))
+    searcher.plan.folder.rename(searcher.plan.folder.with_name("elsewhere"))
+    assert searcher.suggest("t1") is None
+    (trouble,) = searcher.desk.troubles
+    assert isinstance(trouble, OSError)
+    searcher.plan.folder.with_name("elsewhere").rename(searcher.plan.folder)
+    kept.rename(journal)
+    before = journal.read_bytes()
+    searcher.on_trial_result("t0", result(1, 0.5))
+    searcher.on_trial_complete("t0", result(3, 0.5))
+    assert searcher.suggest("t1") is None
+    assert journal.read_bytes() == before
+    assert reopened(searcher).trials[0].state is TrialState.RUNNING
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_first_suggestion_after_reopening_is_not_a_repeat(begin, sampler):
     searcher = begin(sampler=sampler, trials=8, **SAMPLERS[sampler])
     first = ask(searcher, 2)
-    again = OptunaSearcher(searcher.plan, reopened(searcher), [], configure)
+    again = continued(searcher, {trial_label(i): values for i, values in enumerate(first)})
     assert again.suggest("t2")["values"] not in first
 
 
@@ -231,7 +375,7 @@ def test_suggestions_follow_from_the_sampler_seed(begin, sampler):
 def test_a_reopened_search_suggests_what_an_unbroken_one_does(begin, sampler):
     straight, broken = (begin(folder, sampler=sampler, trials=14, **SAMPLERS[sampler]) for folder in "ab")
     expected, first = played(straight, 14), played(broken, 6)
-    again = OptunaSearcher(broken.plan, reopened(broken), [], configure)
+    again = continued(broken, {trial_label(i): values for i, values in enumerate(first)})
     assert first + played(again, 8) == expected
 
 
@@ -312,7 +456,7 @@ def test_a_grid_is_asked_point_by_point_and_no_more(begin):
 def test_a_reopened_grid_goes_on_where_it_was(begin):
     searcher = begin(sampler="grid", grid_points=2, trials=None)
     first = ask(searcher, 3)
-    again = OptunaSearcher(searcher.plan, reopened(searcher), [], configure)
+    again = continued(searcher, {trial_label(i): values for i, values in enumerate(first)})
     rest = [again.suggest("t3")["values"]]
     assert first + rest == list(grid(searcher.plan.space, 2))
     assert again.suggest("t4") == Searcher.FINISHED

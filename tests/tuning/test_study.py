@@ -354,15 +354,20 @@ def test_results_below_a_regular_file_are_refused(refused, tmp_path):
     assert re.search(rf"^error: results: must be a folder that can be written; got {file}/sub", text, re.MULTILINE)
 
 
-def test_an_existing_study_is_refused_and_left_as_it_is(refused, tmp_path):
-    folder = tmp_path / "out" / "mine"
-    folder.mkdir(parents=True)
-    (folder / "study.json").write_text("{}")
+def test_another_study_is_refused_and_left_as_it_is(refused, tmp_path):
+    other = study_of(results=tmp_path / "out", seeds=2).plan
+    Results(other).begin()
+    before = (other.folder / "study.json").read_text()
     text = refused()
-    assert re.search(rf"^error: name: a study is never overwritten.*{folder} exists", text, re.MULTILINE)
+    assert re.search(r"^error: seeds: must be 0 1, as in the study that .*mine holds; got 0 1 2", text, re.MULTILINE)
     assert "--name mine-2" in text
-    assert "--results DIR" in text
-    assert (folder / "study.json").read_text() == "{}"
+    assert "--fresh" in text
+    assert (other.folder / "study.json").read_text() == before
+
+
+def test_the_recorded_command_goes_on_and_does_not_start_over(tmp_path):
+    assert planned(study_of(), "--fresh", "--seeds", "2").options.fresh
+    assert planned(study_of(), "--fresh", "--seeds", "2").command[2:] == ["--seeds", "2"]
 
 
 @pytest.mark.parametrize(
@@ -1289,28 +1294,42 @@ def test_a_trial_is_handed_the_factory_and_its_record_has_the_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("waiting", "running", "slots", "room"),
+    ("waiting", "running", "slots", "seconds", "room"),
     [
-        (0, 0, 4, True),  # at first one trial for each worker, so that they start at the same time
-        (3, 0, 4, True),
-        (4, 0, 4, False),
-        (2, 1, 4, True),
-        (3, 1, 4, False),
-        (0, 4, 4, True),  # then one waits
-        (1, 4, 4, False),
-        (0, 9, 4, True),  # more joined the cluster
-        (1, 9, 4, False),
-        (0, 0, 1, True),
-        (1, 0, 1, False),
+        (0, 0, 8, [], True),  # at first one trial for each worker, so that they start at the same time
+        (7, 0, 8, [], True),
+        (8, 0, 8, [], False),
+        (5, 2, 8, [], True),
+        (6, 2, 8, [], False),
+        (3, 8, 8, [], True),  # then a few, of which nobody knows yet how long they take
+        (4, 8, 8, [], False),
+        (1, 2, 2, [], True),
+        (2, 2, 2, [], False),
+        (7, 8, 8, [1.0, 40.0], True),  # short ones: one for each worker
+        (8, 8, 8, [1.0, 40.0], False),
+        (0, 8, 8, [25.0, 40.0], True),  # long ones: one
+        (1, 8, 8, [25.0, 40.0], False),
+        (1, 6, 8, [25.0, 40.0], True),  # and one for each worker that is gone
+        (2, 6, 8, [25.0, 40.0], False),
+        (0, 9, 4, [40.0], True),  # more joined the cluster
+        (1, 9, 4, [40.0], False),
+        (0, 1, 1, [1.0], True),
+        (1, 1, 1, [1.0], False),
     ],
 )
-def test_trials_wait_for_workers_that_are_not_there_yet_and_one_more(tmp_path, waiting, running, slots, room):
+def test_trials_wait_for_workers_that_are_not_there_yet_and_for_those_that_will_be_free(
+    tmp_path, waiting, running, slots, seconds, room
+):
     from clsearch.tuning.watching import Watcher
 
     plan = study_of(results=tmp_path).plan
     watcher = Watcher(plan, Results(plan), None, None, slots)
-    states = ["waiting"] * waiting + ["running"] * running + ["finished", "failed", "unfinished"]
-    watcher.records = {str(i): replace(record_of(plan, i, [0.5]), state=state) for i, state in enumerate(states)}
+    states = [("waiting", 0.0)] * waiting + [("running", 100.0)] * running
+    states += [("finished" if i else "failed", spent) for i, spent in enumerate(seconds)]
+    watcher.records = {
+        str(i): replace(record_of(plan, i, [0.5]), state=state, seconds=spent)
+        for i, (state, spent) in enumerate(states)
+    }
     assert watcher.room() is room
 
 

@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,10 +18,13 @@ from scipy import stats
 
 from clsearch import LogRange, Range
 from clsearch.core.config import fields_of
+from clsearch.tuning import tracking
 from clsearch.tuning.continual import METHOD, RATE, Attempt, Decision
 from clsearch.tuning.final import content_of
-from clsearch.tuning.records import code_version, finite
-from clsearch.tuning.tracking import Tracker, default_store, quiet, run_name, text
+from clsearch.tuning.identity import finite
+from clsearch.tuning.records import Results, code_version
+from clsearch.tuning.runs import Runs, default_store, metrics_after, run_name, text
+from clsearch.tuning.tracking import Tracker, quiet
 from tests.tuning.builders import closed_port, final_of, measured_of, plan_of, record_of
 
 SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}
@@ -60,7 +66,7 @@ def told(results, tmp_path_factory):
     warnings = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(elsewhere)
-        tracker = Tracker(plan, None, warnings.append)
+        tracker = Tracker(plan, None, warnings.append, "an-id")
         tracker.begin()
         tracker.update(replace(record_of(plan, 3, [0.7, 0.7], VALUES, learned=0), state="running"))
         tracker.update(record_of(plan, 3, [0.7, 0.7], VALUES, learned=1, state="running"))
@@ -69,7 +75,7 @@ def told(results, tmp_path_factory):
         tracker.add(
             replace(done, metrics=done.metrics | INTRANSIGENCE | {"intransigence_of_others": 1.0}), "intransigence"
         )
-        tracker.concluded({"values": VALUES, "broken": float("nan")}, {"average_accuracy": 0.7})
+        tracker.concluded({"values": VALUES, "broken": float("nan")}, {"average_accuracy": 0.7}, 1)
         tracker.end("finished")
     assert warnings == []
     client = MlflowClient(default_store(plan))
@@ -169,7 +175,7 @@ def test_the_studys_parameters_are_what_its_trials_share_and_its_space(told):
     assert params["space/penalty_p_norm"] == "1 to 3"
     assert not set(SPACE) & set(params)
     assert set(fields_of("ewc")) - set(SPACE) < set(params)
-    assert params["trials"] == "32"
+    assert told.parent.data.tags["trials"] == "32"  # which may change when a study goes on
     assert params["sampler"] == "tpe"
 
 
@@ -237,14 +243,14 @@ def test_everything_lies_below_the_results_folder_whatever_the_working_directory
     assert told.experiment.artifact_location == (told.plan.folder.parent / "mlartifacts" / "told").as_uri()
 
 
-def sent(plan, records=(), uri=None, finished=True):
+def sent(plan, records=(), uri=None, finished=True, study_id="an-id"):
     """Tell MLflow these records; gives the warnings."""
     warnings = []
-    tracker = Tracker(plan, uri, warnings.append)
+    tracker = Tracker(plan, uri, warnings.append, study_id)
     tracker.begin()
     for record in records:
         tracker.update(record)
-    tracker.concluded({}, {})
+    tracker.concluded({}, {}, 1)
     tracker.end("finished" if finished else "failed")
     return warnings
 
@@ -263,12 +269,79 @@ def test_studies_of_one_results_folder_share_a_store_and_not_an_experiment(told,
     assert {"told", "second"} <= names
 
 
-def test_a_study_told_again_is_another_run_of_the_same_experiment(told, results):
+def test_a_study_that_started_over_is_another_run_of_the_same_experiment(told, results):
     plan = plan_of(results, name="again")
-    for _ in range(2):
-        assert sent(plan) == []
+    for study_id in ("first", "second"):
+        assert sent(plan, study_id=study_id) == []
     experiment = told.client.get_experiment_by_name("again")
     assert len(told.client.search_runs([experiment.experiment_id])) == 2
+
+
+def contents(told, name):
+    """Everything that MLflow holds of a study's runs, but when they ended."""
+    experiment = told.client.get_experiment_by_name(name)
+    found = {}
+    for run in told.client.search_runs([experiment.experiment_id]):
+        points = {
+            key: sorted((m.step, m.value, m.timestamp) for m in told.client.get_metric_history(run.info.run_id, key))
+            for key in run.data.metrics
+        }
+        found[run.info.run_id] = (run.info.run_name, run.info.status, run.data.params, run.data.tags, points)
+    return found
+
+
+def timed(record):
+    return replace(record, times=[1_700_000_000_000 + 1000 * i for i in range(record.tasks_learned)])
+
+
+def test_a_study_that_goes_on_goes_on_in_the_runs_that_it_has(told, results):
+    plan = plan_of(results, "ewc", space=SPACE, name="resumed", seeds=2, tasks=3)
+    done = timed(record_of(plan, 0, [0.7, 0.7], VALUES))
+    whole = timed(record_of(plan, 1, [0.8, 0.6], VALUES))
+    part = replace(whole, tasks_learned=2, metrics=metrics_after(whole, 2))
+    cut = [replace(part, state=state) for state in ("running", "unfinished")]
+    assert sent(plan, [done, *cut], finished=False) == []
+    before = contents(told, "resumed")
+    assert sent(plan, [done, *cut], finished=False) == []
+    assert contents(told, "resumed") == before
+    assert sent(plan, [done, whole]) == []
+    after = contents(told, "resumed")
+    assert {*after} == {*before}  # the same runs
+    (goes_on,) = [found for found in after.values() if found[0] == run_name(whole)]
+    assert goes_on[1] == "FINISHED"
+    assert [step for step, *_ in goes_on[4]["average_accuracy"]] == [1, 2, 3]
+    (ended,) = [key for key, found in after.items() if found[0] == run_name(done)]
+    assert after[ended] == before[ended]
+
+
+def test_a_trial_whose_process_died_before_it_was_sent_is_sent_whole(told, results):
+    """Of a record that was read back, with its curve from results/: every step has what a live one was sent."""
+    plan = plan_of(results, "ewc", space=SPACE, name="late", seeds=2, tasks=3)
+    done = timed(record_of(plan, 0, [0.7, 0.7], VALUES))
+    live = [replace(done, state="running", tasks_learned=t, metrics=metrics_after(done, t)) for t in (1, 2)]
+    done = replace(done, metrics=metrics_after(done, 3))
+    assert sent(plan, [*live, done], study_id="live") == []
+    kept = Results(plan)
+    kept.write_trial(done)
+    (found,) = kept.read_trials().values()
+    assert found.columns == []
+    assert sent(plan, [found], study_id="late") == []
+    by_study = {}
+    for name, status, params, tags, points in contents(told, "late").values():
+        if name == run_name(done):
+            points.pop("seconds")
+            by_study[tags["study_id"]] = (status, params, points)
+    assert by_study["late"] == by_study["live"]
+    assert [step for step, *_ in by_study["late"][2]["train/loss"]] == [1, 2, 3]
+
+
+def test_a_reference_that_was_trained_again_at_another_rate_is_another_run(told, results):
+    plan = plan_of(results, "ewc", space={"learning_rate": LogRange(0.01, 1)}, name="rates", seeds=2, tasks=2)
+    both = [timed(record_of(plan, None, [0.5, 0.6], {"learning_rate": r}, algorithm="finetuning")) for r in (0.1, 0.2)]
+    for record in both:
+        assert sent(plan, [record]) == []
+    runs = [found for found in contents(told, "rates").values() if found[3]["kind"] == "reference"]
+    assert sorted(run[2]["learning_rate"] for run in runs) == ["0.1", "0.2"]
 
 
 # The final evaluation
@@ -291,9 +364,9 @@ def runs_of(results, name):
 def evaluated(plan, final, state="finished"):
     """Tell MLflow a final evaluation; gives its study's runs."""
     warnings = []
-    tracker = Tracker(plan, None, warnings.append)
+    tracker = Tracker(plan, None, warnings.append, "an-id")
     tracker.begin()
-    tracker.concluded({}, {"average_accuracy": 0.75})
+    tracker.concluded({}, {"average_accuracy": 0.75}, 1)
     tracker.opened(final.openings)
     tracker.evaluated(final)
     tracker.end(state)
@@ -412,7 +485,7 @@ def test_a_choice_that_differs_between_tasks_has_its_numbers_in_no_parameter(tol
 def decided(plan, attempts, state):
     """Tell MLflow what was kept, after each task; gives the runs."""
     warnings, decision = [], Decision()
-    tracker = Tracker(plan, None, warnings.append)
+    tracker = Tracker(plan, None, warnings.append, "an-id")
     tracker.begin()
     for attempt in attempts:
         decision = decision.tried(attempt)
@@ -473,15 +546,16 @@ def test_a_server_that_is_gone_is_told_once_and_the_study_goes_on(tmp_path):
     plan = plan_of(tmp_path)
     records = [record_of(plan, n, [0.5] * 3) for n in range(3)]
     with closed_port() as port:
-        (warning,) = sent(plan, records, f"http://127.0.0.1:{port}")
-    assert "MLflow stopped taking records" in warning
+        warning, end = sent(plan, records, f"http://127.0.0.1:{port}")
+    assert "MLflow does not take records" in warning
     assert "the study goes on" in warning
+    assert "MLflow has not all of the study, results/ has" in end
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_uri_that_mlflow_does_not_know_is_told_once_too(tmp_path):
     plan = plan_of(tmp_path)
-    (warning,) = sent(plan, [record_of(plan, 0, [0.5] * 3)], "gopher://somewhere")
+    warning, _ = sent(plan, [record_of(plan, 0, [0.5] * 3)], "gopher://somewhere")
     assert "gopher" in warning
 
 
@@ -489,20 +563,92 @@ def test_a_store_that_breaks_half_way_is_told_once_and_the_study_goes_on(told, r
     shutil.copy(results / "mlflow.db", tmp_path / "mlflow.db")
     plan = plan_of(tmp_path, name="breaks")
     warnings = []
-    tracker = Tracker(plan, None, warnings.append)
+    tracker = Tracker(plan, None, warnings.append, "an-id")
     tracker.begin()
     tracker.update(record_of(plan, 0, [0.5] * 3))
     reached = threading.Event()
-    tracker.tasks.put(reached.set)
+    tracker.tasks.put(lambda runs: reached.set())
     assert reached.wait(30)
     assert warnings == []
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
     for n in range(1, 4):
         tracker.update(record_of(plan, n, [0.5] * 3))
-    tracker.concluded({}, {"average_accuracy": 0.5})
+    tracker.concluded({}, {"average_accuracy": 0.5}, 1)
+    tracker.end("finished")
+    assert len(warnings) == 2
+    assert re.match(r"MLflow does not take records \(.*not a database", warnings[0])
+    assert warnings[1].startswith("MLflow has not all of the study")
+
+
+def test_what_a_store_that_was_away_missed_is_sent_when_it_is_back(told, results, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
+    plan = plan_of(results, "ewc", space=SPACE, name="away", seeds=2, tasks=2)
+    warnings, back = [], threading.Event()
+    tracker = Tracker(plan, None, warnings.append, "an-id")
+    connect = Runs.connect
+
+    def gone(runs):
+        if not back.is_set():
+            raise ConnectionError("nobody answers")
+        connect(runs)
+
+    tracker.begin()
+    tracker.update(timed(record_of(plan, 0, [0.7, 0.7], VALUES, state="running", learned=1)))
+    reached = threading.Event()
+    tracker.tasks.put(lambda runs: reached.set())
+    assert reached.wait(30)
+    monkeypatch.setattr(Runs, "connect", gone)
+    tracker.tasks.put(lambda runs: runs.connect())  # the store goes away
+    tracker.update(timed(record_of(plan, 0, [0.7, 0.7], VALUES)))
+    while not warnings:
+        time.sleep(0.01)
+    back.set()
+    tracker.concluded({}, {"average_accuracy": 0.7}, 1)
+    sent_all = threading.Event()
+    tracker.tasks.put(lambda runs: sent_all.set())
+    assert sent_all.wait(30)
     tracker.end("finished")
     assert len(warnings) == 1
-    assert re.match(r"MLflow stopped taking records \(.*not a database", warnings[0])
+    statuses = {name: status for name, status, *_ in contents(told, "away").values()}
+    assert statuses == {"away": "FINISHED", "#0 factor=0.3 p_norm=1.5": "FINISHED"}
+
+
+def test_a_record_that_a_store_refuses_does_not_hold_up_the_others(told, results):
+    plan = plan_of(results, "ewc", space=SPACE, name="refused", seeds=2, tasks=2)
+    warnings = []
+    tracker = Tracker(plan, None, warnings.append, "an-id")
+    tracker.begin()
+    tried = []
+
+    def refused(runs):
+        tried.append(1)
+        raise ValueError("no such name")
+
+    tracker.tasks.put(refused)
+    tracker.update(timed(record_of(plan, 0, [0.7, 0.7], VALUES)))
+    tracker.end("finished")
+    assert len(tried) == tracking.TRIES
+    assert re.match(r"MLflow does not take records \(ValueError: no such name\)", warnings[0])
+    assert warnings[1].startswith("MLflow has not all of the study")
+    assert len(contents(told, "refused")) == 2
+
+
+def test_a_store_whose_maker_was_killed_is_made_anew(tmp_path):
+    """MLflow can't open a SQLite file whose tables were made in part."""
+    half = "import sys, threading, os, time\nfrom clsearch.tuning.runs import new_store\nfrom pathlib import Path\n"
+    half += "threading.Thread(target=new_store, args=(Path(sys.argv[1]),), daemon=True).start()\n"
+    half += (
+        "while not os.path.exists(sys.argv[1]) or os.path.getsize(sys.argv[1]) < 1:\n    time.sleep(0.001)\nos._exit(9)"
+    )
+    killed = tmp_path / ".mlflow.db.0123456789abcdef.tmp"
+    subprocess.run([sys.executable, "-c", half, str(killed)], check=False)
+    assert killed.stat().st_size
+    plan = plan_of(tmp_path, name="first")
+    assert sent(plan) == []
+    assert not killed.exists()
+    assert (
+        len(client_of(tmp_path).search_runs([client_of(tmp_path).get_experiment_by_name("first").experiment_id])) == 1
+    )
 
 
 # Names
@@ -529,10 +675,10 @@ def test_the_studys_own_store_is_a_file_beside_it(tmp_path):
 
 def test_an_error_without_words_is_told_too(tmp_path):
     warnings = []
-    tracker = Tracker(plan_of(tmp_path), None, warnings.append)
+    tracker = Tracker(plan_of(tmp_path), None, warnings.append, "an-id")
     tracker.thread.start()
 
-    def hung() -> None:
+    def hung(runs: Runs) -> None:
         raise TimeoutError
 
     tracker.tasks.put(hung)
@@ -562,8 +708,8 @@ def test_artifacts_of_a_users_own_database_lie_below_results_too(told, results, 
 def test_a_password_in_the_uri_is_not_in_the_warning(tmp_path):
     plan = plan_of(tmp_path)
     warnings = []
-    tracker = Tracker(plan, f"http://bob:secret@127.0.0.1:{closed_port()}", warnings.append)
+    tracker = Tracker(plan, f"http://bob:secret@127.0.0.1:{closed_port()}", warnings.append, "an-id")
     tracker.begin()
     tracker.end("failed")
-    assert len(warnings) == 1
-    assert "secret" not in warnings[0]
+    assert len(warnings) == 2
+    assert "secret" not in "".join(warnings)

@@ -1,0 +1,291 @@
+"""A study's runs in MLflow: a parent, and a child per trial, reference and finally evaluated configuration.
+
+Each is found again by its tags, `study_id` and `label`, and everything is sent with the time at which it came to be, so
+that sending it twice changes nothing. Metrics have step = tasks learned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from clsearch.core import metrics
+from clsearch.core.files import made_once
+from clsearch.core.metrics import over_seeds
+from clsearch.tuning.continual import Decision, metrics_of
+from clsearch.tuning.figures import accuracy_matrix
+from clsearch.tuning.final import PARTS, Final, Measured, content_of
+from clsearch.tuning.identity import finite
+from clsearch.tuning.openings import Opening
+from clsearch.tuning.plan import Plan
+from clsearch.tuning.ranking import matrices
+from clsearch.tuning.records import TrialRecord, code_version, now, with_curve
+from clsearch.tuning.trainable import last_rows
+
+STORE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Has the UI open on training runs, not on traces of language models."""
+MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED", "unfinished": "KILLED"}
+STUDY = "study"
+"""The parent's label."""
+
+
+def default_store(plan: Plan) -> str:
+    """URI of the SQLite store that studies in one results folder share."""
+    return f"sqlite:///{plan.folder.parent / STORE}"
+
+
+class Runs:
+    """What MLflow holds of a study, and what is sent to it. Whatever a store raises surfaces here.
+
+    uri: of the store. study_id: of the study, as study.json has it; its runs are those that have it for a tag.
+    """
+
+    def __init__(self, plan: Plan, uri: str, study_id: str) -> None:
+        self.plan = plan
+        self.uri = uri
+        self.study_id = study_id
+        served = uri.startswith(("http:", "https:", "databricks"))
+        self.artifacts = None if served else (plan.folder.parent / ARTIFACTS / plan.options.name).as_uri()
+        self.ids: dict[str, str] = {}
+        self.states: dict[str, str] = {}
+        self.known: set[str] = set()
+        self.live: set[str] = set()
+        self.sent: dict[str, int] = {}
+
+    def connect(self) -> None:
+        """Find the study's experiment, which is created where there is none, and the runs that it has there."""
+        if self.uri == default_store(self.plan):
+            made_once(self.plan.folder.parent / STORE, lambda path: path if path.exists() else None, new_store)
+        self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        name = self.plan.options.name
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        self.experiment = (
+            experiment.experiment_id
+            if experiment is not None
+            else self.client.create_experiment(name, artifact_location=self.artifacts, tags=EXPERIMENT_TAGS)
+        )
+        token: str | None = ""
+        while token is not None:
+            found = self.client.search_runs(
+                [self.experiment], f"tags.study_id = '{self.study_id}'", page_token=token or None
+            )
+            for run in found:
+                self.ids[run.data.tags["label"]] = run.info.run_id
+                self.states[run.data.tags["label"]] = run.data.tags["state"]
+                self.known |= {run.data.tags["label"]} if run.data.params else set()
+            token = found.token or None
+
+    def begin(self) -> None:
+        """The study's own run."""
+        plan = self.plan
+        settings = {k: v for k, v in plan.config.flat().items() if k not in plan.space}
+        space = {f"space/{n}": f"{r.low:g} to {r.high:g}{' (log)' if r.log else ''}" for n, r in plan.space.items()}
+        own: dict[str, Any] = {"sampler": plan.options.sampler, "algorithm": plan.algorithm}
+        own |= {"protocol": plan.protocol.value, "objectives": plan.objectives, "seeds": text(plan.seeds)}
+        tags = {"mlflow.note.content": plan.question, "trials": str(plan.trials)}
+        self._run(STUDY, "study", plan.algorithm, plan.options.name, settings | space | own, tags)
+
+    def trial(self, record: TrialRecord) -> None:
+        """A trial as it stands: its run is created at the first call and ended by a final state."""
+        label = label_of(record)
+        if record.ended and label not in self.live and self.states.get(label) == record.state:
+            return  # an earlier process sent all of it
+        record = with_curve(self.plan.folder, record)
+        kind = "trial" if record.number is not None else "reference"
+        run_id = self._child(label, kind, record.algorithm, run_name(record), record.settings, record.seeds)
+        for step in range(self.sent.get(label, 0) + 1, record.tasks_learned + 1):
+            values = record.metrics if step == record.tasks_learned else metrics_after(record, step)
+            self._log(run_id, values, step, told_at(record, step))
+        self.sent[label] = record.tasks_learned
+        if record.state in MLFLOW_STATES:
+            self._log(run_id, {"seconds": record.seconds}, 0, told_at(record, record.tasks_learned))
+            if record.tasks_learned:
+                content = {"seeds": list(record.seeds), "accuracy": finite(record.accuracy)}
+                self.client.log_dict(run_id, content, "accuracy_matrix.json")
+                self.client.log_figure(run_id, accuracy_matrix(record), "accuracy_matrix.png")
+            self._done(label, record.state, record.reason)
+
+    def add(self, record: TrialRecord, name: str) -> None:
+        """A metric, and its spread, that an ended trial was given afterwards."""
+        added = {key: value for key, value in record.metrics.items() if key.partition("/")[0] == name}
+        self._log(self.ids[label_of(record)], added, record.tasks_learned, told_at(record, record.tasks_learned))
+
+    def decided(self, decision: Decision) -> None:
+        """What the continual protocol chose for each task so far."""
+        plan, kept = self.plan, decision.kept
+        fixed = {name: value for name, value in plan.config.flat().items() if name not in kept[-1].values}
+        run_id = self._child("continual", "trial", plan.algorithm, "continual", fixed, plan.seeds)
+        for attempt in kept[self.sent.get("continual", 0) :]:
+            self._log(run_id, metrics_of(attempt, decision), attempt.task, attempt.when)
+        self.sent["continual"] = len(kept)
+        if kept[-1].task == plan.tasks[-1]:
+            self._done("continual", "finished")
+
+    def concluded(self, content: dict[str, Any], values: dict[str, float], when: int) -> None:
+        """best.json, and the best trial's metrics, with the study."""
+        self._log(self.ids[STUDY], values, len(self.plan.tasks), when)
+        self.client.log_dict(self.ids[STUDY], finite(content), "best.json")
+
+    def opened(self, openings: tuple[Opening, ...]) -> None:
+        """When test data was opened, and how often it had been before, with the study."""
+        tags = {
+            "test_opened": " ".join(opening.when for opening in openings),
+            "test_openings_before": " ".join(str(opening.before) for opening in openings),
+        }
+        self.client.log_batch(self.ids[STUDY], tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def evaluated(self, final: Final) -> None:
+        """The final evaluation: a run per configuration, and the choice's metrics with the study."""
+        when = max((round(datetime.fromisoformat(o.when).timestamp() * 1000) for o in final.openings), default=now())
+        for row in final.rows:
+            shown = {name: value for name, value in row.settings.items() if not any(name in v for v in row.per_task)}
+            name = f"final {row.configuration} on {row.on.replace('_', ' ')}"
+            label = f"{name}, opened {when}"
+            run_id = self._child(label, "final", row.algorithm, name, shown, final.plan.report_seeds)
+            for learned in range(1, len(row.tasks) + 1):
+                steps = {f"{p}/{n}": v for p in PARTS for n, v in over_seeds(row.per_seed(p, learned)).items()}
+                self._log(run_id, finite_only(steps), learned, when)
+            extra = {name: v for name, v in means(final, row).items() if name.endswith("intransigence")}
+            self._log(run_id, bounds(final, row) | extra, len(row.tasks), when)
+            self._done(label, "failed" if row.reason else "finished", row.reason)
+        if final.reported is not None:
+            reported = means(final, final.reported) | bounds(final, final.reported)
+            self._log(self.ids[STUDY], reported, len(final.reported.tasks), when)
+        self.client.log_dict(self.ids[STUDY], finite(content_of(final)), "final.json")
+
+    def end(self, state: str) -> None:
+        """How the study ended."""
+        if "continual" in self.ids and self.states.get("continual") != "finished":  # cut off, or nothing was chosen
+            self._done("continual", state)
+        self._done(STUDY, state)
+
+    def _child(
+        self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: tuple[int, ...]
+    ) -> str:
+        """A run below the study's."""
+        tags = {"mlflow.parentRunId": self.ids[STUDY], "seeds": text(seeds), "benchmark": params["benchmark"]}
+        return self._run(label, kind, algorithm, name, params | {"algorithm": algorithm, "seeds": text(seeds)}, tags)
+
+    def _run(
+        self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], own: dict[str, str]
+    ) -> str:
+        """The run of a label, which goes on where an earlier process left it."""
+        if label in self.live:
+            return self.ids[label]
+        tags = self._tags(label, kind, algorithm) | own
+        if label in self.ids:
+            self.client.log_batch(self.ids[label], tags=[RunTag(key, value) for key, value in tags.items()])
+            self.client.update_run(self.ids[label], status="RUNNING")
+        else:
+            self.ids[label] = self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
+        if label not in self.known:  # parameters can't be changed
+            self.client.log_batch(self.ids[label], params=[Param(key, text(value)) for key, value in params.items()])
+        self.known.add(label)
+        self.live.add(label)
+        return self.ids[label]
+
+    def _tags(self, label: str, kind: str, algorithm: str) -> dict[str, str]:
+        config = self.plan.config
+        return {
+            "kind": kind,
+            "label": label,
+            "study": self.plan.options.name,
+            "study_id": self.study_id,
+            "algorithm": algorithm,
+            "benchmark": config.benchmark,
+            "scenario": config.scenario.value,
+            "seeds": text(self.plan.seeds),
+            "protocol": self.plan.protocol.value,
+            "state": "running",
+            "code_version": code_version(),
+        }
+
+    def _done(self, label: str, state: str, reason: str = "") -> None:
+        tags = [RunTag("state", state)] + ([RunTag("reason", reason[:4000])] if reason else [])
+        self.client.log_batch(self.ids[label], tags=tags)
+        self.client.set_terminated(self.ids[label], MLFLOW_STATES[state])
+        self.states[label] = state
+
+    def _log(self, run_id: str, values: dict[str, float], step: int, when: int) -> None:
+        self.client.log_batch(run_id, metrics=[Metric(name, value, when, step) for name, value in values.items()])
+
+
+def new_store(path: Path) -> None:
+    """Make a SQLite store. MLflow's takes seconds, and one whose maker was killed in between can't be opened again."""
+    MlflowClient(tracking_uri=f"sqlite:///{path}", registry_uri=f"sqlite:///{path}")
+
+
+def label_of(record: TrialRecord) -> str:
+    """What tells a run from the study's others. A reference is trained again where the best trial's values, which it
+    shares, became others; parameters of a run can't be changed, so that is another run.
+    """
+    return " ".join([record.label, *(f"{name}={value!r}" for name, value in record.values.items())])
+
+
+def told_at(record: TrialRecord, step: int) -> int:
+    """When the driver was told of a learned task, in milliseconds since 1970."""
+    return record.times[step - 1] if 0 < step <= len(record.times) else now()
+
+
+def metrics_after(record: TrialRecord, step: int) -> dict[str, float]:
+    """The metrics of a trial after an earlier task, as they were reported then."""
+    values = metrics.summary(matrices(record), step)
+    if record.columns:
+        curve = torch.tensor(record.curve, dtype=torch.float64)
+        past = torch.tensor([task <= step for task, _ in record.epochs])
+        last = last_rows(curve[past])
+        values |= {f"train/{name}": last[:, k] for k, name in enumerate(record.columns)}
+    return finite_only(over_seeds(values))
+
+
+def bounds(final: Final, row: Measured) -> dict[str, float]:
+    """The ends of the intervals of a row's metrics on both parts, `<part>/<name>/low` and `/high`."""
+    found: dict[str, float] = {}
+    for part in PARTS:
+        for name, i in final.intervals(row, part).items():
+            found |= {f"{part}/{name}/low": i.low, f"{part}/{name}/high": i.high}
+    return finite_only(found)
+
+
+def means(final: Final, row: Measured) -> dict[str, float]:
+    """A row's metrics on both parts, `<part>/<name>`: means over seeds."""
+    return finite_only({f"{p}/{name}": i.mean for p in PARTS for name, i in final.intervals(row, p).items()})
+
+
+def finite_only(values: dict[str, float]) -> dict[str, float]:
+    """MLflow stores no infinity as it is, and NaN says nothing."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def run_name(record: TrialRecord) -> str:
+    """A name that tells runs apart in a list: `#17 factor=0.8 temperature=2.1`."""
+    if record.number is None:
+        return record.label.replace("_", " ")
+    return " ".join(
+        [f"#{record.number}", *(f"{short(name, record.values)}={v:.3g}" for name, v in record.values.items())]
+    )
+
+
+def short(name: str, names: Iterable[str]) -> str:
+    """A hyperparameter without the word that its algorithm's others begin with, too, if that tells it apart."""
+    last = name.partition("_")[2] or name
+    alike = [other for other in names if other.endswith(last)]
+    return last if len(alike) == 1 else name
+
+
+def text(value: Any) -> str:
+    """A setting as MLflow shows it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return str(value)

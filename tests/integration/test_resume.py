@@ -1,0 +1,315 @@
+"""Studies that are killed, interrupted, run again, extended and started over, with the real tools."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from clsearch import LogRange, Study
+from clsearch.core.config import TrialConfig
+from clsearch.core.loop import learn_sequence
+from clsearch.core.run import build_run
+from clsearch.tuning.openings import read_openings
+from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.result import StudyResult
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from clsearch import LogRange, Study
+
+STUDY = Study(
+    algorithm="lwf", name="mine", hidden=(16,), epochs=12, trials=6, seeds=2, report_seeds=2,
+    space={"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)},
+)
+if __name__ == "__main__":
+    STUDY.main()
+"""
+SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
+TINY = {"algorithm": "lwf", "space": SPACE, "hidden": (16,), "epochs": 1, "seeds": 2, "report_seeds": 2}
+
+
+def study(results: Path, name: str, **settings: object) -> Study:
+    return Study(name=name, results=results, **TINY | settings)
+
+
+def matrix_in_peace(record: TrialRecord) -> np.ndarray:
+    """The accuracy matrices that a trial's configuration and seeds give without Ray, from beginning to end."""
+    settings = {name: value for name, value in record.settings.items() if value is not None}
+    return learn_sequence(build_run(TrialConfig.of(record.algorithm, settings), record.seeds)).accuracy.numpy()
+
+
+def mlflow_runs(results: Path, name: str) -> Counter[tuple[str, str]]:
+    """(label, status) of each run of a study."""
+    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
+    experiment = client.get_experiment_by_name(name)
+    runs = client.search_runs([experiment.experiment_id])
+    return Counter((run.data.tags["label"].split()[0], run.info.status) for run in runs)
+
+
+def optuna_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    storage = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage).get_trials()
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """The files of a study's record, but those that say when it was run."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("study.json", "optuna.journal") and path.suffix != ".png"
+    }
+
+
+# A driver that is killed
+
+
+def run_script(folder: Path, *args: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    return subprocess.Popen(
+        [sys.executable, str(folder / "study.py"), "--results", str(folder / "results"), *args],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(there: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    until = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < until
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def killed(process: subprocess.Popen[str]) -> None:
+    """End a driver, and the Ray that it started, at once."""
+    own = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for child in own:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def survivor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A study whose driver is killed twice, in the middle of trials, and the output of the third run."""
+    folder = tmp_path_factory.mktemp("survivor")
+    (folder / "study.py").write_text(SCRIPT)
+    mine = folder / "results" / "mine"
+    for ended in (0, 2):  # trials that had ended, so that others are in the middle
+        process = run_script(folder)
+        wait_for(lambda n=ended: len(list(mine.glob("trials/trial_*/accuracy.csv"))) >= n, process)
+        wait_for(lambda: list(mine.glob("trials/trial_*/state.pt")), process)
+        killed(process)
+    process = run_script(folder)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return folder, output
+
+
+def records_of(folder: Path) -> dict[str, TrialRecord]:
+    return {
+        path.parent.name: TrialRecord(**json.loads(path.read_text())) for path in folder.glob("trials/*/record.json")
+    }
+
+
+def test_a_killed_study_ends_with_as_many_trials_as_it_was_to_have_and_none_twice(survivor) -> None:
+    folder, output = survivor
+    mine = folder / "results" / "mine"
+    table = pd.read_csv(mine / "trials.csv")
+    assert list(table.number) == list(range(6))
+    assert set(table.state) == {"finished"}
+    assert [trial.state.name for trial in optuna_trials(mine)] == ["COMPLETE"] * 6
+    assert {trial.number: trial.value for trial in optuna_trials(mine)} == dict(
+        zip(table.number, table.average_accuracy, strict=True)
+    )
+    assert len(json.loads((mine / "study.json").read_text())["resumed"]) == 2
+    assert "Best configuration" in output
+
+
+def test_every_matrix_of_a_killed_study_is_bit_for_bit_the_one_of_an_unbroken_training(survivor) -> None:
+    records = records_of(survivor[0] / "results" / "mine")
+    assert len(records) == 7  # and a reference
+    for record in records.values():
+        np.testing.assert_array_equal(np.array(record.accuracy, dtype=float), matrix_in_peace(record))
+        assert len(record.times) == record.tasks_learned == 5
+
+
+def test_mlflow_has_each_trial_of_a_killed_study_once_and_every_step_once(survivor) -> None:
+    results = survivor[0] / "results"
+    labels = [f"trial_{number:05d}" for number in range(6)] + ["reference_finetuning", "study", "final", "final"]
+    assert mlflow_runs(results, "mine") == Counter((label, "FINISHED") for label in labels)
+    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
+    experiment = client.get_experiment_by_name("mine")
+    records = records_of(results / "mine")
+    for run in client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"):
+        points = client.get_metric_history(run.info.run_id, "average_accuracy")
+        record = records[run.data.tags["label"].split()[0]]
+        assert sorted((p.step, p.timestamp) for p in points) == list(enumerate(record.times, start=1))
+        assert run.data.metrics["average_accuracy"] == record.metrics["average_accuracy"]
+
+
+def test_nothing_half_written_and_no_state_is_left_of_a_killed_study(survivor) -> None:
+    mine = survivor[0] / "results" / "mine"
+    assert not list(mine.rglob(".*.tmp"))
+    assert not list(mine.rglob("state.pt"))
+    assert not (mine / "ray").exists()
+    assert len(read_openings(survivor[0] / "results")) == 1
+
+
+def test_a_second_driver_is_refused_while_the_first_one_runs(survivor) -> None:
+    folder, _ = survivor
+    first = run_script(folder, "--name", "held")
+    try:
+        wait_for((folder / "results" / "held" / "study.json").exists, first)
+        second = run_script(folder, "--name", "held")
+        _, errors = second.communicate(timeout=120)
+        assert second.returncode == 2
+        assert "error: name: a study is run by one process at a time; " in errors
+    finally:
+        killed(first)
+
+
+# The same study again
+
+
+@pytest.fixture(scope="module")
+def whole(ray_session: str, results: Path) -> StudyResult:
+    return study(results, "whole", trials=3).run()
+
+
+def test_a_study_that_is_done_is_told_again_and_nothing_is_trained_or_opened(whole: StudyResult, results: Path) -> None:
+    before, openings, runs = written(whole.plan.folder), len(read_openings(results)), mlflow_runs(results, "whole")
+    began = time.monotonic()
+    again = study(results, "whole", trials=3).run()
+    assert time.monotonic() - began < 60
+    assert again.exit_code == 0
+    assert again.choice == whole.choice
+    assert [row.configuration for row in again.final.rows] == ["chosen", "finetuning"]
+    for row, first in zip(again.final.rows, whole.final.rows, strict=True):
+        assert row.test.equal(first.test)
+    assert again.final.openings == whole.final.openings
+    assert len(read_openings(results)) == openings
+    assert written(whole.plan.folder) == before
+    assert mlflow_runs(results, "whole") == runs
+
+
+def test_more_trials_extend_a_study_and_keep_what_it_had(ray_session: str, results: Path) -> None:
+    first = study(results, "longer", trials=2, final=False).run()
+    second = study(results, "longer", trials=4, final=False, references=("finetuning", "joint")).run()
+    assert [r.number for r in second.records] == [0, 1, 2, 3]
+    assert [r.values for r in second.records[:2]] == [r.values for r in first.records]
+    assert [r.seconds for r in second.records[:2]] == [r.seconds for r in first.records]
+    assert [r.algorithm for r in second.references] == ["finetuning", "joint"]
+    assert "intransigence" in second.records[0].metrics
+    assert len(optuna_trials(second.plan.folder)) == 4
+    labels = [f"trial_{number:05d}" for number in range(4)] + ["reference_finetuning", "reference_joint", "study"]
+    assert mlflow_runs(results, "longer") == Counter((label, "FINISHED") for label in labels)
+    curves = list(second.plan.folder.glob("trials/*/learning_curve.csv"))
+    assert {len(pd.read_csv(path)) for path in curves} == {10}  # five tasks, two seeds
+
+
+def test_another_study_of_that_name_is_refused_and_a_fresh_one_moves_it_aside(
+    ray_session: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = study(results, "over", trials=1, final=False).run()
+    before = written(first.plan.folder)
+    with pytest.raises(SystemExit) as refused:
+        study(results, "over", trials=1, final=False, epochs=2).main([])
+    assert refused.value.code == 2
+    assert "error: epochs: must be 1, as in the study that" in capsys.readouterr().err
+    fresh = study(results, "over", trials=1, final=False, epochs=2, fresh=True).run()
+    assert written(results / "over.1") == before
+    assert json.loads((fresh.plan.folder / "study.json").read_text())["config"]["epochs"] == 2
+    assert mlflow_runs(results, "over") == Counter(
+        {(label, "FINISHED"): 2 for label in ("trial_00000", "reference_finetuning", "study")}
+    )
+
+
+def test_an_interrupted_study_says_how_to_go_on_and_goes_on(
+    ray_session: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = results / "cut"
+
+    def interrupt() -> None:
+        wait_for(lambda: list(folder.glob("trials/trial_*/state.pt")))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    settings = {"trials": 3, "epochs": 20, "final": False}
+    cut = study(results, "cut", **settings).run()
+    interrupter.join()
+    assert cut.exit_code == 130
+    said = capsys.readouterr().out
+    assert "Interrupted: " in said
+    assert "Go on    run the same study again" in said
+    assert ("study", "KILLED") in mlflow_runs(results, "cut")
+    done = study(results, "cut", **settings).run()
+    assert done.exit_code == 0
+    assert [r.number for r in done.records] == [0, 1, 2]
+    for record in done.records:
+        np.testing.assert_array_equal(np.array(record.accuracy, dtype=float), matrix_in_peace(record))
+    labels = [f"trial_{number:05d}" for number in range(3)] + ["reference_finetuning", "study"]
+    assert mlflow_runs(results, "cut") == Counter((label, "FINISHED") for label in labels)
+
+
+# Results that can't be written
+
+
+def test_results_that_cannot_be_written_end_the_search_and_it_goes_on_when_they_can(
+    ray_session: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file lies where the folder was; to its writers that is one refusal of the system like another."""
+    folder, away = results / "full", results / "full-away"
+
+    def refuse() -> None:
+        wait_for(lambda: list(folder.glob("trials/trial_*/accuracy.csv")))
+        folder.rename(away)
+        folder.write_text("")
+
+    refuser = threading.Thread(target=refuse)
+    refuser.start()
+    settings = {"trials": 8, "epochs": 10, "final": False}
+    with pytest.raises(SystemExit) as stopped:
+        study(results, "full", **settings).main([])
+    refuser.join()
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert "error: results: must stay writable while a study runs; got " in said
+    assert "The same command goes on from there." in said
+    folder.unlink()
+    away.rename(folder)
+    kept = {r.label: r for r in records_of(folder).values() if r.state == "finished"}
+    assert kept
+    done = study(results, "full", **settings).run()
+    assert [r.state for r in done.records] == ["finished"] * 8
+    assert {r.label: r.seconds for r in done.records if r.label in kept} == {
+        label: r.seconds for label, r in kept.items() if r.number is not None
+    }
+    for record in done.records:
+        np.testing.assert_array_equal(np.array(record.accuracy, dtype=float), matrix_in_peace(record))
