@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from clsearch import LogRange, Study
+from clsearch import Comparison, LogRange, Study
 from clsearch.core.config import TrialConfig
 from clsearch.core.loop import learn_sequence
 from clsearch.core.run import build_run
@@ -34,7 +34,7 @@ from clsearch.tuning.result import StudyResult
 SCRIPT = """
 import sys
 from pathlib import Path
-from clsearch import LogRange, Study
+from clsearch import Comparison, LogRange, Study
 
 STUDY = Study(
     algorithm="lwf", name="mine", hidden=(16,), epochs=12, trials=6, seeds=2, report_seeds=2,
@@ -313,3 +313,84 @@ def test_results_that_cannot_be_written_end_the_search_and_it_goes_on_when_they_
     }
     for record in done.records:
         np.testing.assert_array_equal(np.array(record.accuracy, dtype=float), matrix_in_peace(record))
+
+
+# Protocols and comparisons
+
+
+CONTINUAL = {
+    "algorithm": "ewc",
+    "space": {"penalty_factor": LogRange(1, 1e3)},
+    "protocol": "continual",
+    "benchmark": "permuted-digits",
+    "learning_rates": (0.01, 0.03),
+    "tasks": 4,
+    "final": False,
+}
+
+
+def attempts(result: StudyResult) -> list[tuple[object, ...]]:
+    return [(a.task, a.phase, a.values, a.accuracies, a.bar, a.kept) for a in result.decision.attempts]
+
+
+def test_continual_that_is_interrupted_goes_on_from_its_last_task_and_decides_the_same(
+    ray_session: str, results: Path
+) -> None:
+    unbroken = study(results, "in-peace", **CONTINUAL).run()
+    folder = results / "broken"
+
+    def interrupt() -> None:
+        wait_for((folder / "continual.pt").exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    cut = study(results, "broken", **CONTINUAL).run()
+    interrupter.join()
+    assert cut.exit_code == 130
+    assert 1 <= len(cut.decision.kept) < 4
+    done = study(results, "broken", **CONTINUAL).run()
+    assert done.exit_code == 0
+    assert attempts(done) == attempts(unbroken)
+    assert done.choice == unbroken.choice
+    first = [a for a in cut.decision.attempts if a.task == 1]
+    assert [a.when for a in done.decision.attempts if a.task == 1] == [a.when for a in first]  # not made again
+    assert not (folder / "continual.pt").exists()
+    assert mlflow_runs(results, "broken") == Counter({("continual", "FINISHED"): 1, ("study", "FINISHED"): 1})
+    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
+    experiment = client.get_experiment_by_name("broken")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+    assert sorted(p.step for p in client.get_metric_history(run.info.run_id, "accuracy")) == [1, 2, 3, 4]
+    again = study(results, "broken", **CONTINUAL).run()
+    assert [a.when for a in again.decision.attempts] == [a.when for a in done.decision.attempts]
+
+
+def test_a_comparison_goes_on_where_it_was_cut_off(ray_session: str, results: Path) -> None:
+    def comparison() -> Comparison:
+        settings = {name: value for name, value in TINY.items() if name not in ("space", "algorithm")}
+        return Comparison(
+            name="pair",
+            kind="methods",
+            algorithm="lwf_ewc",
+            studies={"finetuning": {"algorithm": "finetuning", "learning_rate": 0.1}, "lwf": {"algorithm": "lwf"}},
+            results=results,
+            trials=3,
+            **settings | {"epochs": 10, "references": ()},
+        )
+
+    def interrupt() -> None:
+        wait_for(lambda: list((results / "pair-lwf").glob("trials/trial_*/state.pt")))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    cut = comparison().run()
+    interrupter.join()
+    assert {label: found.interrupted for label, found in cut.items()} == {"finetuning": False, "lwf": True}
+    kept, opened = written(results / "pair-finetuning"), len(read_openings(results))
+    done = comparison().run()
+    assert [found.exit_code for found in done.values()] == [0, 0]
+    assert written(results / "pair-finetuning") == kept
+    assert len(read_openings(results)) == opened + 1
+    table = pd.read_csv(results / "pair" / "methods.csv")
+    assert list(table.method) == ["finetuning", "lwf"]
