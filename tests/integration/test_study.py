@@ -36,8 +36,8 @@ from clsearch.tuning.openings import read_openings
 from clsearch.tuning.preflight import check
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.result import StudyResult
+from clsearch.tuning.runs import run_name
 from clsearch.tuning.selection import measure
-from clsearch.tuning.tracking import run_name
 
 LWF_SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
 TINY = {"hidden": (16,), "epochs": 1, "trials": 3, "seeds": 2, "final": False}
