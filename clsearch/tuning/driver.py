@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from clsearch.tuning.figures import pareto_front, response
 from clsearch.tuning.options import Protocol
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
+from clsearch.tuning.pruning import PruningScheduler, pruned_of
 from clsearch.tuning.ranking import Ranking, best_content, choice_of, cost_of, rank
 from clsearch.tuning.records import RAY, Results, now
 from clsearch.tuning.result import StudyResult
@@ -120,6 +121,7 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
         tune_config=tune.TuneConfig(
             # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
             search_alg=searcher,
+            scheduler=PruningScheduler(searcher.should_stop),
             num_samples=-1,
             max_concurrent_trials=options.max_concurrent,
             reuse_actors=True,
@@ -158,9 +160,9 @@ def conclude(plan: Plan, watcher: Watcher) -> StudyResult:
     watcher.write_tables()
     records, references = watcher.trials(), watcher.references()
     ranking = rank(records, plan.objectives)
-    results, best = watcher.results, ranking.best
+    results, best, pruned = watcher.results, ranking.best, pruned_of(plan, records)
     watcher.concluded(
-        best_content(plan, ranking, references, cost_of(records)),
+        best_content(plan, ranking, references, cost_of(records)) | ({"pruning": asdict(pruned)} if pruned else {}),
         best.metrics if best is not None else {},
         told_at(best, best.tasks_learned) if best is not None else now(),
     )

@@ -41,6 +41,7 @@ def description(plan: Plan) -> dict[str, Any]:
         "report_seeds": plan.report_seeds if plan.options.final else [],
         "sampler": plan.options.sampler,
         "sampler_seed": plan.options.sampler_seed,
+        "pruner": plan.options.pruner.value,
     }
     return dict(json.loads(json.dumps(finite(content))))
 

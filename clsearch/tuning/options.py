@@ -21,6 +21,14 @@ class Protocol(StrEnum):
     CONTINUAL = "continual"
 
 
+class Pruner(StrEnum):
+    """How trials are stopped early; see `pruning`."""
+
+    NONE = "none"
+    ASHA = "asha"
+    MEDIAN = "median"
+
+
 class StudyOptions(Part):
     """Study"""
 
@@ -49,6 +57,11 @@ class StudyOptions(Part):
         "is genetic, for several objectives.",
     )
     sampler_seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    pruner: Pruner = Field(
+        Pruner.NONE,
+        description="Stop trials early, from task 2 on, by average accuracy over the tasks so far: asha lets the best "
+        "third of those that got to 2, 6, 18... tasks go on; median stops what is below the median of the finished.",
+    )
     grid_points: int = Field(5, ge=2, description="Values per hyperparameter of a grid, spaced as the range is.")
     results: Path = Field(Path("results"), description="Folder that keeps the records of studies.")
     tracking_uri: str | None = Field(

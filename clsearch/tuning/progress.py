@@ -54,7 +54,7 @@ class ProgressLine:
         """Trials that ended before this process began."""
         for record in records:
             self.keep(record)
-        self.earlier = self.count("finished") + self.count("failed")
+        self.earlier = self.done()
 
     def keep(self, record: TrialRecord) -> None:
         """Count a trial as it stands."""
@@ -67,7 +67,7 @@ class ProgressLine:
     def update(self, record: TrialRecord) -> None:
         """A trial as it stands."""
         self.keep(record)
-        done = self.count("finished") + self.count("failed")
+        done = self.done()
         self.bar.update(self.row, completed=done, description=self.line())
         now = time.monotonic()
         due = now - self.last_plain >= PLAIN_SECONDS or done == self.total
@@ -75,15 +75,20 @@ class ProgressLine:
             self.last_plain = now
             self.console.print(self.line())
 
+    def done(self) -> int:
+        """Trials that ended, whichever way."""
+        return sum(r.ended for r in self.records.values() if r.number is not None)
+
     def count(self, state: str) -> int:
         """Trials in a state, references apart."""
         return sum(r.state == state for r in self.records.values() if r.number is not None)
 
     def line(self) -> str:
         """How the study stands."""
-        finished, failed = self.count("finished"), self.count("failed")
-        done = finished + failed
-        words = [f"{done}/{self.total} trials", f"{self.count('running')} running", f"{failed} failed"]
+        done = self.done()
+        words = [f"{done}/{self.total} trials", f"{self.count('running')} running", f"{self.count('failed')} failed"]
+        if pruned := self.count("pruned"):
+            words.append(f"{pruned} stopped early")
         if self.best is not None:
             name = "" if self.objective == "average_accuracy" else f"{self.objective.replace('_', ' ')} "
             words.append(f"best {name}{100 * self.best:.2f} %")

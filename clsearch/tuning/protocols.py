@@ -14,7 +14,7 @@ from typing import Any
 from clsearch.core.config import LARGEST, SMALLEST, ConfigError, TrialConfig
 from clsearch.core.sources import class_counts
 from clsearch.tuning.objectives import problems_of_objectives
-from clsearch.tuning.options import Options, Protocol
+from clsearch.tuning.options import Options, Protocol, Pruner
 from clsearch.tuning.spaces import Space
 
 FIRST_K = 3
@@ -36,8 +36,11 @@ OWN = {
 }
 """Protocol -> options that act in it only."""
 
-SEARCHING = ("trials", "sampler", "sampler_seed", "grid_points", "objectives")
+SEARCHING = ("trials", "sampler", "sampler_seed", "pruner", "grid_points", "objectives")
 """Options that act where a sampler chooses, which is not in continual."""
+
+GRACE = 2
+"""Tasks that every trial learns before one may be stopped early: after task 1 all are alike, under one seed."""
 
 OF_ITS_OWN = ("grouping", "image_size", "image_channels", "classes_per_task")
 """Settings that belong to a benchmark's classes and images and are not carried to another."""
@@ -97,7 +100,8 @@ def protocol_problems(options: Options, given: set[str], config: TrialConfig, sp
         for rate in options.learning_rates or ()
         if not SMALLEST <= rate <= LARGEST
     ]
-    return problems + _sampler_problems(options) + _seed_problems(options, config)
+    searched = len(searched_tasks(options, tasks))
+    return problems + _sampler_problems(options) + _pruner_problems(options, searched) + _seed_problems(options, config)
 
 
 def _continual_problems(options: Options, given: set[str], config: TrialConfig, space: Space) -> list[str]:
@@ -126,6 +130,18 @@ def _continual_problems(options: Options, given: set[str], config: TrialConfig, 
 def _sampler_problems(options: Options) -> list[str]:
     if options.sampler == "nsga2" and len(options.objectives) == 1:
         return ["sampler: nsga2 trades objectives off against each other, so it needs two or more; got one. Use tpe"]
+    return []
+
+
+def _pruner_problems(options: Options, tasks: int) -> list[str]:
+    """Trials are stopped by what the search optimizes, and it is told of that after each task."""
+    if options.pruner is Pruner.NONE or options.protocol is Protocol.CONTINUAL:
+        return []
+    if options.objectives != ("average_accuracy",):
+        got = " ".join(options.objectives)
+        return [f"pruner: stops by average_accuracy, which must be the only objective; got {options.pruner} with {got}"]
+    if tasks <= GRACE:
+        return [f"pruner: stops after task {GRACE} at the earliest, so more tasks must be searched; got {tasks}"]
     return []
 
 

@@ -87,9 +87,9 @@ def alike(first: TrialRecord, second: TrialRecord, objectives: tuple[str, ...]) 
     return all(indistinguishable(per_seed(first, name), per_seed(second, name)) for name in objectives)
 
 
-def per_seed(record: TrialRecord, name: str) -> list[float]:
-    """A metric of each seed, after the tasks that a trial learned."""
-    return metrics.summary(matrices(record), record.tasks_learned)[name].tolist()
+def per_seed(record: TrialRecord, name: str, learned: int | None = None) -> list[float]:
+    """A metric of each seed, after the tasks that a trial learned, or some of them."""
+    return metrics.summary(matrices(record), learned or record.tasks_learned)[name].tolist()
 
 
 def against(best: TrialRecord, reference: TrialRecord, name: str) -> Interval:

@@ -51,7 +51,8 @@ def now() -> int:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial as it stands: waiting, running, finished, failed or unfinished (cut off), with the reason.
+    """A trial as it stands: waiting, running, finished, failed, pruned (stopped early) or unfinished (cut off), with
+    the reason.
 
     number: Optuna's, None for a reference. values: the searched hyperparameters. settings: all of them, flat.
     metrics: name -> mean over seeds, `<name>/std` its spread, after `tasks_learned` tasks.
@@ -80,7 +81,7 @@ class TrialRecord:
     @property
     def ended(self) -> bool:
         """Whether nothing more comes of it."""
-        return self.state in ("finished", "failed")
+        return self.state in ("finished", "failed", "pruned")
 
 
 def metrics_of(result: dict[str, Any]) -> dict[str, float]:

@@ -33,7 +33,7 @@ STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Has the UI open on training runs, not on traces of language models."""
-MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED", "unfinished": "KILLED"}
+MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED", "unfinished": "KILLED"}
 STUDY = "study"
 """The parent's label."""
 

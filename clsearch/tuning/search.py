@@ -22,9 +22,13 @@ from clsearch.core.config import ConfigError, fields_of
 from clsearch.core.seeding import seed_of
 from clsearch.tuning.objectives import chosen, direction, sign
 from clsearch.tuning.plan import Plan
+from clsearch.tuning.pruning import pruner_of
 from clsearch.tuning.spaces import Space, grid
 
 JOURNAL = "optuna.journal"
+
+REASON = "reason"
+"""Attribute of trials that diverged: why."""
 
 T = TypeVar("T")
 
@@ -42,6 +46,7 @@ def open_storage(plan: Plan) -> optuna.Study:
         storage=JournalStorage(JournalFileBackend(str(plan.folder / JOURNAL))),
         study_name=plan.options.name,
         directions=[direction(name) for name in plan.objectives],
+        pruner=pruner_of(plan),
         load_if_exists=True,
     )
     if plan.options.sampler == "grid" and plan.space:
@@ -133,6 +138,8 @@ class OptunaSearcher(Searcher):
         self.asked = len(asked)
         self.again = [trial for trial in asked if trial_label(trial.number) not in self.ended]
         self.open: dict[str, optuna.trial.Trial] = {}
+        self.stopped: set[str] = set()
+        self.known: dict[str, FrozenTrial] = {}
         self.told = {trial.number: max(trial.intermediate_values, default=0) for trial in self.again}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -166,6 +173,7 @@ class OptunaSearcher(Searcher):
         it is not told again.
         """
         if found.state.is_finished():
+            self.known[trial_id] = found
             return self.desk.configure(trial_label(found.number), found.params, None)
         trial = optuna.trial.Trial(self.study, found._trial_id)
         for name, values in self.plan.space.items():  # as they were suggested; new where the process died in between
@@ -196,23 +204,41 @@ class OptunaSearcher(Searcher):
             return self._last()
         return self.desk.configure(reference_label(name), values, name)
 
+    def should_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial is to be stopped early, after the task that a result is of; Optuna is told of that first."""
+        if result.get("done"):
+            return False
+        if (known := self.known.get(trial_id)) is not None:  # as it was decided
+            last = max(known.intermediate_values, default=0)
+            pruned = known.state is OptunaState.PRUNED and REASON not in known.user_attrs
+            return pruned and result["tasks_learned"] >= last
+        if trial_id not in self.open or len(self.plan.objectives) > 1:
+            return False
+        self.on_trial_result(trial_id, result)
+        if self._kept(self.open[trial_id].should_prune):
+            self.stopped.add(trial_id)
+        return trial_id in self.stopped
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id in self.open:
             self._kept(lambda: self._report(self.open[trial_id], result))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Diverged trials are told as pruned: TPE avoids their region, and learns nothing from failed ones."""
+        """Diverged trials are told as pruned, as those are that were stopped early: TPE avoids their region, and learns
+        nothing from failed ones.
+        """
         trial = self.open.pop(trial_id, None)
         if trial is not None:
-            self._kept(lambda: self._tell(trial, result, error))
+            self._kept(lambda: self._tell(trial, result, error, trial_id in self.stopped))
 
-    def _tell(self, trial: optuna.trial.Trial, result: dict[str, Any] | None, error: bool) -> None:
+    def _tell(self, trial: optuna.trial.Trial, result: dict[str, Any] | None, error: bool, stopped: bool) -> None:
         if error or result is None:
             self.study.tell(trial, state=OptunaState.FAIL)
             return
         self._report(trial, result)
         if "failed" in result:
-            trial.set_user_attr("reason", result["failed"])
+            trial.set_user_attr(REASON, result["failed"])
+        if "failed" in result or stopped:
             self.study.tell(trial, state=OptunaState.PRUNED)
         else:
             self.study.tell(trial, [result[name] for name in self.plan.objectives])

@@ -129,8 +129,9 @@ class Watcher(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         reason = trial.last_result.get("failed", "")
-        state = "failed" if reason else "finished"
-        self._end(trial, state, reason)
+        learned = self.records[trial.config["label"]].tasks_learned
+        early = learned < len(self.plan.tasks)
+        self._end(trial, "failed" if reason else "pruned" if early else "finished", reason)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         error = trial.get_pickled_error()

@@ -1,0 +1,132 @@
+"""Stopping trials early: Optuna's pruners, asked after each learned task, and what that saved.
+
+Trials are compared at the same number of learned tasks, by the mean accuracy over those tasks. Under a fixed seed task
+1 is the same for every factor, temperature and p, so nobody is stopped before task 2. All state is in Optuna's storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from scipy.stats import spearmanr
+
+from clsearch.tuning.options import Pruner
+from clsearch.tuning.plan import Plan
+from clsearch.tuning.protocols import GRACE
+from clsearch.tuning.ranking import per_seed
+from clsearch.tuning.records import TrialRecord
+
+REDUCTION = 3
+"""Of the trials that reach a rung of asha, one in so many goes on."""
+
+STARTUP = 5
+"""Trials that must finish before median stops one."""
+
+
+class MedianAtTask(BasePruner):
+    """Stops a trial that is worse than the median of the finished ones at the same task.
+
+    Optuna's MedianPruner compares a trial's best value so far. A mean over tasks only falls here, so that would be the
+    one after task 1, and nobody would ever be stopped.
+    """
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        step = trial.last_step
+        if step is None or step < GRACE or len(finished) < STARTUP:
+            return False
+        others = [other.intermediate_values[step] for other in finished if step in other.intermediate_values]
+        sign = 1 if study.direction is optuna.study.StudyDirection.MAXIMIZE else -1
+        return bool(others) and sign * trial.intermediate_values[step] < sign * median(others)
+
+
+def pruner_of(plan: Plan) -> BasePruner:
+    """The pruner of a plan."""
+    match plan.options.pruner:
+        case Pruner.ASHA:
+            return SuccessiveHalvingPruner(min_resource=GRACE, reduction_factor=REDUCTION)
+        case Pruner.MEDIAN:
+            return MedianAtTask()
+    return NopPruner()
+
+
+def rungs(plan: Plan) -> list[int]:
+    """After how many tasks trials are compared."""
+    tasks = len(plan.tasks)
+    if plan.options.pruner is Pruner.ASHA:
+        return [GRACE * REDUCTION**n for n in range(tasks) if GRACE * REDUCTION**n < tasks]
+    return list(range(GRACE, tasks)) if plan.options.pruner is Pruner.MEDIAN else []
+
+
+class PruningScheduler(FIFOScheduler):
+    """Asks after each task whether a trial is to be stopped: stop(trial_id, result). Nothing else is scheduled."""
+
+    def __init__(self, stop: Callable[[str, dict[str, Any]], bool]) -> None:
+        super().__init__()
+        self.stop = stop
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        stop = self.stop(trial.trial_id, result)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its Tuner for a restore that is never used."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Where trials were compared. stopped: how many there. correlation: Spearman's rank correlation of the scores there
+    with the scores after the last task, over the `finished` trials; NaN for fewer than three.
+    """
+
+    tasks: int
+    stopped: int
+    correlation: float
+    finished: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What stopping early did. saved: task-trainings that were not made, of `total`."""
+
+    trials: int
+    saved: int
+    total: int
+    rungs: tuple[Rung, ...]
+
+
+def pruned_of(plan: Plan, records: Sequence[TrialRecord]) -> Pruned | None:
+    """What stopping early did; None where it was not asked for."""
+    if plan.options.pruner is Pruner.NONE or plan.protocol.value == "continual":
+        return None
+    stopped = [r for r in records if r.state == "pruned"]
+    finished = [r for r in records if r.state == "finished"]
+    tasks, M = len(plan.tasks), len(plan.seeds)
+    saved = sum((tasks - r.tasks_learned) * M for r in stopped)
+    found = tuple(
+        Rung(at, sum(r.tasks_learned == at for r in stopped), correlation(plan, finished, at), len(finished))
+        for at in rungs(plan)
+    )
+    return Pruned(len(stopped), saved, len(records) * tasks * M, found)
+
+
+def correlation(plan: Plan, finished: Sequence[TrialRecord], tasks: int) -> float:
+    """Spearman's rank correlation of the objective after some tasks with the one after all."""
+    if len(finished) < 3:
+        return float("nan")
+    early, late = (
+        [sum(values) / len(values) for r in finished if (values := per_seed(r, plan.objectives[0], learned))]
+        for learned in (tasks, len(plan.tasks))
+    )
+    if len({*early}) == 1 or len({*late}) == 1:
+        return float("nan")
+    return float(spearmanr(early, late).statistic)
