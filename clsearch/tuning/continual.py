@@ -127,7 +127,7 @@ class Begun:
     state: bytes | None = None
 
 
-def read_begun(folder: Path, plan: Plan) -> Begun:
+def read_begun(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> Begun:
     """What a study's folder holds of the protocol: attempts.csv, and the state after the last task that has one."""
     if not (folder / ATTEMPTS).exists():
         return Begun()
@@ -138,17 +138,17 @@ def read_begun(folder: Path, plan: Plan) -> Begun:
             task=row["task"],
             phase=row["phase"],
             values={name: row[name] for name in (RATE, *DECAYING) if row.get(name) is not None},
-            accuracies=tuple(value for seed in plan.seeds if (value := row.get(f"accuracy/seed_{seed}")) is not None),
+            accuracies=tuple(value for seed in seeds if (value := row.get(f"accuracy/seed_{seed}")) is not None),
             bar=row["bar"],
-            seeds=len(plan.seeds),
+            seeds=len(seeds),
             seconds=row["seconds"],
             when=row["when"],
             kept=row["kept"],
         )
         for row in rows
     )
-    if {a.task for a in attempts if a.kept and a.phase == METHOD} == {*plan.tasks}:
-        return Begun(attempts, len(plan.tasks))
+    if {a.task for a in attempts if a.kept and a.phase == METHOD} == {*tasks}:
+        return Begun(attempts, len(tasks))
     if not (folder / STATE).exists():
         return Begun(attempts)
     packed = (folder / STATE).read_bytes()

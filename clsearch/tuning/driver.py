@@ -74,7 +74,7 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
     results.begin()
     quiet()
     warn = partial(line.console.print, markup=False)
-    tracker = Tracker(plan, preflight.tracking_uri(plan), warn, results.study_id)
+    tracker = Tracker(results.study, plan.folder, preflight.tracking_uri(plan), warn)
     tracker.begin()
     watcher = Watcher(plan, results, tracker, line, slots(plan))
     watcher.recall()
@@ -86,6 +86,7 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
     found = finally_evaluated(found, data, watcher)
     line.say("sending the last records to MLflow")
     tracker.end(state_of(found))
+    results.end(state_of(found))
     return found
 
 
@@ -188,7 +189,7 @@ def chosen_task_by_task(plan: Plan, data: ray.ObjectRef, watcher: Watcher) -> St
     decision, interrupted = Decision(), False
     try:
         for decision in decide(
-            plan, data, read_begun(plan.folder, plan), partial(write_atomically, plan.folder / STATE)
+            plan, data, read_begun(plan.folder, plan.seeds, plan.tasks), partial(write_atomically, plan.folder / STATE)
         ):
             watcher.decided(decision)
     except KeyboardInterrupt:

@@ -82,14 +82,27 @@ class Optimism:
 @dataclass(frozen=True)
 class Final:
     """A choice and its references on fresh seeds. rows: the choice first, on what is reported, then on the full
-    sequence where that is another.
+    sequence where that is another. tasks: how many that has. seeds: the fresh ones; searched_seeds, searched_tasks:
+    what the choice was made on.
     """
 
-    plan: Plan
+    protocol: str
+    tasks: int
+    searched_tasks: tuple[int, ...]
+    searched_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
     choice: Choice
     rows: tuple[Measured, ...]
     openings: tuple[Opening, ...]
     seconds: float
+
+    @classmethod
+    def of(
+        cls, plan: Plan, choice: Choice, rows: tuple[Measured, ...], openings: tuple[Opening, ...], seconds: float
+    ) -> Final:
+        """The final evaluation of a plan."""
+        whole = (plan.protocol.value, plan.config.tasks, plan.tasks, plan.seeds, plan.report_seeds)
+        return cls(*whole, choice, rows, openings, seconds)
 
     def row(self, configuration: str, on: str) -> Measured | None:
         """A row; None where there is none, or it has no metrics."""
@@ -131,7 +144,7 @@ class Final:
         if full is None or reported is None:
             return ()
         for name, believed in self.choice.scores.items():
-            seen = full.per_seed("validation", len(self.plan.tasks))[name]
+            seen = full.per_seed("validation", len(self.searched_tasks))[name]
             test = reported.per_seed("test").get(name)
             opened = None if test is None else interval(test.tolist())
             found.append(Optimism(name, believed, interval(seen.tolist()), opened))
@@ -164,7 +177,7 @@ def accuracies_of(final: Final) -> pd.DataFrame:
         [row.configuration, row.on, part, seed, learned, *placed(accuracies, row.tasks, most)]
         for row in final.rows
         for part in PARTS
-        for seed, matrix in zip(final.plan.report_seeds, getattr(row, part).tolist(), strict=True)
+        for seed, matrix in zip(final.seeds, getattr(row, part).tolist(), strict=True)
         for learned, accuracies in enumerate(matrix)
     ]
     names = [f"task_{j:02d}" for j in range(1, most + 1)]
@@ -180,9 +193,10 @@ def placed(accuracies: Sequence[float], tasks: Sequence[int], most: int) -> list
 def content_of(final: Final) -> dict[str, Any]:
     """What final.json holds."""
     return {
-        "protocol": final.plan.protocol.value,
+        "protocol": final.protocol,
         "choice": asdict(final.choice),
-        "seeds": {"selecting": list(final.plan.seeds), "reporting": list(final.plan.report_seeds)},
+        "tasks": {"searched": list(final.searched_tasks), "all": final.tasks},
+        "seeds": {"selecting": list(final.searched_seeds), "reporting": list(final.seeds)},
         "openings": [asdict(opening) for opening in final.openings],
         "optimism": [
             asdict(o) | {"against_validation": o.against_validation, "against_test": o.against_test}
@@ -193,23 +207,20 @@ def content_of(final: Final) -> dict[str, Any]:
     }
 
 
-def read_final(folder: Path, plan: Plan, choice: Choice) -> Final | None:
-    """The final evaluation that a study's folder holds; None where there is none, or it is of another choice or other
-    seeds.
-    """
+def read_final(folder: Path) -> Final | None:
+    """The final evaluation that a study's folder holds; None where there is none that ended."""
     try:
         content = json.loads((folder / "final.json").read_text(encoding="utf-8"))
         matrices = pd.read_csv(folder / "final_accuracy.csv", float_precision="round_trip")
     except FileNotFoundError:
         return None
-    asked = json.loads(json.dumps({"choice": asdict(choice), "seeds": list(plan.report_seeds)}))
-    if not content["rows"] or asked != {"choice": content["choice"], "seeds": content["seeds"]["reporting"]}:
+    if not content["rows"]:
         return None
-    rows = []
+    rows, seeds, tasks = [], content["seeds"], content["tasks"]
     for row in content["rows"]:
         own = matrices[(matrices.configuration == row["configuration"]) & (matrices.on == row["on"])]
         names = [f"task_{j:02d}" for j in row["tasks"]]
-        shape = (len(plan.report_seeds), len(names) + 1, len(names))
+        shape = (len(seeds["reporting"]), len(names) + 1, len(names))
         found: dict[str, Any] = {
             part: torch.from_numpy(own.loc[own.part == part, names].to_numpy().reshape(shape)) for part in PARTS
         }
@@ -217,7 +228,17 @@ def read_final(folder: Path, plan: Plan, choice: Choice) -> Final | None:
         found |= {name: tuple(row[name]) for name in ("tasks", "per_task")}
         rows.append(Measured(settings=row["config"], **found))
     openings = tuple(Opening(**opening | {"seeds": tuple(opening["seeds"])}) for opening in content["openings"])
-    return Final(plan, choice, tuple(rows), openings, content["seconds"])
+    return Final(
+        protocol=content["protocol"],
+        tasks=tasks["all"],
+        searched_tasks=tuple(tasks["searched"]),
+        searched_seeds=tuple(seeds["selecting"]),
+        seeds=tuple(seeds["reporting"]),
+        choice=Choice(**content["choice"] | {"per_task": tuple(content["choice"]["per_task"])}),
+        rows=tuple(rows),
+        openings=openings,
+        seconds=content["seconds"],
+    )
 
 
 def _row_content(final: Final, row: Measured) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from clsearch.tuning.final import Final, Measured
 
 def final_table(final: Final) -> Table:
     """The choice and its references on fresh seeds: validation and test, with intervals."""
-    seeds = final.plan.report_seeds
+    seeds = final.seeds
     span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     table = plain_table(
         f"Final evaluation on {len(seeds)} fresh seed{'s' * (len(seeds) > 1)} ({span}), mean (95 % interval)"
@@ -35,7 +35,7 @@ def described(final: Final, row: Measured) -> str:
     """What a row is measured on."""
     if row.on == "full_sequence":
         return f"full sequence of {row.benchmark}"
-    if len(row.tasks) < final.plan.config.tasks:
+    if len(row.tasks) < final.tasks:
         return f"reported: tasks {row.tasks[0]} to {row.tasks[-1]}, fresh weights"
     return f"reported: {row.benchmark}"
 
@@ -67,9 +67,9 @@ def optimism_of(final: Final) -> list[str]:
     """How much better the search thought of its choice than it is: a sentence for each objective."""
     lines = []
     for found in final.optimism:
-        name, seeds = found.metric.replace("_", " "), len(final.plan.report_seeds)
+        name, seeds = found.metric.replace("_", " "), len(final.seeds)
         where = "" if final.reported_on == "full_sequence" else " of what is reported"
-        searched, every = len(final.plan.tasks), final.plan.config.tasks
+        searched, every = len(final.searched_tasks), final.tasks
         of = f" of tasks 1 to {searched}" if searched < every else ""
         test = ""
         if found.test is not None:

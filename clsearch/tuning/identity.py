@@ -58,6 +58,13 @@ def described(source: Source) -> dict[str, Any]:
     }
 
 
+class Bounds(dict[str, Any]):
+    """A range, as study.json has it."""
+
+    def __str__(self) -> str:
+        return f"{self['low']:g} to {self['high']:g}{' (log)' if self['log'] else ''}"
+
+
 def stored(path: Path) -> dict[str, Any] | None:
     """A file of JSON; None where there is none, nothing where it holds something else."""
     try:

@@ -57,7 +57,8 @@ class TrialRecord:
     number: Optuna's, None for a reference. values: the searched hyperparameters. settings: all of them, flat.
     metrics: name -> mean over seeds, `<name>/std` its spread, after `tasks_learned` tasks.
     accuracy: R [M][T+1][T] with None where not measured. curve: [E][M][K] with its columns and [E][2] (task, epoch).
-    times: when the driver was told of each learned task, in milliseconds since 1970. restarts: after a worker died.
+    times: when the driver was told of each learned task, in milliseconds since 1970; told: of anything, last. restarts:
+    after a worker died.
     """
 
     label: str
@@ -76,6 +77,7 @@ class TrialRecord:
     curve: list[Any] = field(default_factory=list)
     epochs: list[Any] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
+    told: int = 0
     restarts: int = 0
 
     @property
@@ -100,7 +102,7 @@ class Results:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.folder = plan.folder
-        self.study_id = ""
+        self.study: dict[str, Any] = {}
 
     def begin(self) -> None:
         """Write study.json; where there is one, add that the study goes on, and with what."""
@@ -111,8 +113,12 @@ class Results:
             changed = {name: description(self.plan)[name] for name in MAY_CHANGE}
             session = {"command": self.plan.command} | made
             content = found | changed | {"resumed": [*found["resumed"], session]}
-        self.study_id = str(content["id"])
-        write_json(self.folder / STUDY, content)
+        self.study = content | {"state": "running"}
+        write_json(self.folder / STUDY, self.study)
+
+    def end(self, state: str) -> None:
+        """Write how the study ended."""
+        write_json(self.folder / STUDY, self.study | {"state": state})
 
     def trial_folder(self, label: str) -> Path:
         """The one place of a trial's files, its checkpoint included."""
@@ -143,14 +149,6 @@ class Results:
         """Write how a trial stands."""
         content = {k: v for k, v in asdict(record).items() if k not in ("curve", "epochs", "columns")}
         write_json(self.trial_folder(record.label) / "record.json", content)
-
-    def read_trials(self) -> dict[str, TrialRecord]:
-        """The trials and references as they were last written, by label; without their learning curves."""
-        found = {}
-        for path in sorted((self.folder / "trials").glob("*/record.json")):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found[path.parent.name] = TrialRecord(**content | {"seeds": tuple(content["seeds"])})
-        return found
 
     def write_table(self, name: str, records: list[TrialRecord]) -> None:
         """Write <name>.csv, a row per trial. Only finished trials have metrics there: a mean over few tasks must not
@@ -199,6 +197,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file of JSON, atomically; NaN and infinity become null."""
     text = json.dumps(finite(content), indent=2, ensure_ascii=False)
     write_atomically(path, (text + "\n").encode())
+
+
+def read_trials(folder: Path) -> dict[str, TrialRecord]:
+    """A study's trials and references as they were last written, by label; without their learning curves."""
+    found = {}
+    for path in sorted((folder / "trials").glob("*/record.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found[path.parent.name] = TrialRecord(**content | {"seeds": tuple(content["seeds"])})
+    return found
 
 
 def with_curve(folder: Path, record: TrialRecord) -> TrialRecord:

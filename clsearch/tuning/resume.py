@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from clsearch.core.config import ConfigError
 from clsearch.tuning.display import near
-from clsearch.tuning.identity import COMPARISON, MAY_CHANGE, STUDY, description, stored
+from clsearch.tuning.identity import COMPARISON, MAY_CHANGE, STUDY, Bounds, description, stored
 from clsearch.tuning.plan import Plan
 
 
@@ -93,19 +93,12 @@ def ways_out(folder: Path, name: str | None) -> str:
 def settled(content: dict[str, Any]) -> dict[str, str]:
     """What must stay as it is while a study is gone on with, of study.json: name -> as it is shown."""
     parts = ("config", "space", "data")
-    kept = (*MAY_CHANGE, "id", "command", "preset", "versions", "commit", "started", "resumed")
+    kept = (*MAY_CHANGE, "id", "state", "command", "preset", "versions", "commit", "started", "resumed")
     found = {name: value for name, value in content.items() if name not in (*parts, *kept)}
     found |= {name: value for name, value in content.get("config", {}).items() if name != "data_root"}
     found |= {name: Bounds(value) for name, value in content.get("space", {}).items()}
     found |= {f"data ({name})": value for name, value in content.get("data", {}).items()}
     return {name: shown(value) for name, value in found.items() if value is not None}
-
-
-class Bounds(dict[str, Any]):
-    """A range, as study.json has it."""
-
-    def __str__(self) -> str:
-        return f"{self['low']:g} to {self['high']:g}{' (log)' if self['log'] else ''}"
 
 
 def shown(value: Any) -> str:

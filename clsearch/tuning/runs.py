@@ -7,7 +7,7 @@ that sending it twice changes nothing. Metrics have step = tasks learned.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,8 @@ from clsearch.core.metrics import over_seeds
 from clsearch.tuning.continual import Decision, metrics_of
 from clsearch.tuning.figures import accuracy_matrix
 from clsearch.tuning.final import PARTS, Final, Measured, content_of
-from clsearch.tuning.identity import finite
+from clsearch.tuning.identity import Bounds, finite
 from clsearch.tuning.openings import Opening
-from clsearch.tuning.plan import Plan
 from clsearch.tuning.ranking import matrices
 from clsearch.tuning.records import TrialRecord, code_version, now, with_curve
 from clsearch.tuning.trainable import last_rows
@@ -34,27 +33,27 @@ ARTIFACTS = "mlartifacts"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Has the UI open on training runs, not on traces of language models."""
 MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED", "unfinished": "KILLED"}
-STUDY = "study"
+PARENT = "study"
 """The parent's label."""
 
 
-def default_store(plan: Plan) -> str:
-    """URI of the SQLite store that studies in one results folder share."""
-    return f"sqlite:///{plan.folder.parent / STORE}"
+def default_store(folder: Path) -> str:
+    """URI of the SQLite store that a study, whose folder this is, shares with those beside it."""
+    return f"sqlite:///{folder.parent / STORE}"
 
 
 class Runs:
     """What MLflow holds of a study, and what is sent to it. Whatever a store raises surfaces here.
 
-    uri: of the store. study_id: of the study, as study.json has it; its runs are those that have it for a tag.
+    study: study.json, whose `id` is a tag of all its runs. folder: the study's. uri: of the store.
     """
 
-    def __init__(self, plan: Plan, uri: str, study_id: str) -> None:
-        self.plan = plan
+    def __init__(self, study: dict[str, Any], folder: Path, uri: str) -> None:
+        self.study = study
+        self.folder = folder
         self.uri = uri
-        self.study_id = study_id
         served = uri.startswith(("http:", "https:", "databricks"))
-        self.artifacts = None if served else (plan.folder.parent / ARTIFACTS / plan.options.name).as_uri()
+        self.artifacts = None if served else (folder.parent / ARTIFACTS / folder.name).as_uri()
         self.ids: dict[str, str] = {}
         self.states: dict[str, str] = {}
         self.known: set[str] = set()
@@ -63,10 +62,10 @@ class Runs:
 
     def connect(self) -> None:
         """Find the study's experiment, which is created where there is none, and the runs that it has there."""
-        if self.uri == default_store(self.plan):
-            made_once(self.plan.folder.parent / STORE, lambda path: path if path.exists() else None, new_store)
+        if self.uri == default_store(self.folder):
+            made_once(self.folder.parent / STORE, lambda path: path if path.exists() else None, new_store)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        name = self.plan.options.name
+        name = self.folder.name
         experiment = self.client.get_experiment_by_name(name)
         if experiment is not None and experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
@@ -78,7 +77,7 @@ class Runs:
         token: str | None = ""
         while token is not None:
             found = self.client.search_runs(
-                [self.experiment], f"tags.study_id = '{self.study_id}'", page_token=token or None
+                [self.experiment], f"tags.study_id = '{self.study['id']}'", page_token=token or None
             )
             for run in found:
                 self.ids[run.data.tags["label"]] = run.info.run_id
@@ -88,20 +87,18 @@ class Runs:
 
     def begin(self) -> None:
         """The study's own run."""
-        plan = self.plan
-        settings = {k: v for k, v in plan.config.flat().items() if k not in plan.space}
-        space = {f"space/{n}": f"{r.low:g} to {r.high:g}{' (log)' if r.log else ''}" for n, r in plan.space.items()}
-        own: dict[str, Any] = {"sampler": plan.options.sampler, "algorithm": plan.algorithm}
-        own |= {"protocol": plan.protocol.value, "objectives": plan.objectives, "seeds": text(plan.seeds)}
-        tags = {"mlflow.note.content": plan.question, "trials": str(plan.trials)}
-        self._run(STUDY, "study", plan.algorithm, plan.options.name, settings | space | own, tags)
+        study = self.study
+        space = {f"space/{name}": str(Bounds(values)) for name, values in study["space"].items()}
+        own = {name: study[name] for name in ("sampler", "algorithm", "protocol", "objectives", "seeds")}
+        tags = {"mlflow.note.content": study["question"], "trials": str(study["trials"])}
+        self._run(PARENT, "study", study["algorithm"], self.folder.name, study["config"] | space | own, tags)
 
     def trial(self, record: TrialRecord) -> None:
         """A trial as it stands: its run is created at the first call and ended by a final state."""
         label = label_of(record)
         if record.ended and label not in self.live and self.states.get(label) == record.state:
             return  # an earlier process sent all of it
-        record = with_curve(self.plan.folder, record)
+        record = with_curve(self.folder, record)
         kind = "trial" if record.number is not None else "reference"
         run_id = self._child(label, kind, record.algorithm, run_name(record), record.settings, record.seeds)
         for step in range(self.sent.get(label, 0) + 1, record.tasks_learned + 1):
@@ -123,19 +120,19 @@ class Runs:
 
     def decided(self, decision: Decision) -> None:
         """What the continual protocol chose for each task so far."""
-        plan, kept = self.plan, decision.kept
-        fixed = {name: value for name, value in plan.config.flat().items() if name not in kept[-1].values}
-        run_id = self._child("continual", "trial", plan.algorithm, "continual", fixed, plan.seeds)
+        study, kept = self.study, decision.kept
+        fixed = {name: value for name, value in study["config"].items() if name not in kept[-1].values}
+        run_id = self._child("continual", "trial", study["algorithm"], "continual", fixed, study["seeds"])
         for attempt in kept[self.sent.get("continual", 0) :]:
             self._log(run_id, metrics_of(attempt, decision), attempt.task, attempt.when)
         self.sent["continual"] = len(kept)
-        if kept[-1].task == plan.tasks[-1]:
+        if kept[-1].task == study["tasks"][-1]:
             self._done("continual", "finished")
 
     def concluded(self, content: dict[str, Any], values: dict[str, float], when: int) -> None:
         """best.json, and the best trial's metrics, with the study."""
-        self._log(self.ids[STUDY], values, len(self.plan.tasks), when)
-        self.client.log_dict(self.ids[STUDY], finite(content), "best.json")
+        self._log(self.ids[PARENT], values, len(self.study["tasks"]), when)
+        self.client.log_dict(self.ids[PARENT], finite(content), "best.json")
 
     def opened(self, openings: tuple[Opening, ...]) -> None:
         """When test data was opened, and how often it had been before, with the study."""
@@ -143,7 +140,7 @@ class Runs:
             "test_opened": " ".join(opening.when for opening in openings),
             "test_openings_before": " ".join(str(opening.before) for opening in openings),
         }
-        self.client.log_batch(self.ids[STUDY], tags=[RunTag(name, value) for name, value in tags.items()])
+        self.client.log_batch(self.ids[PARENT], tags=[RunTag(name, value) for name, value in tags.items()])
 
     def evaluated(self, final: Final) -> None:
         """The final evaluation: a run per configuration, and the choice's metrics with the study."""
@@ -152,7 +149,7 @@ class Runs:
             shown = {name: value for name, value in row.settings.items() if not any(name in v for v in row.per_task)}
             name = f"final {row.configuration} on {row.on.replace('_', ' ')}"
             label = f"{name}, opened {when}"
-            run_id = self._child(label, "final", row.algorithm, name, shown, final.plan.report_seeds)
+            run_id = self._child(label, "final", row.algorithm, name, shown, final.seeds)
             for learned in range(1, len(row.tasks) + 1):
                 steps = {f"{p}/{n}": v for p in PARTS for n, v in over_seeds(row.per_seed(p, learned)).items()}
                 self._log(run_id, finite_only(steps), learned, when)
@@ -161,20 +158,20 @@ class Runs:
             self._done(label, "failed" if row.reason else "finished", row.reason)
         if final.reported is not None:
             reported = means(final, final.reported) | bounds(final, final.reported)
-            self._log(self.ids[STUDY], reported, len(final.reported.tasks), when)
-        self.client.log_dict(self.ids[STUDY], finite(content_of(final)), "final.json")
+            self._log(self.ids[PARENT], reported, len(final.reported.tasks), when)
+        self.client.log_dict(self.ids[PARENT], finite(content_of(final)), "final.json")
 
     def end(self, state: str) -> None:
         """How the study ended."""
         if "continual" in self.ids and self.states.get("continual") != "finished":  # cut off, or nothing was chosen
             self._done("continual", state)
-        self._done(STUDY, state)
+        self._done(PARENT, state)
 
     def _child(
-        self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: tuple[int, ...]
+        self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: Sequence[int]
     ) -> str:
         """A run below the study's."""
-        tags = {"mlflow.parentRunId": self.ids[STUDY], "seeds": text(seeds), "benchmark": params["benchmark"]}
+        tags = {"mlflow.parentRunId": self.ids[PARENT], "seeds": text(seeds), "benchmark": params["benchmark"]}
         return self._run(label, kind, algorithm, name, params | {"algorithm": algorithm, "seeds": text(seeds)}, tags)
 
     def _run(
@@ -196,17 +193,17 @@ class Runs:
         return self.ids[label]
 
     def _tags(self, label: str, kind: str, algorithm: str) -> dict[str, str]:
-        config = self.plan.config
+        study = self.study
         return {
             "kind": kind,
             "label": label,
-            "study": self.plan.options.name,
-            "study_id": self.study_id,
+            "study": self.folder.name,
+            "study_id": study["id"],
             "algorithm": algorithm,
-            "benchmark": config.benchmark,
-            "scenario": config.scenario.value,
-            "seeds": text(self.plan.seeds),
-            "protocol": self.plan.protocol.value,
+            "benchmark": study["config"]["benchmark"],
+            "scenario": study["config"]["scenario"],
+            "seeds": text(study["seeds"]),
+            "protocol": study["protocol"],
             "state": "running",
             "code_version": code_version(),
         }
@@ -235,7 +232,7 @@ def label_of(record: TrialRecord) -> str:
 
 def told_at(record: TrialRecord, step: int) -> int:
     """When the driver was told of a learned task, in milliseconds since 1970."""
-    return record.times[step - 1] if 0 < step <= len(record.times) else now()
+    return record.times[step - 1] if 0 < step <= len(record.times) else record.told
 
 
 def metrics_after(record: TrialRecord, step: int) -> dict[str, float]:

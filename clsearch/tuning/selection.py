@@ -58,9 +58,11 @@ def rows_of(plan: Plan) -> list[tuple[Target, str]]:
 
 def already_evaluated(plan: Plan, choice: Choice) -> Final | None:
     """The final evaluation that an earlier process ended, where it is the one that `evaluate` would make."""
-    final = read_final(plan.folder, plan, choice)
-    made = [] if final is None else [(row.on, row.algorithm) for row in final.rows]
-    return final if made == [(target.on, algorithm) for target, algorithm in rows_of(plan)] else None
+    final = read_final(plan.folder)
+    if final is None or (final.choice, final.seeds) != (choice, plan.report_seeds):
+        return None
+    same = [(row.on, row.algorithm) for row in final.rows] == [(target.on, name) for target, name in rows_of(plan)]
+    return final if same else None
 
 
 def evaluate(
@@ -102,7 +104,8 @@ def evaluate(
             **ray.get(result),
         )
         say(f"{what}: {len(found)}/{len(jobs)} configurations")
-    return Final(plan, choice, tuple(found[i] for i in sorted(found)), tuple(openings), time.perf_counter() - began)
+    rows_found = tuple(found[i] for i in sorted(found))
+    return Final.of(plan, choice, rows_found, tuple(openings), time.perf_counter() - began)
 
 
 def _opened(

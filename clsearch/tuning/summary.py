@@ -252,13 +252,13 @@ def matrix_table(best: TrialRecord) -> Table:
 def where(console: Console, found: StudyResult) -> None:
     """The paths of what was written, and the commands that go on from here."""
     plan, best = found.plan, found.best
-    folder, uri = near(plan.folder), tracking_uri(plan) or default_store(plan)
+    folder, uri = near(plan.folder), tracking_uri(plan) or default_store(plan.folder)
     search = "attempts.csv" if found.decision is not None else "trials.csv, references.csv, trials/"
     final = ", final.json, final.csv" if found.final is not None else ""
     rows = [("Record", f"{folder}/ (study.json, {search}, best.json{final})")]
     rows += [("Picture", f"{folder}/{name}") for name in ("response.png", "front.png") if (plan.folder / name).exists()]
     if uri.startswith("sqlite:"):
-        store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan) else uri
+        store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan.folder) else uri
         words = [near(Path(sys.executable)), "-m", "mlflow", "server", "--backend-store-uri", store]
         words += ["--host", "127.0.0.1", "--port", "5000"]
         rows.append(("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {shlex.join(words)}   then open http://127.0.0.1:5000"))

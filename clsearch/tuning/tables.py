@@ -115,7 +115,7 @@ def difference_rows(studies: Mapping[str, StudyResult], metric: str = "average_a
     """
     entries = reported_rows(studies)
     measured = {label: row.per_seed("test")[metric].tolist() for label, _, _, row in entries}
-    on = {label: (final.plan.report_seeds, row.benchmark, row.tasks) for label, _, final, row in entries}
+    on = {label: (final.seeds, row.benchmark, row.tasks) for label, _, final, row in entries}
     rows: dict[str, Row] = {label: {"minus": label} for label in measured}
     for first, second in product(measured, measured):
         apart = first == second or on[first] != on[second]

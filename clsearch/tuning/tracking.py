@@ -9,15 +9,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlflow
 
 from clsearch.tuning.continual import Decision
-from clsearch.tuning.display import without_password
+from clsearch.tuning.display import near, without_password
 from clsearch.tuning.final import Final
 from clsearch.tuning.openings import Opening
-from clsearch.tuning.plan import Plan
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.runs import Runs, default_store
 
@@ -35,12 +35,13 @@ class Tracker:
     """Sends a study to MLflow from a thread. An error is told once and never ends the study: what could not be sent
     waits until the store answers again.
 
-    uri: the store; None for the study's own SQLite file. warn: called with a message. study_id: see `Runs`.
+    study, folder: see `Runs`. uri: the store; None for the study's own SQLite file. warn: called with a message.
     """
 
-    def __init__(self, plan: Plan, uri: str | None, warn: Callable[[str], None], study_id: str) -> None:
-        self.uri = uri or default_store(plan)
-        self.runs = Runs(plan, self.uri, study_id)
+    def __init__(self, study: dict[str, Any], folder: Path, uri: str | None, warn: Callable[[str], None]) -> None:
+        self.uri = uri or default_store(folder)
+        self.runs = Runs(study, folder, self.uri)
+        self.folder = folder
         self.warn = warn
         self.connected = self.warned = self.behind = self.gone = False
         self.ending = threading.Event()
@@ -87,8 +88,8 @@ class Tracker:
             self.thread.join(0.1)
         if self.thread.is_alive() or self.behind:
             self.warn(
-                "MLflow has not all of the study, results/ has. The same command again, once MLflow answers, sends "
-                "what is missing"
+                f"MLflow has not all of the study, results/ has. Once it answers, send what is missing: "
+                f"python -m clsearch sync {near(self.folder)}"
             )
 
     def _work(self) -> None:

@@ -23,7 +23,7 @@ from clsearch.tuning.openings import Opening
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.ranking import with_intransigence
-from clsearch.tuning.records import STATE_FILE, Results, TrialRecord, metrics_of, now
+from clsearch.tuning.records import STATE_FILE, Results, TrialRecord, metrics_of, now, read_trials
 from clsearch.tuning.tracking import Tracker
 
 TABLE_SECONDS = 10.0
@@ -45,7 +45,7 @@ class Watcher(tune.Callback):
         self.tracker = tracker
         self.line = line
         self.slots = slots
-        self.earlier = results.read_trials()
+        self.earlier = read_trials(results.folder)
         self.records = {label: record for label, record in self.earlier.items() if record.ended}
         self.written = 0.0
         self.tasks_decided = 0
@@ -70,6 +70,7 @@ class Watcher(tune.Callback):
             seeds=self.plan.seeds,
             state="waiting",
             times=begun.times if begun is not None and begun.values == values else [],
+            told=now(),
         )
         return config.flat() | {
             "backbone": config.backbone,  # a function as itself
@@ -240,6 +241,7 @@ def advanced(record: TrialRecord, result: dict[str, Any], time: int) -> TrialRec
         record,
         state="running",
         tasks_learned=learned,
+        told=time,
         times=[*record.times, *[time] * (learned - len(record.times))],
         seconds=result["seconds"],
         metrics=metrics_of(result),

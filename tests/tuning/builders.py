@@ -142,7 +142,7 @@ def final_of(plan: Plan, *rows: Measured, scores: dict[str, float], before: Sequ
         )
         for n, count in enumerate(before)
     )
-    return Final(plan, choice, rows, openings, 9.5)
+    return Final.of(plan, choice, rows, openings, 9.5)
 
 
 def write_images(

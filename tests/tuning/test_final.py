@@ -58,7 +58,7 @@ OPENING = Opening("digits", "2030-01-02T03:04:05+00:00", "mine", "lwf", {"distil
 
 def final_of(*rows, plan=None, scores=None, per_task=()):
     choice = Choice("trial_00001", {"distillation_factor": 2.0}, scores or {"average_accuracy": 0.9}, per_task)
-    return Final(plan or plan_of(), choice, rows, (OPENING,), 7.5)
+    return Final.of(plan or plan_of(), choice, rows, (OPENING,), 7.5)
 
 
 def first_k(k, *rows, scores=None):
@@ -319,7 +319,7 @@ def test_every_accuracy_has_a_cell_with_its_seed_and_the_tasks_learned():
     assert len(table) == sum(2 * SEEDS * (len(row.tasks) + 1) for row in rows)
     for row in rows:
         for part in ("validation", "test"):
-            for m, seed in enumerate(final.plan.report_seeds):
+            for m, seed in enumerate(final.seeds):
                 own = table[(table.on == row.on) & (table.configuration == row.configuration)]
                 own = own[(own.part == part) & (own.seed == seed)].sort_values("tasks_learned")
                 assert list(own.tasks_learned) == list(range(len(row.tasks) + 1))

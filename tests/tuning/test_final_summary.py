@@ -45,7 +45,7 @@ def row_of(configuration="chosen", scores=(0.90, 0.91, 0.92), forgotten=0.05, ta
 def final_of(*rows, plan=None, scores=None, before=0):
     opening = Opening("digits", "2030-01-02T03:04:05+00:00", "mine", "lwf", {}, (1000, 1001, 1002), before)
     choice = Choice("trial_00001", {"distillation_factor": 2.0}, scores or {"average_accuracy": 0.95})
-    return Final(plan or plan_of(), choice, rows, (opening,), 7.5)
+    return Final.of(plan or plan_of(), choice, rows, (opening,), 7.5)
 
 
 def text_of(table):

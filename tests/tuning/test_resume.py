@@ -10,7 +10,7 @@ from clsearch import LogRange
 from clsearch.core.config import ConfigError
 from clsearch.core.files import whole
 from clsearch.tuning.identity import STUDY, stored
-from clsearch.tuning.records import Results
+from clsearch.tuning.records import Results, read_trials
 from clsearch.tuning.resume import check_same, check_same_comparison, claimed, set_aside
 from tests.tuning.builders import plan_of, record_of
 
@@ -177,7 +177,7 @@ def test_study_json_says_when_a_study_was_gone_on_with_and_keeps_how_it_began(tm
     later.begin()
     second = stored(plan.folder / STUDY)
     assert second["trials"] == 99
-    assert later.study_id == second["id"] == first["id"]
+    assert later.study["id"] == second["id"] == first["id"]
     (session,) = second["resumed"]
     assert {"command", "versions", "commit", "started"} == {*session}
     same = {*first} - {"trials", "resumed"}
@@ -225,7 +225,7 @@ def test_trials_are_read_back_as_they_were_written(tmp_path):
     done, part = record_of(plan, 0, [0.7, 0.5]), record_of(plan, 1, [0.7, 0.5], state="running", learned=1)
     results.write_trial(done)
     results.note_trial(part)
-    found = results.read_trials()
+    found = read_trials(plan.folder)
     assert [*found] == ["trial_00000", "trial_00001"]
     assert [record.ended for record in found.values()] == [True, False]
     for record, again in zip((done, part), found.values(), strict=True):

@@ -21,8 +21,8 @@ from clsearch.core.config import fields_of
 from clsearch.tuning import tracking
 from clsearch.tuning.continual import METHOD, RATE, Attempt, Decision
 from clsearch.tuning.final import content_of
-from clsearch.tuning.identity import finite
-from clsearch.tuning.records import Results, code_version
+from clsearch.tuning.identity import description, finite
+from clsearch.tuning.records import Results, code_version, read_trials
 from clsearch.tuning.runs import Runs, default_store, metrics_after, run_name, text
 from clsearch.tuning.tracking import Tracker, quiet
 from tests.tuning.builders import closed_port, final_of, measured_of, plan_of, record_of
@@ -43,6 +43,10 @@ def _patience():
     yield
     for setting in settings:
         setting.unset()
+
+
+def tracker_of(plan, warnings, uri=None, study_id="an-id"):
+    return Tracker(description(plan) | {"id": study_id}, plan.folder, uri, warnings.append)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,7 @@ def told(results, tmp_path_factory):
     warnings = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(elsewhere)
-        tracker = Tracker(plan, None, warnings.append, "an-id")
+        tracker = tracker_of(plan, warnings)
         tracker.begin()
         tracker.update(replace(record_of(plan, 3, [0.7, 0.7], VALUES, learned=0), state="running"))
         tracker.update(record_of(plan, 3, [0.7, 0.7], VALUES, learned=1, state="running"))
@@ -78,7 +82,7 @@ def told(results, tmp_path_factory):
         tracker.concluded({"values": VALUES, "broken": float("nan")}, {"average_accuracy": 0.7}, 1)
         tracker.end("finished")
     assert warnings == []
-    client = MlflowClient(default_store(plan))
+    client = MlflowClient(default_store(plan.folder))
     experiment = client.get_experiment_by_name("told")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     return SimpleNamespace(
@@ -246,7 +250,7 @@ def test_everything_lies_below_the_results_folder_whatever_the_working_directory
 def sent(plan, records=(), uri=None, finished=True, study_id="an-id"):
     """Tell MLflow these records; gives the warnings."""
     warnings = []
-    tracker = Tracker(plan, uri, warnings.append, study_id)
+    tracker = tracker_of(plan, warnings, uri, study_id)
     tracker.begin()
     for record in records:
         tracker.update(record)
@@ -323,7 +327,7 @@ def test_a_trial_whose_process_died_before_it_was_sent_is_sent_whole(told, resul
     assert sent(plan, [*live, done], study_id="live") == []
     kept = Results(plan)
     kept.write_trial(done)
-    (found,) = kept.read_trials().values()
+    (found,) = read_trials(plan.folder).values()
     assert found.columns == []
     assert sent(plan, [found], study_id="late") == []
     by_study = {}
@@ -364,7 +368,7 @@ def runs_of(results, name):
 def evaluated(plan, final, state="finished"):
     """Tell MLflow a final evaluation; gives its study's runs."""
     warnings = []
-    tracker = Tracker(plan, None, warnings.append, "an-id")
+    tracker = tracker_of(plan, warnings)
     tracker.begin()
     tracker.concluded({}, {"average_accuracy": 0.75}, 1)
     tracker.opened(final.openings)
@@ -485,7 +489,7 @@ def test_a_choice_that_differs_between_tasks_has_its_numbers_in_no_parameter(tol
 def decided(plan, attempts, state):
     """Tell MLflow what was kept, after each task; gives the runs."""
     warnings, decision = [], Decision()
-    tracker = Tracker(plan, None, warnings.append, "an-id")
+    tracker = tracker_of(plan, warnings)
     tracker.begin()
     for attempt in attempts:
         decision = decision.tried(attempt)
@@ -563,7 +567,7 @@ def test_a_store_that_breaks_half_way_is_told_once_and_the_study_goes_on(told, r
     shutil.copy(results / "mlflow.db", tmp_path / "mlflow.db")
     plan = plan_of(tmp_path, name="breaks")
     warnings = []
-    tracker = Tracker(plan, None, warnings.append, "an-id")
+    tracker = tracker_of(plan, warnings)
     tracker.begin()
     tracker.update(record_of(plan, 0, [0.5] * 3))
     reached = threading.Event()
@@ -584,7 +588,7 @@ def test_what_a_store_that_was_away_missed_is_sent_when_it_is_back(told, results
     monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
     plan = plan_of(results, "ewc", space=SPACE, name="away", seeds=2, tasks=2)
     warnings, back = [], threading.Event()
-    tracker = Tracker(plan, None, warnings.append, "an-id")
+    tracker = tracker_of(plan, warnings)
     connect = Runs.connect
 
     def gone(runs):
@@ -616,7 +620,7 @@ def test_what_a_store_that_was_away_missed_is_sent_when_it_is_back(told, results
 def test_a_record_that_a_store_refuses_does_not_hold_up_the_others(told, results):
     plan = plan_of(results, "ewc", space=SPACE, name="refused", seeds=2, tasks=2)
     warnings = []
-    tracker = Tracker(plan, None, warnings.append, "an-id")
+    tracker = tracker_of(plan, warnings)
     tracker.begin()
     tried = []
 
@@ -670,12 +674,12 @@ def test_a_setting_is_shown_as_the_command_line_takes_it(value, shown):
 
 
 def test_the_studys_own_store_is_a_file_beside_it(tmp_path):
-    assert default_store(plan_of(tmp_path, name="x")) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert default_store(plan_of(tmp_path, name="x").folder) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def test_an_error_without_words_is_told_too(tmp_path):
     warnings = []
-    tracker = Tracker(plan_of(tmp_path), None, warnings.append, "an-id")
+    tracker = tracker_of(plan_of(tmp_path), warnings)
     tracker.thread.start()
 
     def hung(runs: Runs) -> None:
@@ -700,7 +704,7 @@ def test_the_step_at_which_a_trial_ended_is_in_its_history_once(told, results):
 def test_artifacts_of_a_users_own_database_lie_below_results_too(told, results, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = plan_of(tmp_path / "results", "ewc", space=SPACE, name="own", seeds=2, tasks=2)
-    sent(plan, [record_of(plan, 0, [0.8, 0.6], VALUES)], uri=default_store(told.plan))
+    sent(plan, [record_of(plan, 0, [0.8, 0.6], VALUES)], uri=default_store(told.plan.folder))
     assert list((tmp_path / "results" / "mlartifacts" / "own").glob("*/artifacts/accuracy_matrix.png"))
     assert not (tmp_path / "mlruns").exists()
 
@@ -708,7 +712,7 @@ def test_artifacts_of_a_users_own_database_lie_below_results_too(told, results, 
 def test_a_password_in_the_uri_is_not_in_the_warning(tmp_path):
     plan = plan_of(tmp_path)
     warnings = []
-    tracker = Tracker(plan, f"http://bob:secret@127.0.0.1:{closed_port()}", warnings.append, "an-id")
+    tracker = tracker_of(plan, warnings, f"http://bob:secret@127.0.0.1:{closed_port()}")
     tracker.begin()
     tracker.end("failed")
     assert len(warnings) == 2

@@ -1,0 +1,51 @@
+"""`python -m clsearch`: what is done with studies that exist."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import tyro
+
+
+def sync(folders: tyro.conf.Positional[list[Path]], tracking_uri: str | None = None) -> int:
+    """Bring MLflow up to date with the records of studies.
+
+    Sending twice changes nothing.
+
+    Args:
+        folders: Folders of studies, results/<study>.
+        tracking_uri: MLflow tracking server or store. Unless given: MLFLOW_TRACKING_URI, or SQLite in results.
+    """
+    from clsearch.core.config import ConfigError
+    from clsearch.tuning.display import without_password
+    from clsearch.tuning.sync import sync as sync_one
+
+    if not folders:
+        print("error: folders: must name at least one study, results/<study>; got none", file=sys.stderr)
+        return 2
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    for folder in folders:
+        try:
+            print(sync_one(folder, uri))
+        except ConfigError as error:
+            for problem in error.problems:
+                print(f"error: {problem}", file=sys.stderr)
+            return 2
+        except Exception as error:  # stores raise many types
+            said = str(error).replace(uri or "", without_password(uri or "")).strip().partition("\n")[0][:300]
+            print(
+                f"error: MLflow did not take the records of {folder} ({type(error).__name__}: {said})", file=sys.stderr
+            )
+            return 1
+    return 0
+
+
+def main(args: list[str] | None = None) -> int:
+    """The command line."""
+    return int(tyro.extras.subcommand_cli_from_dict({"sync": sync}, prog="python -m clsearch", args=args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""results/<study>/ -> MLflow, again at any time: what a server missed, or all of it for another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clsearch.core.config import ConfigError
+from clsearch.tuning.continual import Decision, read_begun
+from clsearch.tuning.display import near
+from clsearch.tuning.final import read_final
+from clsearch.tuning.identity import STUDY, stored
+from clsearch.tuning.openings import Opening
+from clsearch.tuning.preflight import check_tracking
+from clsearch.tuning.records import now, read_trials
+from clsearch.tuning.resume import claimed
+from clsearch.tuning.runs import Runs, default_store, told_at
+from clsearch.tuning.tracking import quiet
+
+
+def sync(folder: Path, uri: str | None) -> str:
+    """Bring MLflow up to date with a study that is not running; sending it twice changes nothing. uri: the store; None
+    for the study's own SQLite file. Gives what was done.
+
+    Raises ConfigError where there is no study, another process runs it, or the store can't be used.
+    """
+    folder = folder.resolve()
+    study = stored(folder / STUDY)
+    if not study or "id" not in study:
+        raise ConfigError([f"results: must be the folder of a study, results/<study>; got {near(folder)}"])
+    check_tracking(uri)
+    quiet()
+    with claimed(folder):
+        runs = Runs(study, folder, uri or default_store(folder))
+        runs.connect()
+        before = len(runs.ids)
+        send(runs, folder)
+    return f"{near(folder)}: {len(runs.ids)} runs in MLflow, {len(runs.ids) - before} of them new"
+
+
+def send(runs: Runs, folder: Path) -> None:
+    """Everything that a study's folder holds."""
+    study, records = runs.study, read_trials(folder)
+    runs.begin()
+    for record in records.values():
+        runs.trial(record)
+    begun = read_begun(folder, study["seeds"], study["tasks"])
+    decision = Decision(begun.attempts)
+    if decision.kept:
+        runs.decided(decision)
+    if best := stored(folder / "best.json"):
+        chosen = records.get(best["label"] or "")
+        when = now() if chosen is None else told_at(chosen, chosen.tasks_learned)
+        runs.concluded(best, {} if chosen is None else chosen.metrics, when)
+    final = stored(folder / "final.json") or {}
+    if openings := tuple(Opening(**o | {"seeds": tuple(o["seeds"])}) for o in final.get("openings", ())):
+        runs.opened(openings)
+    if (found := read_final(folder)) is not None:
+        runs.evaluated(found)
+    runs.end("unfinished" if study["state"] == "running" else study["state"])
