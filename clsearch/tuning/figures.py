@@ -22,6 +22,9 @@ COLORS = "viridis"
 RING: dict[str, Any] = {"s": 240, "facecolors": "none", "edgecolors": "black", "linewidths": 1.8}
 """Around the chosen trial."""
 
+SCORELESS = (("failed", "x", "failed"), ("pruned", ".", "stopped early"))
+"""State, mark and label of trials that have no score."""
+
 
 def accuracy_matrix(record: TrialRecord) -> Figure:
     """R of a trial, mean over seeds: rows are tasks learned, columns the tasks measured.
@@ -78,27 +81,25 @@ def in_percent(metric: str) -> str:
     return f"{metric.replace('_', ' ')} (%)"
 
 
-def _split(records: list[TrialRecord], metric: str) -> tuple[list[TrialRecord], list[TrialRecord], np.ndarray]:
-    """Finished and failed trials, and the scores of the finished in percent."""
+def _split(
+    records: list[TrialRecord], metric: str
+) -> tuple[list[TrialRecord], np.ndarray, list[tuple[list[TrialRecord], str, str]]]:
+    """Finished trials, their scores in percent, and (trials, mark, label) of those that have none."""
     done = [r for r in records if r.state == "finished"]
     scores = np.array([100 * r.metrics[metric] for r in done])
-    return done, [r for r in records if r.state == "failed"], scores
+    lost = [([r for r in records if r.state == state], mark, label) for state, mark, label in SCORELESS]
+    return done, scores, [entry for entry in lost if entry[0]]
 
 
 def _points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str, float], metric: str) -> None:
-    done, failed, scores = _split(records, metric)
+    done, scores, scoreless = _split(records, metric)
     spread = [100 * r.metrics.get(f"{metric}/std", 0.0) for r in done]
     x = [r.values[name] for r in done]
     axes.errorbar(x, scores, spread, fmt="o", color="#542788", ecolor="#bbbbbb", label="trial, ± std over seeds")
-    if failed:
-        lost = [r.values[name] for r in failed]
-        axes.plot(
-            lost,
-            [scores.min() if sign(metric) > 0 else scores.max()] * len(lost),
-            "x",
-            color="#444444",
-            label="failed (no score)",
-        )
+    worst = scores.min() if sign(metric) > 0 else scores.max()
+    for lost, mark, label in scoreless:
+        at = [r.values[name] for r in lost]
+        axes.plot(at, [worst] * len(at), mark, color="#444444", label=f"{label} (no score)")
     for (reference, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
         axes.axhline(100 * level, color="#b35806", ls=style, label=reference)
 
@@ -112,7 +113,7 @@ def _map(
     metric: str,
     best: TrialRecord,
 ) -> None:
-    done, failed, scores = _split(records, metric)
+    done, scores, scoreless = _split(records, metric)
     middle = np.nan if reference is None else 100 * reference
     around = scores.min() < middle < scores.max()
     norm = TwoSlopeNorm(middle, scores.min(), scores.max()) if around else None
@@ -121,9 +122,8 @@ def _map(
     style: dict[str, Any] = {"c": scores, "cmap": colors, "norm": norm}
     points = axes.scatter(x, y, s=70, edgecolors="black", linewidths=0.6, **style)
     axes.scatter(*(best.values[name] for name in names), **RING, label="chosen")
-    if failed:
-        lost = [[r.values[name] for r in failed] for name in names]
-        axes.scatter(*lost, marker="x", color="#444444", label="failed")
+    for lost, mark, label in scoreless:
+        axes.scatter(*([r.values[name] for r in lost] for name in names), marker=mark, color="#444444", label=label)
     bar = figure.colorbar(points, ax=axes, label=in_percent(metric))
     if around:
         ends = (float(scores.min()), middle, float(scores.max()))

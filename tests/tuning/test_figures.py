@@ -224,6 +224,16 @@ def test_a_level_that_is_missing_has_no_line(trials):
 
 
 @pytest.mark.parametrize("space", [ONE, TWO, THREE], ids=["one", "two", "three"])
+def test_trials_that_were_stopped_early_are_marked_where_they_were(trials, space):
+    records = trials(space, SCORES)
+    number = next(i for i, record in enumerate(records) if record.state == "finished")
+    records[number] = replace(records[number], state="pruned", tasks_learned=2)
+    named = legend(drawn(records, space, FINETUNING))
+    assert any("stopped early" in name for name in named)
+    assert any("failed" in name for name in named)
+
+
+@pytest.mark.parametrize("space", [ONE, TWO, THREE], ids=["one", "two", "three"])
 def test_failed_trials_are_in_the_legend_only_where_there_are_some(trials, space):
     assert any("failed" in text for text in legend(drawn(trials(space, SCORES), space, FINETUNING)))
     assert not any("failed" in text for text in legend(drawn(trials(space, [0.4, 0.9]), space, FINETUNING)))
