@@ -42,9 +42,40 @@ def sync(folders: tyro.conf.Positional[list[Path]], tracking_uri: str | None = N
     return 0
 
 
+def doctor(results: Path = Path("results"), data_root: Path | None = None, tracking_uri: str | None = None) -> int:
+    """Look at what studies need here: versions, devices, Ray, MLflow, data, disk. Exit code 1 where there is a problem.
+
+    Args:
+        results: Folder that would keep the records of studies.
+        data_root: Folder of torchvision's files.
+        tracking_uri: MLflow tracking server or store. Unless given: MLFLOW_TRACKING_URI, or SQLite in results.
+    """
+    from rich.console import Console
+
+    from clsearch.tuning.display import plain_table
+    from clsearch.tuning.doctor import examine
+
+    console, problems = Console(), 0
+    table = plain_table()
+    for name in ("", "found", "what to do"):
+        table.add_column(name, overflow="fold")
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    with console.status("looking"):
+        for finding in examine(results.expanduser(), None if data_root is None else data_root.expanduser(), uri):
+            table.add_row(finding.what, finding.found, finding.remedy, style="bold red" if finding.remedy else None)
+            problems += bool(finding.remedy)
+    console.print(table)
+    console.print(
+        f"{problems} problem{'s' * (problems != 1)}." if problems else "Nothing stands in the way of a study."
+    )
+    return 1 if problems else 0
+
+
 def main(args: list[str] | None = None) -> int:
     """The command line."""
-    return int(tyro.extras.subcommand_cli_from_dict({"sync": sync}, prog="python -m clsearch", args=args))
+    return int(
+        tyro.extras.subcommand_cli_from_dict({"doctor": doctor, "sync": sync}, prog="python -m clsearch", args=args)
+    )
 
 
 if __name__ == "__main__":
