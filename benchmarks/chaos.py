@@ -1,0 +1,192 @@
+"""Does a study survive whatever kills it?
+
+    python benchmarks/chaos.py --kills 10
+
+Starts a real study, kills its driver with SIGKILL at random moments, starts the same command again, and kills random
+workers in between. At the end it is compared with a study that nobody disturbed: as many trials, none twice and none
+lost in results/, Optuna or MLflow, each accuracy matrix bit for bit that of the same configuration and seeds trained
+in peace. The exit code is 0 where all of that holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import psutil
+import tyro
+from mlflow.tracking import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from clsearch import LogRange, Study
+from clsearch.core.config import TrialConfig
+from clsearch.core.loop import learn_sequence
+from clsearch.core.run import build_run
+from clsearch.tuning.records import TrialRecord, read_trials
+
+LONGEST = 240.0
+"""Seconds that a session may take before it counts as hung."""
+
+
+@dataclass
+class Options:
+    kills: int = 10
+    """How often the driver is killed."""
+    trials: int = 16
+    """Trials of the study."""
+    seed: int = 0
+    """Of the moments."""
+
+
+def study(trials: int) -> Study:
+    """Trials of about a second; none is stopped early, because which one is depends on who ended first."""
+    return Study(
+        algorithm="lwf",
+        name="chaos",
+        space={"distillation_factor": LogRange(1e-3, 1e2), "distillation_temperature": LogRange(0.1, 10)},
+        references=("finetuning", "joint"),
+        hidden=(64,),
+        epochs=16,
+        trials=trials,
+        seeds=2,
+        report_seeds=2,
+    )
+
+
+@contextlib.contextmanager
+def session(results: Path, trials: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The study's process; it and whatever it started are gone afterwards."""
+    words = [sys.executable, __file__, "study", str(trials), "--results", str(results)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    with (results.parent / "log.txt").open("ab") as log:
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
+        own = psutil.Process(process.pid)
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(psutil.Error):
+                left = own.children(recursive=True)
+                process.kill()
+                for child in left:
+                    with contextlib.suppress(psutil.Error):
+                        child.kill()
+            process.wait()
+
+
+def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes in which a session trains."""
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                found += [child] * any("ray::ResourceTrainable" in word for word in child.cmdline())
+    return found
+
+
+def disturb(results: Path, options: Options) -> Counter[str]:
+    """Run the study to its end through all kills; gives what was done to it."""
+    moments, done = random.Random(options.seed), Counter[str]()
+    while True:
+        with session(results, options.trials) as process:
+            began, killed_worker = time.monotonic(), False
+            # Anywhere: while it starts, in the search, in the final evaluation.
+            until = moments.uniform(1, 30) if done["driver killed"] < options.kills else LONGEST
+            strike = moments.uniform(0, until)
+            while process.poll() is None and time.monotonic() - began < until:
+                time.sleep(0.02)
+                if not killed_worker and time.monotonic() - began > strike and (found := workers(process)):
+                    moments.choice(found).kill()
+                    killed_worker = True
+                    done["worker killed"] += 1
+            if process.poll() is not None:
+                done[f"ended with exit code {process.returncode}"] += 1
+                if done["driver killed"] >= options.kills:
+                    return done
+                (results / "chaos" / "final.json").unlink(missing_ok=True)  # so that there is something left to do
+                continue
+            if until == LONGEST:
+                done["hung"] += 1
+                return done
+            process.kill()
+            done["driver killed"] += 1
+
+
+def optuna_states(folder: Path) -> Counter[str]:
+    storage = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
+    return Counter(t.state.name for t in optuna.load_study(study_name="chaos", storage=storage).get_trials())
+
+
+def mlflow_runs(results: Path) -> Counter[tuple[str, str]]:
+    """(label, status) of each run; of the final evaluation's without the time at which test data was opened."""
+    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
+    experiment = client.get_experiment_by_name("chaos")
+    runs = client.search_runs([experiment.experiment_id], "tags.kind != 'final'", max_results=10_000)
+    return Counter((run.data.tags["label"], run.info.status) for run in runs)
+
+
+def in_peace(record: TrialRecord) -> bool:
+    """Whether a record's matrices are those of its configuration and seeds, trained without Ray or a break."""
+    settings = {name: value for name, value in record.settings.items() if value is not None}
+    expected = learn_sequence(build_run(TrialConfig.of(record.algorithm, settings), record.seeds)).accuracy
+    return np.array_equal(np.array(record.accuracy, dtype=float), expected.numpy(), equal_nan=True)
+
+
+def compared(disturbed: Path, calm: Path) -> dict[str, tuple[Any, Any, bool]]:
+    """What is compared -> (disturbed, undisturbed, whether that is as it must be)."""
+    folders = [results / "chaos" for results in (disturbed, calm)]
+    records, other = (read_trials(folder) for folder in folders)
+    states, others = (Counter(r.state for r in found.values()) for found in (records, other))
+    trials, peace = (optuna_states(folder) for folder in folders)
+    runs, calm_runs = mlflow_runs(disturbed), mlflow_runs(calm)
+    same = sum(in_peace(record) for record in records.values())
+    left = [path.name for path in folders[0].rglob("*") if path.name == "state.pt" or path.suffix == ".tmp"]
+    final = json.loads((folders[0] / "final.json").read_text())
+    return {
+        "trials and references in results/": (dict(states), dict(others), states == others),
+        "labels in results/": (len(records), len(other), records.keys() == other.keys()),
+        "trials in Optuna": (dict(trials), dict(peace), trials == peace),
+        "runs in MLflow": (sum(runs.values()), sum(calm_runs.values()), runs == calm_runs),
+        "runs twice in MLflow": (sum(n > 1 for n in runs.values()), 0, all(n == 1 for n in runs.values())),
+        "matrices as in peace, bit for bit": (same, len(records), same == len(records)),
+        "states and half-written files left": (len(left), 0, not left),
+        "finally evaluated configurations": (len(final["rows"]), 3, len(final["rows"]) == 3),
+    }
+
+
+def main(options: Options) -> int:
+    """Disturb, compare, and say what came out."""
+    with tempfile.TemporaryDirectory() as place:
+        disturbed, calm = Path(place, "disturbed", "results"), Path(place, "calm", "results")
+        for results in (disturbed, calm):
+            results.mkdir(parents=True)
+        done = disturb(disturbed, options)
+        print(", ".join(f"{what} {count} times" for what, count in done.items()), flush=True)
+        with session(calm, options.trials) as process:
+            process.wait(timeout=LONGEST)
+        if done["hung"] or process.returncode:
+            print((disturbed.parent / "log.txt").read_text()[-3000:])
+            return 1
+        rows = compared(disturbed, calm)
+        for what, (found, expected, good) in rows.items():
+            print(f"{'ok  ' if good else 'BAD '} {what}: {found}, undisturbed {expected}")
+        return 0 if all(good for *_, good in rows.values()) else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["study"]:
+        study(int(sys.argv[2])).main(sys.argv[3:])
+    sys.exit(main(tyro.cli(Options, description=__doc__)))
