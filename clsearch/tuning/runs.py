@@ -74,15 +74,27 @@ class Runs:
             if experiment is not None
             else self.client.create_experiment(name, artifact_location=self.artifacts, tags=EXPERIMENT_TAGS)
         )
+        self.find()
+
+    def find(self) -> None:
+        """The runs that the store has of the study. A server that hung may have made one after nobody waited for it any
+        more, and another was made since: of two with one label the one that is in use, or has parameters, stays.
+        """
         token: str | None = ""
         while token is not None:
             found = self.client.search_runs(
                 [self.experiment], f"tags.study_id = '{self.study['id']}'", page_token=token or None
             )
             for run in found:
-                self.ids[run.data.tags["label"]] = run.info.run_id
-                self.states[run.data.tags["label"]] = run.data.tags["state"]
-                self.known |= {run.data.tags["label"]} if run.data.params else set()
+                label, run_id = run.data.tags["label"], run.info.run_id
+                held = self.ids.get(label, run_id)
+                if held != run_id and (label in self.live or not run.data.params):
+                    self.client.delete_run(run_id)
+                    continue
+                if held != run_id:
+                    self.client.delete_run(held)
+                self.ids[label], self.states[label] = run_id, run.data.tags["state"]
+                self.known |= {label} if run.data.params else set()
             token = found.token or None
 
     def begin(self) -> None:
@@ -166,6 +178,7 @@ class Runs:
         if "continual" in self.ids and self.states.get("continual") != "finished":  # cut off, or nothing was chosen
             self._done("continual", state)
         self._done(PARENT, state)
+        self.find()
 
     def _child(
         self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: Sequence[int]

@@ -102,6 +102,7 @@ class Tracker:
     def _send(self, task: Task) -> None:
         refused = 0
         while True:
+            last = self.ending.is_set()
             try:
                 if not self.connected:
                     self.runs.connect()
@@ -112,10 +113,12 @@ class Tracker:
                 self._warn_once(error)
                 away, self.connected = not self.connected, False
                 refused += not away
-                self.gone = away and self.ending.wait(RETRY_SECONDS)
+                self.gone = away and last
                 if self.gone or refused == TRIES:
                     self.behind = True
                     return
+                if away:
+                    self.ending.wait(RETRY_SECONDS)
 
     def _warn_once(self, error: Exception) -> None:
         if not self.warned:
@@ -128,8 +131,9 @@ class Tracker:
 
 
 def quiet() -> None:
-    """MLflow's own chatter off."""
-    for name in ("mlflow", "alembic"):
+    """MLflow's own chatter off; the addresses that it prints have their passwords in them."""
+    for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    mlflow.environment_variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(1)
     mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.set(15)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -22,40 +24,45 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from clsearch import LogRange, Study
+from clsearch.__main__ import main
 from clsearch.core.datasets import read_data
 from clsearch.core.held_out import read_test
 from clsearch.core.loop import learn_sequence
 from clsearch.core.run import build_run
+from clsearch.tuning import tracking
 from clsearch.tuning.openings import read_openings
 from clsearch.tuning.selection import measure
+from clsearch.tuning.tracking import PATIENCE_SECONDS
 
 SPACE = {"distillation_factor": LogRange(0.1, 10)}
 TINY = {"algorithm": "lwf", "space": SPACE, "hidden": (16,), "seeds": 2, "final": False}
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A real MLflow server on loopback: its URI and process."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    words = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
-    words += ["--artifacts-destination", str(tmp_path / "served"), "--host", "127.0.0.1", "--port", str(port)]
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, *words], cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
-        )
-    uri = f"http://127.0.0.1:{port}"
+def served(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """A real MLflow server on loopback that answers."""
+    words = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
+    words += ["--artifacts-destination", str(folder / "served"), "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, *words], cwd=folder, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + 120
     while True:
         try:
-            urllib.request.urlopen(f"{uri}/health", timeout=2).close()
-            break
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+            return process
         except OSError:
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            assert process.poll() is None, (folder / "server.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    yield uri, process
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A real MLflow server: its URI and process."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    process = served(tmp_path, port)
+    yield f"http://127.0.0.1:{port}", process
     stop(process)
 
 
@@ -101,6 +108,101 @@ def test_a_server_that_dies_costs_the_study_nothing_but_a_warning(
     assert result.exit_code == 0
     assert set(pd.read_csv(folder / "trials.csv").state) == {"finished"}
     assert capsys.readouterr().err.count("MLflow does not take records") == 1
+
+
+def test_a_server_that_hangs_costs_the_study_seconds_and_is_brought_up_to_date_later(
+    ray_session: str,
+    results: Path,
+    server: tuple[str, subprocess.Popen[bytes]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uri, process = server
+    folder = results / "hung"
+
+    def hang() -> None:
+        while not list(folder.glob("trials/trial_*/record.json")):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGSTOP)
+
+    hanger = threading.Thread(target=hang)
+    hanger.start()
+    result = Study(name="hung", results=results, tracking_uri=uri, trials=3, epochs=1, **TINY).run()
+    hanger.join()
+    ended = time.time()
+    assert result.exit_code == 0
+    assert ended - max(record.told for record in result.records) / 1000 < PATIENCE_SECONDS + 15
+    assert "python -m clsearch sync" in capsys.readouterr().err
+    os.killpg(process.pid, signal.SIGCONT)
+    for _ in range(2):  # what the server still does of what it was asked for while it hung may come after the first
+        assert main(["sync", str(folder), "--tracking-uri", uri]) == 0
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("hung").experiment_id])
+    labels = {run.data.tags["label"].split()[0]: run.info.status for run in runs}
+    names = ("study", "reference_finetuning", *(f"trial_{n:05d}" for n in range(3)))
+    assert (labels, len(runs)) == (dict.fromkeys(names, "FINISHED"), 5)
+
+
+@contextlib.contextmanager
+def forwarded(port: int) -> Iterator[tuple[int, threading.Event]]:
+    """A port that leads to another one, except while the event is set: then nobody answers."""
+    cut, ended = threading.Event(), threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            if cut.is_set():
+                return
+            with socket.create_connection(("127.0.0.1", port)) as behind:
+                ends = [self.request, behind]
+                while not (ended.is_set() or cut.is_set()):
+                    for end in select.select(ends, [], [], 0.05)[0]:
+                        if not (content := end.recv(65536)):
+                            return
+                        ends[end is self.request].sendall(content)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, args=(0.05,)).start()
+        yield proxy.server_address[1], cut
+        ended.set()
+        proxy.shutdown()
+
+
+def test_a_server_that_comes_back_has_missed_nothing(
+    ray_session: str,
+    results: Path,
+    server: tuple[str, subprocess.Popen[bytes]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uri, _ = server
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.3)
+    with forwarded(int(uri.rpartition(":")[2])) as (port, cut):
+
+        def away() -> None:
+            while not list((results / "back").glob("trials/trial_*/record.json")):
+                time.sleep(0.01)
+            cut.set()
+            time.sleep(3)
+            cut.clear()
+
+        leaver = threading.Thread(target=away)
+        leaver.start()
+        settings = TINY | {"epochs": 60, "max_concurrent": 1}
+        place = f"http://127.0.0.1:{port}"
+        result = Study(name="back", results=results, tracking_uri=place, trials=6, **settings).run()
+        leaver.join()
+    assert result.exit_code == 0
+    errors = capsys.readouterr().err
+    assert errors.count("MLflow does not take records") == 1
+    assert "MLflow has not all" not in errors
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("back").experiment_id], "tags.kind = 'trial'")
+    found = {run.data.tags["label"].split()[0]: run.data.metrics["average_accuracy"] for run in runs}
+    assert found == {r.label: pytest.approx(r.metrics["average_accuracy"]) for r in result.records}
+    assert len(runs) == 6
+    for run in runs:
+        points = client.get_metric_history(run.info.run_id, "average_accuracy")
+        assert sorted(point.step for point in points) == [1, 2, 3, 4, 5]
 
 
 def workers_of(name: str) -> list[psutil.Process]:

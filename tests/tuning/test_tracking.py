@@ -339,6 +339,20 @@ def test_a_trial_whose_process_died_before_it_was_sent_is_sent_whole(told, resul
     assert [step for step, *_ in by_study["late"][2]["train/loss"]] == [1, 2, 3]
 
 
+def test_a_run_that_a_server_made_after_nobody_waited_for_it_is_taken_away(told, results):
+    plan = plan_of(results, "ewc", space=SPACE, name="twice", seeds=2, tasks=2)
+    record = timed(record_of(plan, 0, [0.7, 0.7], VALUES))
+    assert sent(plan, [record]) == []
+    before = contents(told, "twice")
+    (run,) = [run_id for run_id, found in before.items() if found[3]["label"].startswith("trial")]
+    tags = {key: before[run][3][key] for key in ("study_id", "label", "kind")} | {"state": "running"}
+    experiment = told.client.get_experiment_by_name("twice").experiment_id
+    late = told.client.create_run(experiment, tags=tags, run_name="late").info.run_id
+    assert late in contents(told, "twice")
+    assert sent(plan, [record]) == []
+    assert contents(told, "twice") == before
+
+
 def test_a_reference_that_was_trained_again_at_another_rate_is_another_run(told, results):
     plan = plan_of(results, "ewc", space={"learning_rate": LogRange(0.01, 1)}, name="rates", seeds=2, tasks=2)
     both = [timed(record_of(plan, None, [0.5, 0.6], {"learning_rate": r}, algorithm="finetuning")) for r in (0.1, 0.2)]
