@@ -93,7 +93,8 @@ class Runs:
                     continue
                 if held != run_id:
                     self.client.delete_run(held)
-                self.ids[label], self.states[label] = run_id, run.data.tags["state"]
+                ended = run.info.status != "RUNNING"  # its tags come before its status
+                self.ids[label], self.states[label] = run_id, run.data.tags["state"] if ended else "running"
                 self.known |= {label} if run.data.params else set()
             token = found.token or None
 
