@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from clsearch.core.statistics import Interval, indistinguishable, paired_differe
 from clsearch.tuning.objectives import chosen, front, sign
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.trainable import last_rows
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,17 @@ def with_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
 def matrices(record: TrialRecord) -> Tensor:
     """R of each seed, [M, T+1, T], NaN where not measured."""
     return torch.from_numpy(np.array(record.accuracy, dtype=float))
+
+
+def metrics_after(record: TrialRecord, step: int) -> dict[str, float]:
+    """The metrics of a trial after an earlier task, as they were reported then."""
+    values = metrics.summary(matrices(record), step)
+    if record.columns:
+        curve = torch.tensor(record.curve, dtype=torch.float64)
+        past = torch.tensor([task <= step for task, _ in record.epochs])
+        last = last_rows(curve[past])
+        values |= {f"train/{name}": last[:, k] for k, name in enumerate(record.columns)}
+    return {name: value for name, value in metrics.over_seeds(values).items() if math.isfinite(value)}
 
 
 def rerun_command(plan: Plan, best: TrialRecord) -> str | None:

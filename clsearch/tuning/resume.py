@@ -40,9 +40,9 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_same(plan: Plan, name: str | None = None) -> None:
-    """What a folder holds is gone on with by the same study only; --fresh moves it aside. name: of the comparison that
-    the study is part of. Raises ConfigError with each difference.
+def check_same(plan: Plan, comparison: str | None = None) -> None:
+    """What a folder holds is gone on with by the same study only; --fresh moves it aside. comparison: the name of the
+    one that the study is part of. Raises ConfigError with each difference.
     """
     if plan.options.fresh:
         return
@@ -53,7 +53,7 @@ def check_same(plan: Plan, name: str | None = None) -> None:
         return
     if "id" not in found:
         raise ConfigError(
-            [f"name: {near(plan.folder)} holds a study that can't be gone on with{ways_out(plan.folder, name)}"]
+            [f"name: {near(plan.folder)} holds a study that can't be gone on with{ways_out(plan.folder, comparison)}"]
         )
     old, new = settled(found), settled(description(plan))
     problems = [
@@ -63,7 +63,7 @@ def check_same(plan: Plan, name: str | None = None) -> None:
         if old.get(name) != new.get(name)
     ]
     if problems:
-        raise ConfigError([*problems[:-1], problems[-1] + ways_out(plan.folder, name)])
+        raise ConfigError([*problems[:-1], problems[-1] + ways_out(plan.folder, comparison)])
 
 
 def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> None:
@@ -80,9 +80,9 @@ def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> N
         )
 
 
-def ways_out(folder: Path, name: str | None) -> str:
-    """What to do where a folder holds something else. name: of the comparison that it is part of."""
-    other = folder if name is None else folder.with_name(name)
+def ways_out(folder: Path, comparison: str | None) -> str:
+    """What to do where a folder holds something else. comparison: the name of the one that it is part of."""
+    other = folder if comparison is None else folder.with_name(comparison)
     free = next(path for n in range(2, 10_000) if not (path := aside(other, f"-{n}")).exists())
     return (
         f". Run another one under another name (--name {free.name}), or start over with --fresh, which moves what is "
@@ -91,11 +91,14 @@ def ways_out(folder: Path, name: str | None) -> str:
 
 
 def settled(content: dict[str, Any]) -> dict[str, str]:
-    """What must stay as it is while a study is gone on with, of study.json: name -> as it is shown."""
+    """What must stay as it is while a study is gone on with, of study.json: name -> as it is shown. Where the data lie
+    may change, as for a trial (`Run.fingerprint`): images of a folder and a grouping count by what they are.
+    """
     parts = ("config", "space", "data")
+    places = {"data_root", "grouping"} | ({"benchmark"} if content.get("data", {}).get("identity") else set())
     kept = (*MAY_CHANGE, "id", "state", "command", "preset", "versions", "commit", "started", "resumed")
     found = {name: value for name, value in content.items() if name not in (*parts, *kept)}
-    found |= {name: value for name, value in content.get("config", {}).items() if name != "data_root"}
+    found |= {name: value for name, value in content.get("config", {}).items() if name not in places}
     found |= {name: Bounds(value) for name, value in content.get("space", {}).items()}
     found |= {f"data ({name})": value for name, value in content.get("data", {}).items()}
     return {name: shown(value) for name, value in found.items() if value is not None}

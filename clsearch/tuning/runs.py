@@ -12,11 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from clsearch.core import metrics
 from clsearch.core.files import made_once
 from clsearch.core.metrics import over_seeds
 from clsearch.tuning.continual import Decision, metrics_of
@@ -24,9 +22,8 @@ from clsearch.tuning.figures import accuracy_matrix
 from clsearch.tuning.final import PARTS, Final, Measured, content_of
 from clsearch.tuning.identity import Bounds, finite
 from clsearch.tuning.openings import Opening
-from clsearch.tuning.ranking import matrices
+from clsearch.tuning.ranking import metrics_after
 from clsearch.tuning.records import TrialRecord, code_version, now, with_curve
-from clsearch.tuning.trainable import last_rows
 
 STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
@@ -247,17 +244,6 @@ def label_of(record: TrialRecord) -> str:
 def told_at(record: TrialRecord, step: int) -> int:
     """When the driver was told of a learned task, in milliseconds since 1970."""
     return record.times[step - 1] if 0 < step <= len(record.times) else record.told
-
-
-def metrics_after(record: TrialRecord, step: int) -> dict[str, float]:
-    """The metrics of a trial after an earlier task, as they were reported then."""
-    values = metrics.summary(matrices(record), step)
-    if record.columns:
-        curve = torch.tensor(record.curve, dtype=torch.float64)
-        past = torch.tensor([task <= step for task, _ in record.epochs])
-        last = last_rows(curve[past])
-        values |= {f"train/{name}": last[:, k] for k, name in enumerate(record.columns)}
-    return finite_only(over_seeds(values))
 
 
 def bounds(final: Final, row: Measured) -> dict[str, float]:

@@ -9,11 +9,8 @@ import select
 import signal
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,49 +30,13 @@ from clsearch.tuning import tracking
 from clsearch.tuning.openings import read_openings
 from clsearch.tuning.selection import measure
 from clsearch.tuning.tracking import PATIENCE_SECONDS
+from tests.integration.servers import Served, stop
 
 SPACE = {"distillation_factor": LogRange(0.1, 10)}
 TINY = {"algorithm": "lwf", "space": SPACE, "hidden": (16,), "seeds": 2, "final": False}
 
 
-def served(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """A real MLflow server on loopback that answers."""
-    words = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
-    words += ["--artifacts-destination", str(folder / "served"), "--host", "127.0.0.1", "--port", str(port)]
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, *words], cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-            return process
-        except OSError:
-            assert process.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A real MLflow server: its URI and process."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    process = served(tmp_path, port)
-    yield f"http://127.0.0.1:{port}", process
-    stop(process)
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server and the workers of its own session."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def test_a_study_lands_on_a_tracking_server(
-    ray_session: str, results: Path, server: tuple[str, subprocess.Popen[bytes]]
-) -> None:
+def test_a_study_lands_on_a_tracking_server(ray_session: str, results: Path, server: Served) -> None:
     uri, _ = server
     result = Study(name="served", results=results, tracking_uri=uri, trials=2, epochs=1, **TINY).run()
     client = MlflowClient(uri)
@@ -90,7 +51,7 @@ def test_a_study_lands_on_a_tracking_server(
 def test_a_server_that_dies_costs_the_study_nothing_but_a_warning(
     ray_session: str,
     results: Path,
-    server: tuple[str, subprocess.Popen[bytes]],
+    server: Served,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     uri, process = server
@@ -113,7 +74,7 @@ def test_a_server_that_dies_costs_the_study_nothing_but_a_warning(
 def test_a_server_that_hangs_costs_the_study_seconds_and_is_brought_up_to_date_later(
     ray_session: str,
     results: Path,
-    server: tuple[str, subprocess.Popen[bytes]],
+    server: Served,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     uri, process = server
@@ -170,7 +131,7 @@ def forwarded(port: int) -> Iterator[tuple[int, threading.Event]]:
 def test_a_server_that_comes_back_has_missed_nothing(
     ray_session: str,
     results: Path,
-    server: tuple[str, subprocess.Popen[bytes]],
+    server: Served,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from tests.integration.test_faults import server  # noqa: F401
+from tests.integration.servers import Served
 
 ROOT = Path(__file__).parents[2]
 SECRETS = {
@@ -20,7 +20,7 @@ SECRETS = {
 PASSWORD = "planted-in-the-address"
 
 
-def test_planted_secrets_are_nowhere(tmp_path: Path, server: tuple[str, subprocess.Popen[bytes]]) -> None:  # noqa: F811
+def test_planted_secrets_are_nowhere(tmp_path: Path, server: Served) -> None:
     uri, _ = server
     results = tmp_path / "results"
     words = [sys.executable, "studies/lwf_temperature_sweep.py", "--results", str(results), "--trials", "2"]

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from clsearch import LogRange, Study
 from clsearch.__main__ import main
 from clsearch.tuning.resume import claimed
-from tests.integration.test_faults import server, stop  # noqa: F401
+from tests.integration.servers import Served, stop
 from tests.integration.test_resume import CONTINUAL, study
 
 
@@ -72,7 +72,7 @@ def test_another_store_gets_all_of_it_and_once(kinds: list[str], results: Path, 
 def test_a_server_that_missed_a_study_is_brought_up_to_date(
     ray_session: str,
     results: Path,
-    server: tuple[str, subprocess.Popen[bytes]],  # noqa: F811
+    server: Served,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     uri, process = server

@@ -12,6 +12,7 @@ from clsearch.core.files import whole
 from clsearch.tuning.identity import STUDY, stored
 from clsearch.tuning.records import Results, read_trials
 from clsearch.tuning.resume import check_same, check_same_comparison, claimed, set_aside
+from tests.pictures import fill
 from tests.tuning.builders import plan_of, record_of
 
 
@@ -125,6 +126,16 @@ def test_every_difference_is_shown_with_the_ways_out(tmp_path, settings, problem
     assert "--name mine-2" in problems[-1]
     assert "--fresh" in problems[-1]
     assert (plan.folder / "study.json").read_bytes() == before
+
+
+def test_images_may_lie_elsewhere_when_a_study_goes_on_and_must_be_the_same(tmp_path):
+    first, moved = fill(tmp_path / "pictures", ("ants", "bees", "cats", "dogs"), count=8), tmp_path / "moved"
+    begun(plan_of(tmp_path, benchmark=f"folder:{first}", tasks=2))
+    first.rename(moved)
+    check_same(plan_of(tmp_path, benchmark=f"folder:{moved}", tasks=2))
+    next(moved.rglob("*.png")).unlink()
+    (problem,) = refusal(check_same, plan_of(tmp_path, benchmark=f"folder:{moved}", tasks=2))
+    assert problem.startswith("data (identity): must be ")
 
 
 def test_another_algorithm_is_refused(tmp_path):

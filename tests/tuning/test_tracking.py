@@ -22,8 +22,9 @@ from clsearch.tuning import tracking
 from clsearch.tuning.continual import METHOD, RATE, Attempt, Decision
 from clsearch.tuning.final import content_of
 from clsearch.tuning.identity import description, finite
+from clsearch.tuning.ranking import metrics_after
 from clsearch.tuning.records import Results, code_version, read_trials
-from clsearch.tuning.runs import Runs, default_store, metrics_after, run_name, text
+from clsearch.tuning.runs import Runs, default_store, run_name, text
 from clsearch.tuning.tracking import Tracker, quiet
 from tests.tuning.builders import closed_port, final_of, measured_of, plan_of, record_of
 

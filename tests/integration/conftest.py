@@ -1,0 +1,22 @@
+"""What integration tests share."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.servers import Served, served, stop
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Served]:
+    """A real MLflow server: its URI and process."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    process = served(tmp_path, port)
+    yield f"http://127.0.0.1:{port}", process
+    stop(process)
