@@ -43,7 +43,7 @@ def train_step(
     if rate is None:
         rate = run.hyperparameters["learning_rate"]
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-    features = run.network.features(leaves, inputs)
+    features = run.features(leaves, inputs)
     student = Student(leaves, features, run.network.logits(leaves, features), inputs)
     answers = lesson.answers(student.logits, labels)
     losses = torch.nn.functional.cross_entropy(answers.flatten(0, 1), labels.flatten(), reduction="none")

@@ -205,6 +205,11 @@ class TrainingConfig(Part):
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of SGD.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay (L2 for sgd and adam, decoupled for adamw).")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="What the backbone computes in while it trains: bfloat16 (torch.autocast) is faster on GPUs that "
+        "have it. Parameters, penalties, teachers and measurements stay float32.",
+    )
     optimizer_state: Literal["reset", "keep"] = Field(
         "reset", description="Whether momentum and the like start anew at each task."
     )

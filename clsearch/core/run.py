@@ -15,7 +15,7 @@ from clsearch.core.backbone_rules import build_network
 from clsearch.core.benchmarks import Benchmark, build_benchmark
 from clsearch.core.config import NUMBERS, TrialConfig
 from clsearch.core.datasets import Data
-from clsearch.core.networks import Network
+from clsearch.core.networks import Network, Params
 from clsearch.core.optimizers import Optimizer, build_optimizer
 from clsearch.core.regularizers import Hyperparameters, Regularizer
 from clsearch.core.state import TrialState
@@ -52,6 +52,13 @@ class Run:
     def seeds(self) -> tuple[int, ...]:
         """One per member."""
         return self.benchmark.seeds
+
+    def features(self, params: Params, inputs: Tensor) -> Tensor:
+        """Backbone features [M, B, H] in float32, as training computes them: in the configured precision."""
+        if self.config.precision == "float32":
+            return self.network.features(params, inputs)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.network.features(params, inputs).float()
 
     @property
     def columns(self) -> tuple[str, ...]:

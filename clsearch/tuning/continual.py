@@ -29,7 +29,7 @@ from clsearch.tuning.plan import Plan
 from clsearch.tuning.protocols import DECAYING
 from clsearch.tuning.ranking import Choice, Cost
 from clsearch.tuning.records import now
-from clsearch.tuning.workers import side_by_side, with_threads
+from clsearch.tuning.workers import side_by_side
 
 SHARE = 0.8
 """Of A*: what the method must keep of a task's accuracy (1 - p in the paper, whose p is 0.2)."""
@@ -214,7 +214,7 @@ def _rates(
     """Plain finetuning at each learning rate, side by side; known: attempts that need not be made again."""
     found = {rate: replace(a, kept=False) for rate in plan.rates if (a := known.get((RATE, ("learning_rate", rate))))}
     rates = [rate for rate in plan.rates if rate not in found]
-    jobs = [(plan.config, plan.seeds, plan.device, data, state, {"learning_rate": r}, True, None) for r in rates]
+    jobs = [(plan.config, plan.seeds, data, state, {"learning_rate": r}, True, None) for r in rates]
     for index, (result, _) in side_by_side(plan, _attempt, jobs, returns=2):
         accuracies, seconds = ray.get(result)
         values = {"learning_rate": rates[index]}
@@ -232,17 +232,16 @@ def _method(
     last: bool,
 ) -> tuple[Attempt, ray.ObjectRef]:
     """The method with these hyperparameters, and the state that it leaves where it is accepted."""
-    job = (plan.config, plan.seeds, plan.device, data, state, values, False, -math.inf if last else bar)
+    job = (plan.config, plan.seeds, data, state, values, False, -math.inf if last else bar)
     ((_, (result, after)),) = side_by_side(plan, _attempt, [job], returns=2)
     accuracies, seconds = ray.get(result)
     return Attempt(task, METHOD, values, accuracies, bar, len(plan.seeds), seconds, when=now()), after
 
 
 def _attempt(
-    cpus: int,
+    device: torch.device,
     config: TrialConfig,
     seeds: tuple[int, ...],
-    device: str,
     data: Data,
     before: bytes | None,
     values: Mapping[str, float],
@@ -254,7 +253,6 @@ def _attempt(
     plain: without regularizers. bar: the mean accuracy from which the state is remembered.
     Returns: (accuracy of each seed, none where it diverged; seconds), and the state with the task remembered.
     """
-    with_threads(cpus)
     began = time.perf_counter()
     run = build_run(config, seeds, device, data).with_numbers(values)
     state = run.initial_state() if before is None else TrialState.unpacked(before, run.fingerprint, run.device)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from clsearch.core.config import ConfigError
 from clsearch.core.datasets import SOURCES
 from clsearch.core.image_cache import cache_folder
+from clsearch.tuning.addresses import PORT, host_and_port, unanswered
 from clsearch.tuning.display import without_password
-from clsearch.tuning.preflight import PROBE_SECONDS, check_tracking, check_writable
+from clsearch.tuning.preflight import check_tracking, check_writable
 
 LOW_SPACE = 2 * 1024**3
 """Bytes: with less a study may end before it is done."""
@@ -84,12 +83,9 @@ def ray_cluster() -> Finding:
         return Finding("Ray", found, remedy)
     if address in ("auto", "local"):
         return Finding("Ray", f"RAY_ADDRESS={address}")
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    host, port = parts.hostname or "", parts.port or 6379
-    try:
-        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
-    except OSError as error:
-        return Finding("Ray", f"{host}:{port} does not answer ({error})", "start the cluster, or unset RAY_ADDRESS")
+    host, port = host_and_port(address) or (address, PORT)
+    if reason := unanswered(host, port):
+        return Finding("Ray", f"{host}:{port} does not answer ({reason})", "start the cluster, or unset RAY_ADDRESS")
     return Finding("Ray", f"{host}:{port} answers")
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
 
 import optuna
 import ray
@@ -20,20 +17,24 @@ from rich.console import Console
 from clsearch.core.datasets import Data
 from clsearch.core.files import write_atomically
 from clsearch.tuning import preflight, summary
+from clsearch.tuning.addresses import cluster_address
 from clsearch.tuning.continual import SCORE, STATE, Decision, decide, decision_content, read_begun
 from clsearch.tuning.display import last_line
 from clsearch.tuning.figures import pareto_front, response
+from clsearch.tuning.identity import RAY
+from clsearch.tuning.mirror import Mirror
 from clsearch.tuning.options import Protocol
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.pruning import PruningScheduler, pruned_of
 from clsearch.tuning.ranking import Ranking, best_content, choice_of, cost_of, rank
-from clsearch.tuning.records import RAY, Results, now
+from clsearch.tuning.records import Results, now
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.resume import check_same, claimed, set_aside
 from clsearch.tuning.runs import told_at
 from clsearch.tuning.search import OptunaSearcher, open_storage
 from clsearch.tuning.selection import SealedError, already_evaluated, evaluate
+from clsearch.tuning.session import ray_session
 from clsearch.tuning.tracking import Tracker, quiet
 from clsearch.tuning.trainable import TRAINABLES
 from clsearch.tuning.watching import Watcher
@@ -47,7 +48,8 @@ def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
     """
     line = ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0])
     with line.shown(), begun(plan):
-        line.say("starting Ray")
+        line.console.print(f"results go to {plan.folder}", soft_wrap=True, highlight=False, markup=False)
+        line.say(f"joining the cluster {address}" if (address := cluster_address(plan)) else "starting Ray")
         with ray_session(plan):
             # The object store's copy is the only one; it stays until this process leaves Ray.
             found = execute_in(plan, ray.put(take()), line)
@@ -76,7 +78,8 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
     warn = partial(line.console.print, markup=False)
     tracker = Tracker(results.study, plan.folder, preflight.tracking_uri(plan), warn)
     tracker.begin()
-    watcher = Watcher(plan, results, tracker, line, slots(plan))
+    mirror = Mirror(plan.folder, plan.options.mirror, warn)
+    watcher = Watcher(plan, results, tracker, line, slots(plan), mirror.update)
     watcher.recall()
     if study is None:
         found = chosen_task_by_task(plan, data, watcher)
@@ -87,28 +90,10 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
     line.say("sending the last records to MLflow")
     tracker.end(state_of(found))
     results.end(state_of(found))
+    if plan.options.mirror:
+        line.say("copying the results")
+    mirror.end()
     return found
-
-
-@contextmanager
-def ray_session(plan: Plan) -> Iterator[None]:
-    """Use the Ray that this process is connected to, join the cluster that RAY_ADDRESS names, or start one here.
-
-    What was not started here is not shut down here.
-    """
-    connected = ray.is_initialized()
-    if not connected:
-        level = logging.INFO if plan.options.verbose else logging.ERROR
-        own: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"address": "local", "include_dashboard": False}
-        ray.init(logging_level=level, log_to_driver=plan.options.verbose, **own)
-    try:
-        alive = [node for node in ray.nodes() if node["Alive"]]
-        nodes = [(n["NodeManagerHostname"], n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)) for n in alive]
-        preflight.check_resources(plan, [preflight.Node(*node) for node in nodes])
-        yield
-    finally:
-        if not connected:
-            ray.shutdown()
 
 
 def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Study) -> None:

@@ -15,6 +15,9 @@ from clsearch.tuning.plan import Plan
 STUDY, COMPARISON = "study.json", "comparison.json"
 """Files of the folders of a study and of a comparison."""
 
+RAY = "ray"
+"""Ray Tune's folder in a study's."""
+
 MAY_CHANGE = ("question", "references", "trials", "report_seeds")
 """What a study may be gone on with otherwise than it was begun."""
 

@@ -64,6 +64,11 @@ class StudyOptions(Part):
     )
     grid_points: int = Field(5, ge=2, description="Values per hyperparameter of a grid, spaced as the range is.")
     results: Path = Field(Path("results"), description="Folder that keeps the records of studies.")
+    mirror: str | None = Field(
+        None,
+        description="Where a copy of the study's folder is kept up to date: s3://BUCKET/PATH, gs://..., a folder, or "
+        "what else fsspec knows.",
+    )
     tracking_uri: str | None = Field(
         None,
         description="MLflow tracking server or store. Unless given: MLFLOW_TRACKING_URI, or SQLite in results.",
@@ -150,6 +155,12 @@ class ResourceOptions(Part):
     max_concurrent: int | None = Field(None, ge=1, description="Trials at the same time. Unless given: as many as fit.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto is cuda if a trial has a GPU, else cpu."
+    )
+    ray_address: str | None = Field(
+        None,
+        description="Ray cluster to join, as one of its machines: auto, or HOST:PORT of its head (6379 unless it was "
+        "started with another); local starts a Ray of this machine. Unless given: RAY_ADDRESS, which is set in a job, "
+        "else local.",
     )
 
 

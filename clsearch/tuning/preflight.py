@@ -21,10 +21,11 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from clsearch.core.config import ConfigError, TrialConfig
 from clsearch.core.datasets import ImageFolder
 from clsearch.core.image_folder import Part, listed
+from clsearch.tuning.addresses import PROBE_SECONDS, check_address, check_outlives_job, joins
 from clsearch.tuning.display import without_password
+from clsearch.tuning.mirror import check_mirror
 from clsearch.tuning.plan import Plan
 
-PROBE_SECONDS = 5.0
 STORES = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 0, "databricks-uc": 0}
 """Schemes of stores that MLflow opens by itself -> port of a database server, 0 where there is none to ask."""
 RESERVED = ("mlartifacts", "mlflow.db", "test_openings.jsonl", "test_openings.lock")
@@ -34,12 +35,15 @@ RESERVED = ("mlartifacts", "mlflow.db", "test_openings.jsonl", "test_openings.lo
 def check(plan: Plan) -> None:
     """Refuse what cannot run. Raises ConfigError. Takes under 5 s, 10 s where a tracking server does not answer."""
     check_name(plan)
+    check_outlives_job(plan)
     check_data(plan)
     check_tracking(tracking_uri(plan))
+    check_address(plan)
     check_device(plan)
-    if "RAY_ADDRESS" not in os.environ:
+    if not joins(plan):
         check_resources(plan, [this_node(plan)])
     check_writable(plan.options.results)
+    check_mirror(plan.folder, plan.options.mirror)
     check_backbone(plan)
 
 
@@ -194,7 +198,7 @@ def check_device(plan: Plan) -> None:
         raise ConfigError(
             ["device: cuda needs a share of a GPU for each trial (--gpus-per-trial 1, or a fraction); got 0"]
         )
-    if options.device == "cuda" and "RAY_ADDRESS" not in os.environ:
+    if options.device == "cuda" and not joins(plan):
         import torch
 
         if not torch.cuda.is_available():

@@ -4,6 +4,7 @@ study.json                 question, base configuration, space, seeds, versions,
 trials.csv, references.csv a row per trial: hyperparameters, metrics with spread, seconds, state, reason
 trials/<label>/record.json the same for one trial, with its accuracy matrices
 trials/<label>/accuracy.csv, learning_curve.csv
+trials/<label>/error.txt   of a trial whose worker died or raised: all that Ray says of it
 best.json                  the best configuration and the command that reruns it
 attempts.csv               of the protocol continual, instead of trials
 final.json, final.csv, final_accuracy.csv
@@ -32,13 +33,10 @@ from uuid import uuid4
 import pandas as pd
 
 from clsearch.core.files import TEMPORARY, write_atomically
-from clsearch.tuning.identity import MAY_CHANGE, STUDY, description, finite, stored
+from clsearch.tuning.identity import MAY_CHANGE, RAY, STUDY, description, finite, stored
 from clsearch.tuning.plan import Plan
 
 PACKAGES = ("clsearch", "ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas")
-
-RAY = "ray"
-"""Ray Tune's folder in a study's."""
 
 CURVE, STATE_FILE = "learning_curve.csv", "state.pt"
 """Files of a trial's folder: the second is its own checkpoint."""
@@ -58,7 +56,7 @@ class TrialRecord:
     metrics: name -> mean over seeds, `<name>/std` its spread, after `tasks_learned` tasks.
     accuracy: R [M][T+1][T] with None where not measured. curve: [E][M][K] with its columns and [E][2] (task, epoch).
     times: when the driver was told of each learned task, in milliseconds since 1970; told: of anything, last. restarts:
-    after a worker died.
+    after a worker died. place: the node, and the GPU, that it was trained on last.
     """
 
     label: str
@@ -79,6 +77,7 @@ class TrialRecord:
     times: list[int] = field(default_factory=list)
     told: int = 0
     restarts: int = 0
+    place: str = ""
 
     @property
     def ended(self) -> bool:
@@ -150,6 +149,10 @@ class Results:
         content = {k: v for k, v in asdict(record).items() if k not in ("curve", "epochs", "columns")}
         write_json(self.trial_folder(record.label) / "record.json", content)
 
+    def write_error(self, label: str, text: str) -> None:
+        """Write what is known of why a trial failed, tracebacks included."""
+        write_atomically(self.trial_folder(label) / "error.txt", text.encode())
+
     def write_table(self, name: str, records: list[TrialRecord]) -> None:
         """Write <name>.csv, a row per trial. Only finished trials have metrics there: a mean over few tasks must not
         be sorted among means over all.
@@ -164,11 +167,22 @@ class Results:
                 **(r.metrics if r.state == "finished" else {}),
                 "tasks_learned": r.tasks_learned,
                 "seconds": r.seconds,
+                "place": r.place,
                 "reason": r.reason,
             }
             for r in records
         ]
-        always = ["label", "number", "algorithm", "state", *self.plan.space, "tasks_learned", "seconds", "reason"]
+        always = [
+            "label",
+            "number",
+            "algorithm",
+            "state",
+            *self.plan.space,
+            "tasks_learned",
+            "seconds",
+            "place",
+            "reason",
+        ]
         self._csv(self.folder / f"{name}.csv", pd.DataFrame(rows, columns=None if rows else always))
 
     def tidy(self, ended: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from clsearch.tuning.objectives import chosen, direction, sign
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.pruning import pruner_of
 from clsearch.tuning.spaces import Space, grid
+from clsearch.tuning.trainable import OUT_OF_MEMORY
 
 JOURNAL = "optuna.journal"
 
@@ -225,14 +226,14 @@ class OptunaSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Diverged trials are told as pruned, as those are that were stopped early: TPE avoids their region, and learns
-        nothing from failed ones.
+        nothing from failed ones, as those are whose worker died or had too little memory.
         """
         trial = self.open.pop(trial_id, None)
         if trial is not None:
             self._kept(lambda: self._tell(trial, result, error, trial_id in self.stopped))
 
     def _tell(self, trial: optuna.trial.Trial, result: dict[str, Any] | None, error: bool, stopped: bool) -> None:
-        if error or result is None:
+        if error or result is None or OUT_OF_MEMORY in result:
             self.study.tell(trial, state=OptunaState.FAIL)
             return
         self._report(trial, result)

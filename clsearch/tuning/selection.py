@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from clsearch.core.config import ConfigError, TrialConfig, fields_of
 from clsearch.core.datasets import Data, ImageFolder, Source, read_data
@@ -24,7 +25,7 @@ from clsearch.tuning.loading import unreadable
 from clsearch.tuning.openings import Opening, record_opening
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.ranking import Choice
-from clsearch.tuning.workers import side_by_side, with_threads
+from clsearch.tuning.workers import side_by_side
 
 PerTask = tuple[dict[str, float], ...]
 
@@ -85,7 +86,7 @@ def evaluate(
     rows = rows_of(plan)
     settings = [settings_of(plan, choice, algorithm, target) for target, algorithm in rows]
     jobs = [
-        (config, plan.report_seeds, target.tasks, per_task, plan.device, *opened[target.config.source])
+        (config, plan.report_seeds, target.tasks, per_task, *opened[target.config.source])
         for (target, _), (config, per_task) in zip(rows, settings, strict=True)
     ]
     found: dict[int, Measured] = {}
@@ -207,7 +208,7 @@ def measure(
     test: Data,
     tasks: Sequence[int] | None = None,
     per_task: PerTask = (),
-    device: str = "cpu",
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Learn a sequence with fresh weights, and measure it on validation and test data after each task.
 
@@ -235,15 +236,13 @@ def measure(
 
 
 def _measured(
-    cpus: int,
+    device: torch.device,
     config: TrialConfig,
     seeds: Sequence[int],
     tasks: Sequence[int],
     per_task: PerTask,
-    device: str,
     data: Data,
     test: Data,
 ) -> dict[str, Any]:
     """`measure`, in a worker."""
-    with_threads(cpus)
     return measure(config, seeds, data, test, tasks, per_task, device)

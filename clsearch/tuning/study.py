@@ -149,7 +149,7 @@ def _command(
     for name, value in settings.items():
         if name == "fresh":  # the recorded command goes on
             continue
-        if name == "tracking_uri":
+        if name in ("tracking_uri", "mirror") and value is not None:
             value = without_password(value)
         named = name in (*script_space, *tied) or name in PRESETS.get(settings.get("preset", ""), {})
         if named or value != script_settings.get(name, known[name].default):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,25 @@ from clsearch.core.datasets import Data
 from clsearch.core.loop import DivergedError, learn_task
 from clsearch.core.run import Run, build_run
 from clsearch.core.state import TrialState
+from clsearch.tuning.placement import Share, place, remedy, short_of_memory
 
 STATE_FILE = "state.pt"
+
+OUT_OF_MEMORY = "out_of_memory"
+"""In a result: the trial failed for its size, which says nothing of the searched values."""
+
+UNBUILT = {
+    "tasks_learned": 0,
+    "seconds": 0.0,
+    "record": {name: [] for name in ("accuracy", "columns", "curve", "epochs")},
+}
+"""Result of a trial that could not be built."""
 
 
 class ContinualTrainable(Trainable):
     """A trial. Its config is flat: every setting of the algorithm, and
 
-    seeds: list of int, default [0, 1, 2]. device: default "cpu".
+    seeds: list of int, default [0, 1, 2]. device: cpu (default), or cuda for the GPU that Ray gave.
     state_file: where the trial keeps its own checkpoint, replaced atomically after each task; a trial that finds one
     goes on from it. Without it, Ray's checkpoints are the only ones.
     algorithm: instead of the class's own (so that a study's references run in the same actors).
@@ -44,27 +56,53 @@ class ContinualTrainable(Trainable):
         settings = dict(config)
         settings.pop("label", None)
         seeds = settings.pop("seeds", [0, 1, 2])
-        device = settings.pop("device", "cpu")
+        self.kind = settings.pop("device", "cpu")
         sequence = settings.pop("sequence", None)
         state_file = settings.pop("state_file", None)
         algorithm = settings.pop("algorithm", self.algorithm)
-        resources = self.trial_resources
-        cpus = resources.required_resources.get("CPU", 1) if resources else 1
-        torch.set_num_threads(max(1, math.floor(cpus)))
+        resources = self.trial_resources.required_resources if self.trial_resources else {}
+        self.share = Share(math.floor(resources.get("CPU", 1)), resources.get("GPU", 0))
         self.state_file = None if state_file is None else Path(state_file)
-        source = None if own is None else own.source
-        self.run = build_run(TrialConfig.of(algorithm, settings, source), seeds, device, own, sequence)
-        if self.state_file is not None and self.state_file.exists():
-            self.state = TrialState.load(self.state_file, self.run.fingerprint, self.run.device)
-        else:
-            self.state = self.run.initial_state()
-        self.told = self.state.tasks_learned == 0
+        self.short, self.place = False, place()
+        configuration = TrialConfig.of(algorithm, settings, None if own is None else own.source)
+        try:
+            self.run = build_run(configuration, seeds, self.share.take(self.kind), own, sequence)
+            if self.state_file is not None and self.state_file.exists():
+                self.state = TrialState.load(self.state_file, self.run.fingerprint, self.run.device)
+            else:
+                self.state = self.run.initial_state()
+            self.told = self.state.tasks_learned == 0
+        except Exception as error:
+            self.short = short_of_memory(error)
+            if not self.short:
+                raise
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._release()
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
+        """Learn the next task. One for which the memory does not suffice ends the trial, not the worker."""
+        try:
+            if not self.short:
+                return self._learned() | {"place": self.place}
+        except Exception as error:
+            if not short_of_memory(error):
+                raise
+        known = UNBUILT if self.short else report(self.run, self.state)
+        self._release()
+        why = remedy(self.kind, self.share.gpus)
+        return known | {"failed": why, OUT_OF_MEMORY: True, "done": True, "place": self.place}
+
+    def _release(self) -> None:
+        """Give the memory of a trial back, of which a GPU's is waited for by others."""
+        for name in ("run", "state"):
+            vars(self).pop(name, None)
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def _learned(self) -> dict[str, Any]:
         if not self.told:  # of the task that it goes on from, of which nobody may have heard
             self.told = True
             return report(self.run, self.state)

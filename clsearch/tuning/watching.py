@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 # Read when Ray Tune is imported.
@@ -20,6 +21,7 @@ from clsearch.tuning.continual import ATTEMPTS, Decision
 from clsearch.tuning.display import last_line
 from clsearch.tuning.final import Final, accuracies_of, content_of, table_of
 from clsearch.tuning.openings import Opening
+from clsearch.tuning.placement import remedy
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.ranking import with_intransigence
@@ -33,18 +35,31 @@ SHORT_SECONDS = 30.0
 """Trials that take less on average have one waiting for each worker."""
 
 
+KILLED_FOR_MEMORY = "the node running low on memory"
+"""Ray's words."""
+
+
 class Watcher(tune.Callback):
     """Keeps the record of each trial as Ray reports it, and hands it on to results/, MLflow and the progress line.
 
-    slots: how many trials the cluster holds at a time.
+    slots: how many trials the cluster holds at a time. kept: told when a trial's record is there.
     """
 
-    def __init__(self, plan: Plan, results: Results, tracker: Tracker, line: ProgressLine, slots: int = 1) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        results: Results,
+        tracker: Tracker,
+        line: ProgressLine,
+        slots: int = 1,
+        kept: Callable[[], None] = lambda: None,
+    ) -> None:
         self.plan = plan
         self.results = results
         self.tracker = tracker
         self.line = line
         self.slots = slots
+        self.kept = kept
         self.earlier = read_trials(results.folder)
         self.records = {label: record for label, record in self.earlier.items() if record.ended}
         self.written = 0.0
@@ -135,9 +150,11 @@ class Watcher(tune.Callback):
         self._end(trial, "failed" if reason else "pruned" if early else "finished", reason)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        error = trial.get_pickled_error()
-        reason = last_line(getattr(error, "cause", None) or error or "")
-        self._end(trial, "failed", reason or "the worker died")
+        error, told = trial.get_pickled_error(), errors_of(trial)
+        said = getattr(error, "cause", None) or error or told
+        reason = remedy("cpu", 0) if KILLED_FOR_MEMORY in told else last_line(said) or "the worker died"
+        self._write(lambda: self.results.write_error(trial.config["label"], told))
+        self._end(trial, "failed", reason)
 
     def leave_unfinished(self) -> None:
         """Record the trials that an interrupt cut off; their checkpoints stay."""
@@ -181,6 +198,7 @@ class Watcher(tune.Callback):
         if more:
             self.tasks_decided = len(decision.kept)
             self.tracker.decided(decision)
+            self.kept()
 
     def concluded(self, content: dict[str, Any], metrics: dict[str, float], when: int) -> None:
         """Keep what the search found. when: it was known, in milliseconds since 1970."""
@@ -204,7 +222,7 @@ class Watcher(tune.Callback):
         label = trial.config["label"]
         record = self.records[label] = change(self.records[label])
         if record.state != "waiting":
-            self._kept(lambda: self.results.note_trial(record))
+            self._write(lambda: self.results.note_trial(record))
         if not ended:
             self.tracker.update(record)
             self.line.update(record)
@@ -212,7 +230,7 @@ class Watcher(tune.Callback):
     def _end(self, trial: Trial, state: str, reason: str) -> None:
         label = trial.config["label"]
         record = self.records[label] = replace(self.records[label], state=state, reason=reason)
-        self._kept(lambda: self._write_end(record))
+        self._write(lambda: self._write_end(record))
         self.tracker.update(record)
         self.line.update(record)
 
@@ -220,8 +238,9 @@ class Watcher(tune.Callback):
         self.results.write_trial(record)
         self.write_tables(TABLE_SECONDS)
         (self.results.trial_folder(record.label) / STATE_FILE).unlink(missing_ok=True)
+        self.kept()
 
-    def _kept(self, write: Callable[[], None]) -> None:
+    def _write(self, write: Callable[[], None]) -> None:
         """Write; nothing is written after what could not be, so that a trial whose end is unknown to Optuna is not
         recorded as ended.
         """
@@ -230,6 +249,12 @@ class Watcher(tune.Callback):
                 write()
         except OSError as error:
             self.halt(error)
+
+
+def errors_of(trial: Trial) -> str:
+    """What Ray says of every failure of a trial, where it has said it."""
+    path = Path(trial.error_file) if trial.error_file else None
+    return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else ""
 
 
 def advanced(record: TrialRecord, result: dict[str, Any], time: int) -> TrialRecord:
@@ -244,6 +269,7 @@ def advanced(record: TrialRecord, result: dict[str, Any], time: int) -> TrialRec
         told=time,
         times=[*record.times, *[time] * (learned - len(record.times))],
         seconds=result["seconds"],
+        place=result.get("place", ""),
         metrics=metrics_of(result),
         **result["record"],
     )

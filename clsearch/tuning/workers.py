@@ -6,33 +6,43 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
-import torch
 
+from clsearch.tuning.placement import Share, remedy, short_of_memory
 from clsearch.tuning.plan import Plan
 
 
 def side_by_side(
     plan: Plan, function: Callable[..., Any], jobs: Sequence[Sequence[Any]], returns: int = 1
 ) -> Iterator[tuple[int, Any]]:
-    """Run function(cpus, *job) for each job, at most `max_concurrent` at a time; gives (index of the job, reference to
-    its result, or a list of references where `returns` > 1) as they end.
+    """Run function(device, *job) for each job, at most `max_concurrent` at a time; gives (index of the job, reference
+    to its result, or a list of references where `returns` > 1) as they end.
 
     Raises what a job raised, when its result is fetched.
     """
-    options = plan.options
-    remote = ray.remote(num_cpus=options.cpus_per_trial, num_gpus=options.gpus_per_trial, num_returns=returns)(function)
+    options, share = plan.options, Share(plan.options.cpus_per_trial, plan.options.gpus_per_trial)
+    remote = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, num_returns=returns)(_with_share)
     waiting, running = list(enumerate(jobs)), dict[Any, tuple[int, Any]]()
     try:
         while waiting or running:
             while waiting and len(running) < (options.max_concurrent or len(jobs)):
                 index, job = waiting.pop(0)
-                found = remote.remote(options.cpus_per_trial, *job)
+                found = remote.remote(function, share, plan.device, *job)
                 running[found if returns == 1 else found[0]] = (index, found)
             (done,), _ = ray.wait(list(running))
             yield running.pop(done)
     finally:
         for left in running:  # interrupted: nobody waits for them
             ray.cancel(left)
+
+
+def _with_share(function: Callable[..., Any], share: Share, kind: str, *job: Any) -> Any:
+    """A job in its worker. Raises RuntimeError with what to do where it has not enough memory."""
+    try:
+        return function(share.take(kind), *job)
+    except Exception as error:
+        if not short_of_memory(error):
+            raise
+        raise RuntimeError(remedy(kind, share.gpus)) from error
 
 
 def slots(plan: Plan) -> int:
@@ -45,8 +55,3 @@ def slots(plan: Plan) -> int:
         if node["Alive"]
     ]
     return min(sum(held), options.max_concurrent or sum(held))
-
-
-def with_threads(cpus: int) -> None:
-    """A worker computes with the cores that it was given."""
-    torch.set_num_threads(max(1, cpus))

@@ -27,7 +27,7 @@ from clsearch.tuning import continual
 from clsearch.tuning.continual import Attempt, Decision, _attempt, decide, decision_content, metrics_of
 from clsearch.tuning.identity import finite
 from clsearch.tuning.plan import Plan
-from tests.helpers import everything, forward, member_of, same_params
+from tests.helpers import CPU, everything, forward, member_of, same_params
 
 SPACES = {
     "finetuning": {},
@@ -59,7 +59,7 @@ def attempt(
 ) -> tuple[tuple[float, ...], bytes | None]:
     """Accuracies and the state of an attempt in this process, on one thread."""
     data = data or data_of(plan)
-    (found, seconds), after = _attempt(1, plan.config, plan.seeds, plan.device, data, before, values, plain, bar)
+    (found, seconds), after = _attempt(CPU, plan.config, plan.seeds, data, before, values, plain, bar)
     assert seconds > 0
     return found, after
 

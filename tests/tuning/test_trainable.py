@@ -17,6 +17,7 @@ from clsearch.core.parts import backbone_name
 from clsearch.core.run import build_run
 from clsearch.tuning.records import metrics_of
 from clsearch.tuning.trainable import (
+    OUT_OF_MEMORY,
     STATE_FILE,
     TRAINABLES,
     EWCTrainable,
@@ -474,3 +475,46 @@ def test_a_learning_rate_that_stays_is_not_reported():
     (result,) = steps(LwFTrainable(config=CONFIG), 1)
     assert "train/learning_rate" not in result
     assert "learning_rate" not in result["record"]["columns"]
+
+
+class Greedy(torch.nn.Module):
+    """Wants more memory than there is, once it is trained."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(width, 4)
+
+    def forward(self, images):
+        if torch.is_grad_enabled():
+            torch.empty(2**50)
+        return self.linear(images.flatten(1))
+
+
+def greedy(shape):
+    return Greedy(math.prod(shape))
+
+
+GREEDY = SETTINGS | {"backbone": greedy, "hidden": None}
+TOO_LARGE = {"hidden": (10**8, 10**8)}
+
+
+@pytest.mark.parametrize("large", [TOO_LARGE, GREEDY], ids=["built", "trained"])
+def test_a_trial_that_does_not_fit_into_memory_fails_with_the_remedy_and_the_next_goes_on(large):
+    trainable = LwFTrainable(config=CONFIG | large)
+    (result,) = steps(trainable, 1)
+    assert result["done"]
+    assert result[OUT_OF_MEMORY]
+    assert result["tasks_learned"] == 0
+    assert "--batch-size" in result["failed"]
+    assert trainable.reset(CONFIG)
+    assert [r["tasks_learned"] for r in steps(trainable, 3)] == [1, 2, 3]
+
+
+def test_what_it_learned_before_memory_ran_out_is_kept():
+    trainable = LwFTrainable(config=CONFIG)
+    steps(trainable, 2)
+    trainable.run = replace(trainable.run, network=build_run(TrialConfig.of("lwf", GREEDY), [0, 1]).network)
+    (result,) = steps(trainable, 1)
+    assert result["tasks_learned"] == 2
+    assert len(result["record"]["accuracy"][0]) == 4
+    assert result[OUT_OF_MEMORY]

@@ -11,8 +11,9 @@ import ray
 import torch
 
 from clsearch import LogRange, Study
+from clsearch.tuning.placement import Share
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.workers import side_by_side, slots, with_threads
+from clsearch.tuning.workers import side_by_side, slots
 
 WAIT = 60.0
 """Seconds that a job waits for another, which a busy machine may start late."""
@@ -36,38 +37,38 @@ def results_of(jobs: list, function: object, **settings: object) -> dict:
     return {index: ray.get(result) for index, result in side_by_side(plan_of(**settings), function, jobs)}
 
 
-def with_its_cpus(cpus: int, *words: str) -> tuple:
-    return cpus, *words
+def with_its_cpus(device: torch.device, *words: str) -> tuple:
+    return torch.get_num_threads(), *words
 
 
-def spans(cpus: int, seconds: float) -> tuple[float, float]:
+def spans(device: torch.device, seconds: float) -> tuple[float, float]:
     began = time.time()
     time.sleep(seconds)
     return began, time.time()
 
 
-def meets(cpus: int, folder: Path, own: str, other: str, seconds: float) -> bool:
+def meets(device: torch.device, folder: Path, own: str, other: str, seconds: float) -> bool:
     """Whether another job was there at the same time."""
     (folder / own).touch()
     return waited_for(folder / other, seconds)
 
 
-def after(cpus: int, folder: Path, first: str | None, own: str) -> str:
+def after(device: torch.device, folder: Path, first: str | None, own: str) -> str:
     """Ends after another job."""
     assert first is None or waited_for(folder / first)
     return own
 
 
-def inverse(cpus: int, number: int) -> float:
+def inverse(device: torch.device, number: int) -> float:
     return 1 / number
 
 
-def twofold(cpus: int, word: str) -> tuple[str, bytes]:
+def twofold(device: torch.device, word: str) -> tuple[str, bytes]:
     return word, word.encode() * 2
 
 
-def threads(cpus: int, asked: int) -> int:
-    with_threads(asked)
+def threads(device: torch.device, asked: int) -> int:
+    Share(asked, 0).take("cpu")
     return torch.get_num_threads()
 
 

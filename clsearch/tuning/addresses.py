@@ -1,0 +1,89 @@
+"""Which Ray a study runs in, and what must hold in a job of a cluster. Nothing of Ray is imported here."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+
+from clsearch.core.config import ConfigError
+from clsearch.tuning.plan import Plan
+
+PROBE_SECONDS = 5.0
+"""A server that has not answered by then counts as away."""
+
+PORT = 6379
+"""Of a cluster's head, unless it was started with another."""
+
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the process that `ray job submit` starts."""
+
+SESSION = re.compile(r"session_\d{4}-\d{2}-\d{2}_|session_latest$|working_dir_files$|_ray_pkg_")
+"""Folders of Ray's own, which go with its cluster or its job."""
+
+
+def cluster_address(plan: Plan) -> str | None:
+    """The cluster that a study joins; None where it starts a Ray of this machine."""
+    address = plan.options.ray_address or os.environ.get("RAY_ADDRESS") or "local"
+    return None if address == "local" else address
+
+
+def connected() -> bool:
+    """Whether this process is connected to a Ray already, as a notebook may be: then that is the study's."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def joins(plan: Plan) -> bool:
+    """Whether a study runs in a Ray that is there already, whose machines this process does not know yet."""
+    return connected() or cluster_address(plan) is not None
+
+
+def check_address(plan: Plan) -> None:
+    """The cluster is named in a way that this process can join, and something answers there. Raises ConfigError."""
+    address = cluster_address(plan)
+    if address is None or address == "auto" or connected():
+        return
+    rule, host = "ray_address: must be auto, local or HOST:PORT of a cluster's head", address.partition("://")
+    if host[1]:
+        submit = address if host[0] in ("http", "https") else f"http://{host[2].partition(':')[0]}:8265"
+        raise ConfigError(
+            [
+                f"{rule}, of which this machine is a part; got {address}. From outside, submit the study as a job: "
+                f"ray job submit --address {submit} --working-dir . -- python studies/..."
+            ]
+        )
+    if (name_and_port := host_and_port(address)) is None:
+        raise ConfigError([f"{rule}; got {address}"])
+    if reason := unanswered(*name_and_port):
+        raise ConfigError([f"ray_address: must be a cluster that answers; got {address} ({reason})"])
+
+
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """The parts of HOST or HOST:PORT; None where it is neither."""
+    host, _, port = address.rpartition(":") if ":" in address else (address, "", str(PORT))
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        return None
+    return host.strip("[]"), int(port)
+
+
+def unanswered(host: str, port: int) -> str:
+    """Why nothing answers at a port; empty where something does."""
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def check_outlives_job(plan: Plan) -> None:
+    """In a job, results are not written where they would be lost with it. Raises ConfigError."""
+    folder = plan.options.results.resolve()
+    if JOB in os.environ and any(SESSION.match(part) for part in folder.parts):
+        raise ConfigError(
+            [
+                f"results: must be a folder that outlives the job, on storage that all nodes share "
+                f"(--results /shared/results); got {folder}, inside Ray's own session directory"
+            ]
+        )
