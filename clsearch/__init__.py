@@ -16,6 +16,6 @@ from clsearch.core.config import ConfigError
 from clsearch.tuning.comparison import Comparison
 from clsearch.tuning.spaces import SPACES, LogRange, Range
 from clsearch.tuning.study import Study
+from clsearch.version import __version__
 
-__version__ = "0.1.0"
 __all__ = ["SPACES", "Comparison", "ConfigError", "LogRange", "Range", "Study", "__version__"]

@@ -15,12 +15,30 @@ import clsearch  # noqa: F401  (turns telemetry off before Ray or MLflow is impo
 os.environ["TQDM_DISABLE"] = "1"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of a GPU are left out, and counted so, where there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    apart = [item for item in items if item.get_closest_marker("gpu")]
+    items[:] = [item for item in items if item not in apart]
+    config.hook.pytest_deselected(items=apart)
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[str]:
     """A Ray on this machine, shared by all tests; gives its address."""
     import ray
 
-    ray.init(address="local", include_dashboard=False, num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        num_cpus=2,
+        num_gpus=4,  # logical ones: places to be given, with nothing behind them
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 

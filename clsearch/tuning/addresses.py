@@ -41,23 +41,31 @@ def joins(plan: Plan) -> bool:
 
 
 def check_address(plan: Plan) -> None:
-    """The cluster is named in a way that this process can join, and something answers there. Raises ConfigError."""
+    """The cluster that a plan names can be joined from here. Raises ConfigError."""
     address = cluster_address(plan)
-    if address is None or address == "auto" or connected():
-        return
-    rule, host = "ray_address: must be auto, local or HOST:PORT of a cluster's head", address.partition("://")
-    if host[1]:
-        submit = address if host[0] in ("http", "https") else f"http://{host[2].partition(':')[0]}:8265"
-        raise ConfigError(
-            [
-                f"{rule}, of which this machine is a part; got {address}. From outside, submit the study as a job: "
-                f"ray job submit --address {submit} --working-dir . -- python studies/..."
-            ]
+    if address is not None and not connected() and (problem := address_problem(address)):
+        raise ConfigError([problem])
+
+
+def address_problem(address: str) -> str:
+    """Why a cluster can't be joined: its address is of another kind, or nothing answers there. Empty where it may be,
+    as `auto` may, which Ray looks up.
+    """
+    if address == "auto":
+        return ""
+    rule = "ray_address: must be auto, local or HOST:PORT of a cluster's head"
+    scheme, mark, rest = address.partition("://")
+    if mark:
+        server = address if scheme in ("http", "https") else f"http://{rest.partition(':')[0]}:8265"
+        return (
+            f"{rule}, of which this machine is a part; got {address}. From outside, submit the study as a job: "
+            f"ray job submit --address {server} --working-dir . -- python studies/..."
         )
-    if (name_and_port := host_and_port(address)) is None:
-        raise ConfigError([f"{rule}; got {address}"])
-    if reason := unanswered(*name_and_port):
-        raise ConfigError([f"ray_address: must be a cluster that answers; got {address} ({reason})"])
+    if (found := host_and_port(address)) is None:
+        return f"{rule}; got {address}"
+    if reason := unanswered(*found):
+        return f"ray_address: must be a cluster that answers; got {address} ({reason})"
+    return ""
 
 
 def host_and_port(address: str) -> tuple[str, int] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from clsearch.core.config import ConfigError
 from clsearch.core.datasets import SOURCES
 from clsearch.core.image_cache import cache_folder
-from clsearch.tuning.addresses import PORT, host_and_port, unanswered
+from clsearch.tuning.addresses import address_problem
 from clsearch.tuning.display import without_password
 from clsearch.tuning.preflight import check_tracking, check_writable
 
@@ -44,7 +44,12 @@ def packages() -> Iterator[Finding]:
     """The packages that clsearch asks for, in the versions that it asks for."""
     from packaging.requirements import Requirement
 
-    for line in requires("clsearch") or ():
+    try:
+        lines = requires("clsearch") or []
+    except PackageNotFoundError:  # a checkout that is run without being installed
+        lines = []
+        yield Finding("clsearch", "not installed, so what it needs is not known", "pip install -e . in the checkout")
+    for line in lines:
         wanted = Requirement(line)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
             continue
@@ -76,17 +81,14 @@ def devices() -> Iterator[Finding]:
 def ray_cluster() -> Finding:
     """The cluster that RAY_ADDRESS names; else what a Ray of this machine would have."""
     address = os.environ.get("RAY_ADDRESS", "")
-    if not address:
+    if address in ("", "local"):
         shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
         remedy = "" if shared > 256 * 1024**2 else "give the container more shared memory (docker run --shm-size 4g)"
         found = f"starts one here: {len(os.sched_getaffinity(0))} CPUs, {shared / 1024**3:.1f} GiB of shared memory"
         return Finding("Ray", found, remedy)
-    if address in ("auto", "local"):
-        return Finding("Ray", f"RAY_ADDRESS={address}")
-    host, port = host_and_port(address) or (address, PORT)
-    if reason := unanswered(host, port):
-        return Finding("Ray", f"{host}:{port} does not answer ({reason})", "start the cluster, or unset RAY_ADDRESS")
-    return Finding("Ray", f"{host}:{port} answers")
+    problem = address_problem(address)
+    remedy = "start the cluster, or name another (RAY_ADDRESS); unset, a study starts a Ray of this machine"
+    return Finding("Ray", problem or f"RAY_ADDRESS={address}", remedy if problem else "")
 
 
 def store(uri: str | None) -> Finding:

@@ -48,9 +48,9 @@ def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
     """
     line = ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0])
     with line.shown(), begun(plan):
-        line.console.print(f"results go to {plan.folder}", soft_wrap=True, highlight=False, markup=False)
         line.say(f"joining the cluster {address}" if (address := cluster_address(plan)) else "starting Ray")
         with ray_session(plan):
+            line.console.print(f"results go to {plan.folder}", soft_wrap=True, highlight=False, markup=False)
             # The object store's copy is the only one; it stays until this process leaves Ray.
             found = execute_in(plan, ray.put(take()), line)
     summary.show(Console(), found)

@@ -19,7 +19,7 @@ from clsearch.core.datasets import Data
 from clsearch.core.loop import DivergedError, learn_task
 from clsearch.core.run import Run, build_run
 from clsearch.core.state import TrialState
-from clsearch.tuning.placement import remedy, short_of_memory
+from clsearch.tuning.placement import short_of_memory
 from clsearch.tuning.plan import Plan
 
 SAMPLES = 512
@@ -64,7 +64,10 @@ def check_effect(plan: Plan, data: Data, say: Callable[[str], None] = lambda nam
     except Exception as error:
         if not short_of_memory(error):
             raise
-        problems = [f"batch_size: a step of a trial must fit into memory; got {remedy(plan.device, 0)}"]
+        problems = [
+            f"batch_size: a trial on one seed must fit into this machine's memory; got {plan.config.batch_size}, with "
+            f"which it does not. Take a smaller one, or a smaller network"
+        ]
     finally:
         torch.set_num_threads(threads)
     if problems:

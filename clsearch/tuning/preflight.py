@@ -16,12 +16,13 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from clsearch.core.config import ConfigError, TrialConfig
 from clsearch.core.datasets import ImageFolder
 from clsearch.core.image_folder import Part, listed
-from clsearch.tuning.addresses import PROBE_SECONDS, check_address, check_outlives_job, joins
+from clsearch.tuning.addresses import PROBE_SECONDS, check_address, check_outlives_job, connected, joins
 from clsearch.tuning.display import without_password
 from clsearch.tuning.mirror import check_mirror
 from clsearch.tuning.plan import Plan
@@ -40,7 +41,9 @@ def check(plan: Plan) -> None:
     check_tracking(tracking_uri(plan))
     check_address(plan)
     check_device(plan)
-    if not joins(plan):
+    if connected():
+        check_resources(plan, cluster_nodes())
+    elif not joins(plan):
         check_resources(plan, [this_node(plan)])
     check_writable(plan.options.results)
     check_mirror(plan.folder, plan.options.mirror)
@@ -222,6 +225,20 @@ def this_node(plan: Plan) -> Node:
 
         gpus = torch.cuda.device_count()
     return Node("this machine", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(), gpus)
+
+
+def cluster_nodes() -> list[Node]:
+    """The nodes of the Ray that this process is connected to."""
+    import ray
+
+    return [offer(node) for node in ray.nodes() if node["Alive"]]
+
+
+def offer(node: dict[str, Any]) -> Node:
+    """What a node of `ray.nodes()` offers."""
+    from clsearch.tuning.placement import name_of
+
+    return Node(name_of(node), node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
 
 
 def _cores() -> int:

@@ -35,8 +35,9 @@ import pandas as pd
 from clsearch.core.files import TEMPORARY, write_atomically
 from clsearch.tuning.identity import MAY_CHANGE, RAY, STUDY, description, finite, stored
 from clsearch.tuning.plan import Plan
+from clsearch.version import __version__
 
-PACKAGES = ("clsearch", "ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas")
+PACKAGES = ("ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas")
 
 CURVE, STATE_FILE = "learning_curve.csv", "state.pt"
 """Files of a trial's folder: the second is its own checkpoint."""
@@ -237,7 +238,9 @@ def with_curve(folder: Path, record: TrialRecord) -> TrialRecord:
 def made_with() -> dict[str, Any]:
     """What a record was made with: versions, commit and time."""
     return {
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": {"clsearch": __version__}
+        | {name: version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
         "commit": code_version(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -245,7 +248,9 @@ def made_with() -> dict[str, Any]:
 
 @cache
 def code_version() -> str:
-    """The commit of a checkout (`+changes` where it is not clean), else the package's version."""
+    """The commit of a checkout (`+changes` where it is not clean); else the package's version, and in a job of Ray's
+    the digest of what was sent.
+    """
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -253,8 +258,9 @@ def code_version() -> str:
         return done.stdout.strip()
 
     try:
-        if not git("ls-files", os.path.basename(__file__)):
-            return version("clsearch")
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        if git("ls-files", os.path.basename(__file__)):
+            return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
-        return version("clsearch")
+        pass
+    package = next((part for part in here.parts if part.startswith("_ray_pkg_")), "")
+    return f"{__version__}{package.replace('_ray_pkg_', '+')}"

@@ -36,9 +36,9 @@ def ray_session(plan: Plan) -> Iterator[None]:
     if not joined:
         begin(plan)
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        preflight.check_resources(plan, [node_of(node) for node in nodes])
-        check_shared(plan.options.results.resolve(), [node for node in nodes if holds(plan, node)])
+        preflight.check_resources(plan, preflight.cluster_nodes())
+        nodes = [node for node in ray.nodes() if node["Alive"] and holds(plan, node)]
+        check_shared(plan.options.results.resolve(), nodes)
         yield
     finally:
         if not joined:
@@ -59,15 +59,9 @@ def begin(plan: Plan) -> None:
         raise ConfigError([f"{rule}; got {address} ({type(error).__name__}: {said})"]) from None
 
 
-def node_of(node: dict[str, Any]) -> preflight.Node:
-    """What a node of `ray.nodes()` offers."""
-    resources = node["Resources"]
-    return preflight.Node(name_of(node), resources.get("CPU", 0), resources.get("GPU", 0))
-
-
 def holds(plan: Plan, node: dict[str, Any]) -> bool:
     """Whether a node may come to hold a trial."""
-    there = node_of(node)
+    there = preflight.offer(node)
     return there.cpus >= plan.options.cpus_per_trial and there.gpus >= plan.options.gpus_per_trial
 
 

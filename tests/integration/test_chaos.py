@@ -15,4 +15,4 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbe
     assert done.returncode == 0, done.stdout + done.stderr
     assert "driver killed 2 times" in done.stdout
     assert "BAD" not in done.stdout
-    assert done.stdout.count("ok  ") == 8
+    assert done.stdout.count("ok  ") == 9

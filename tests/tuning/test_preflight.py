@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clsearch.core.config import ConfigError
-from clsearch.tuning import preflight
+from clsearch.tuning import addresses, preflight
 from clsearch.tuning.preflight import Node
 from tests.helpers import write_mnist
 from tests.tuning.builders import closed_port, http_port, plan_of, silent_port, write_images
@@ -17,6 +17,8 @@ from tests.tuning.builders import closed_port, http_port, plan_of, silent_port, 
 def _nothing_from_outside(monkeypatch):
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    for module in (addresses, preflight):
+        monkeypatch.setattr(module, "connected", lambda: False)  # though other tests of this process are
 
 
 def refusal(check, *args):
@@ -321,8 +323,31 @@ def test_more_than_this_machine_has_is_refused(tmp_path, option, value):
 
 
 def test_another_machines_resources_are_not_judged_by_this_ones(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "far.away:6379")
-    preflight.check(plan_of(tmp_path, cpus_per_trial=9999, gpus_per_trial=99, device="cuda"))
+    with silent_port() as port:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        preflight.check(plan_of(tmp_path, cpus_per_trial=9999, gpus_per_trial=99, device="cuda"))
+
+
+def test_a_ray_that_the_process_is_in_already_is_judged_by_its_own_nodes(tmp_path, monkeypatch, ray_session):
+    monkeypatch.setattr(addresses, "connected", lambda: True)
+    monkeypatch.setattr(preflight, "connected", lambda: True)
+    preflight.check(plan_of(tmp_path, cpus_per_trial=2, gpus_per_trial=4, device="cuda"))
+    problem = refusal(preflight.check, plan_of(tmp_path, cpus_per_trial=2, gpus_per_trial=5, device="cuda"))
+    assert re.match(r"gpus_per_trial: must be at most what one node has, 4 \(.+\); got 5", problem)
+
+
+@pytest.mark.parametrize(
+    ("settings", "beginning"),
+    [({"ray_address": "ray://head:10001"}, "ray_address: "), ({"mirror": "nowhere://bucket"}, "mirror: ")],
+)
+def test_addresses_are_looked_at_before_anything_starts(tmp_path, settings, beginning):
+    assert refusal(preflight.check, plan_of(tmp_path, **settings)).startswith(beginning)
+
+
+def test_a_job_does_not_write_into_rays_session(tmp_path, monkeypatch):
+    monkeypatch.setenv(addresses.JOB, "{}")
+    folder = tmp_path / "session_2026-11-21_18-40-18_814233_10650" / "results"
+    assert refusal(preflight.check, plan_of(folder)).startswith("results: must be a folder that outlives the job")
 
 
 SMALL, WIDE, GRAPHIC = Node("small", 4, 0), Node("wide", 64, 0), Node("graphic", 8, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ import ray
 import torch
 
 from clsearch import LogRange, Study
-from clsearch.tuning.placement import Share
+from clsearch.tuning.placement import Share, given_gpus, gpu_given, place
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.workers import side_by_side, slots
 
@@ -155,7 +156,9 @@ def test_several_results_of_a_job_can_be_fetched_apart(ray_session: str) -> None
         ({}, 2),
         ({"cpus_per_trial": 2}, 1),
         ({"cpus_per_trial": 3}, 0),
-        ({"gpus_per_trial": 0.5}, 0),
+        ({"gpus_per_trial": 0.5}, 2),
+        ({"gpus_per_trial": 3}, 1),
+        ({"gpus_per_trial": 5}, 0),
         ({"max_concurrent": 1}, 1),
         ({"max_concurrent": 5}, 2),
     ],
@@ -167,3 +170,37 @@ def test_as_many_trials_fit_as_the_nodes_hold(ray_session: str, settings: dict[s
 @pytest.mark.parametrize(("asked", "expected"), [(1, 1), (2, 2), (0, 1)])
 def test_a_worker_computes_with_its_cores_and_at_least_one(ray_session: str, asked: int, expected: int) -> None:
     assert results_of([(asked,)], threads) == {0: expected}
+
+
+def gpus(device: torch.device, folder: Path, own: str, other: str) -> tuple[list[str], str | None, str, str]:
+    """What a job that runs beside another is given: its GPUs, those that torch would see, the device, the place."""
+    meets(device, folder, own, other, WAIT)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given_gpus(), visible, str(gpu_given(given_gpus(), visible)), place()
+
+
+@pytest.mark.parametrize(("share", "same"), [(1, False), (0.5, True)])
+def test_a_job_computes_on_the_gpu_that_ray_gave_it(ray_session: str, tmp_path: Path, share, same) -> None:
+    jobs = [(tmp_path, "a", "b"), (tmp_path, "b", "a")]
+    found = results_of(jobs, gpus, gpus_per_trial=share, device="cpu")
+    for given, visible, device, where in found.values():
+        (own,) = given
+        assert (visible, device) == (own, "cuda:0")
+        assert where.endswith(f", GPU {own}")
+    assert (found[0][0] == found[1][0]) is same
+
+
+def test_without_a_share_of_a_gpu_a_job_has_none(ray_session: str, tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    ((given, _, _, where),) = results_of([(tmp_path, "own", "there")], gpus).values()
+    assert given == []
+    assert "GPU" not in where
+
+
+def greedy(device: torch.device) -> None:
+    torch.empty(2**50)
+
+
+def test_a_job_that_does_not_fit_into_memory_says_what_to_do(ray_session: str) -> None:
+    with pytest.raises(RuntimeError, match="--batch-size"):
+        results_of([()], greedy)
