@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from rich.table import Table
 
 from clsearch.core.datasets import Data, Source
 from clsearch.tuning.display import near, plain_table
-from clsearch.tuning.driver import begun, execute_in, ray_session
+from clsearch.tuning.driver import begun, execute_in
 from clsearch.tuning.final_summary import opened_of, optimism_of
 from clsearch.tuning.identity import COMPARISON
+from clsearch.tuning.mirror import Mirror
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.records import made_with, write_json
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.resume import set_aside
+from clsearch.tuning.session import ray_session
 from clsearch.tuning.summary import decision_reading, decision_table, say, troubles, whole
 from clsearch.tuning.tables import Row, difference_rows, method_rows, protocol_rows, shown, write
 
@@ -44,6 +47,7 @@ def execute_all(
             if results[label].interrupted:
                 break
     show(folder, described, plans, results)
+    Mirror(folder, first.options.mirror, partial(console.print, markup=False)).end()
     return results
 
 

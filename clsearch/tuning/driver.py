@@ -50,7 +50,6 @@ def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
     with line.shown(), begun(plan):
         line.say(f"joining the cluster {address}" if (address := cluster_address(plan)) else "starting Ray")
         with ray_session(plan):
-            line.console.print(f"results go to {plan.folder}", soft_wrap=True, highlight=False, markup=False)
             # The object store's copy is the only one; it stays until this process leaves Ray.
             found = execute_in(plan, ray.put(take()), line)
     summary.show(Console(), found)
@@ -71,6 +70,7 @@ def begun(plan: Plan) -> Iterator[None]:
 
 def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResult:
     """Run a plan in the Ray session that this process is in, whose object store has the data."""
+    line.console.print(f"results go to {plan.folder}", soft_wrap=True, highlight=False, markup=False)
     results = Results(plan)
     study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
     results.begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from clsearch.core.config import ConfigError
 from clsearch.core.files import TEMPORARY
 from clsearch.tuning.display import near, without_password
-from clsearch.tuning.identity import RAY
+from clsearch.tuning.identity import RAY, STUDY, stored
 
 PATIENCE_SECONDS = 300.0
 """At a study's end, a copy that takes longer than this is left."""
@@ -24,7 +25,8 @@ class Mirror:
     """Copies what changed, from a thread of its own: a slow store costs the search nothing. An error is told once and
     never ends the study; what could not be copied is tried again with the next copy.
 
-    folder: the study's. uri: where copies go, into a folder of its name; None for nowhere. warn: called with a message.
+    A copy of another study there is moved aside first. folder: the study's. uri: where copies go, into a folder of its
+    name; None for nowhere. warn: called with a message.
     """
 
     def __init__(self, folder: Path, uri: str | None, warn: Callable[[str], None]) -> None:
@@ -62,6 +64,8 @@ class Mirror:
             self.due.clear()
             last = self.last  # before the copy, so that one comes after what was written last
             try:
+                if not self.sent:
+                    set_aside(self.folder, self.uri)
                 self.sent = copied(self.folder, self.uri, self.sent)
                 self.behind = False
             except Exception as error:  # whatever a store may raise, the study goes on
@@ -101,6 +105,16 @@ def copied(folder: Path, uri: str, sent: dict[Path, tuple[int, int]]) -> dict[Pa
         store.rm_file(f"{target}/{path.relative_to(folder).as_posix()}")
         del found[path]
     return found
+
+
+def set_aside(folder: Path, uri: str) -> None:
+    """Move the copy of another study of that name, as one that was started over leaves it, to `<name>.1`."""
+    store, root = fsspec.core.url_to_fs(uri)
+    target = f"{root.rstrip('/')}/{folder.name}"
+    own, name = stored(folder / STUDY) or {}, f"{target}/{STUDY}"
+    if store.exists(name) and json.loads(store.cat_file(name)).get("id") != own.get("id"):
+        free = next(place for n in range(1, 10_000) if not store.exists(place := f"{target}.{n}"))
+        store.mv(target, free, recursive=True)
 
 
 def files_of(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:

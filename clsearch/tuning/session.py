@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,10 +41,26 @@ def ray_session(plan: Plan) -> Iterator[None]:
         preflight.check_resources(plan, preflight.cluster_nodes())
         nodes = [node for node in ray.nodes() if node["Alive"] and holds(plan, node)]
         check_shared(plan.options.results.resolve(), nodes)
-        yield
+        with termination_as_interrupt():
+            yield
     finally:
         if not joined:
             ray.shutdown()
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM, which `ray job stop`, Slurm and Kubernetes send before they kill, does what Ctrl-C does, so that what is
+    there gets written. Ray would end the process on the spot.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def begin(plan: Plan) -> None:

@@ -99,8 +99,9 @@ class ContinualTrainable(Trainable):
         """Give the memory of a trial back, of which a GPU's is waited for by others."""
         for name in ("run", "state"):
             vars(self).pop(name, None)
-        gc.collect()
-        torch.cuda.empty_cache()
+        if torch.cuda.is_initialized():
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def _learned(self) -> dict[str, Any]:
         if not self.told:  # of the task that it goes on from, of which nobody may have heard

@@ -250,32 +250,34 @@ def test_another_study_of_that_name_is_refused_and_a_fresh_one_moves_it_aside(
     )
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
 def test_an_interrupted_study_says_how_to_go_on_and_goes_on(
-    ray_session: str, results: Path, capsys: pytest.CaptureFixture[str]
+    ray_session: str, results: Path, capsys: pytest.CaptureFixture[str], how: signal.Signals
 ) -> None:
-    folder = results / "cut"
+    name = f"cut-{how.name}"
+    folder = results / name
 
     def interrupt() -> None:
         wait_for(lambda: list(folder.glob("trials/trial_*/state.pt")))
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), how)
 
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
     settings = {"trials": 3, "epochs": 20, "final": False}
-    cut = study(results, "cut", **settings).run()
+    cut = study(results, name, **settings).run()
     interrupter.join()
     assert cut.exit_code == 130
     said = capsys.readouterr().out
     assert "Interrupted: " in said
     assert "Go on    run the same study again" in said
-    assert ("study", "KILLED") in mlflow_runs(results, "cut")
-    done = study(results, "cut", **settings).run()
+    assert ("study", "KILLED") in mlflow_runs(results, name)
+    done = study(results, name, **settings).run()
     assert done.exit_code == 0
     assert [r.number for r in done.records] == [0, 1, 2]
     for record in done.records:
         np.testing.assert_array_equal(np.array(record.accuracy, dtype=float), matrix_in_peace(record))
     labels = [f"trial_{number:05d}" for number in range(3)] + ["reference_finetuning", "study"]
-    assert mlflow_runs(results, "cut") == Counter((label, "FINISHED") for label in labels)
+    assert mlflow_runs(results, name) == Counter((label, "FINISHED") for label in labels)
 
 
 # Results that can't be written

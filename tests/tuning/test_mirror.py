@@ -69,6 +69,20 @@ def test_what_others_have_there_stays(tmp_path, study) -> None:
     assert contents(tmp_path / "bucket").items() >= {"mine/notes": "mine", "other/best": "theirs"}.items()
 
 
+@pytest.mark.parametrize(("found", "expected"), [("old", "mine.1"), ("new", "mine")])
+def test_the_copy_of_a_study_that_was_started_over_is_moved_aside(tmp_path, study, warned, found, expected) -> None:
+    written(study, **{"study.json": '{"id": "new"}'})
+    bucket = written(
+        tmp_path / "bucket", **{"mine__study.json": f'{{"id": "{found}"}}', "mine__trials__nine__record": "9"}
+    )
+    mirror = Mirror(study, str(bucket), warned.append)
+    mirror.end()
+    assert (bucket / expected / "trials" / "nine" / "record").read_text() == "9"
+    assert contents(bucket / "mine").items() >= contents(study).items()
+    assert len(contents(bucket)) == len(contents(study)) + (2 if found == "old" else 1)
+    assert warned == []
+
+
 def test_at_the_end_everything_is_there(tmp_path, study, warned) -> None:
     mirror = Mirror(study, str(tmp_path / "bucket"), warned.append)
     for n in range(50):
