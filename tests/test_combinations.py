@@ -270,6 +270,7 @@ def test_the_products_are_of_every_option_that_there_is():
     benchmark |= {"grouping", "image_size", "image_channels"}
     training = {"hidden", "epochs", "iterations", "batch_size", "learning_rate", "optimizer", "momentum"}
     training |= {"weight_decay", "optimizer_state", "milestones", "decay"}
+    training |= {"precision"}  # of the backbone's passes alone, see test_precision
     fields = {name for parts in PARTS.values() for part in parts for name in part.model_fields}
     assert fields == numbers | benchmark | training | DISTILLATION.keys() | PARAMETER_CHANGE.keys() | STEPS.keys()
     for part in {part for parts in PARTS.values() for part in parts}:

@@ -73,6 +73,10 @@ class Runs:
         )
         self.find()
 
+    def close(self) -> None:
+        """Send nothing more: another thread's next request raises AttributeError."""
+        vars(self).pop("client", None)
+
     def find(self) -> None:
         """The runs that the store has of the study. A server that hung may have made one after nobody waited for it any
         more, and another was made since: of two with one label the one that is in use, or has parameters, stays.

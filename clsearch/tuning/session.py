@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import threading
 import uuid
@@ -99,9 +100,7 @@ def check_shared(results: Path, nodes: Sequence[dict[str, Any]]) -> None:
         (place / "driver").write_text(word, encoding="utf-8")
         found = asked(others, place, word)
     finally:
-        for path in place.iterdir():
-            path.unlink()
-        place.rmdir()
+        shutil.rmtree(place, ignore_errors=True)
     if blind := [f"{name_of(node)} ({why})" for node, why in zip(others, found, strict=True) if why]:
         raise ConfigError(
             [

@@ -43,7 +43,7 @@ class Tracker:
         self.runs = Runs(study, folder, self.uri)
         self.folder = folder
         self.warn = warn
-        self.connected = self.warned = self.behind = self.gone = False
+        self.connected = self.warned = self.behind = self.gone = self.left = False
         self.ending = threading.Event()
         self.progress = 0.0
         self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
@@ -86,6 +86,8 @@ class Tracker:
         self.ending.set()
         while self.thread.is_alive() and time.monotonic() - self.progress < PATIENCE_SECONDS:
             self.thread.join(0.1)
+        self.left = True
+        self.runs.close()  # whoever holds the study next is the only one to send it
         if self.thread.is_alive() or self.behind:
             self.warn(
                 f"MLflow has not all of the study, results/ has. Once it answers, send what is missing: "
@@ -96,20 +98,24 @@ class Tracker:
         while (task := self.tasks.get()) is not None:
             self._send(task)
             self.progress = time.monotonic()
-            if self.gone:
+            if self.gone or self.left:
                 return
 
     def _send(self, task: Task) -> None:
         refused = 0
-        while True:
+        while not self.left:
             last = self.ending.is_set()
             try:
                 if not self.connected:
                     self.runs.connect()
                     self.connected = True
+                if self.left:
+                    return
                 task(self.runs)
                 return
             except Exception as error:  # whatever a store may raise, the study goes on
+                if self.left:
+                    return
                 self._warn_once(error)
                 away, self.connected = not self.connected, False
                 refused += not away

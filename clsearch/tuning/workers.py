@@ -20,7 +20,8 @@ def side_by_side(
     Raises what a job raised, when its result is fetched.
     """
     options, share = plan.options, Share(plan.options.cpus_per_trial, plan.options.gpus_per_trial)
-    remote = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, num_returns=returns)(_with_share)
+    resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "num_returns": returns}
+    remote: Any = ray.remote(_with_share).options(name=function.__name__, **resources)
     waiting, running = list(enumerate(jobs)), dict[Any, tuple[int, Any]]()
     try:
         while waiting or running:

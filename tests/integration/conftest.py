@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.scripts import run_here
 from tests.integration.servers import Served, served, stop
+
+__all__ = ["run_here"]
 
 
 @pytest.fixture

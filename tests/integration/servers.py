@@ -18,15 +18,29 @@ def served(folder: Path, port: int) -> subprocess.Popen[bytes]:
     """A real MLflow server on loopback that answers."""
     words = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
     words += ["--artifacts-destination", str(folder / "served"), "--host", "127.0.0.1", "--port", str(port)]
+    # Without the processes that run jobs of language models, which take half a minute of a core to start.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, *words], cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_for_answer(f"http://127.0.0.1:{port}", process)
+    except AssertionError:
+        stop(process)
+        raise AssertionError((folder / "server.log").read_text()) from None
+    return process
+
+
+def wait_for_answer(uri: str, process: subprocess.Popen[bytes] | None = None) -> None:
+    """Until a server answers, or its process has ended."""
     deadline = time.monotonic() + 120
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-            return process
+            urllib.request.urlopen(f"{uri}/health", timeout=2).close()
+            return
         except OSError:
-            assert process.poll() is None, (folder / "server.log").read_text()
+            assert process is None or process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
 

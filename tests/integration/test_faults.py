@@ -30,7 +30,7 @@ from clsearch.tuning import tracking
 from clsearch.tuning.openings import read_openings
 from clsearch.tuning.selection import measure
 from clsearch.tuning.tracking import PATIENCE_SECONDS
-from tests.integration.servers import Served, stop
+from tests.integration.servers import Served, stop, wait_for_answer
 
 SPACE = {"distillation_factor": LogRange(0.1, 10)}
 TINY = {"algorithm": "lwf", "space": SPACE, "hidden": (16,), "seeds": 2, "final": False}
@@ -94,6 +94,7 @@ def test_a_server_that_hangs_costs_the_study_seconds_and_is_brought_up_to_date_l
     assert ended - max(record.told for record in result.records) / 1000 < PATIENCE_SECONDS + 15
     assert "python -m clsearch sync" in capsys.readouterr().err
     os.killpg(process.pid, signal.SIGCONT)
+    wait_for_answer(uri)
     for _ in range(2):  # what the server still does of what it was asked for while it hung may come after the first
         assert main(["sync", str(folder), "--tracking-uri", uri]) == 0
     client = MlflowClient(uri)
@@ -259,7 +260,7 @@ def test_an_interrupt_in_the_final_evaluation_ends_the_study_with_what_the_searc
     ray_session: str, results: Path
 ) -> None:
     def interrupt() -> None:
-        while not any(line["study"] == "stopped" for line in read_openings(results)):
+        while not (results / "stopped" / "final.json").exists():  # test data is about to be opened
             time.sleep(0.005)
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import read_data
 from clsearch.tuning.trainable import LwFTrainable
 
-ROOT = Path(__file__).parents[2]
 COLOURS = {"grass": (40, 160, 50), "sea": (30, 70, 190), "sand": (220, 190, 120), "fire": (210, 60, 20)}
 
 
@@ -38,29 +36,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(photos: Path, results: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+@pytest.fixture
+def run(run_here, photos: Path, monkeypatch: pytest.MonkeyPatch):
+    """The study of the README on the photos."""
+    monkeypatch.setenv("CLSEARCH_CACHE", str(photos.parent / "cache"))
     small = ["--trials", "2", "--seeds", "2", "--epochs", "6", "--batch-size", "8", "--learning-rate", "0.1"]
     ranges = ["--distillation-factor", "0.01", "0.1", "--distillation-temperature", "1", "4"]
-    script = [sys.executable, "studies/lwf_temperature_sweep.py", "--benchmark", f"folder:{photos}", *small, *ranges]
-    return subprocess.run(
-        [*script, "--results", str(results), *args],
-        cwd=ROOT,
-        env=inherited | {"CLSEARCH_CACHE": str(photos.parent / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    words = ["studies/lwf_temperature_sweep.py", "--benchmark", f"folder:{photos}", *small, *ranges]
+    return partial(run_here, *words)
 
 
-def test_a_folder_of_jpegs_goes_through_a_whole_study_and_is_decoded_once(photos: Path, tmp_path: Path) -> None:
+def test_a_folder_of_jpegs_goes_through_a_whole_study_and_is_decoded_once(run, photos: Path, results: Path) -> None:
     images = ["--image-size", "16", "--random-crop", "2", "--horizontal-flip", "--backbone", "cnn", "--hidden", "16"]
-    first = run(photos, tmp_path, *images, "--schedule", "cosine", "--warmup", "0.1", "--no-final")
+    images += ["--results", str(results), "--schedule", "cosine", "--warmup", "0.1", "--no-final"]
+    first = run(*images, "--name", "photos")
     assert first.returncode == 0, first.stderr
     assert "decoding 128 images" in first.stderr  # 20 % are test data, which a search does not open
     assert "task 1: fire, grass\ntask 2: sand, sea" in first.stdout
-    folder = tmp_path / "lwf_temperature_sweep"
+    folder = results / "photos"
     trials = pd.read_csv(folder / "trials.csv")
     assert list(trials.state) == ["finished"] * 2
     assert trials.average_accuracy.max() > 0.8
@@ -69,39 +62,40 @@ def test_a_folder_of_jpegs_goes_through_a_whole_study_and_is_decoded_once(photos
     assert study["data"]["classes"] == sorted(COLOURS)
     assert study["data"]["shape"] == [3, 16, 16]
     assert {"--image-size", "--random-crop", "--horizontal-flip", "--backbone"} <= set(study["command"])
-    again = run(photos, tmp_path, *images, "--schedule", "cosine", "--warmup", "0.1", "--no-final", "--name", "again")
+    again = run(*images, "--name", "photos-again")
     assert again.returncode == 0, again.stderr
     assert "decoding" not in again.stderr
-    same = pd.read_csv(tmp_path / "again" / "trials.csv")
+    same = pd.read_csv(results / "photos-again" / "trials.csv")
     assert list(same.average_accuracy) == list(trials.average_accuracy)
 
 
 def test_a_grouping_file_says_which_classes_a_task_has_to_the_end_of_the_final_evaluation(
-    photos: Path, tmp_path: Path
+    run, results: Path, tmp_path: Path
 ) -> None:
     groups = tmp_path / "tasks.txt"
     groups.write_text("# warm, then cold\nsand, fire\nsea, grass\n")
     size = ["--image-size", "16", "--image-channels", "1"]
-    done = run(photos, tmp_path, *size, "--grouping", str(groups), "--hidden", "16", "--report-seeds", "2")
+    size += ["--results", str(results), "--name", "grouped"]
+    done = run(*size, "--grouping", str(groups), "--hidden", "16", "--report-seeds", "2")
     assert done.returncode == 0, done.stderr
     assert "task 1: sand, fire\ntask 2: sea, grass" in done.stdout
-    study = json.loads((tmp_path / "lwf_temperature_sweep" / "study.json").read_text())
+    study = json.loads((results / "grouped" / "study.json").read_text())
     assert study["data"]["groups"] == [["sand", "fire"], ["sea", "grass"]]
     assert study["data"]["shape"] == [1, 16, 16]
-    final = json.loads((tmp_path / "lwf_temperature_sweep" / "final.json").read_text())
+    final = json.loads((results / "grouped" / "final.json").read_text())
     (opening,) = final["openings"]
     assert len(opening["data"]) == 16  # a digest of the test images, not of those that were searched on
     assert opening["data"] != study["data"]["identity"]
     assert final["rows"][0]["reason"] == ""
     assert "Final evaluation on 2 fresh seeds" in done.stdout
     # 8 test images a class, and two seeds.
-    cells = pd.read_csv(tmp_path / "lwf_temperature_sweep" / "final_accuracy.csv")
+    cells = pd.read_csv(results / "grouped" / "final_accuracy.csv")
     accuracies = cells[cells.part == "test"].filter(like="task_").to_numpy()
     assert np.allclose(accuracies * 16, np.round(accuracies * 16))
 
 
-def test_images_that_cannot_be_used_are_refused_before_anything_starts(photos: Path, tmp_path: Path) -> None:
-    done = run(photos, tmp_path)
+def test_images_that_cannot_be_used_are_refused_before_anything_starts(run, tmp_path: Path) -> None:
+    done = run("--results", str(tmp_path))
     assert done.returncode == 2
     assert "error: benchmark: images must have one size, or give --image-size; got " in done.stderr
     assert "starting Ray" not in done.stderr

@@ -52,7 +52,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal_and_others_are_silen
     _, done = first
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert any(line.startswith("2/2 trials") for line in lines)
-    known = ("checking that each", "starting Ray", "writing results", "sending the last records")
+    known = ("checking that each", "starting Ray", "results go to", "writing results", "sending the last records")
     known += ("opening the test data of split-digits", "final evaluation on 2 fresh seeds")
     assert [line for line in lines if not line.startswith(known) and " trials · " not in line] == []
 
@@ -69,21 +69,21 @@ def test_another_study_of_that_name_is_refused_and_changes_nothing(first) -> Non
     assert before == {p: p.stat().st_mtime_ns for p in (results / "lwf_temperature_sweep").rglob("*")}
 
 
-def test_the_ewc_script_studies_permuted_digits_domain_incremental_by_default(tmp_path: Path) -> None:
-    args = ["--trials", "1", "--seeds", "1", "--iterations", "2", "--no-final", "--results", str(tmp_path)]
-    done = run_script("studies/ewc_penalty_sweep.py", *args)
+def test_the_ewc_script_studies_permuted_digits_domain_incremental_by_default(run_here, results: Path) -> None:
+    args = ["--trials", "1", "--seeds", "1", "--iterations", "2", "--no-final", "--results", str(results)]
+    done = run_here("studies/ewc_penalty_sweep.py", *args)
     assert done.returncode == 0, done.stderr
-    config = json.loads((tmp_path / "ewc_penalty_sweep" / "study.json").read_text())["config"]
+    config = json.loads((results / "ewc_penalty_sweep" / "study.json").read_text())["config"]
     assert (config["benchmark"], config["scenario"]) == ("permuted-digits", "domain")
     assert "One seed has no interval" in done.stdout
 
 
-def test_a_preset_and_references_from_the_command_line_reach_the_records(tmp_path: Path) -> None:
+def test_a_preset_and_references_from_the_command_line_reach_the_records(run_here, results: Path) -> None:
     args = ["--preset", "clarena-first", "--references", "joint", "finetuning", "--fisher-scale", "none"]
     args += ["--trials", "1", "--seeds", "2", "--tasks", "2", "--epochs", "1", "--hidden", "16", "--no-final"]
-    done = run_script("studies/lwf_ewc_together.py", *args, "--results", str(tmp_path))
+    done = run_here("studies/lwf_ewc_together.py", *args, "--results", str(results))
     assert done.returncode == 0, done.stderr
-    folder = tmp_path / "lwf_ewc_together"
+    folder = results / "lwf_ewc_together"
     study = json.loads((folder / "study.json").read_text())
     assert [study["config"][name] for name in ("fisher", "fisher_scale", "average_over_tasks", "teachers")] == [
         "batch",

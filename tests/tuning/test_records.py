@@ -49,7 +49,7 @@ def test_study_json_says_what_was_asked_and_with_what(tmp_path):
     assert not set(content["config"]) & set(content["space"])
     assert (content["trials"], content["seeds"]) == (4, [5, 6])
     assert (content["sampler"], content["sampler_seed"]) == ("tpe", 3)
-    assert set(content["versions"]) == {*PACKAGES, "python"}
+    assert set(content["versions"]) == {*PACKAGES, "clsearch", "python"}
     assert content["commit"] == code_version()
     assert pd.Timestamp(content["started"]).tzinfo is not None
 

@@ -250,7 +250,7 @@ def shared(shape):
         ),
         ({"backbone": shared}, 64 * 64 + 2 * 64),
     ],
-    ids=str,
+    ids=lambda value: str(value).partition(" at 0x")[0],
 )
 def test_a_backbones_parameters_are_counted_without_its_head(settings, expected):
     config = TrialConfig.of("ewc", EPOCHS | {"fisher_scale": "per_parameter"} | settings)

@@ -13,6 +13,7 @@ from clsearch.core.algorithms import ALGORITHMS
 from clsearch.core.config import ConfigError, TrialConfig
 from clsearch.core.datasets import SOURCES, read_data
 from clsearch.core.loop import learn_sequence
+from clsearch.core.networks import MLP
 from clsearch.core.parts import backbone_name
 from clsearch.core.run import build_run
 from clsearch.tuning.records import metrics_of
@@ -510,10 +511,18 @@ def test_a_trial_that_does_not_fit_into_memory_fails_with_the_remedy_and_the_nex
     assert [r["tasks_learned"] for r in steps(trainable, 3)] == [1, 2, 3]
 
 
+class GreedyMLP(MLP):
+    """Wants more memory than there is."""
+
+    def features(self, params, inputs):
+        return torch.empty(2**50)
+
+
 def test_what_it_learned_before_memory_ran_out_is_kept():
     trainable = LwFTrainable(config=CONFIG)
     steps(trainable, 2)
-    trainable.run = replace(trainable.run, network=build_run(TrialConfig.of("lwf", GREEDY), [0, 1]).network)
+    network = trainable.run.network
+    trainable.run = replace(trainable.run, network=GreedyMLP(network.inputs, network.hidden, network.outputs))
     (result,) = steps(trainable, 1)
     assert result["tasks_learned"] == 2
     assert len(result["record"]["accuracy"][0]) == 4
