@@ -1,0 +1,107 @@
+"""A study read back from results/<study>, for those who look at it afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clsearch.core.config import ConfigError
+from clsearch.tuning.continual import Decision, read_begun
+from clsearch.tuning.display import near
+from clsearch.tuning.final import Final, read_final
+from clsearch.tuning.identity import STUDY, stored
+from clsearch.tuning.ranking import Ranking, rank
+from clsearch.tuning.records import TrialRecord, read_trials
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a study's folder holds. study: study.json. best: best.json, {} where the search has not ended. decision: of
+    the protocol continual. final: None where there is no final evaluation that ended.
+    """
+
+    folder: Path
+    study: dict[str, Any]
+    trials: list[TrialRecord]
+    references: list[TrialRecord]
+    best: dict[str, Any]
+    decision: Decision
+    final: Final | None
+
+    @property
+    def name(self) -> str:
+        """The study's."""
+        return self.folder.name
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """Searched hyperparameter -> low, high, log."""
+        return dict(self.study["space"])
+
+    @property
+    def objective(self) -> str:
+        """The metric that trials are ranked by, first."""
+        return str(self.study["objectives"][0])
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """The finished trials."""
+        return rank(self.trials, tuple(self.study["objectives"]))
+
+    @property
+    def chosen(self) -> TrialRecord | None:
+        """The best trial so far."""
+        return self.ranking.best
+
+    def in_state(self, state: str) -> list[TrialRecord]:
+        """The trials in a state."""
+        return [record for record in self.trials if record.state == state]
+
+    def reference(self, algorithm: str) -> TrialRecord | None:
+        """A reference that finished."""
+        own = [r for r in self.references if r.algorithm == algorithm and r.state == "finished"]
+        return own[0] if own else None
+
+    @cached_property
+    def matrices(self) -> dict[str, np.ndarray]:
+        """R [M, T+1, T] of the chosen configuration (`chosen`) and of references: on test data where there is a final
+        evaluation, else as the search measured them.
+        """
+        if self.final is not None:
+            rows = [row for row in self.final.rows if row.on == "full_sequence" and not row.reason]
+            return {row.configuration: row.test.numpy() for row in rows}
+        own = [] if self.chosen is None else [("chosen", self.chosen)]
+        own += [(r.algorithm, r) for r in self.references if r.state == "finished"]
+        return {name: np.array(record.accuracy, dtype=float) for name, record in own}
+
+    @property
+    def measured_on(self) -> str:
+        """What the matrices were measured on, in words."""
+        if self.final is not None:
+            return f"test data, {len(self.final.seeds)} fresh seeds"
+        seeds = len(self.study["seeds"])
+        return f"validation data, the search's {seeds} seed{'s' * (seeds > 1)}"
+
+
+def read_study(folder: Path) -> Reading:
+    """A study as its folder has it, whether it ended or not. Raises ConfigError where there is none."""
+    folder = folder.resolve()
+    study = stored(folder / STUDY)
+    if not study or "id" not in study:
+        raise ConfigError([f"results: must be the folder of a study, results/<study>; got {near(folder)}"])
+    records = list(read_trials(folder).values())
+    wanted = {name: place for place, name in enumerate(study["references"])}
+    references = [record for record in records if record.number is None]
+    return Reading(
+        folder=folder,
+        study=study,
+        trials=sorted((r for r in records if r.number is not None), key=lambda r: r.label),
+        references=sorted(references, key=lambda r: wanted.get(r.algorithm, len(wanted))),
+        best=stored(folder / "best.json") or {},
+        decision=Decision(read_begun(folder, study["seeds"], study["tasks"]).attempts),
+        final=read_final(folder),
+    )

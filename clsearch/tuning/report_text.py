@@ -1,0 +1,188 @@
+"""What to see in each picture of a report, what a study cost, and how to get the same again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from clsearch.tuning.reading import Reading
+from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.report_answer import value
+from clsearch.tuning.task_plots import forgotten
+
+
+def of_response(study: Reading) -> list[str]:
+    """What to see in the response surface."""
+    counts = {state: len(study.in_state(state)) for state in ("finished", "pruned", "failed")}
+    told = [f"{counts['finished']} finished"]
+    told += [f"{counts['pruned']} stopped early"] * bool(counts["pruned"]) + [f"{counts['failed']} failed"] * bool(
+        counts["failed"]
+    )
+    seen = (
+        "Brighter is better; the ring is the choice. The colours between the dots are interpolated: trust the dots."
+        if len(study.space) == 2
+        else "A panel per hyperparameter, all others varying; the ring is the choice, bars are the spread over seeds."
+    )
+    return [
+        f"Each dot is a trial ({', '.join(told)}). {seen} A flat region means that the choice within it hardly matters."
+    ]
+
+
+def of_importance(study: Reading) -> list[str]:
+    """What to see in the importances."""
+    return [
+        "How much of the spread of scores each hyperparameter explains over the ranges that were searched (fANOVA, "
+        "Hutter et al. 2014). One that explains little may stay where it is; over another range that may be different."
+    ]
+
+
+def of_course(study: Reading) -> list[str]:
+    """What to see in the course of each task's accuracy."""
+    line = (
+        f"A panel per task: its accuracy as later tasks are learned, on {study.measured_on}. Bands are one standard "
+        f"deviation over seeds."
+    )
+    lost, plain = (fall(study, name) for name in ("chosen", "finetuning"))
+    if lost is None or plain is None:
+        return [line]
+    return [f"{line} From its peak to the end a task loses {lost:.1f} points on average; with finetuning {plain:.1f}."]
+
+
+def fall(study: Reading, name: str) -> float | None:
+    """Average forgetting of a configuration, in points."""
+    matrix = study.matrices.get(name)
+    return None if matrix is None or matrix.shape[2] < 2 else float(100 * forgotten(matrix).mean())
+
+
+def of_forgetting(study: Reading) -> list[str]:
+    """What to see in the bars of forgetting."""
+    return [
+        f"For each task, the best accuracy that it had before the last task minus the accuracy at the end, on "
+        f"{study.measured_on}; bars are one standard deviation. Below 0: later tasks helped."
+    ]
+
+
+def of_matrix(study: Reading) -> list[str]:
+    """What to see in the accuracy matrix."""
+    return [
+        f"Accuracy (%) of the chosen configuration on each task (columns) after learning each (rows), mean over seeds, "
+        f"on {study.measured_on}. The diagonal is what was learned, the last row what is left of it; right of the "
+        f"diagonal are tasks not learned yet."
+    ]
+
+
+def of_trade_off(study: Reading) -> list[str]:
+    """What to see in accuracy against forgetting."""
+    return [
+        "Up and left is better. On the line are the trials that no other beats in both; far left and low are those "
+        "that forget nothing because they learn nothing new. Validation data, the search's seeds."
+    ]
+
+
+def of_optimism(study: Reading) -> list[str]:
+    """What to see in the optimism."""
+    assert study.final is not None
+    if not study.final.optimism:
+        return []
+    found = study.final.optimism[0]
+    test = "" if found.test is None else f", {100 * found.against_test:+.2f} above test data"
+    return [
+        f"The search believed {value(found.believed)} of its choice. The same configuration on fresh seeds says what "
+        f"of that was luck: the search was {100 * found.against_validation:+.2f} points above validation data"
+        f"{test}."
+    ]
+
+
+def of_parallel(study: Reading) -> list[str]:
+    """What to see in the parallel coordinates."""
+    return [
+        "Each line is a finished trial. Drag along an axis to keep only the lines that pass there; drag a name to move "
+        "its axis."
+    ]
+
+
+def of_cost(study: Reading) -> list[str]:
+    """What the study cost, and what stopping early saved."""
+    spent = study.best.get("cost") or {}
+    lines = []
+    if spent:
+        lines.append(
+            f"The search cost {spent['task_trainings']:,} task-trainings (a task on a seed), {spent['seconds']:.0f} s."
+        )
+    if pruned := study.best.get("pruning"):
+        share = 100 * pruned["saved"] / pruned["total"] if pruned["total"] else 0
+        lines.append(
+            f"Stopping early ({study.study['pruner']}) ended {pruned['trials']} trials and saved {pruned['saved']} of "
+            f"{pruned['total']} task-trainings ({share:.0f} %)."
+        )
+        for rung in pruned["rungs"]:
+            if rung["correlation"] is not None:
+                lines.append(
+                    f"After task {rung['tasks']}: the scores there and the final ones have a rank correlation of "
+                    f"{rung['correlation']:.2f} over {rung['finished']} finished trials."
+                )
+    return lines
+
+
+def of_workers(study: Reading) -> list[str]:
+    """What to see in the workers' time."""
+    return [
+        "A bar is a trial, in the row of the worker slot that it fits into. Gaps are starts of workers, waiting, and "
+        "the time between sessions."
+    ]
+
+
+def seconds_table(study: Reading) -> list[list[str]]:
+    """Seconds of training by kind: trials by state, references."""
+    groups: dict[str, Sequence[TrialRecord]] = {
+        f"{state} trials": study.in_state(state) for state in ("finished", "pruned", "failed")
+    }
+    groups["references"] = study.references
+    rows = []
+    for name, records in groups.items():
+        if seconds := [record.seconds for record in records]:
+            rows.append([name, str(len(seconds)), *(f"{x:.1f}" for x in (median(seconds), max(seconds), sum(seconds)))])
+    return rows
+
+
+def of_again(study: Reading) -> list[str]:
+    """How to read the commands."""
+    if not study.study["command"]:
+        return ["The study was started from Python: Study.open, or the script that made it, runs it again."]
+    return [
+        "On a CPU, with one worker, the first command gives the same trials; the second trains the chosen "
+        "configuration alone."
+    ]
+
+
+def commands(study: Reading) -> list[str]:
+    """The commands that made the study, and that train its choice again."""
+    own = [shlex.join(study.study["command"])] if study.study["command"] else []
+    return own + [study.best["command"]] * bool(study.best.get("command"))
+
+
+def made_with(study: Reading) -> list[list[str]]:
+    """Versions, seeds, commit, times."""
+    of: dict[str, Any] = study.study
+    rows = [["started", of["started"]], ["commit", of["commit"]]]
+    rows += [
+        ["seeds", " ".join(map(str, of["seeds"]))],
+        ["fresh seeds", " ".join(map(str, of["report_seeds"])) or "none"],
+    ]
+    rows += [["sampler", f"{of['sampler']}, seed {of['sampler_seed']}"], ["test data opened", opened(study)]]
+    rows += [[name, version] for name, version in of["versions"].items()]
+    return rows
+
+
+def opened(study: Reading) -> str:
+    """When test data was opened, and how often it had been before."""
+    if study.final is None or not study.final.openings:
+        return "never by this study"
+    return "; ".join(f"{o.when}, {o.before} times before in this results folder" for o in study.final.openings)
+
+
+def footer(study: Reading) -> str:
+    """The last line."""
+    return f"Made by clsearch {study.study['versions']['clsearch']} from {study.name}/, which has all of these numbers."

@@ -1,0 +1,183 @@
+"""The objective over the searched hyperparameters, all trials shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from clsearch.tuning.objectives import sign
+from clsearch.tuning.plotting import (
+    BLUE,
+    DASHES,
+    GREY,
+    LINES,
+    RED,
+    RING,
+    SCORES,
+    axis_of,
+    percent,
+    shaped,
+    told,
+    words,
+)
+from clsearch.tuning.reading import Reading
+
+SCORELESS = (
+    ("pruned", "circle-open", GREY, "stopped early"),
+    ("failed", "x", RED, "failed"),
+    ("unfinished", "diamond-open", GREY, "not finished"),
+    ("running", "diamond-open", GREY, "running"),
+)
+"""State, symbol, colour and label of trials without a score."""
+
+
+def response(study: Reading) -> go.Figure | None:
+    """The objective over the searched hyperparameters: a surface for two, panels otherwise."""
+    if not study.space or not study.trials:
+        return None
+    return surface(study) if len(study.space) == 2 else slices(study)
+
+
+def surface(study: Reading) -> go.Figure:
+    """All trials over two hyperparameters, before a linear interpolation of the finished ones."""
+    (x, y), done, metric = study.space, study.in_state("finished"), study.objective
+    figure = go.Figure()
+    scores = percent(r.metrics[metric] for r in done)
+    bar = {"title": f"{words(metric)}<br>(%)", "len": 0.9}
+    if (grid := interpolated(study, scores)) is not None:
+        along, up, values = grid
+        figure.add_contour(
+            x=along,
+            y=up,
+            z=values,
+            colorscale=SCORES,
+            opacity=0.45,
+            showscale=False,
+            hoverinfo="skip",
+            contours={"showlines": False},
+            ncontours=14,
+            connectgaps=False,
+        )
+    if done:
+        marker = {
+            "color": scores,
+            "colorscale": SCORES,
+            "size": 12,
+            "line": {"width": 1, "color": GREY},
+            "colorbar": bar,
+        }
+        figure.add_scatter(
+            x=[r.values[x] for r in done],
+            y=[r.values[y] for r in done],
+            mode="markers",
+            name="finished",
+            marker=marker,
+            text=[told(r, metric) for r in done],
+            hoverinfo="text",
+        )
+    for record in [study.chosen] if study.chosen is not None else []:
+        figure.add_scatter(
+            x=[record.values[x]], y=[record.values[y]], mode="markers", name="chosen", marker=RING, hoverinfo="skip"
+        )
+    add_scoreless(figure, study, lambda r: (r.values[x], r.values[y]))
+    figure.update_layout(xaxis=axis_of(study.space, x), yaxis=axis_of(study.space, y))
+    return shaped(figure, 480)
+
+
+def add_scoreless(figure: go.Figure, study: Reading, at: Any, **where: int) -> None:
+    """Trials without a score: stopped early, failed, not finished."""
+    for state, symbol, color, label in SCORELESS:
+        if lost := [r for r in study.in_state(state) if r.values]:
+            points = [at(r) for r in lost]
+            figure.add_scatter(
+                x=[p[0] for p in points],
+                y=[p[1] for p in points],
+                mode="markers",
+                name=label,
+                marker={"symbol": symbol, "color": color, "size": 9},
+                text=[told(r, study.objective) for r in lost],
+                hoverinfo="text",
+                legendgroup=label,
+                showlegend=where.get("col", 1) == 1,
+                **where,
+            )
+
+
+def interpolated(study: Reading, scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """A grid over two hyperparameters with the scores between finished trials; None for too few, or ones in a line."""
+    from scipy.interpolate import griddata
+    from scipy.spatial import QhullError
+
+    names, done = list(study.space), study.in_state("finished")
+    if len(done) < 4:
+        return None
+    logs = [study.space[name]["log"] for name in names]
+    points = np.array(
+        [[math.log10(r.values[n]) if g else r.values[n] for n, g in zip(names, logs, strict=True)] for r in done]
+    )
+    low, width = points.min(0), np.ptp(points, 0)
+    if not width.all():
+        return None
+    axes = [np.linspace(low[k], low[k] + width[k], 60) for k in (0, 1)]
+    try:
+        mesh = np.stack(np.meshgrid(*axes), -1)
+        values = griddata((points - low) / width, np.array(scores), (mesh - low) / width, method="linear")
+    except QhullError:
+        return None
+    along, up = (10**axis if log else axis for axis, log in zip(axes, logs, strict=True))
+    return along, up, values
+
+
+def slices(study: Reading) -> go.Figure:
+    """The objective over each hyperparameter, a panel for each, with references as lines."""
+    names, done, metric = list(study.space), study.in_state("finished"), study.objective
+    figure = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.03)
+    scores = percent(r.metrics[metric] for r in done)
+    worst = (min(scores) if sign(metric) > 0 else max(scores)) if scores else 0.0
+    for column, name in enumerate(names, start=1):
+        x, first = [r.values[name] for r in done], column == 1
+        spread = {"array": percent(r.metrics.get(f"{metric}/std", 0.0) for r in done), "color": GREY, "thickness": 1}
+        figure.add_scatter(
+            x=x,
+            y=scores,
+            error_y=spread,
+            mode="markers",
+            name="finished, ± std over seeds",
+            legendgroup="finished",
+            marker={"color": BLUE, "size": 8},
+            text=[told(r, metric) for r in done],
+            hoverinfo="text",
+            showlegend=first,
+            row=1,
+            col=column,
+        )
+        add_scoreless(figure, study, lambda r, name=name: (r.values[name], worst), row=1, col=column)
+        if study.chosen is not None:
+            at = [study.chosen.values[name]], percent([study.chosen.metrics[metric]])
+            figure.add_scatter(
+                x=at[0],
+                y=at[1],
+                mode="markers",
+                name="chosen",
+                legendgroup="chosen",
+                marker=RING,
+                hoverinfo="skip",
+                showlegend=first,
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(**axis_of(study.space, name), row=1, col=column)
+    for algorithm in ("finetuning", "joint"):
+        record = study.reference(algorithm)
+        if record is not None and metric in record.metrics:
+            line = {"dash": DASHES[algorithm], "color": LINES[algorithm]}
+            figure.add_hline(100 * record.metrics[metric], line=line, annotation_text=algorithm, col=1)
+            for column in range(2, len(names) + 1):
+                figure.add_hline(100 * record.metrics[metric], line=line, col=column)
+    figure.update_yaxes(title=f"{words(metric)} (%)", row=1, col=1)
+    return shaped(figure, 420)

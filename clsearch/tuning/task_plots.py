@@ -1,0 +1,135 @@
+"""Pictures of what happened to each task; None where there is nothing to show."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from clsearch.tuning.plotting import DASHES, GREY, LINES, see_through, shaped
+from clsearch.tuning.reading import Reading
+
+COLUMNS = 5
+"""Small panels side by side."""
+
+
+def course(study: Reading) -> go.Figure | None:
+    """Accuracy on each task as later ones are learned: a panel per task, mean and standard deviation over seeds."""
+    found = {name: m for name, m in study.matrices.items() if name in ("chosen", "finetuning")}
+    if "chosen" not in found:
+        return None
+    T = found["chosen"].shape[2]
+    rows, columns = -(-T // COLUMNS), min(T, COLUMNS)
+    titles = [f"task {j}" for j in range(1, T + 1)]
+    figure = make_subplots(
+        rows,
+        columns,
+        shared_xaxes="all",
+        shared_yaxes="all",
+        subplot_titles=titles,
+        horizontal_spacing=0.02,
+        vertical_spacing=0.35 / (2 * rows),
+    )
+    for j in range(T):
+        where = {"row": j // columns + 1, "col": j % columns + 1}
+        for name, matrix in found.items():
+            values = 100 * matrix[:, j + 1 :, j]
+            add_band(figure, list(range(j + 1, T + 1)), values, name, j == 0, where)
+    figure.update_xaxes(title="tasks learned", row=rows)
+    figure.update_xaxes(range=[0.7, T + 0.3], dtick=max(1, T // 5))
+    figure.update_yaxes(title="accuracy (%)", col=1)
+    return shaped(figure, 120 + 190 * rows).update_layout(legend_y=1.02 + 0.12 / rows)
+
+
+def add_band(
+    figure: go.Figure, x: list[int], values: np.ndarray, name: str, first: bool, where: dict[str, int]
+) -> None:
+    """A mean over seeds [M, n] with a band of one standard deviation."""
+    mean = values.mean(0)
+    spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
+    color = LINES[name]
+    around = [*(mean + spread), *(mean - spread)[::-1]]
+    figure.add_scatter(
+        x=[*x, *x[::-1]],
+        y=around,
+        fill="toself",
+        fillcolor=see_through(color),
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=name,
+        **where,
+    )
+    figure.add_scatter(
+        x=x,
+        y=mean,
+        mode="lines+markers",
+        name=name,
+        legendgroup=name,
+        showlegend=first,
+        line={"color": color, "dash": DASHES[name], "width": 2.5},
+        marker={"size": 5},
+        customdata=spread,
+        hovertemplate="after task %{x}: %{y:.1f} ± %{customdata:.1f} %",
+        **where,
+    )
+
+
+def forgetting(study: Reading) -> go.Figure | None:
+    """What was forgotten of each task at the end: its best earlier accuracy minus its last."""
+    figure = go.Figure()
+    for name, matrix in study.matrices.items():
+        if name == "joint" or matrix.shape[2] < 2:
+            continue
+        lost = 100 * forgotten(matrix)
+        spread = lost.std(0, ddof=1) if len(lost) > 1 else np.zeros(lost.shape[1])
+        figure.add_bar(
+            x=list(range(1, lost.shape[1] + 1)),
+            y=lost.mean(0),
+            error_y={"array": spread, "color": GREY},
+            name=name,
+            marker={"color": LINES[name]},
+            hovertemplate="task %{x}: %{y:.1f} points",
+        )
+    if not figure.data or "chosen" not in study.matrices:
+        return None
+    figure.update_xaxes(title="task", dtick=1)
+    figure.update_yaxes(title="forgotten (points)")
+    return shaped(figure, 340, barmode="group")
+
+
+def forgotten(matrix: np.ndarray) -> np.ndarray:
+    """[M, T-1] best accuracy on a task before the last one was learned, minus the last (Chaudhry et al. 2018), of R
+    [M, T+1, T].
+    """
+    T = matrix.shape[2]
+    best = np.stack([np.nanmax(matrix[:, j + 1 : T, j], axis=1) for j in range(T - 1)], axis=1)
+    return np.asarray(best - matrix[:, T, : T - 1])
+
+
+def heat_map(study: Reading) -> go.Figure | None:
+    """R of the chosen configuration, mean over seeds."""
+    matrix = study.matrices.get("chosen")
+    if matrix is None:
+        return None
+    mean = 100 * matrix.mean(0)[1:]
+    T = mean.shape[1]
+    text = [["" if np.isnan(v) else f"{v:.1f}" for v in row] for row in mean]
+    figure = go.Figure(
+        go.Heatmap(
+            x=list(range(1, T + 1)),
+            y=list(range(1, T + 1)),
+            z=mean,
+            zmin=0,
+            zmax=100,
+            colorscale="Viridis",
+            text=text,
+            texttemplate="%{text}" if T <= 12 else None,
+            colorbar={"title": "accuracy<br>(%)"},
+            hovertemplate="task %{x} after learning task %{y}: %{z:.1f} %<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="task measured", dtick=1, showgrid=False)
+    figure.update_yaxes(title="after learning task", dtick=1, autorange="reversed", showgrid=False)
+    return shaped(figure, 160 + 34 * T)
