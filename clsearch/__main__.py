@@ -42,6 +42,36 @@ def sync(folders: tyro.conf.Positional[list[Path]], tracking_uri: str | None = N
     return 0
 
 
+def report(folders: tyro.conf.Positional[list[Path]], output: Path = Path("comparison.html")) -> int:
+    """Write the reports of studies again, and of several a page that compares them.
+
+    Args:
+        folders: Folders of studies, results/<study>.
+        output: The page that compares them, where there are several.
+    """
+    from clsearch.core.config import ConfigError
+    from clsearch.tuning.display import near
+    from clsearch.tuning.report import write_comparison, write_report
+
+    if not folders:
+        print("error: folders: must name at least one study, results/<study>; got none", file=sys.stderr)
+        return 2
+    try:
+        paths = [write_report(folder) for folder in folders]
+        if len(folders) > 1:
+            paths.append(write_comparison(folders, output.expanduser()))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: output: must be a file that can be written; got {error}", file=sys.stderr)
+        return 1
+    for path in paths:
+        print(near(path))
+    return 0
+
+
 def doctor(results: Path = Path("results"), data_root: Path | None = None, tracking_uri: str | None = None) -> int:
     """Look at what studies need here: versions, devices, Ray, MLflow, data, disk. Exit code 1 where there is a problem.
 
@@ -74,7 +104,9 @@ def doctor(results: Path = Path("results"), data_root: Path | None = None, track
 def main(args: list[str] | None = None) -> int:
     """The command line."""
     return int(
-        tyro.extras.subcommand_cli_from_dict({"doctor": doctor, "sync": sync}, prog="python -m clsearch", args=args)
+        tyro.extras.subcommand_cli_from_dict(
+            {"doctor": doctor, "report": report, "sync": sync}, prog="python -m clsearch", args=args
+        )
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +17,11 @@ os.environ["TQDM_DISABLE"] = "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of a GPU are left out, and counted so, where there is none."""
+    """Tests of a GPU or a browser are left out, and counted so, where there is none; .ci/run installs the browser."""
     import torch
 
-    if torch.cuda.is_available():
-        return
-    apart = [item for item in items if item.get_closest_marker("gpu")]
+    there = {"gpu": torch.cuda.is_available(), "browser": shutil.which("chromedriver") is not None}
+    apart = [item for item in items if any(item.get_closest_marker(name) and not there[name] for name in there)]
     items[:] = [item for item in items if item not in apart]
     config.hook.pytest_deselected(items=apart)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import optuna
 import ray
@@ -19,7 +20,7 @@ from clsearch.core.files import write_atomically
 from clsearch.tuning import preflight, summary
 from clsearch.tuning.addresses import cluster_address
 from clsearch.tuning.continual import SCORE, STATE, Decision, decide, decision_content, read_begun
-from clsearch.tuning.display import last_line
+from clsearch.tuning.display import last_line, near
 from clsearch.tuning.figures import pareto_front, response
 from clsearch.tuning.identity import RAY
 from clsearch.tuning.mirror import Mirror
@@ -87,9 +88,12 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
         search(plan, data, watcher, study)
         found = conclude(plan, watcher)
     found = finally_evaluated(found, data, watcher)
+    results.end(state_of(found))
+    line.say("writing the report")
+    if (report := reported(plan, warn)) is not None:
+        tracker.reported(report)
     line.say("sending the last records to MLflow")
     tracker.end(state_of(found))
-    results.end(state_of(found))
     if plan.options.mirror:
         line.say("copying the results")
     mirror.end()
@@ -205,6 +209,20 @@ def finally_evaluated(found: StudyResult, data: ray.ObjectRef, watcher: Watcher)
     except KeyboardInterrupt:
         return replace(found, interrupted=True)
     return replace(found, final=final)
+
+
+def reported(plan: Plan, warn: Callable[[str], None]) -> Path | None:
+    """Write the report; gives its path. What goes wrong with it costs the study nothing."""
+    from clsearch.tuning.report import write_report
+
+    try:
+        return write_report(plan.folder)
+    except Exception as error:  # a picture is no reason to lose a night
+        warn(
+            f"no report ({type(error).__name__}: {last_line(error)}); the record is complete. Once that is mended: "
+            f"python -m clsearch report {near(plan.folder)}"
+        )
+        return None
 
 
 def state_of(found: StudyResult) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from clsearch.tuning.records import TrialRecord
@@ -32,6 +33,7 @@ def shaped(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
         font={"family": "system-ui, sans-serif", "size": 13},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         hoverlabel={"namelength": -1},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
         title=None,
         **layout,
     )
@@ -73,3 +75,45 @@ def see_through(color: str, share: float = 0.2) -> str:
     """A colour of the form #rrggbb, mixed with what lies behind."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{share})"
+
+
+def add_band(
+    figure: go.Figure,
+    x: list[int],
+    values: np.ndarray,
+    name: str,
+    color: str,
+    dash: str = "solid",
+    first: bool = True,
+    **where: int,
+) -> None:
+    """A mean of percentages over seeds [M, n] with a band of one standard deviation. first: of this name, so that the
+    legend has it. where: row and col of a panel.
+    """
+    mean = values.mean(0)
+    spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
+    figure.add_scatter(
+        x=[*x, *x[::-1]],
+        y=[*(mean + spread).clip(max=100), *(mean - spread).clip(min=0)[::-1]],
+        fill="toself",
+        fillcolor=see_through(color),
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=name,
+        **where,
+    )
+    figure.add_scatter(
+        x=x,
+        y=mean,
+        mode="lines+markers",
+        name=name,
+        legendgroup=name,
+        showlegend=first,
+        line={"color": color, "dash": dash, "width": 2.5},
+        marker={"size": 5},
+        customdata=spread,
+        hovertemplate="after task %{x}: %{y:.1f} ± %{customdata:.1f} %",
+        **where,
+    )

@@ -10,6 +10,7 @@ attempts.csv               of the protocol continual, instead of trials
 final.json, final.csv, final_accuracy.csv
                            the choice and its references on fresh seeds, when test data was opened
 front.csv                  of several objectives
+report.html                all of it in pictures, see `report`
 """
 
 from __future__ import annotations

@@ -1,78 +1,51 @@
-"""results/<study>/report.html: one file that shows a study, from disk, without a network."""
+"""results/<study>/report.html: a study in pictures; several studies on one page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import optuna
 import plotly.graph_objects as go
-import plotly.io
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from plotly.offline import get_plotlyjs
 
 from clsearch.core.files import write_atomically
 from clsearch.tuning import report_text as text
+from clsearch.tuning.page import Part, Table, drawn, page
 from clsearch.tuning.reading import Reading, read_study
 from clsearch.tuning.report_answer import answer, missing, notes, question
+from clsearch.tuning.report_comparison import comparison_parts
 from clsearch.tuning.response_plots import response
 from clsearch.tuning.search import JOURNAL
 from clsearch.tuning.search_plots import importance, optimism, parallel, trade_off, workers
 from clsearch.tuning.task_plots import course, forgetting, heat_map
 
-REPORT = "report.html"
+REPORT, COMPARISON_REPORT = "report.html", "comparison.html"
 
 Draw = Callable[[Reading], go.Figure | None]
 Say = Callable[[Reading], list[str]]
 
-SHOWN: dict[str, Any] = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the page."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A section of the page. lines: what to see in it, or why there is nothing."""
-
-    id: str
-    title: str
-    lines: Sequence[str] = ()
-    figures: Sequence[str] = ()
-    tables: Sequence[Table] = ()
-    code: Sequence[str] = ()
-
 
 def write_report(folder: Path) -> Path:
     """Write a study's report into its folder; gives its path. Raises ConfigError where there is no study."""
-    path = folder / REPORT
-    write_atomically(path, page(read_study(folder)).encode())
+    study = read_study(folder)
+    path = study.folder / REPORT
+    content = page(
+        f"{study.name} – clsearch", question(study), answer(study), notes(study), parts_of(study), text.footer(study)
+    )
+    write_atomically(path, content.encode())
     return path
 
 
-def page(study: Reading) -> str:
-    """A study's report."""
-    loader = jinja2.PackageLoader("clsearch.tuning")
-    template = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template(REPORT)
-    return template.render(
-        title=f"{study.name} – clsearch",
-        heading=question(study),
-        answer=answer(study),
-        notes=notes(study),
-        parts=parts_of(study),
-        plotly=get_plotlyjs(),
-        footer=text.footer(study),
-    )
+def write_comparison(folders: Sequence[Path], path: Path) -> Path:
+    """Write a page that compares studies; gives its path. Raises ConfigError where one of them is none."""
+    studies = [read_study(folder) for folder in folders]
+    names = ", ".join(study.name for study in studies)
+    content = page(f"{names} – clsearch", names, [], [], comparison_parts(studies), text.footer(studies[0]))
+    write_atomically(path, content.encode())
+    return path
 
 
 def parts_of(study: Reading) -> list[Part]:
@@ -109,13 +82,6 @@ def reproduction(study: Reading) -> Part:
     """How to get the same again."""
     table = Table((), text.made_with(study))
     return Part("again", "How to reproduce", text.of_again(study), (), [table], text.commands(study))
-
-
-def drawn(figure: go.Figure | None, name: str) -> list[str]:
-    """A figure as HTML, without the library, which the page has once."""
-    if figure is None:
-        return []
-    return [plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, config=SHOWN, div_id=f"figure-{name}")]
 
 
 def journal_of(study: Reading) -> optuna.Study | None:

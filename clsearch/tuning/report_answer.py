@@ -81,8 +81,7 @@ def reached(study: Reading) -> str:
         found = final.against(reference, "test", ACCURACY)
         if found is not None:
             span = f" ({100 * found.low:+.2f} to {100 * found.high:+.2f})" if found.low == found.low else ""
-            side = "above" if found.mean >= 0 else "below"
-            against.append(f"{100 * abs(found.mean):.2f} points{span} {side} {named(reference.algorithm)}")
+            against.append(f"{100 * found.mean:+.2f} points{span} against {named(reference.algorithm)}")
     return said + (f": {', '.join(against)}" if against else "") + "."
 
 

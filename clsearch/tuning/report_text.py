@@ -87,19 +87,23 @@ def of_optimism(study: Reading) -> list[str]:
     if not study.final.optimism:
         return []
     found = study.final.optimism[0]
-    test = "" if found.test is None else f", {100 * found.against_test:+.2f} above test data"
+    test = "" if found.test is None else f" and {beside(found.against_test)} test data"
     return [
         f"The search believed {value(found.believed)} of its choice. The same configuration on fresh seeds says what "
-        f"of that was luck: the search was {100 * found.against_validation:+.2f} points above validation data"
-        f"{test}."
+        f"of that was luck: the search was {beside(found.against_validation)} validation data{test}."
     ]
+
+
+def beside(points: float) -> str:
+    """A difference of shares in words."""
+    return f"{100 * abs(points):.2f} points {'above' if points >= 0 else 'below'}"
 
 
 def of_parallel(study: Reading) -> list[str]:
     """What to see in the parallel coordinates."""
     return [
-        "Each line is a finished trial. Drag along an axis to keep only the lines that pass there; drag a name to move "
-        "its axis."
+        "Each line is a finished trial, the better the redder. Drag along an axis to keep only the lines that pass "
+        "there; drag a name to move its axis."
     ]
 
 
@@ -159,8 +163,8 @@ def of_again(study: Reading) -> list[str]:
 
 def commands(study: Reading) -> list[str]:
     """The commands that made the study, and that train its choice again."""
-    own = [shlex.join(study.study["command"])] if study.study["command"] else []
-    return own + [study.best["command"]] * bool(study.best.get("command"))
+    own, again = study.study["command"], study.best.get("command")
+    return [*([shlex.join(own)] if own else []), *([again] if again else [])]
 
 
 def made_with(study: Reading) -> list[list[str]]:

@@ -175,6 +175,10 @@ class Runs:
             self._log(self.ids[PARENT], reported, len(final.reported.tasks), when)
         self.client.log_dict(self.ids[PARENT], finite(content_of(final)), "final.json")
 
+    def reported(self, path: Path) -> None:
+        """The report, with the study."""
+        self.client.log_artifact(self.ids[PARENT], str(path))
+
     def end(self, state: str) -> None:
         """How the study ended."""
         if "continual" in self.ids and self.states.get("continual") != "finished":  # cut off, or nothing was chosen

@@ -17,7 +17,6 @@ from clsearch.tuning.plotting import (
     LINES,
     RED,
     RING,
-    SCORES,
     percent,
     shaped,
     told,
@@ -104,7 +103,7 @@ def parallel(study: Reading) -> go.Figure | None:
         dimension(words(name), [r.values[name] for r in done], bool(study.space[name]["log"])) for name in study.space
     ]
     dimensions.append({"label": f"{words(metric)} (%)", "values": scores})
-    line = {"color": scores, "colorscale": SCORES, "reversescale": sign(metric) < 0}
+    line = {"color": scores, "colorscale": [[0, GREY], [1, RED]], "reversescale": sign(metric) < 0}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
     return shaped(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
 
@@ -116,7 +115,12 @@ def dimension(label: str, values: Sequence[float], log: bool) -> dict[str, Any]:
     logs = np.log10(values)
     powers = [float(n) for n in range(math.ceil(logs.min()), math.floor(logs.max()) + 1)]
     ticks = powers if len(powers) > 1 else [float(logs.min()), float(logs.max())]
-    return {"label": label, "values": logs, "tickvals": ticks, "ticktext": [f"{10**tick:.3g}" for tick in ticks]}
+    return {
+        "label": label,
+        "values": logs,
+        "tickvals": ticks,
+        "ticktext": [f"{float(f'{10**tick:.3g}'):,.10g}" for tick in ticks],
+    }
 
 
 def optimism(study: Reading) -> go.Figure | None:

@@ -256,6 +256,7 @@ def where(console: Console, found: StudyResult) -> None:
     search = "attempts.csv" if found.decision is not None else "trials.csv, references.csv, trials/"
     final = ", final.json, final.csv" if found.final is not None else ""
     rows = [("Record", f"{folder}/ (study.json, {search}, best.json{final})")]
+    rows += [("Report", f"{folder}/report.html")] * (plan.folder / "report.html").exists()
     rows += [("Picture", f"{folder}/{name}") for name in ("response.png", "front.png") if (plan.folder / name).exists()]
     if uri.startswith("sqlite:"):
         store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan.folder) else uri

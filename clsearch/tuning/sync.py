@@ -12,6 +12,7 @@ from clsearch.tuning.identity import STUDY, stored
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.preflight import check_tracking
 from clsearch.tuning.records import now, read_trials
+from clsearch.tuning.report import REPORT
 from clsearch.tuning.resume import claimed
 from clsearch.tuning.runs import Runs, default_store, told_at
 from clsearch.tuning.tracking import quiet
@@ -56,4 +57,6 @@ def send(runs: Runs, folder: Path) -> None:
         runs.opened(openings)
     if (found := read_final(folder)) is not None:
         runs.evaluated(found)
+    if (folder / REPORT).exists():
+        runs.reported(folder / REPORT)
     runs.end("unfinished" if study["state"] == "running" else study["state"])

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from clsearch.tuning.plotting import DASHES, GREY, LINES, see_through, shaped
+from clsearch.tuning.plotting import DASHES, GREY, LINES, add_band, shaped
 from clsearch.tuning.reading import Reading
 
 COLUMNS = 5
@@ -15,65 +15,27 @@ COLUMNS = 5
 
 def course(study: Reading) -> go.Figure | None:
     """Accuracy on each task as later ones are learned: a panel per task, mean and standard deviation over seeds."""
-    found = {name: m for name, m in study.matrices.items() if name in ("chosen", "finetuning")}
+    found = {name: 100 * m for name, m in study.matrices.items() if name in ("chosen", "finetuning")}
     if "chosen" not in found:
         return None
     T = found["chosen"].shape[2]
     rows, columns = -(-T // COLUMNS), min(T, COLUMNS)
     titles = [f"task {j}" for j in range(1, T + 1)]
-    figure = make_subplots(
-        rows,
-        columns,
-        shared_xaxes="all",
-        shared_yaxes="all",
-        subplot_titles=titles,
-        horizontal_spacing=0.02,
-        vertical_spacing=0.35 / (2 * rows),
-    )
+    gaps = {"horizontal_spacing": 0.02, "vertical_spacing": 0.35 / (2 * rows)}
+    figure = make_subplots(rows, columns, subplot_titles=titles, **gaps)
+    lowest = 100.0
     for j in range(T):
         where = {"row": j // columns + 1, "col": j % columns + 1}
         for name, matrix in found.items():
-            values = 100 * matrix[:, j + 1 :, j]
-            add_band(figure, list(range(j + 1, T + 1)), values, name, j == 0, where)
-    figure.update_xaxes(title="tasks learned", row=rows)
+            values = matrix[:, j + 1 :, j]
+            lowest = min(lowest, float(values.min()))
+            add_band(figure, list(range(j + 1, T + 1)), values, name, LINES[name], DASHES[name], first=j == 0, **where)
+    # Axes that plotly matches to each other lose their data here, so each has the same range.
     figure.update_xaxes(range=[0.7, T + 0.3], dtick=max(1, T // 5))
-    figure.update_yaxes(title="accuracy (%)", col=1)
+    figure.update_xaxes(title="tasks learned", row=rows)
+    figure.update_yaxes(range=[max(0.0, lowest - 8), 102], showticklabels=False)
+    figure.update_yaxes(title="accuracy (%)", showticklabels=True, col=1)
     return shaped(figure, 120 + 190 * rows).update_layout(legend_y=1.02 + 0.12 / rows)
-
-
-def add_band(
-    figure: go.Figure, x: list[int], values: np.ndarray, name: str, first: bool, where: dict[str, int]
-) -> None:
-    """A mean over seeds [M, n] with a band of one standard deviation."""
-    mean = values.mean(0)
-    spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
-    color = LINES[name]
-    around = [*(mean + spread), *(mean - spread)[::-1]]
-    figure.add_scatter(
-        x=[*x, *x[::-1]],
-        y=around,
-        fill="toself",
-        fillcolor=see_through(color),
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=name,
-        **where,
-    )
-    figure.add_scatter(
-        x=x,
-        y=mean,
-        mode="lines+markers",
-        name=name,
-        legendgroup=name,
-        showlegend=first,
-        line={"color": color, "dash": DASHES[name], "width": 2.5},
-        marker={"size": 5},
-        customdata=spread,
-        hovertemplate="after task %{x}: %{y:.1f} ± %{customdata:.1f} %",
-        **where,
-    )
 
 
 def forgetting(study: Reading) -> go.Figure | None:

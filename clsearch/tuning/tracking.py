@@ -78,6 +78,10 @@ class Tracker:
         """Send the final evaluation."""
         self.tasks.put(lambda runs: runs.evaluated(final))
 
+    def reported(self, path: Path) -> None:
+        """Send the report."""
+        self.tasks.put(lambda runs: runs.reported(path))
+
     def end(self, state: str) -> None:
         """End the study's run, and wait until everything is sent, as long as something still is."""
         self.tasks.put(lambda runs: runs.end(state))

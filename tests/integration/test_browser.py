@@ -1,0 +1,160 @@
+"""The report in a real browser: headless Chromium, from disk, every request and message of its console watched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from clsearch import LogRange, Study
+from clsearch.__main__ import main
+from tests.tuning.test_report import SECTIONS
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    for word in ("--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader", "--window-size=1120,1400"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService("/usr/bin/chromedriver")
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def folder(ray_session: str, results: Path) -> Path:
+    """A real study, small, with everything that a report shows."""
+    space = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
+    study = Study(
+        algorithm="lwf",
+        name="seen",
+        question="Does it look right?",
+        results=results,
+        space=space,
+        hidden=(16,),
+        epochs=1,
+        seeds=2,
+        report_seeds=2,
+        trials=6,
+        references=("finetuning", "joint"),
+    )
+    assert study.run().exit_code == 0
+    return results / "seen"
+
+
+def opened(browser: webdriver.Chrome, path: Path) -> None:
+    """Open a page, until all its pictures are drawn."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)  # of the page before
+    browser.get(path.as_uri())
+    wanted = "return [...document.querySelectorAll('.plotly-graph-div')].every(d => d.querySelector('.main-svg'))"
+    WebDriverWait(browser, 60).until(lambda driver: driver.execute_script(wanted))
+
+
+def requests(browser: webdriver.Chrome) -> list[str]:
+    """The addresses that were asked for since a page was opened."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    return [url for url in sent if not url.startswith(("data:", "blob:"))]
+
+
+def complaints(browser: webdriver.Chrome) -> list[str]:
+    """The errors in its console."""
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_every_section_is_there_and_the_page_needs_nothing_else(browser: webdriver.Chrome, folder: Path) -> None:
+    opened(browser, folder / "report.html")
+    sections = [element.get_attribute("id") for element in browser.find_elements(By.CSS_SELECTOR, "main > section")]
+    assert sections == ["answer", *SECTIONS]
+    for name in SECTIONS[:-1]:
+        section = browser.find_element(By.ID, name)
+        assert section.find_elements(By.CSS_SELECTOR, ".main-svg"), name
+        assert section.find_element(By.CSS_SELECTOR, "p").text
+    assert browser.find_element(By.TAG_NAME, "h1").text == "Does it look right?"
+    assert requests(browser) == [(folder / "report.html").as_uri()]
+    assert complaints(browser) == []
+
+
+def test_every_picture_has_marks_in_it(browser: webdriver.Chrome, folder: Path) -> None:
+    """Axes without data draw no mark."""
+    opened(browser, folder / "report.html")
+    marks = {
+        "response": ".scatterlayer .points path",
+        "importance": ".barlayer path",
+        "tasks": ".scatterlayer .lines path",
+        "forgetting": ".barlayer path",
+        "matrix": ".heatmaplayer image",
+        "trade-off": ".scatterlayer .points path",
+        "optimism": ".scatterlayer .points path",
+        "parallel": ".parcoords .y-axis",
+        "cost": ".barlayer path",
+    }
+    assert list(marks) == SECTIONS[:-1]
+    for name, mark in marks.items():
+        assert browser.find_element(By.ID, name).find_elements(By.CSS_SELECTOR, mark), name
+    panels = browser.find_element(By.ID, "tasks").find_elements(By.CSS_SELECTOR, ".scatterlayer .trace")
+    assert len(panels) == 2 * 2 * 5  # two configurations, a line and a band, five tasks
+
+
+def test_a_trial_says_what_it_is_under_the_pointer(browser: webdriver.Chrome, folder: Path) -> None:
+    opened(browser, folder / "report.html")
+    section = browser.find_element(By.ID, "response")
+    browser.execute_script("arguments[0].scrollIntoView()", section)
+    point = section.find_element(By.CSS_SELECTOR, ".scatterlayer .points path")
+    ActionChains(browser).move_to_element(point).perform()
+    label = WebDriverWait(browser, 10).until(
+        lambda driver: driver.find_element(By.ID, "response").find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext")
+    )
+    assert "distillation temperature = " in label[0].text
+    assert "average accuracy " in label[0].text
+    assert complaints(browser) == []
+
+
+def test_dark_and_light_change_places(browser: webdriver.Chrome, folder: Path) -> None:
+    opened(browser, folder / "report.html")
+
+    def colors() -> tuple[str, str]:
+        paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        ink = browser.execute_script("return document.getElementById('figure-response').layout.font.color")
+        return paper, ink
+
+    light = colors()
+    browser.find_element(By.ID, "theme").click()
+    dark = colors()
+    assert (light[0], dark[0]) == ("rgb(255, 255, 255)", "rgb(20, 22, 26)")
+    assert (light[1], dark[1]) == ("#1b1b1b", "#e8e8e6")
+    browser.find_element(By.ID, "theme").click()
+    assert colors() == light
+    assert complaints(browser) == []
+
+
+def test_a_browser_that_prefers_dark_gets_it(browser: webdriver.Chrome, folder: Path) -> None:
+    prefer = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", prefer)
+    opened(browser, folder / "report.html")
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert paper == "rgb(20, 22, 26)"
+
+
+def test_the_page_of_several_studies_opens_from_disk(browser: webdriver.Chrome, folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "comparison.html"
+    assert main(["report", str(folder), str(folder), "--output", str(page)]) == 0
+    opened(browser, page)
+    text = browser.find_element(By.ID, "differences").text
+    assert "seen minus seen" in text
+    assert "+0.00" in text
+    assert browser.find_element(By.ID, "learning").find_elements(By.CSS_SELECTOR, ".scatterlayer .lines path")
+    assert requests(browser) == [page.as_uri()]
+    assert complaints(browser) == []
