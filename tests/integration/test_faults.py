@@ -260,7 +260,7 @@ def test_an_interrupt_in_the_final_evaluation_ends_the_study_with_what_the_searc
     ray_session: str, results: Path
 ) -> None:
     def interrupt() -> None:
-        while not (results / "stopped" / "final.json").exists():  # test data is about to be opened
+        while not workers_of("ray::_measured"):
             time.sleep(0.005)
         os.kill(os.getpid(), signal.SIGINT)
 

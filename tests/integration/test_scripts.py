@@ -52,7 +52,14 @@ def test_progress_is_plain_lines_where_there_is_no_terminal_and_others_are_silen
     _, done = first
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert any(line.startswith("2/2 trials") for line in lines)
-    known = ("checking that each", "starting Ray", "results go to", "writing results", "sending the last records")
+    known = (
+        "checking that each",
+        "starting Ray",
+        "results go to",
+        "writing results",
+        "writing the report",
+        "sending the last records",
+    )
     known += ("opening the test data of split-digits", "final evaluation on 2 fresh seeds")
     assert [line for line in lines if not line.startswith(known) and " trials · " not in line] == []
 
