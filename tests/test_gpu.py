@@ -87,6 +87,20 @@ def test_a_share_of_the_memory_is_all_that_a_worker_gets() -> None:
         torch.cuda.empty_cache()
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_images_a_second_are_told(precision, capsys) -> None:
+    """Not judged: machines differ. Printed, CPU beside GPU, for who runs these tests."""
+    rates = {}
+    for device in ("cpu", "cuda"):
+        run = run_on(device, "finetuning", backbone="cnn", hidden=(64,), precision=precision, iterations=40)
+        state = learn_task(run, run.initial_state())  # kernels are chosen, memory is taken
+        again = learn_task(run, state)
+        rates[device] = 40 * 3 * run.config.batch_size / (again.seconds - state.seconds)
+    with capsys.disabled():
+        print(f"\ncnn, {precision}: {rates['cpu']:,.0f} images/s on the CPU, {rates['cuda']:,.0f} on the GPU")
+    assert all(rate > 0 for rate in rates.values())
+
+
 def test_trials_of_a_study_share_it(tmp_path) -> None:
     words = [sys.executable, "studies/lwf_temperature_sweep.py", "--trials", "2", "--epochs", "1", "--no-final"]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
