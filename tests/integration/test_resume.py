@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,8 +291,14 @@ def test_results_that_cannot_be_written_end_the_search_and_it_goes_on_when_they_
 
     def refuse() -> None:
         wait_for(lambda: list(folder.glob("trials/trial_*/accuracy.csv")))
+        (results / "blocker").write_text("")
         folder.rename(away)
-        folder.write_text("")
+        while True:
+            try:
+                (results / "blocker").rename(folder)
+                return
+            except OSError:  # a record was written in between, and its folder made anew
+                shutil.rmtree(folder)
 
     refuser = threading.Thread(target=refuse)
     refuser.start()
