@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,12 +15,14 @@ from torch import Tensor
 
 from clsearch.core import metrics
 from clsearch.core.statistics import Interval, interval, paired_difference
+from clsearch.tuning.identity import stored
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.ranking import Choice
 
 PARTS = ("validation", "test")
+FINAL = "final.json"
 
 
 @dataclass(frozen=True)
@@ -207,15 +208,18 @@ def content_of(final: Final) -> dict[str, Any]:
     }
 
 
+def openings_of(folder: Path) -> tuple[Opening, ...]:
+    """The openings of test data that a study's folder tells of, whether or not anything came of them."""
+    content = stored(folder / FINAL) or {}
+    return tuple(Opening(**of | {"seeds": tuple(of["seeds"])}) for of in content.get("openings", ()))
+
+
 def read_final(folder: Path) -> Final | None:
     """The final evaluation that a study's folder holds; None where there is none that ended."""
-    try:
-        content = json.loads((folder / "final.json").read_text(encoding="utf-8"))
-        matrices = pd.read_csv(folder / "final_accuracy.csv", float_precision="round_trip")
-    except FileNotFoundError:
+    content = stored(folder / FINAL)
+    if not content or not content["rows"]:
         return None
-    if not content["rows"]:
-        return None
+    matrices = pd.read_csv(folder / "final_accuracy.csv", float_precision="round_trip")
     rows, seeds, tasks = [], content["seeds"], content["tasks"]
     for row in content["rows"]:
         own = matrices[(matrices.configuration == row["configuration"]) & (matrices.on == row["on"])]
@@ -227,7 +231,6 @@ def read_final(folder: Path) -> Final | None:
         found |= {name: row[name] for name in ("configuration", "algorithm", "on", "benchmark", "seconds", "reason")}
         found |= {name: tuple(row[name]) for name in ("tasks", "per_task")}
         rows.append(Measured(settings=row["config"], **found))
-    openings = tuple(Opening(**opening | {"seeds": tuple(opening["seeds"])}) for opening in content["openings"])
     return Final(
         protocol=content["protocol"],
         tasks=tasks["all"],
@@ -236,7 +239,7 @@ def read_final(folder: Path) -> Final | None:
         seeds=tuple(seeds["reporting"]),
         choice=Choice(**content["choice"] | {"per_task": tuple(content["choice"]["per_task"])}),
         rows=tuple(rows),
-        openings=openings,
+        openings=openings_of(folder),
         seconds=content["seconds"],
     )
 

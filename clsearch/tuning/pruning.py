@@ -6,6 +6,7 @@ Trials are compared at the same number of learned tasks, by the mean accuracy ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -103,6 +104,15 @@ class Pruned:
     total: int
     rungs: tuple[Rung, ...]
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Pruned:
+        """What best.json has of it; a correlation that is NaN is null there."""
+        rungs = [
+            Rung(**rung | {"correlation": float("nan" if (found := rung["correlation"]) is None else found)})
+            for rung in content["rungs"]
+        ]
+        return cls(**content | {"rungs": tuple(rungs)})
+
 
 def pruned_of(plan: Plan, records: Sequence[TrialRecord]) -> Pruned | None:
     """What stopping early did; None where it was not asked for."""
@@ -130,3 +140,19 @@ def correlation(plan: Plan, finished: Sequence[TrialRecord], tasks: int) -> floa
     if len({*early}) == 1 or len({*late}) == 1:
         return float("nan")
     return float(spearmanr(early, late).statistic)
+
+
+def saving_of(found: Pruned, pruner: str, trials: int) -> list[str]:
+    """What stopping early saved over some trials, and whether early scores can be trusted, in sentences."""
+    share = 100 * found.saved / found.total if found.total else 0
+    lines = [
+        f"Stopped early ({pruner}): {found.trials} of {trials} trials, which saved {found.saved} of {found.total} "
+        f"task-trainings ({share:.0f} %)."
+    ]
+    for rung in found.rungs:
+        told = "too few finished to tell" if math.isnan(rung.correlation) else f"{rung.correlation:.2f}"
+        lines.append(
+            f"After task {rung.tasks}: {rung.stopped} stopped; rank correlation (Spearman) of the scores there with "
+            f"the final ones, over the {rung.finished} finished trials: {told}."
+        )
+    return lines

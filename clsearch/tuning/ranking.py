@@ -56,6 +56,10 @@ class Cost:
     task_trainings: int
     seconds: float
 
+    def __str__(self) -> str:
+        spent = f"{self.task_trainings:,} task-trainings (a task on a seed), {self.seconds:.0f} s of training"
+        return f"The search cost {spent}."
+
 
 def cost_of(records: list[TrialRecord]) -> Cost:
     """The cost of trials, references apart. A task in which training diverged counts as trained."""

@@ -12,8 +12,9 @@ import numpy as np
 from clsearch.core.config import ConfigError
 from clsearch.tuning.continual import Decision, read_begun
 from clsearch.tuning.display import near
-from clsearch.tuning.final import Final, read_final
+from clsearch.tuning.final import Final, openings_of, read_final
 from clsearch.tuning.identity import STUDY, stored
+from clsearch.tuning.openings import Opening
 from clsearch.tuning.ranking import Ranking, rank
 from clsearch.tuning.records import TrialRecord, read_trials
 
@@ -21,7 +22,7 @@ from clsearch.tuning.records import TrialRecord, read_trials
 @dataclass(frozen=True)
 class Reading:
     """What a study's folder holds. study: study.json. best: best.json, {} where the search has not ended. decision: of
-    the protocol continual. final: None where there is no final evaluation that ended.
+    the protocol continual. openings: of test data. final: None where there is no final evaluation that ended.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class Reading:
     references: list[TrialRecord]
     best: dict[str, Any]
     decision: Decision
+    openings: tuple[Opening, ...]
     final: Final | None
 
     @property
@@ -103,5 +105,6 @@ def read_study(folder: Path) -> Reading:
         references=sorted(references, key=lambda r: wanted.get(r.algorithm, len(wanted))),
         best=stored(folder / "best.json") or {},
         decision=Decision(read_begun(folder, study["seeds"], study["tasks"]).attempts),
+        openings=openings_of(folder),
         final=read_final(folder),
     )

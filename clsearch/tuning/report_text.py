@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+import torch
+
+from clsearch.core import metrics
+from clsearch.tuning.final_summary import optimism_of
+from clsearch.tuning.pruning import Pruned, saving_of
+from clsearch.tuning.ranking import Cost
 from clsearch.tuning.reading import Reading
 from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.report_answer import value
-from clsearch.tuning.task_plots import forgotten
 
 
 def of_response(study: Reading) -> list[str]:
@@ -53,7 +57,11 @@ def of_course(study: Reading) -> list[str]:
 def fall(study: Reading, name: str) -> float | None:
     """Average forgetting of a configuration, in points."""
     matrix = study.matrices.get(name)
-    return None if matrix is None or matrix.shape[2] < 2 else float(100 * forgotten(matrix).mean())
+    return (
+        None
+        if matrix is None or matrix.shape[2] < 2
+        else 100 * metrics.forgetting(torch.from_numpy(matrix), matrix.shape[2]).mean().item()
+    )
 
 
 def of_forgetting(study: Reading) -> list[str]:
@@ -84,19 +92,7 @@ def of_trade_off(study: Reading) -> list[str]:
 def of_optimism(study: Reading) -> list[str]:
     """What to see in the optimism."""
     assert study.final is not None
-    if not study.final.optimism:
-        return []
-    found = study.final.optimism[0]
-    test = "" if found.test is None else f" and {beside(found.against_test)} test data"
-    return [
-        f"The search believed {value(found.believed)} of its choice. The same configuration on fresh seeds says what "
-        f"of that was luck: the search was {beside(found.against_validation)} validation data{test}."
-    ]
-
-
-def beside(points: float) -> str:
-    """A difference of shares in words."""
-    return f"{100 * abs(points):.2f} points {'above' if points >= 0 else 'below'}"
+    return optimism_of(study.final)
 
 
 def of_parallel(study: Reading) -> list[str]:
@@ -109,24 +105,10 @@ def of_parallel(study: Reading) -> list[str]:
 
 def of_cost(study: Reading) -> list[str]:
     """What the study cost, and what stopping early saved."""
-    spent = study.best.get("cost") or {}
-    lines = []
-    if spent:
-        lines.append(
-            f"The search cost {spent['task_trainings']:,} task-trainings (a task on a seed), {spent['seconds']:.0f} s."
-        )
-    if pruned := study.best.get("pruning"):
-        share = 100 * pruned["saved"] / pruned["total"] if pruned["total"] else 0
-        lines.append(
-            f"Stopping early ({study.study['pruner']}) ended {pruned['trials']} trials and saved {pruned['saved']} of "
-            f"{pruned['total']} task-trainings ({share:.0f} %)."
-        )
-        for rung in pruned["rungs"]:
-            if rung["correlation"] is not None:
-                lines.append(
-                    f"After task {rung['tasks']}: the scores there and the final ones have a rank correlation of "
-                    f"{rung['correlation']:.2f} over {rung['finished']} finished trials."
-                )
+    spent, pruned = study.best.get("cost"), study.best.get("pruning")
+    lines = [str(Cost(**spent))] if spent else []
+    if pruned:
+        lines += saving_of(Pruned.from_json(pruned), study.study["pruner"], len(study.trials))
     return lines
 
 
@@ -154,7 +136,7 @@ def seconds_table(study: Reading) -> list[list[str]]:
 def of_again(study: Reading) -> list[str]:
     """How to read the commands."""
     if not study.study["command"]:
-        return ["The study was started from Python: Study.open, or the script that made it, runs it again."]
+        return ["The study was started from Python: the script that made it runs it again."]
     return [
         "On a CPU, with one worker, the first command gives the same trials; the second trains the chosen "
         "configuration alone."
@@ -182,9 +164,10 @@ def made_with(study: Reading) -> list[list[str]]:
 
 def opened(study: Reading) -> str:
     """When test data was opened, and how often it had been before."""
-    if study.final is None or not study.final.openings:
+    if not study.openings:
         return "never by this study"
-    return "; ".join(f"{o.when}, {o.before} times before in this results folder" for o in study.final.openings)
+    said = "; ".join(f"{o.when}, {o.before} times before in this results folder" for o in study.openings)
+    return said if study.final is not None else f"{said}; the evaluation did not end"
 
 
 def footer(study: Reading) -> str:

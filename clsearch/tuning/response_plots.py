@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,9 +116,8 @@ def interpolated(study: Reading, scores: Sequence[float]) -> tuple[np.ndarray, n
     if len(done) < 4:
         return None
     logs = [study.space[name]["log"] for name in names]
-    points = np.array(
-        [[math.log10(r.values[n]) if g else r.values[n] for n, g in zip(names, logs, strict=True)] for r in done]
-    )
+    points = np.array([[r.values[name] for name in names] for r in done])
+    points[:, logs] = np.log10(points[:, logs])
     low, width = points.min(0), np.ptp(points, 0)
     if not width.all():
         return None
@@ -135,49 +133,40 @@ def interpolated(study: Reading, scores: Sequence[float]) -> tuple[np.ndarray, n
 
 def slices(study: Reading) -> go.Figure:
     """The objective over each hyperparameter, a panel for each, with references as lines."""
-    names, done, metric = list(study.space), study.in_state("finished"), study.objective
+    names, metric = list(study.space), study.objective
     figure = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.03)
-    scores = percent(r.metrics[metric] for r in done)
-    worst = (min(scores) if sign(metric) > 0 else max(scores)) if scores else 0.0
     for column, name in enumerate(names, start=1):
-        x, first = [r.values[name] for r in done], column == 1
-        spread = {"array": percent(r.metrics.get(f"{metric}/std", 0.0) for r in done), "color": GREY, "thickness": 1}
-        figure.add_scatter(
-            x=x,
-            y=scores,
-            error_y=spread,
-            mode="markers",
-            name="finished, ± std over seeds",
-            legendgroup="finished",
-            marker={"color": BLUE, "size": 8},
-            text=[told(r, metric) for r in done],
-            hoverinfo="text",
-            showlegend=first,
-            row=1,
-            col=column,
-        )
-        add_scoreless(figure, study, lambda r, name=name: (r.values[name], worst), row=1, col=column)
-        if study.chosen is not None:
-            at = [study.chosen.values[name]], percent([study.chosen.metrics[metric]])
-            figure.add_scatter(
-                x=at[0],
-                y=at[1],
-                mode="markers",
-                name="chosen",
-                legendgroup="chosen",
-                marker=RING,
-                hoverinfo="skip",
-                showlegend=first,
-                row=1,
-                col=column,
-            )
+        add_slice(figure, study, name, column)
         figure.update_xaxes(**axis_of(study.space, name), row=1, col=column)
-    for algorithm in ("finetuning", "joint"):
-        record = study.reference(algorithm)
-        if record is not None and metric in record.metrics:
-            line = {"dash": DASHES[algorithm], "color": LINES[algorithm]}
-            figure.add_hline(100 * record.metrics[metric], line=line, annotation_text=algorithm, col=1)
-            for column in range(2, len(names) + 1):
-                figure.add_hline(100 * record.metrics[metric], line=line, col=column)
+        for algorithm in ("finetuning", "joint"):
+            record = study.reference(algorithm)
+            if record is not None and metric in record.metrics:
+                line = {"dash": DASHES[algorithm], "color": LINES[algorithm]}
+                named = {"annotation_text": algorithm} if column == 1 else {}
+                figure.add_hline(100 * record.metrics[metric], line=line, col=column, **named)
     figure.update_yaxes(title=f"{words(metric)} (%)", row=1, col=1)
     return shaped(figure, 420)
+
+
+def add_slice(figure: go.Figure, study: Reading, name: str, column: int) -> None:
+    """The objective over one hyperparameter, in a panel of its own; trials without a score at the worst one."""
+    done, metric = study.in_state("finished"), study.objective
+    scores = percent(r.metrics[metric] for r in done)
+    worst = (min(scores) if sign(metric) > 0 else max(scores)) if scores else 0.0
+    where: dict[str, Any] = {"mode": "markers", "showlegend": column == 1, "row": 1, "col": column}
+    spread = {"array": percent(r.metrics.get(f"{metric}/std", 0.0) for r in done), "color": GREY, "thickness": 1}
+    figure.add_scatter(
+        x=[r.values[name] for r in done],
+        y=scores,
+        error_y=spread,
+        name="finished, ± std over seeds",
+        legendgroup="finished",
+        marker={"color": BLUE, "size": 8},
+        text=[told(r, metric) for r in done],
+        hoverinfo="text",
+        **where,
+    )
+    add_scoreless(figure, study, lambda r: (r.values[name], worst), row=1, col=column)
+    if (best := study.chosen) is not None:
+        at = {"x": [best.values[name]], "y": percent([best.metrics[metric]])}
+        figure.add_scatter(**at, name="chosen", legendgroup="chosen", marker=RING, hoverinfo="skip", **where)

@@ -19,7 +19,7 @@ from clsearch.core.files import made_once
 from clsearch.core.metrics import over_seeds
 from clsearch.tuning.continual import Decision, metrics_of
 from clsearch.tuning.figures import accuracy_matrix
-from clsearch.tuning.final import PARTS, Final, Measured, content_of
+from clsearch.tuning.final import FINAL, PARTS, Final, Measured, content_of
 from clsearch.tuning.identity import Bounds, finite
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.ranking import metrics_after
@@ -173,7 +173,7 @@ class Runs:
         if final.reported is not None:
             reported = means(final, final.reported) | bounds(final, final.reported)
             self._log(self.ids[PARENT], reported, len(final.reported.tasks), when)
-        self.client.log_dict(self.ids[PARENT], finite(content_of(final)), "final.json")
+        self.client.log_dict(self.ids[PARENT], finite(content_of(final)), FINAL)
 
     def reported(self, path: Path) -> None:
         """The report, with the study."""

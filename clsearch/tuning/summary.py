@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.preflight import tracking_uri
-from clsearch.tuning.pruning import pruned_of
+from clsearch.tuning.pruning import pruned_of, saving_of
 from clsearch.tuning.ranking import Ranking, against, rerun_command
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.result import StudyResult
@@ -51,11 +50,11 @@ def show(console: Console, found: StudyResult) -> None:
     if found.final is not None:
         whole(console, final_table(found.final))
         say(console, *optimism_of(found.final), *opened_of(found.final))
-    cost = found.cost
+    pruned = pruned_of(plan, found.records)
     say(
         console,
-        f"The search cost {cost.task_trainings:,} task-trainings (a task on a seed), {cost.seconds:.0f} s of training.",
-        *pruning_reading(plan, found.records),
+        str(found.cost),
+        *([] if pruned is None else saving_of(pruned, plan.options.pruner.value, len(found.records))),
         *troubles(found),
     )
     where(console, found)
@@ -183,25 +182,6 @@ def front_reading(ranking: Ranking) -> list[str]:
             given = 100 * sign(name) * (end.metrics[name] - knee.metrics[name])
             lines.append(f"The best {shown} on the front is trial {end.number}'s, {given:.2f} points better.")
     return [*lines, "Several objectives: no trial is stopped early."]
-
-
-def pruning_reading(plan: Plan, records: list[TrialRecord]) -> list[str]:
-    """What stopping early saved, and whether early scores can be trusted."""
-    found = pruned_of(plan, records)
-    if found is None:
-        return []
-    share = 100 * found.saved / found.total if found.total else 0
-    lines = [
-        f"Stopped early ({plan.options.pruner}): {found.trials} of {len(records)} trials, which saved {found.saved} of "
-        f"{found.total} task-trainings ({share:.0f} %)."
-    ]
-    for rung in found.rungs:
-        told = "too few finished to tell" if math.isnan(rung.correlation) else f"{rung.correlation:.2f}"
-        lines.append(
-            f"After task {rung.tasks}: {rung.stopped} stopped; rank correlation (Spearman) of the scores there with "
-            f"the final ones, over the {rung.finished} finished trials: {told}."
-        )
-    return lines
 
 
 def decision_table(decision: Decision) -> Table:

@@ -7,9 +7,8 @@ from pathlib import Path
 from clsearch.core.config import ConfigError
 from clsearch.tuning.continual import Decision, read_begun
 from clsearch.tuning.display import near
-from clsearch.tuning.final import read_final
+from clsearch.tuning.final import openings_of, read_final
 from clsearch.tuning.identity import STUDY, stored
-from clsearch.tuning.openings import Opening
 from clsearch.tuning.preflight import check_tracking
 from clsearch.tuning.records import now, read_trials
 from clsearch.tuning.report import REPORT
@@ -52,8 +51,7 @@ def send(runs: Runs, folder: Path) -> None:
         chosen = records.get(best["label"] or "")
         when = now() if chosen is None else told_at(chosen, chosen.tasks_learned)
         runs.concluded(best, {} if chosen is None else chosen.metrics, when)
-    final = stored(folder / "final.json") or {}
-    if openings := tuple(Opening(**o | {"seeds": tuple(o["seeds"])}) for o in final.get("openings", ())):
+    if openings := openings_of(folder):
         runs.opened(openings)
     if (found := read_final(folder)) is not None:
         runs.evaluated(found)

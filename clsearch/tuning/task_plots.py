@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
 
+from clsearch.core import metrics
 from clsearch.tuning.plotting import DASHES, GREY, LINES, add_band, shaped
 from clsearch.tuning.reading import Reading
 
@@ -44,7 +46,7 @@ def forgetting(study: Reading) -> go.Figure | None:
     for name, matrix in study.matrices.items():
         if name == "joint" or matrix.shape[2] < 2:
             continue
-        lost = 100 * forgotten(matrix)
+        lost = 100 * metrics.forgetting(torch.from_numpy(matrix), matrix.shape[2]).numpy()
         spread = lost.std(0, ddof=1) if len(lost) > 1 else np.zeros(lost.shape[1])
         figure.add_bar(
             x=list(range(1, lost.shape[1] + 1)),
@@ -59,15 +61,6 @@ def forgetting(study: Reading) -> go.Figure | None:
     figure.update_xaxes(title="task", dtick=1)
     figure.update_yaxes(title="forgotten (points)")
     return shaped(figure, 340, barmode="group")
-
-
-def forgotten(matrix: np.ndarray) -> np.ndarray:
-    """[M, T-1] best accuracy on a task before the last one was learned, minus the last (Chaudhry et al. 2018), of R
-    [M, T+1, T].
-    """
-    T = matrix.shape[2]
-    best = np.stack([np.nanmax(matrix[:, j + 1 : T, j], axis=1) for j in range(T - 1)], axis=1)
-    return np.asarray(best - matrix[:, T, : T - 1])
 
 
 def heat_map(study: Reading) -> go.Figure | None:

@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial
 
 from clsearch.tuning.continual import ATTEMPTS, Decision
 from clsearch.tuning.display import last_line
-from clsearch.tuning.final import Final, accuracies_of, content_of, table_of
+from clsearch.tuning.final import FINAL, Final, accuracies_of, content_of, table_of
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.placement import remedy
 from clsearch.tuning.plan import Plan
@@ -208,14 +208,14 @@ class Watcher(tune.Callback):
     def opened(self, opening: Opening) -> None:
         """Keep that test data is opened, before it is: final.json says so even where nothing comes of it."""
         self.openings = (*self.openings, opening)
-        self.results.write_json("final.json", {"openings": [asdict(o) for o in self.openings], "rows": []})
+        self.results.write_json(FINAL, {"openings": [asdict(o) for o in self.openings], "rows": []})
         self.tracker.opened(self.openings)
 
     def evaluated(self, final: Final) -> None:
         """Keep what the final evaluation found."""
         self.results.write_csv("final.csv", table_of(final))
         self.results.write_csv("final_accuracy.csv", accuracies_of(final))
-        self.results.write_json("final.json", content_of(final))  # last: with it, all is there
+        self.results.write_json(FINAL, content_of(final))  # last: with it, all is there
         self.tracker.evaluated(final)
 
     def _note(self, trial: Trial, change: Callable[[TrialRecord], TrialRecord], ended: bool = False) -> None:

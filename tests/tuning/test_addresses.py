@@ -124,7 +124,7 @@ def test_a_relative_path_of_a_job_is_in_its_working_directory(tmp_path, monkeypa
         check_outlives_job(plan_of(Path("results")))
 
 
-@pytest.mark.parametrize("results", ["/shared/results", "/home/me/session_3/results", "/data/ray/results"])
+@pytest.mark.parametrize("results", ["/shared/results", "/scratch/session_3/results", "/data/ray/results"])
 def test_a_job_writes_anywhere_else(monkeypatch, results):
     monkeypatch.setenv(JOB, "{}")
     check_outlives_job(plan_of(Path(results)))

@@ -8,9 +8,8 @@ from scipy import stats
 
 from clsearch.core.config import ConfigError
 from clsearch.tuning.options import Pruner
-from clsearch.tuning.pruning import MedianAtTask, pruned_of, rungs
+from clsearch.tuning.pruning import MedianAtTask, pruned_of, rungs, saving_of
 from clsearch.tuning.search import OptunaSearcher, open_storage
-from clsearch.tuning.summary import pruning_reading
 from tests.tuning.builders import plan_of, record_of
 from tests.tuning.test_search import Desk, reopened
 
@@ -192,7 +191,7 @@ def test_the_end_says_what_was_saved_and_whether_early_scores_can_be_trusted(tmp
     early = [sum(matrix[2][0] + matrix[2][1] for matrix in r.accuracy) for r in finished]
     late = [r.metrics["average_accuracy"] for r in finished]
     assert rung.correlation == pytest.approx(stats.spearmanr(early, late).statistic)
-    lines = pruning_reading(plan, [*finished, *stopped])
+    lines = saving_of(found, "asha", 7)
     assert lines[0] == "Stopped early (asha): 3 of 7 trials, which saved 6 of 42 task-trainings (14 %)."
     assert lines[1].startswith("After task 2: 3 stopped; rank correlation (Spearman)")
     assert lines[1].endswith(f"over the 4 finished trials: {rung.correlation:.2f}.")
@@ -201,14 +200,15 @@ def test_the_end_says_what_was_saved_and_whether_early_scores_can_be_trusted(tmp
 def test_too_few_finished_trials_have_no_rank_correlation(tmp_path):
     plan = plan_of(tmp_path, pruner="asha", tasks=3, seeds=2)
     records = [record_of(plan, i, [0.5, 0.6]) for i in range(2)]
-    assert math.isnan(pruned_of(plan, records).rungs[0].correlation)
-    assert pruning_reading(plan, records)[1].endswith("over the 2 finished trials: too few finished to tell.")
+    found = pruned_of(plan, records)
+    assert math.isnan(found.rungs[0].correlation)
+    assert saving_of(found, "asha", 2)[1].endswith("over the 2 finished trials: too few finished to tell.")
 
 
 def test_without_a_pruner_nothing_is_said(tmp_path):
     plan = plan_of(tmp_path)
     assert plan.options.pruner is Pruner.NONE
-    assert pruning_reading(plan, [record_of(plan, 0, [0.5] * 3)]) == []
+    assert pruned_of(plan, [record_of(plan, 0, [0.5] * 3)]) is None
 
 
 def test_the_median_pruner_needs_a_reported_value(tmp_path):

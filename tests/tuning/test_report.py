@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +11,23 @@ import pytest
 
 from clsearch import LogRange, Range
 from clsearch.__main__ import main
-from clsearch.core import metrics
 from clsearch.core.config import ConfigError
 from clsearch.core.statistics import paired_difference
 from clsearch.tuning.final import Final, accuracies_of, content_of, table_of
+from clsearch.tuning.identity import finite
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.ranking import best_content, cost_of, matrices, rank
+from clsearch.tuning.pruning import pruned_of, saving_of
+from clsearch.tuning.ranking import best_content, cost_of, rank
 from clsearch.tuning.reading import Reading, read_study
 from clsearch.tuning.records import Results, TrialRecord
 from clsearch.tuning.report import parts_of, write_comparison, write_report
 from clsearch.tuning.report_answer import answer, notes, question
 from clsearch.tuning.report_comparison import differences, overview
+from clsearch.tuning.report_text import fall, made_with, of_cost
 from clsearch.tuning.response_plots import interpolated
 from clsearch.tuning.search import distributions_of, open_storage
 from clsearch.tuning.search_plots import importances, spans_of, workers
-from clsearch.tuning.task_plots import forgotten
+from clsearch.tuning.task_plots import forgetting
 from tests.tuning.builders import final_of, measured_of, plan_of, record_of
 
 SECTIONS = ["response", "importance", "tasks", "forgetting", "matrix", "trade-off"]
@@ -285,9 +287,12 @@ def test_trials_in_a_line_span_no_surface(tmp_path, points) -> None:
 
 
 def test_forgetting_is_the_fields(tmp_path) -> None:
-    record = record_of(small_plan(tmp_path), 0, [0.5, 0.8], VALUES[0])
-    found = forgotten(matrices(record).numpy()).mean(1)
-    np.testing.assert_allclose(found, metrics.summary(matrices(record), 3)["average_forgetting"])
+    plan = small_plan(tmp_path)
+    record = record_of(plan, 0, [0.5, 0.8], VALUES[0])
+    study = read_study(written(plan, [record]))
+    (bars,) = forgetting(study).data
+    assert fall(study, "chosen") == pytest.approx(100 * record.metrics["average_forgetting"])
+    assert np.mean(bars.y) == pytest.approx(100 * record.metrics["average_forgetting"])
 
 
 def test_importance_is_of_what_makes_the_difference(tmp_path) -> None:
@@ -367,3 +372,31 @@ def test_what_is_no_study_is_refused(tmp_path, capsys) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert main(["report"]) == 2
     assert "error: folders: must name at least one study" in capsys.readouterr().err
+
+
+def test_a_final_evaluation_that_was_cut_off_has_opened_test_data_all_the_same(tmp_path) -> None:
+    plan = small_plan(tmp_path)
+    folder = written(plan, trials_of(plan))
+    said = dict(made_with(read_study(folder)))
+    assert said["test data opened"] == "never by this study"
+    opening = asdict(evaluated(plan).openings[0])
+    (folder / "final.json").write_text(json.dumps({"openings": [opening], "rows": []}))
+    said = dict(made_with(read_study(folder)))
+    assert said["test data opened"] == (
+        "2026-01-02T03:04:05+00:00, 0 times before in this results folder; the evaluation did not end"
+    )
+    assert "so there are only the search's own" in answer(read_study(folder))[1]
+
+
+def test_the_report_says_of_stopping_early_what_the_study_said(tmp_path) -> None:
+    plan = small_plan(tmp_path, pruner="asha")
+    stopped = [record_of(plan, 6 + n, [0.3, 0.2], state="pruned", learned=2) for n in range(3)]
+    records = [*trials_of(plan), *stopped]
+    pruned = pruned_of(plan, records)
+    folder = written(plan, records)
+    best = json.loads((folder / "best.json").read_text())
+    for rungs in (pruned.rungs, (replace(pruned.rungs[0], correlation=float("nan")),)):
+        content = finite(best | {"pruning": asdict(replace(pruned, rungs=rungs))})
+        (folder / "best.json").write_text(json.dumps(content))
+        said = of_cost(read_study(folder))
+        assert said == [str(cost_of(records)), *saving_of(replace(pruned, rungs=rungs), "asha", 9)]
