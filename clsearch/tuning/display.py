@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
+NAMES = {"lwf": "LwF", "ewc": "EWC", "lwf_ewc": "LwF with EWC", "joint": "joint training"}
+"""Algorithms as they are written; others as they are named."""
+
+
+def named(algorithm: str) -> str:
+    """An algorithm as it is written."""
+    return NAMES.get(algorithm, algorithm.replace("_", " "))
+
 
 def near(path: Path) -> str:
     """A path from the working directory where it lies below, else absolute; links are not followed."""

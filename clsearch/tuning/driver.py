@@ -23,16 +23,18 @@ from clsearch.tuning.continual import SCORE, STATE, Decision, decide, decision_c
 from clsearch.tuning.display import last_line, near
 from clsearch.tuning.figures import pareto_front, response
 from clsearch.tuning.identity import RAY
+from clsearch.tuning.importances import importances
 from clsearch.tuning.mirror import Mirror
 from clsearch.tuning.options import Protocol
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.pruning import PruningScheduler, pruned_of
-from clsearch.tuning.ranking import Ranking, best_content, choice_of, cost_of, rank
-from clsearch.tuning.records import Results, now
+from clsearch.tuning.ranking import Ranking, best_content, choice_of, rank
+from clsearch.tuning.reading import read_study
+from clsearch.tuning.records import Results, latest
+from clsearch.tuning.report_note import note_of
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.resume import check_same, claimed, set_aside
-from clsearch.tuning.runs import told_at
 from clsearch.tuning.search import OptunaSearcher, open_storage
 from clsearch.tuning.selection import SealedError, already_evaluated, evaluate
 from clsearch.tuning.session import ray_session
@@ -82,18 +84,21 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
     mirror = Mirror(plan.folder, plan.options.mirror, warn)
     watcher = Watcher(plan, results, tracker, line, slots(plan), mirror.update)
     watcher.recall()
+    tracker.described(note_of(read_study(plan.folder)))
     if study is None:
         found = chosen_task_by_task(plan, data, watcher)
     else:
         search(plan, data, watcher, study)
-        found = conclude(plan, watcher)
+        found = conclude(plan, watcher, study)
     found = finally_evaluated(found, data, watcher)
     results.end(state_of(found))
     line.say("writing the report")
     if (report := reported(plan, warn)) is not None:
         tracker.reported(report)
+    tracker.described(note_of(read_study(plan.folder)))
     line.say("sending the last records to MLflow")
     tracker.end(state_of(found))
+    found = replace(found, pages=tracker.pages(found.ranking.trials))
     if plan.options.mirror:
         line.say("copying the results")
     mirror.end()
@@ -142,7 +147,7 @@ def interrupts_restored() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def conclude(plan: Plan, watcher: Watcher) -> StudyResult:
+def conclude(plan: Plan, watcher: Watcher, study: optuna.Study) -> StudyResult:
     """Rank, and write the tables and pictures."""
     watcher.line.say("writing results")
     watcher.leave_unfinished()
@@ -152,9 +157,10 @@ def conclude(plan: Plan, watcher: Watcher) -> StudyResult:
     ranking = rank(records, plan.objectives)
     results, best, pruned = watcher.results, ranking.best, pruned_of(plan, records)
     watcher.concluded(
-        best_content(plan, ranking, references, cost_of(records)) | ({"pruning": asdict(pruned)} if pruned else {}),
-        best.metrics if best is not None else {},
-        told_at(best, best.tasks_learned) if best is not None else now(),
+        best_content(plan, ranking, records, references)
+        | ({"pruning": asdict(pruned)} if pruned else {})
+        | ({"importance": found} if (found := importances(study)) else {}),
+        latest(r.told for r in records),
     )
     name = plan.objectives[0]
     levels = {r.algorithm: r.metrics[name] for r in references if r.state == "finished"}
@@ -187,7 +193,7 @@ def chosen_task_by_task(plan: Plan, data: ray.ObjectRef, watcher: Watcher) -> St
         decision = replace(decision, reason=last_line(error))
     if decision.choice is not None:
         (plan.folder / STATE).unlink(missing_ok=True)
-    watcher.concluded(decision_content(plan, decision), {}, now())
+    watcher.concluded(decision_content(plan, decision), latest(a.when for a in decision.attempts))
     return StudyResult(plan, [], [], Ranking((SCORE,), [], frozenset()), decision.choice, decision, interrupted)
 
 

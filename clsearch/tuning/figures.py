@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,14 +27,17 @@ SCORELESS = (("failed", "x", "failed"), ("pruned", ".", "stopped early"))
 """State, mark and label of trials that have no score."""
 
 
-def accuracy_matrix(record: TrialRecord) -> Figure:
-    """R of a trial, mean over seeds: rows are tasks learned, columns the tasks measured.
+def accuracy_matrix(R: np.ndarray, title: str, tasks: Sequence[int] = ()) -> Figure:
+    """R [M, T+1, T], mean over seeds: rows are tasks learned, columns the tasks measured. tasks: their numbers, 1 to T
+    unless given.
 
     Every trial has one, so it is kept cheap: fixed axes and no colour bar (the cells hold the numbers) take a third
     of the time of a constrained layout.
     """
-    matrix = np.array(record.accuracy, dtype=float).mean(axis=0)[1 : record.tasks_learned + 1]
+    matrix = R.mean(axis=0)[1:]
+    matrix = matrix[~np.isnan(matrix).all(axis=1)]  # what was not reached
     rows, T = matrix.shape
+    names = [str(task) for task in tasks or range(1, T + 1)]
     width, height = 1.2 + 0.62 * T, 1.2 + 0.5 * rows
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.8 / width, 0.6 / height, 0.62 * T / width, 0.5 * rows / height))
@@ -42,10 +46,10 @@ def accuracy_matrix(record: TrialRecord) -> Figure:
         if np.isfinite(value):
             color = "black" if value > 0.6 else "white"
             axes.text(j, i, f"{100 * value:.1f}", ha="center", va="center", color=color, fontsize=8)
-    axes.set_xticks(range(T), [str(j) for j in range(1, T + 1)])
-    axes.set_yticks(range(rows), [str(i) for i in range(1, rows + 1)])
+    axes.set_xticks(range(T), names)
+    axes.set_yticks(range(rows), names[:rows])
     axes.set(xlabel="task", ylabel="after learning task")
-    axes.set_title("Validation accuracy (%), mean over seeds", fontsize=10, loc="left")
+    axes.set_title(f"{title}, mean over seeds", fontsize=10, loc="left")
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -153,11 +154,14 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
     return shlex.join([*words, "--trials", "1", "--name", f"{plan.options.name}-best"])
 
 
-def best_content(plan: Plan, ranking: Ranking, references: list[TrialRecord], cost: Cost) -> dict[str, Any]:
+def best_content(
+    plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord]
+) -> dict[str, Any]:
     """What best.json holds."""
-    best = ranking.best
+    best, cost = ranking.best, cost_of(records)
+    counts = dict(Counter(record.state for record in records))
     if best is None:
-        return {"label": None, "reason": "no trial finished", "cost": asdict(cost)}
+        return {"label": None, "reason": "no trial finished", "trials": counts, "cost": asdict(cost)}
     content: dict[str, Any] = {
         "label": best.label,
         "number": best.number,
@@ -168,6 +172,7 @@ def best_content(plan: Plan, ranking: Ranking, references: list[TrialRecord], co
         "objectives": list(ranking.objectives),
         "front": list(ranking.front),
         "indistinguishable": [r.label for r in ranking.trials[1:] if r.label in ranking.close],
+        "trials": counts,
         "cost": asdict(cost),
         "command": rerun_command(plan, best),
         "references": {},

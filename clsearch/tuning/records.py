@@ -49,6 +49,11 @@ def now() -> int:
     return int(time.time() * 1000)
 
 
+def latest(times: Iterable[int]) -> int:
+    """The last of times; now where there is none."""
+    return max(times, default=0) or now()
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """A trial as it stands: waiting, running, finished, failed, pruned (stopped early) or unfinished (cut off), with

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from clsearch.core.statistics import Interval
+from clsearch.tuning.display import named
 from clsearch.tuning.plotting import words
 from clsearch.tuning.reading import Reading
 
-NAMES = {"lwf": "LwF", "ewc": "EWC", "lwf_ewc": "LwF with EWC", "joint": "joint training"}
-"""Algorithms as they are written; others as they are named."""
-
 ACCURACY = "average_accuracy"
-
-
-def named(algorithm: str) -> str:
-    """An algorithm as it is written."""
-    return NAMES.get(algorithm, words(algorithm))
 
 
 def question(study: Reading) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from clsearch.tuning.records import TrialRecord
 class StudyResult:
     """What a study found. choice: what it ended with. decision: of the continual protocol, which has no trials.
     final: the choice on fresh seeds; None with --no-final, without a choice, or where `unsealed` says why.
-    interrupted: it was stopped before it was done.
+    interrupted: it was stopped before it was done. pages: addresses in MLflow that show it, by name.
     """
 
     plan: Plan
@@ -29,6 +29,7 @@ class StudyResult:
     interrupted: bool
     final: Final | None = None
     unsealed: str = ""
+    pages: dict[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> TrialRecord | None:

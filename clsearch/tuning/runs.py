@@ -6,12 +6,12 @@ that sending it twice changes nothing. Metrics have step = tasks learned.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
@@ -19,17 +19,22 @@ from clsearch.core.files import made_once
 from clsearch.core.metrics import over_seeds
 from clsearch.tuning.continual import Decision, metrics_of
 from clsearch.tuning.figures import accuracy_matrix
-from clsearch.tuning.final import FINAL, PARTS, Final, Measured, content_of
+from clsearch.tuning.final import FINAL, PARTS, Final, content_of
 from clsearch.tuning.identity import Bounds, finite
+from clsearch.tuning.mlflow_pages import COMPARED, VIEW_TAG, base_of, comparison_page, trials_page, view_name, view_of
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.ranking import metrics_after
 from clsearch.tuning.records import TrialRecord, code_version, now, with_curve
+from clsearch.tuning.run_metrics import bounds, finite_only, means, summary_of, told_at
+from clsearch.tuning.run_names import final_name, label_of, logarithms, run_name, text
 
 STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Has the UI open on training runs, not on traces of language models."""
 MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED", "unfinished": "KILLED"}
+NOTE = "mlflow.note.content"
+"""The tag that the user interface shows as a description, in Markdown."""
 PARENT = "study"
 """The parent's label."""
 
@@ -104,8 +109,14 @@ class Runs:
         study = self.study
         space = {f"space/{name}": str(Bounds(values)) for name, values in study["space"].items()}
         own = {name: study[name] for name in ("sampler", "algorithm", "protocol", "objectives", "seeds")}
-        tags = {"mlflow.note.content": study["question"], "trials": str(study["trials"])}
+        tags = {"trials": str(study["trials"])}
         self._run(PARENT, "study", study["algorithm"], self.folder.name, study["config"] | space | own, tags)
+        self.client.set_experiment_tag(self.experiment, VIEW_TAG + view_name(study), view_of(study))
+
+    def described(self, note: str) -> None:
+        """What the study is, in Markdown, with the study's run and with the experiment."""
+        self.client.set_tag(self.ids[PARENT], NOTE, note)
+        self.client.set_experiment_tag(self.experiment, NOTE, note)
 
     def trial(self, record: TrialRecord) -> None:
         """A trial as it stands: its run is created at the first call and ended by a final state."""
@@ -113,8 +124,10 @@ class Runs:
         if record.ended and label not in self.live and self.states.get(label) == record.state:
             return  # an earlier process sent all of it
         record = with_curve(self.folder, record)
-        kind = "trial" if record.number is not None else "reference"
-        run_id = self._child(label, kind, record.algorithm, run_name(record), record.settings, record.seeds)
+        kind, settings = "reference", record.settings
+        if record.number is not None:
+            kind, settings = "trial", settings | logarithms(record.values, self.study["space"])
+        run_id = self._child(label, kind, record.algorithm, run_name(record), settings, record.seeds)
         for step in range(self.sent.get(label, 0) + 1, record.tasks_learned + 1):
             values = record.metrics if step == record.tasks_learned else metrics_after(record, step)
             self._log(run_id, values, step, told_at(record, step))
@@ -122,9 +135,8 @@ class Runs:
         if record.state in MLFLOW_STATES:
             self._log(run_id, {"seconds": record.seconds}, 0, told_at(record, record.tasks_learned))
             if record.tasks_learned:
-                content = {"seeds": list(record.seeds), "accuracy": finite(record.accuracy)}
-                self.client.log_dict(run_id, content, "accuracy_matrix.json")
-                self.client.log_figure(run_id, accuracy_matrix(record), "accuracy_matrix.png")
+                R = np.array(record.accuracy, dtype=float)
+                self._matrix(run_id, R, record.seeds, "accuracy_matrix", "Validation")
             self._done(label, record.state, record.reason)
 
     def add(self, record: TrialRecord, name: str) -> None:
@@ -143,9 +155,9 @@ class Runs:
         if kept[-1].task == study["tasks"][-1]:
             self._done("continual", "finished")
 
-    def concluded(self, content: dict[str, Any], values: dict[str, float], when: int) -> None:
-        """best.json, and the best trial's metrics, with the study."""
-        self._log(self.ids[PARENT], values, len(self.study["tasks"]), when)
+    def concluded(self, content: dict[str, Any], when: int) -> None:
+        """best.json, and what it says as metrics, with the study."""
+        self._log(self.ids[PARENT], finite_only(summary_of(content)), len(self.study["tasks"]), when)
         self.client.log_dict(self.ids[PARENT], finite(content), "best.json")
 
     def opened(self, openings: tuple[Opening, ...]) -> None:
@@ -161,23 +173,38 @@ class Runs:
         when = max((round(datetime.fromisoformat(o.when).timestamp() * 1000) for o in final.openings), default=now())
         for row in final.rows:
             shown = {name: value for name, value in row.settings.items() if not any(name in v for v in row.per_task)}
-            name = f"final {row.configuration} on {row.on.replace('_', ' ')}"
-            label = f"{name}, opened {when}"
-            run_id = self._child(label, "final", row.algorithm, name, shown, final.seeds)
+            label = f"final {row.configuration} on {row.on}, opened {when}"
+            run_id = self._child(label, "final", row.algorithm, final_name(row), shown, final.seeds)
             for learned in range(1, len(row.tasks) + 1):
                 steps = {f"{p}/{n}": v for p in PARTS for n, v in over_seeds(row.per_seed(p, learned)).items()}
                 self._log(run_id, finite_only(steps), learned, when)
             extra = {name: v for name, v in means(final, row).items() if name.endswith("intransigence")}
             self._log(run_id, bounds(final, row) | extra, len(row.tasks), when)
+            for part in () if row.reason else PARTS:
+                R = getattr(row, part).numpy()
+                self._matrix(run_id, R, final.seeds, f"accuracy_matrix_{part}", part.capitalize(), row.tasks)
             self._done(label, "failed" if row.reason else "finished", row.reason)
         if final.reported is not None:
             reported = means(final, final.reported) | bounds(final, final.reported)
+            reported |= finite_only({f"optimism/{o.metric}": o.against_validation for o in final.optimism})
             self._log(self.ids[PARENT], reported, len(final.reported.tasks), when)
         self.client.log_dict(self.ids[PARENT], finite(content_of(final)), FINAL)
 
     def reported(self, path: Path) -> None:
         """The report, with the study."""
         self.client.log_artifact(self.ids[PARENT], str(path))
+
+    def pages(self, ranked: Sequence[TrialRecord]) -> dict[str, str]:
+        """Addresses of pages that show the study's trials, and compare the best ones, where there are two. ranked: the
+        finished trials, the best first.
+        """
+        base = base_of(self.uri)
+        if base is None or PARENT not in self.ids:
+            return {}
+        found = {"Trials": trials_page(base, self.experiment, view_name(self.study))}
+        if len(own := [self.ids[label] for record in ranked[:COMPARED] if (label := label_of(record)) in self.ids]) > 1:
+            found["Compare"] = comparison_page(base, self.experiment, own)
+        return found
 
     def end(self, state: str) -> None:
         """How the study ended."""
@@ -233,6 +260,13 @@ class Runs:
         self.client.set_terminated(self.ids[label], MLFLOW_STATES[state])
         self.states[label] = state
 
+    def _matrix(
+        self, run_id: str, R: np.ndarray, seeds: Sequence[int], name: str, of: str, tasks: Sequence[int] = ()
+    ) -> None:
+        """R [M, T+1, T] as numbers and as a picture. of: whose accuracy."""
+        self.client.log_dict(run_id, {"seeds": list(seeds), "accuracy": finite(R.tolist())}, f"{name}.json")
+        self.client.log_figure(run_id, accuracy_matrix(R, f"{of} accuracy (%)", tasks), f"{name}.png")
+
     def _log(self, run_id: str, values: dict[str, float], step: int, when: int) -> None:
         self.client.log_batch(run_id, metrics=[Metric(name, value, when, step) for name, value in values.items()])
 
@@ -240,57 +274,3 @@ class Runs:
 def new_store(path: Path) -> None:
     """Make a SQLite store. MLflow's takes seconds, and one whose maker was killed in between can't be opened again."""
     MlflowClient(tracking_uri=f"sqlite:///{path}", registry_uri=f"sqlite:///{path}")
-
-
-def label_of(record: TrialRecord) -> str:
-    """What tells a run from the study's others. A reference is trained again where the best trial's values, which it
-    shares, became others; parameters of a run can't be changed, so that is another run.
-    """
-    return " ".join([record.label, *(f"{name}={value!r}" for name, value in record.values.items())])
-
-
-def told_at(record: TrialRecord, step: int) -> int:
-    """When the driver was told of a learned task, in milliseconds since 1970."""
-    return record.times[step - 1] if 0 < step <= len(record.times) else record.told
-
-
-def bounds(final: Final, row: Measured) -> dict[str, float]:
-    """The ends of the intervals of a row's metrics on both parts, `<part>/<name>/low` and `/high`."""
-    found: dict[str, float] = {}
-    for part in PARTS:
-        for name, i in final.intervals(row, part).items():
-            found |= {f"{part}/{name}/low": i.low, f"{part}/{name}/high": i.high}
-    return finite_only(found)
-
-
-def means(final: Final, row: Measured) -> dict[str, float]:
-    """A row's metrics on both parts, `<part>/<name>`: means over seeds."""
-    return finite_only({f"{p}/{name}": i.mean for p in PARTS for name, i in final.intervals(row, p).items()})
-
-
-def finite_only(values: dict[str, float]) -> dict[str, float]:
-    """MLflow stores no infinity as it is, and NaN says nothing."""
-    return {name: value for name, value in values.items() if math.isfinite(value)}
-
-
-def run_name(record: TrialRecord) -> str:
-    """A name that tells runs apart in a list: `#17 factor=0.8 temperature=2.1`."""
-    if record.number is None:
-        return record.label.replace("_", " ")
-    return " ".join(
-        [f"#{record.number}", *(f"{short(name, record.values)}={v:.3g}" for name, v in record.values.items())]
-    )
-
-
-def short(name: str, names: Iterable[str]) -> str:
-    """A hyperparameter without the word that its algorithm's others begin with, too, if that tells it apart."""
-    last = name.partition("_")[2] or name
-    alike = [other for other in names if other.endswith(last)]
-    return last if len(alike) == 1 else name
-
-
-def text(value: Any) -> str:
-    """A setting as MLflow shows it."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return str(value)

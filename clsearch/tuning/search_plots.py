@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 import plotly.graph_objects as go
 
+from clsearch.tuning.importances import importances
 from clsearch.tuning.objectives import front, sign
 from clsearch.tuning.plotting import (
     BLUE,
@@ -62,14 +63,10 @@ def trade_off(study: Reading) -> go.Figure | None:
 
 
 def importance(study: Reading, trials: optuna.Study | None) -> go.Figure | None:
-    """How much of the objective's spread each hyperparameter explains (fANOVA, Hutter et al. 2014), as Optuna finds it.
-
-    None where fewer than four trials finished, or all have the same score.
-    """
-    done, metric = study.in_state("finished"), study.objective
-    if trials is None or len(study.space) < 2 or len(done) < 4 or len({r.metrics[metric] for r in done}) < 2:
+    """How much of the objective's spread each hyperparameter explains."""
+    found = {} if trials is None else importances(trials)
+    if not found:
         return None
-    found = importances(study, trials)
     names = sorted(found, key=found.__getitem__)
     bars = go.Bar(
         x=percent(found[name] for name in names),
@@ -81,14 +78,6 @@ def importance(study: Reading, trials: optuna.Study | None) -> go.Figure | None:
     figure = go.Figure(bars)
     figure.update_xaxes(title="share of the spread of scores (%)", range=[0, 100])
     return shaped(figure, 120 + 50 * len(names))
-
-
-def importances(study: Reading, trials: optuna.Study) -> dict[str, float]:
-    """Hyperparameter -> share of the objective's variance that it explains, over finished trials."""
-    several = len(study.study["objectives"]) > 1
-    target = (lambda trial: trial.values[0]) if several else None
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return optuna.importance.get_param_importances(trials, evaluator=evaluator, target=target)
 
 
 def parallel(study: Reading) -> go.Figure | None:

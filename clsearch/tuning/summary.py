@@ -15,6 +15,7 @@ from clsearch.core.config import TrialConfig
 from clsearch.tuning.continual import RATE, SCORE, SHARE, Decision
 from clsearch.tuning.display import near, plain_table, without_password
 from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
+from clsearch.tuning.mlflow_pages import HOST, PORT
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.preflight import tracking_uri
@@ -241,10 +242,12 @@ def where(console: Console, found: StudyResult) -> None:
     if uri.startswith("sqlite:"):
         store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan.folder) else uri
         words = [near(Path(sys.executable)), "-m", "mlflow", "server", "--backend-store-uri", store]
-        words += ["--host", "127.0.0.1", "--port", "5000"]
-        rows.append(("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {shlex.join(words)}   then open http://127.0.0.1:5000"))
+        words += ["--host", HOST, "--port", str(PORT)]
+        then = "" if found.pages else f"   then open http://{HOST}:{PORT}"
+        rows.append(("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {shlex.join(words)}{then}"))
     else:
         rows.append(("MLflow", f"{without_password(uri)}, experiment {plan.options.name}"))
+    rows += found.pages.items()
     command = rerun_command(plan, best) if best is not None else None
     if command:
         rows.append(("Again", command))

@@ -10,10 +10,12 @@ from clsearch.tuning.display import near
 from clsearch.tuning.final import openings_of, read_final
 from clsearch.tuning.identity import STUDY, stored
 from clsearch.tuning.preflight import check_tracking
-from clsearch.tuning.records import now, read_trials
+from clsearch.tuning.reading import read_study
+from clsearch.tuning.records import latest, read_trials
 from clsearch.tuning.report import REPORT
+from clsearch.tuning.report_note import note_of
 from clsearch.tuning.resume import claimed
-from clsearch.tuning.runs import Runs, default_store, told_at
+from clsearch.tuning.runs import Runs, default_store
 from clsearch.tuning.tracking import quiet
 
 
@@ -34,7 +36,9 @@ def sync(folder: Path, uri: str | None) -> str:
         runs.connect()
         before = len(runs.ids)
         send(runs, folder)
-    return f"{near(folder)}: {len(runs.ids)} runs in MLflow, {len(runs.ids) - before} of them new"
+    lines = [f"{near(folder)}: {len(runs.ids)} runs in MLflow, {len(runs.ids) - before} of them new"]
+    lines += [f"{name:<8} {page}" for name, page in runs.pages(read_study(folder).ranking.trials).items()]
+    return "\n".join(lines)
 
 
 def send(runs: Runs, folder: Path) -> None:
@@ -48,13 +52,13 @@ def send(runs: Runs, folder: Path) -> None:
     if decision.kept:
         runs.decided(decision)
     if best := stored(folder / "best.json"):
-        chosen = records.get(best["label"] or "")
-        when = now() if chosen is None else told_at(chosen, chosen.tasks_learned)
-        runs.concluded(best, {} if chosen is None else chosen.metrics, when)
+        told = [record.told for record in records.values() if record.number is not None]
+        runs.concluded(best, latest([*told, *(attempt.when for attempt in begun.attempts)]))
     if openings := openings_of(folder):
         runs.opened(openings)
     if (found := read_final(folder)) is not None:
         runs.evaluated(found)
     if (folder / REPORT).exists():
         runs.reported(folder / REPORT)
+    runs.described(note_of(read_study(folder)))
     runs.end("unfinished" if study["state"] == "running" else study["state"])

@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,13 @@ class Tracker:
         """Send what the continual protocol chose for the task that it decided last."""
         self.tasks.put(lambda runs: runs.decided(decision))
 
-    def concluded(self, content: dict[str, Any], metrics: dict[str, float], when: int) -> None:
-        """Send best.json, and the best trial's metrics."""
-        self.tasks.put(lambda runs: runs.concluded(content, metrics, when))
+    def described(self, note: str) -> None:
+        """Send what the study is, in Markdown."""
+        self.tasks.put(lambda runs: runs.described(note))
+
+    def concluded(self, content: dict[str, Any], when: int) -> None:
+        """Send best.json, and what it says as metrics."""
+        self.tasks.put(lambda runs: runs.concluded(content, when))
 
     def opened(self, openings: tuple[Opening, ...]) -> None:
         """Send when test data was opened."""
@@ -97,6 +101,10 @@ class Tracker:
                 f"MLflow has not all of the study, results/ has. Once it answers, send what is missing: "
                 f"python -m clsearch sync {near(self.folder)}"
             )
+
+    def pages(self, ranked: Sequence[TrialRecord]) -> dict[str, str]:
+        """See `Runs.pages`; none where MLflow has not all of the study."""
+        return {} if self.behind or not self.connected or self.thread.is_alive() else self.runs.pages(ranked)
 
     def _work(self) -> None:
         while (task := self.tasks.get()) is not None:

@@ -200,10 +200,10 @@ class Watcher(tune.Callback):
             self.tracker.decided(decision)
             self.kept()
 
-    def concluded(self, content: dict[str, Any], metrics: dict[str, float], when: int) -> None:
+    def concluded(self, content: dict[str, Any], when: int) -> None:
         """Keep what the search found. when: it was known, in milliseconds since 1970."""
         self.results.write_json("best.json", content)
-        self.tracker.concluded(content, metrics, when)
+        self.tracker.concluded(content, when)
 
     def opened(self, opening: Opening) -> None:
         """Keep that test data is opened, before it is: final.json says so even where nothing comes of it."""

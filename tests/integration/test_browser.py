@@ -1,4 +1,4 @@
-"""The report in a real browser: headless Chromium, from disk, every request and message of its console watched."""
+"""The report, and MLflow's pages, in a real browser: headless Chromium."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from clsearch import LogRange, Study
 from clsearch.__main__ import main
+from clsearch.tuning.reading import read_study
+from clsearch.tuning.run_names import run_name
+from tests.integration.servers import Served
 from tests.tuning.test_report import SECTIONS
 
 pytestmark = pytest.mark.browser
@@ -48,7 +52,10 @@ def folder(ray_session: str, results: Path) -> Path:
         trials=6,
         references=("finetuning", "joint"),
     )
-    assert study.run().exit_code == 0
+    result = study.run()
+    assert result.exit_code == 0
+    assert list(result.pages) == ["Trials", "Compare"]
+    assert all(page.startswith("http://127.0.0.1:5000/#/") for page in result.pages.values())
     return results / "seen"
 
 
@@ -158,3 +165,49 @@ def test_the_page_of_several_studies_opens_from_disk(browser: webdriver.Chrome, 
     assert browser.find_element(By.ID, "learning").find_elements(By.CSS_SELECTOR, ".scatterlayer .lines path")
     assert requests(browser) == [page.as_uri()]
     assert complaints(browser) == []
+
+
+# MLflow's pages
+
+
+@pytest.fixture
+def pages(server: Served, folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """The addresses that are printed for a study whose store is a real server, by name."""
+    uri, _ = server
+    capsys.readouterr()
+    assert main(["sync", str(folder), "--tracking-uri", uri]) == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    return {words[0]: words[1] for words in printed if len(words) == 2 and words[1].startswith(uri)}
+
+
+def test_the_printed_addresses_lead_to_the_trials_and_to_a_comparison_of_the_best(
+    browser: webdriver.Chrome, folder: Path, pages: dict[str, str]
+) -> None:
+    study = read_study(folder)
+    ranked = study.ranking.trials
+    browser.set_window_size(1900, 1000)
+
+    def texts(selector: str) -> list[str]:
+        return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
+
+    def waited_for(selector: str, count: int) -> list[str]:
+        WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException]).until(
+            lambda driver: sum(map(bool, texts(selector))) >= count
+        )
+        return texts(selector)
+
+    browser.get(pages["Trials"])
+    names = waited_for("[role=row] [col-id='attributes.`Run Name`'] a", len(ranked))
+    assert {*names} == {run_name(record) for record in ranked}
+    columns = [e.get_attribute("col-id") for e in browser.find_elements(By.CSS_SELECTOR, ".ag-header-cell")]
+    wanted = ["metrics.`average_accuracy`", "metrics.`average_forgetting`"]
+    wanted += [f"params.`{name}`" for name in study.space]
+    assert {*wanted, "tags.`state`"} < set(columns)
+    cells = "[role=gridcell][col-id='metrics.`average_accuracy`']"
+    scores = [float(waited_for(f"[row-index='{row}'] {cells}", 1)[0]) for row in range(len(ranked))]
+    assert scores == pytest.approx([record.metrics["average_accuracy"] for record in ranked], abs=1e-6)
+
+    browser.get(pages["Compare"])
+    assert "Comparing 6 Runs" in waited_for("h1, h2", 1)[0]
+    axes = waited_for(".parcoords .axis-title", 3)
+    assert {"LOG10 factor", "LOG10 temperature", "average_accuracy"} < set(axes)

@@ -27,6 +27,7 @@ from clsearch.core.datasets import read_data
 from clsearch.core.held_out import read_test
 from clsearch.core.loop import learn_sequence, learn_task
 from clsearch.core.run import build_run
+from clsearch.tuning.display import named
 from clsearch.tuning.openings import LEDGER, read_openings
 from clsearch.tuning.selection import measure
 
@@ -191,7 +192,11 @@ def test_the_study_in_mlflow_has_the_reported_metrics_and_says_that_test_data_wa
     assert parent.data.tags["test_openings_before"] == str(final["openings"][0]["before"])
     assert parent.data.tags["protocol"] == any_protocol.json("study")["protocol"]
     names = {run.info.run_name for run in runs_of(client, name, "final")}
-    assert names == {f"final {r['configuration']} on {r['on'].replace('_', ' ')}" for r in final["rows"]}
+    chosen = {"chosen": f"{named(any_protocol.json('study')['algorithm'])} (chosen)"}
+    assert names == {
+        f"final {chosen.get(r['configuration']) or named(r['algorithm'])}, {r['on'].replace('_', ' ')}"
+        for r in final["rows"]
+    }
 
 
 # end_of_sequence, two objectives, two references

@@ -36,7 +36,7 @@ from clsearch.tuning.openings import read_openings
 from clsearch.tuning.preflight import check
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.result import StudyResult
-from clsearch.tuning.runs import run_name
+from clsearch.tuning.run_names import run_name
 from clsearch.tuning.selection import measure
 
 LWF_SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}

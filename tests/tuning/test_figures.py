@@ -59,11 +59,10 @@ def legend(figure):
 # R
 
 
-def test_the_matrix_shows_each_cells_mean_over_seeds_in_percent(tmp_path):
-    plan = plan_of(tmp_path, seeds=2)
+def test_the_matrix_shows_each_cells_mean_over_seeds_in_percent():
     R = np.zeros((2, 4, 3))
     R[:, 1:] = np.arange(1, 10).reshape(3, 3) / 10 + np.array([-0.05, 0.05])[:, None, None]
-    figure = accuracy_matrix(replace(record_of(plan, 0, [0.5, 0.5]), accuracy=R.tolist()))
+    figure = accuracy_matrix(R, "Validation accuracy (%)")
     assert texts(figure) == [f"{10 * n:.1f}" for n in range(1, 10)]
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == [t.get_text() for t in axes.get_yticklabels()]
@@ -74,26 +73,24 @@ def test_the_matrix_shows_each_cells_mean_over_seeds_in_percent(tmp_path):
 
 
 def test_the_matrix_leaves_cells_without_a_meaning_blank(tmp_path):
-    plan = plan_of(tmp_path, seeds=2, scenario="class")
     R = np.full((2, 4, 3), 0.5)
     R[:, 0] = np.nan
     R[:, 1, 1:] = R[:, 2, 2:] = np.nan  # classes that were not seen
-    figure = accuracy_matrix(replace(record_of(plan, 0, [0.5, 0.5]), accuracy=R.tolist()))
+    figure = accuracy_matrix(R, "Validation accuracy (%)")
     assert texts(figure) == ["50.0"] * 6
     saved_size(figure, tmp_path)
 
 
 def test_the_matrix_of_a_trial_that_diverged_ends_with_its_last_learned_task(tmp_path):
     record = record_of(plan_of(tmp_path), 0, [0.5, 0.6, 0.7], state="failed", learned=2)
-    figure = accuracy_matrix(record)
+    figure = accuracy_matrix(np.array(record.accuracy, dtype=float), "Validation accuracy (%)")
     assert len(texts(figure)) == 2 * 3
     saved_size(figure, tmp_path)
 
 
 def test_the_matrix_grows_with_the_tasks(tmp_path):
     small, large = (
-        saved_size(accuracy_matrix(record_of(plan_of(tmp_path, tasks=tasks), 0, [0.5, 0.6, 0.7])), tmp_path)
-        for tasks in (2, 5)
+        saved_size(accuracy_matrix(np.full((3, tasks + 1, tasks), 0.5), "Accuracy (%)"), tmp_path) for tasks in (2, 5)
     )
     assert small[0] < large[0]
     assert small[1] < large[1]

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,6 @@ from clsearch.tuning.ranking import (
 from tests.tuning.builders import plan_of, planned, record_of, study_of
 
 ACCURACY, FORGETTING = "average_accuracy", "average_forgetting"
-COST = Cost(27, 4.5)
 
 BEST = [0.90, 0.92, 0.94]
 LIKE = [0.89, 0.89, 0.95]  # 1, 3 and -1 points less: 1 ± 4.97 holds 0
@@ -85,11 +84,12 @@ def test_without_a_finished_trial_there_is_no_best(plan, states):
     ranking = ranked(records)
     assert (ranking.best, ranking.trials, ranking.close, ranking.front) == (None, [], frozenset(), ())
     assert choice_of(ranking) is None
-    content = best_content(plan, ranking, [], COST)
+    content = best_content(plan, ranking, records, [])
     assert content == {
         "label": None,
         "reason": "no trial finished",
-        "cost": {"task_trainings": 27, "seconds": 4.5},
+        "trials": {state: states.count(state) for state in states},
+        "cost": asdict(cost_of(records)),
     }
 
 
@@ -115,7 +115,8 @@ def test_the_difference_to_a_reference_is_paired_over_seeds(plan):
 
 def test_best_content_is_what_a_reader_needs_to_judge_it(plan, records):
     reference = record_of(plan, None, WORSE, algorithm="finetuning")
-    content = best_content(plan, ranked(records), [reference], COST)
+    failed = record_of(plan, 9, WORSE, state="failed", learned=1)
+    content = best_content(plan, ranked(records), [*records, failed], [reference])
     assert (content["label"], content["number"]) == ("trial_00002", 2)
     assert content["values"] == records[2].values
     assert content["config"] == records[2].settings
@@ -123,7 +124,8 @@ def test_best_content_is_what_a_reader_needs_to_judge_it(plan, records):
     assert content["metrics"]["average_accuracy"] == pytest.approx(0.92)
     assert content["indistinguishable"] == ["trial_00003", "trial_00001"]
     assert (content["objectives"], content["front"]) == ([ACCURACY], [])
-    assert content["cost"] == {"task_trainings": 27, "seconds": 4.5}
+    assert content["cost"] == asdict(cost_of([*records, failed]))
+    assert content["trials"] == {"finished": len(records), "failed": 1}
     assert content["references"]["finetuning"]["metrics"] == reference.metrics
     interval = stats.ttest_rel(BEST, WORSE).confidence_interval(0.95)
     assert content["references"]["finetuning"]["difference"] == pytest.approx(
@@ -134,7 +136,7 @@ def test_best_content_is_what_a_reader_needs_to_judge_it(plan, records):
 
 def test_of_a_reference_that_failed_the_reason_is_kept(plan, records):
     reference = record_of(plan, None, WORSE, algorithm="finetuning", state="failed", learned=1)
-    content = best_content(plan, ranked(records), [replace(reference, reason="diverged")], COST)
+    content = best_content(plan, ranked(records), records, [replace(reference, reason="diverged")])
     assert content["references"] == {"finetuning": {"state": "failed", "reason": "diverged"}}
 
 
@@ -264,7 +266,7 @@ def test_the_difference_to_a_reference_is_of_the_metric_that_is_asked_for(plan, 
 
 def test_best_content_of_several_objectives_names_them_and_the_front(plan, traded):
     reference = record_of(plan, None, [0.5] * 3, forgetting=[0.3, 0.5, 0.4], algorithm="finetuning")
-    content = best_content(plan, ranked(traded, FORGETTING, ACCURACY), [reference], COST)
+    content = best_content(plan, ranked(traded, FORGETTING, ACCURACY), traded, [reference])
     assert content["objectives"] == [FORGETTING, ACCURACY]
     assert content["front"] == ["trial_00002", "trial_00001", "trial_00000"]
     assert content["label"] == "trial_00001"
@@ -364,7 +366,7 @@ def test_the_command_survives_a_shell_with_odd_paths(monkeypatch):
 
 def test_a_study_from_python_has_no_command(plan, records):
     assert rerun_command(plan, records[0]) is None
-    assert best_content(plan, ranked(records), [], COST)["command"] is None
+    assert best_content(plan, ranked(records), records, [])["command"] is None
 
 
 def test_hyperparameters_that_the_script_fixes_stay_fixed():
@@ -478,7 +480,7 @@ def test_best_content_holds_intransigence_and_every_reference(compared):
     trial, finetuning, joint = compared
     trial, finetuning = with_intransigence([trial, finetuning, joint])
     plan = plan_of(Path("results"), seeds=2)
-    content = best_content(plan, ranked([trial]), [finetuning, joint], COST)
+    content = best_content(plan, ranked([trial]), [trial], [finetuning, joint])
     assert content["metrics"]["intransigence"] == trial.metrics["intransigence"]
     assert list(content["references"]) == ["finetuning", "joint"]
     assert content["references"]["finetuning"]["metrics"] == finetuning.metrics

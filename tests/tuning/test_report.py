@@ -15,6 +15,7 @@ from clsearch.core.config import ConfigError
 from clsearch.core.statistics import paired_difference
 from clsearch.tuning.final import Final, accuracies_of, content_of, table_of
 from clsearch.tuning.identity import finite
+from clsearch.tuning.importances import importances
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.pruning import pruned_of, saving_of
 from clsearch.tuning.ranking import best_content, cost_of, rank
@@ -26,7 +27,7 @@ from clsearch.tuning.report_comparison import differences, overview
 from clsearch.tuning.report_text import fall, made_with, of_cost
 from clsearch.tuning.response_plots import interpolated
 from clsearch.tuning.search import distributions_of, open_storage
-from clsearch.tuning.search_plots import importances, spans_of, workers
+from clsearch.tuning.search_plots import spans_of, workers
 from clsearch.tuning.task_plots import forgetting
 from tests.tuning.builders import final_of, measured_of, plan_of, record_of
 
@@ -62,7 +63,7 @@ def written(plan: Plan, records: list[TrialRecord], final: Final | None = None, 
         results.write_trial(record)
     trials = [record for record in records if record.number is not None]
     references = [record for record in records if record.number is None]
-    results.write_json("best.json", best_content(plan, rank(trials, plan.objectives), references, cost_of(trials)))
+    results.write_json("best.json", best_content(plan, rank(trials, plan.objectives), trials, references))
     if final is not None:
         results.write_csv("final_accuracy.csv", accuracies_of(final))
         results.write_csv("final.csv", table_of(final))
@@ -306,9 +307,7 @@ def test_importance_is_of_what_makes_the_difference(tmp_path) -> None:
         }
         records.append(record_of(plan, n, [0.5 + 0.1 * np.log10(values["distillation_factor"])] * 2, values))
     told_to_optuna(plan, records)
-    study = read_study(written(plan, records))
-    storage = open_storage(plan)
-    found = importances(study, storage)
+    found = importances(open_storage(plan))
     assert sum(found.values()) == pytest.approx(1)
     assert found["distillation_factor"] > 0.9
 

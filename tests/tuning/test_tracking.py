@@ -1,6 +1,7 @@
 """MLflow's records of a study, read back from a real SQLite store."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -24,12 +25,23 @@ from clsearch.tuning.final import content_of
 from clsearch.tuning.identity import description, finite
 from clsearch.tuning.ranking import metrics_after
 from clsearch.tuning.records import Results, code_version, read_trials
-from clsearch.tuning.runs import Runs, default_store, run_name, text
+from clsearch.tuning.run_names import run_name, text
+from clsearch.tuning.runs import Runs, default_store
 from clsearch.tuning.tracking import Tracker, quiet
 from tests.tuning.builders import closed_port, final_of, measured_of, plan_of, record_of
 
 SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}
 VALUES = {"penalty_factor": 0.1 + 0.2, "penalty_p_norm": 1.5}
+FOUND = {
+    "metrics": {"average_accuracy": 0.7, "average_forgetting": float("inf")},
+    "values": VALUES,
+    "importance": {"penalty_factor": 0.75, "penalty_p_norm": 0.25},
+    "trials": {"finished": 12, "failed": 1},
+    "indistinguishable": ["trial_00001", "trial_00005"],
+    "cost": {"task_trainings": 50, "seconds": 9.5},
+    "command": None,
+}
+"""What best.json may hold."""
 INTRANSIGENCE = {"intransigence": 0.25, "intransigence/std": 0.125}
 
 
@@ -80,7 +92,8 @@ def told(results, tmp_path_factory):
         tracker.add(
             replace(done, metrics=done.metrics | INTRANSIGENCE | {"intransigence_of_others": 1.0}), "intransigence"
         )
-        tracker.concluded({"values": VALUES, "broken": float("nan")}, {"average_accuracy": 0.7}, 1)
+        tracker.described("# What it is")
+        tracker.concluded(FOUND, 1)
         tracker.end("finished")
     assert warnings == []
     client = MlflowClient(default_store(plan.folder))
@@ -154,13 +167,14 @@ def test_a_diverged_trial_has_its_reason_and_the_others_none(told):
     assert "average_accuracy" not in told.lost.data.metrics
 
 
-def test_the_question_is_the_studys_description(told):
-    assert told.parent.data.tags["mlflow.note.content"] == "Which?"
+def test_what_a_study_is_is_told_with_its_run_and_its_experiment(told):
+    assert told.parent.data.tags["mlflow.note.content"] == "# What it is"
+    assert told.experiment.tags["mlflow.note.content"] == "# What it is"
 
 
 def test_a_trials_parameters_are_its_settings_flat_under_the_configurations_names(told):
     params = told.done.data.params
-    assert set(params) == {*fields_of("ewc"), "algorithm", "seeds"}
+    assert set(params) == {*fields_of("ewc"), "algorithm", "seeds", "LOG10 factor"}
     assert float(params["penalty_factor"]) == VALUES["penalty_factor"]
     assert float(params["penalty_p_norm"]) == VALUES["penalty_p_norm"]
     assert params["seeds"] == "4 5"
@@ -213,10 +227,31 @@ def test_a_metric_that_an_ended_trial_is_given_afterwards_is_logged_once_at_its_
     assert "intransigence" not in told.reference.data.metrics
 
 
-def test_the_study_has_its_best_trials_numbers(told):
-    assert told.parent.data.metrics["average_accuracy"] == 0.7
+def test_the_study_has_what_was_found_as_a_file_and_as_metrics(told):
     content = json.loads((artifacts(told, told.parent) / "best.json").read_text())
-    assert content == {"values": VALUES, "broken": None}
+    assert content == finite(FOUND)
+    assert told.parent.data.metrics == pytest.approx(
+        {
+            "average_accuracy": 0.7,  # an infinite one is none
+            "best/penalty_factor": 0.1 + 0.2,
+            "best/penalty_p_norm": 1.5,
+            "importance/penalty_factor": 0.75,
+            "importance/penalty_p_norm": 0.25,
+            "trials/finished": 12,
+            "trials/failed": 1,
+            "trials/like_the_best": 2,
+            "cost/task_trainings": 50,
+            "cost/seconds": 9.5,
+        }
+    )
+    assert history(told, told.parent, "best/penalty_factor") == [(2, 0.1 + 0.2)]
+
+
+def test_a_trial_has_the_logarithm_of_what_was_searched_on_a_logarithmic_scale(told):
+    params = told.done.data.params
+    assert float(params["LOG10 factor"]) == pytest.approx(math.log10(0.3), abs=1e-5)
+    assert "LOG10 p_norm" not in params
+    assert not any(name.startswith("LOG10") for name in told.reference.data.params)
 
 
 def test_the_accuracy_matrix_is_an_artifact_as_numbers_and_as_a_picture(told):
@@ -255,7 +290,7 @@ def sent(plan, records=(), uri=None, finished=True, study_id="an-id"):
     tracker.begin()
     for record in records:
         tracker.update(record)
-    tracker.concluded({}, {}, 1)
+    tracker.concluded({}, 1)
     tracker.end("finished" if finished else "failed")
     return warnings
 
@@ -385,7 +420,7 @@ def evaluated(plan, final, state="finished"):
     warnings = []
     tracker = tracker_of(plan, warnings)
     tracker.begin()
-    tracker.concluded({}, {"average_accuracy": 0.75}, 1)
+    tracker.concluded({"metrics": {"average_accuracy": 0.75}}, 1)
     tracker.opened(final.openings)
     tracker.evaluated(final)
     tracker.end(state)
@@ -407,7 +442,7 @@ def reported(told, results):
 
 
 def test_each_configuration_of_the_final_evaluation_is_a_child_of_kind_final(reported):
-    names = [f"final {name} on full sequence" for name in ("chosen", "finetuning", "joint")]
+    names = [f"final {name}, full sequence" for name in ("EWC (chosen)", "finetuning", "joint training")]
     assert set(reported.runs) == {"reported", *names}
     parent = reported.runs["reported"]
     assert parent.info.status == "FINISHED"
@@ -424,7 +459,7 @@ def test_each_configuration_of_the_final_evaluation_is_a_child_of_kind_final(rep
 def test_metrics_of_the_final_evaluation_have_a_step_for_each_task_and_an_interval_after_the_last(
     reported, part, scores
 ):
-    run = reported.runs["final chosen on full sequence"]
+    run = reported.runs["final EWC (chosen), full sequence"]
     found = {
         name: history(reported, run, f"{part}/{name}")
         for name in ("average_accuracy", "average_accuracy/std", "average_accuracy/low", "average_accuracy/high")
@@ -440,17 +475,26 @@ def test_metrics_of_the_final_evaluation_have_a_step_for_each_task_and_an_interv
     assert run.data.metrics[f"{part}/accuracy/task_01"] == pytest.approx(sum(scores) / 2 - 0.005)
 
 
+def test_the_final_evaluation_has_its_matrices_as_numbers_and_as_pictures(reported):
+    run, row = reported.runs["final EWC (chosen), full sequence"], reported.final.rows[0]
+    for part in ("validation", "test"):
+        content = json.loads((artifacts(reported, run) / f"accuracy_matrix_{part}.json").read_text())
+        assert content["seeds"] == [1000, 1001]
+        np.testing.assert_allclose(np.array(content["accuracy"], dtype=float), getattr(row, part).numpy())
+        assert (artifacts(reported, run) / f"accuracy_matrix_{part}.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_no_step_of_the_final_evaluation_is_told_twice(reported):
-    run = reported.runs["final chosen on full sequence"]
+    run = reported.runs["final EWC (chosen), full sequence"]
     assert [step for step, _ in history(reported, run, "test/average_accuracy")] == [1, 2]
 
 
 def test_a_configuration_that_diverged_on_fresh_seeds_is_failed_with_its_reason(reported):
-    run = reported.runs["final joint on full sequence"]
+    run = reported.runs["final joint training, full sequence"]
     assert (run.info.status, run.data.tags["state"]) == ("FAILED", "failed")
     assert run.data.tags["reason"] == "training diverged in epoch 1 of task 1"
     assert run.data.metrics == {}
-    assert "reason" not in reported.runs["final finetuning on full sequence"].data.tags
+    assert "reason" not in reported.runs["final finetuning, full sequence"].data.tags
 
 
 def test_the_study_has_its_choices_test_metrics_and_when_test_data_was_opened(reported):
@@ -460,6 +504,7 @@ def test_the_study_has_its_choices_test_metrics_and_when_test_data_was_opened(re
     found = [parent.data.metrics[f"test/average_accuracy{end}"] for end in ("", "/low", "/high")]
     assert found == pytest.approx([0.65, bounds.low, bounds.high])
     assert history(reported, parent, "test/average_accuracy") == [(2, pytest.approx(0.65))]
+    assert parent.data.metrics["optimism/average_accuracy"] == pytest.approx(0.75 - sum(VALIDATION) / 2)
     tags = parent.data.tags
     assert (tags["test_opened"], tags["test_openings_before"]) == ("2026-01-02T03:04:05+00:00", "4")
     content = json.loads((artifacts(reported, parent) / "final.json").read_text())
@@ -470,16 +515,16 @@ def test_of_first_k_the_study_has_the_metrics_of_the_tasks_that_it_reports_on(to
     plan = plan_of(results, "ewc", name="first", **TWO_TASKS | {"tasks": 5, "protocol": "first_k", "references": ()})
     rows = [measured_of(plan, VALIDATION, TEST, on="reported"), measured_of(plan, [0.5, 0.5], [0.4, 0.4])]
     runs = evaluated(plan, final_of(plan, *rows, scores={"average_accuracy": 0.75}))
-    assert set(runs) == {"first", "final chosen on reported", "final chosen on full sequence"}
+    assert set(runs) == {"first", "final EWC (chosen), reported", "final EWC (chosen), full sequence"}
     found = {name: run.data.metrics.get("test/average_accuracy") for name, run in runs.items()}
     assert found == {
         "first": pytest.approx(0.65),
-        "final chosen on reported": pytest.approx(0.65),
-        "final chosen on full sequence": pytest.approx(0.4),
+        "final EWC (chosen), reported": pytest.approx(0.65),
+        "final EWC (chosen), full sequence": pytest.approx(0.4),
     }
     steps = [step for step, _ in history(told, runs["first"], "test/average_accuracy")]
     assert steps == [2]
-    assert "test/accuracy/task_03" not in runs["final chosen on reported"].data.metrics
+    assert "test/accuracy/task_03" not in runs["final EWC (chosen), reported"].data.metrics
 
 
 def test_one_reporting_seed_has_no_interval_and_no_spread(told, results):
@@ -494,7 +539,7 @@ def test_a_choice_that_differs_between_tasks_has_its_numbers_in_no_parameter(tol
     plan = plan_of(results, "ewc", name="per_task", **TWO_TASKS | {"references": ()})
     values = ({"penalty_factor": 3.0, "learning_rate": 0.1}, {"penalty_factor": 1.5, "learning_rate": 0.3})
     row = measured_of(plan, VALIDATION, TEST, per_task=values)
-    run = evaluated(plan, final_of(plan, row, scores={}))["final chosen on full sequence"]
+    run = evaluated(plan, final_of(plan, row, scores={}))["final EWC (chosen), full sequence"]
     assert {*fields_of("ewc")} - set(run.data.params) == {"penalty_factor", "learning_rate"}
 
 
@@ -592,7 +637,7 @@ def test_a_store_that_breaks_half_way_is_told_once_and_the_study_goes_on(told, r
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
     for n in range(1, 4):
         tracker.update(record_of(plan, n, [0.5] * 3))
-    tracker.concluded({}, {"average_accuracy": 0.5}, 1)
+    tracker.concluded({"metrics": {"average_accuracy": 0.5}}, 1)
     tracker.end("finished")
     assert len(warnings) == 2
     assert re.match(r"MLflow does not take records \(.*not a database", warnings[0])
@@ -622,14 +667,14 @@ def test_what_a_store_that_was_away_missed_is_sent_when_it_is_back(told, results
     while not warnings:
         time.sleep(0.01)
     back.set()
-    tracker.concluded({}, {"average_accuracy": 0.7}, 1)
+    tracker.concluded({"metrics": {"average_accuracy": 0.7}}, 1)
     sent_all = threading.Event()
     tracker.tasks.put(lambda runs: sent_all.set())
     assert sent_all.wait(30)
     tracker.end("finished")
     assert len(warnings) == 1
     statuses = {name: status for name, status, *_ in contents(told, "away").values()}
-    assert statuses == {"away": "FINISHED", "#0 factor=0.3 p_norm=1.5": "FINISHED"}
+    assert statuses == {"away": "FINISHED", "#0 EWC factor=0.3 p=1.5": "FINISHED"}
 
 
 def test_a_record_that_a_store_refuses_does_not_hold_up_the_others(told, results):
@@ -676,7 +721,7 @@ def test_a_store_whose_maker_was_killed_is_made_anew(tmp_path):
 def test_a_runs_name_has_the_number_and_the_values_rounded(tmp_path):
     plan = plan_of(tmp_path, "ewc")
     name = run_name(record_of(plan, 17, [0.5] * 3, VALUES))
-    assert re.fullmatch(r"#17 \S*factor=0\.3 \S*p_norm=1\.5", name)
+    assert name == "#17 EWC factor=0.3 p=1.5"
     assert run_name(record_of(plan, None, [0.5] * 3, algorithm="finetuning")) == "reference finetuning"
 
 
