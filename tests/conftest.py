@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,13 +18,24 @@ os.environ["TQDM_DISABLE"] = "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of a GPU or a browser are left out, and counted so, where there is none; .ci/run installs the browser."""
+    """Tests of what is not there are left out, and counted so; .ci/run installs the browser."""
     import torch
 
-    there = {"gpu": torch.cuda.is_available(), "browser": shutil.which("chromedriver") is not None}
+    there = {
+        "gpu": torch.cuda.is_available(),
+        "browser": shutil.which("chromedriver") is not None,
+        "mount": may_mount(),
+    }
     apart = [item for item in items if any(item.get_closest_marker(name) and not there[name] for name in there)]
     items[:] = [item for item in items if item not in apart]
     config.hook.pytest_deselected(items=apart)
+
+
+def may_mount() -> bool:
+    """Whether a file system can be mounted where no other process sees it; containers mostly refuse that to root."""
+    words = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
+    there = shutil.which("unshare") and shutil.which("nsenter")
+    return bool(there) and subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture(scope="session")

@@ -149,9 +149,11 @@ class Tracker:
 
 
 def quiet() -> None:
-    """MLflow's own chatter off; the addresses that it prints have their passwords in them."""
+    """MLflow's own chatter off; the addresses that it prints have their passwords in them. What a store raises is told
+    once (`Tracker`), so not with a traceback for each record that a full disk refuses.
+    """
     for name in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     mlflow.environment_variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
     mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(1)
     mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.set(15)

@@ -1,0 +1,194 @@
+"""How a study ends that is not let run: on a disk that is full, at Ctrl-C; and what its mirror has by then."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+
+ROOT = Path(__file__).parents[2]
+SWEEP = "studies/lwf_temperature_sweep.py"
+SMALL = ["--seeds", "1", "--hidden", "16", "--no-final"]
+
+
+def begun(words: list[str], *before: str) -> subprocess.Popen[str]:
+    """A script in a process and a session of its own, away from any Ray of the tests. before: what enters a place."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    return subprocess.Popen(
+        [*before, sys.executable, *words],
+        cwd=ROOT,
+        env=inherited,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(there: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    until = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < until
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def at_work(processes: list[psutil.Process]) -> list[str]:
+    """The names of those that still run; one that has ended and that nobody has asked after does not."""
+    names = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names += [process.name()] * (process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return names
+
+
+def finished(folder: Path) -> dict[str, bytes]:
+    """Label -> record of each trial of a study that is finished."""
+    found = {path.parent.name: path.read_bytes() for path in folder.glob("trials/trial_*/record.json")}
+    return {label: record for label, record in found.items() if json.loads(record)["state"] == "finished"}
+
+
+@contextlib.contextmanager
+def cleared_away(process: subprocess.Popen[str]) -> Iterator[list[psutil.Process]]:
+    """Whatever becomes of a test, nothing of a process that still runs stays, and nothing that the test lists."""
+    listed: list[psutil.Process] = []
+    try:
+        yield listed
+    finally:
+        if process.poll() is None:
+            own = psutil.Process(process.pid)
+            listed += [own, *own.children(recursive=True)]
+        for one in listed:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.communicate()
+
+
+# A disk that is full
+
+
+@dataclass
+class Disk:
+    """A small file system of its own. place: where it is, for who has entered it. seen: from outside."""
+
+    place: Path
+    entered: list[str]
+    seen: Path
+
+    def fill(self) -> None:
+        """Until not a byte more can be written."""
+        with (self.seen / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(2**16))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """Mounted where nobody else sees it, and gone with the process that holds it."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    words = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs "$0" && echo there && exec cat']
+    with subprocess.Popen([*words, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "there\n"
+        entered = ["nsenter", "--target", str(holder.pid), "--mount"]
+        yield Disk(place, entered, Path(f"/proc/{holder.pid}/root{place}"))
+        holder.communicate()
+
+
+@pytest.mark.mount
+def test_a_full_disk_ends_a_study_which_goes_on_once_there_is_room(disk: Disk, tmp_path: Path) -> None:
+    words = [str(ROOT / SWEEP), *SMALL, "--epochs", "5", "--trials", "6", "--results", str(disk.place)]
+    folder = disk.seen / "lwf_temperature_sweep"
+    process = begun(words, *disk.entered)
+
+    def ended() -> bool:
+        disk.fill()  # again: what is removed leaves room
+        return process.poll() is not None
+
+    with cleared_away(process):
+        wait_for(lambda: finished(folder), process)
+        wait_for(ended)
+        _, errors = process.communicate()
+    assert process.returncode == 1, errors
+    assert "error: results: must stay writable while a study runs; got [Errno 28] No space left on device" in errors
+    assert "The same command goes on from there." in errors
+    assert "Traceback" not in errors
+    kept = finished(folder)
+    assert 1 <= len(kept) < 6
+    (disk.seen / "ballast").unlink()
+    again = begun(words, *disk.entered)
+    with cleared_away(again):
+        _, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors
+    assert list(pd.read_csv(folder / "trials.csv").state) == ["finished"] * 6
+    assert kept.items() <= finished(folder).items()
+    store = shutil.copy(disk.seen / "mlflow.db", tmp_path)  # SQLite follows links, and /proc/<id>/root is one to /
+    client = MlflowClient(f"sqlite:///{store}")
+    runs = client.search_runs([client.get_experiment_by_name(folder.name).experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 8  # the study and the reference, too
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_ends_a_script_and_all_that_it_started_and_says_how_to_go_on(tmp_path: Path) -> None:
+    words = [SWEEP, *SMALL, "--epochs", "50", "--trials", "6", "--results", str(tmp_path)]
+    process = begun(words)
+    with cleared_away(process) as own:
+        wait_for(lambda: list(tmp_path.glob("*/trials/trial_*/record.json")), process)
+        own += psutil.Process(process.pid).children(recursive=True)
+        assert {"gcs_server", "raylet"} <= set(at_work(own))
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        assert "Traceback" not in errors
+        (command,) = re.findall(r"^Go on +(.*)", said, re.MULTILINE)
+        assert {SWEEP, "--trials", "6", "--results", str(tmp_path)} <= set(shlex.split(command))
+        until = time.monotonic() + 10
+        while (left := at_work(own)) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert left == []
+
+
+# The mirror
+
+
+def test_a_trial_is_in_the_mirror_while_others_still_run(run_here, results: Path, tmp_path: Path) -> None:
+    folder, copy = results / "followed", tmp_path / "bucket" / "followed"
+    found: list[tuple[str, int]] = []
+
+    def arrived() -> bool:
+        with contextlib.suppress(json.JSONDecodeError):  # while one is being copied
+            return bool(finished(copy))
+        return False
+
+    def watch() -> None:
+        wait_for(arrived)
+        found.append((json.loads((folder / "study.json").read_text())["state"], len(finished(folder))))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    args = ["--name", "followed", *SMALL, "--epochs", "20", "--trials", "6", "--results", str(results)]
+    done = run_here(SWEEP, *args, "--mirror", (tmp_path / "bucket").as_uri())
+    watcher.join()
+    assert done.returncode == 0, done.stderr
+    ((state, ended),) = found
+    assert state == "running"
+    assert 1 <= ended < 6
