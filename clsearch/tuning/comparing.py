@@ -13,13 +13,14 @@ from rich.table import Table
 
 from clsearch.core.datasets import Data, Source
 from clsearch.tuning.display import near, plain_table
-from clsearch.tuning.driver import begun, execute_in
+from clsearch.tuning.driver import begun, execute_in, reported
 from clsearch.tuning.final_summary import opened_of, optimism_of
 from clsearch.tuning.identity import COMPARISON
 from clsearch.tuning.mirror import Mirror
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.records import made_with, write_json
+from clsearch.tuning.report import COMPARISON_REPORT, write_comparison
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.resume import set_aside
 from clsearch.tuning.session import ray_session
@@ -89,9 +90,15 @@ def show(
         if result.final is not None:
             lines += [*(optimism_of(result.final) if kind == "methods" else []), *opened_of(result.final)]
         say(console, *(f"{label}: {line}" for line in lines))
+    folders = [result.plan.folder for result in results.values()]
+    page = reported(partial(write_comparison, folders, folder / COMPARISON_REPORT), folders, partial(say, console))
     written = ", ".join(f"{name}.csv|md|tex" for name, rows in tables.items() if rows)
     say(console, "", f"Tables   {near(folder)}/ ({written})")
-    say(console, f"Studies  {', '.join(near(plan.folder) for plan in plans.values())}")
+    if page is not None:
+        say(console, f"Report   {near(page)}")
+    for label, result in results.items():
+        say(console, f"Study    {near(result.plan.folder)}/report.html ({label})")
+        say(console, *(f"{name:<8} {page} ({label})" for name, page in result.pages.items()))
 
 
 def captions_of(plan: Plan, kind: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -32,6 +32,7 @@ from clsearch.tuning.pruning import PruningScheduler, pruned_of
 from clsearch.tuning.ranking import Ranking, best_content, choice_of, rank
 from clsearch.tuning.reading import read_study
 from clsearch.tuning.records import Results, latest
+from clsearch.tuning.report import write_report
 from clsearch.tuning.report_note import note_of
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.resume import check_same, claimed, set_aside
@@ -93,7 +94,7 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
     found = finally_evaluated(found, data, watcher)
     results.end(state_of(found))
     line.say("writing the report")
-    if (report := reported(plan, warn)) is not None:
+    if (report := reported(lambda: write_report(plan.folder), [plan.folder], warn)) is not None:
         tracker.reported(report)
     tracker.described(note_of(read_study(plan.folder)))
     line.say("sending the last records to MLflow")
@@ -217,16 +218,14 @@ def finally_evaluated(found: StudyResult, data: ray.ObjectRef, watcher: Watcher)
     return replace(found, final=final)
 
 
-def reported(plan: Plan, warn: Callable[[str], None]) -> Path | None:
-    """Write the report; gives its path. What goes wrong with it costs the study nothing."""
-    from clsearch.tuning.report import write_report
-
+def reported(write: Callable[[], Path], folders: Sequence[Path], warn: Callable[[str], None]) -> Path | None:
+    """Write a report; gives its path. What goes wrong with it costs a study nothing."""
     try:
-        return write_report(plan.folder)
+        return write()
     except Exception as error:  # a picture is no reason to lose a night
         warn(
             f"no report ({type(error).__name__}: {last_line(error)}); the record is complete. Once that is mended: "
-            f"python -m clsearch report {near(plan.folder)}"
+            f"python -m clsearch report {' '.join(map(near, folders))}"
         )
         return None
 

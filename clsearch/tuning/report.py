@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import optuna
@@ -13,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from clsearch.core.files import write_atomically
 from clsearch.tuning import report_text as text
+from clsearch.tuning.importances import importances
 from clsearch.tuning.page import Part, Table, drawn, page
 from clsearch.tuning.reading import Reading, read_study
 from clsearch.tuning.report_answer import answer, missing, notes, question
@@ -50,10 +50,10 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
 
 def parts_of(study: Reading) -> list[Part]:
     """The sections of a study's report, in their order."""
-    trials = journal_of(study)
+    found = importance_in(study)
     pictures: list[tuple[str, str, Draw, Say]] = [
         ("response", "Response surface", response, text.of_response),
-        ("importance", "Importance of the hyperparameters", partial(importance, trials=trials), text.of_importance),
+        ("importance", "Importance of the hyperparameters", lambda _: importance(found), text.of_importance),
         ("tasks", "Accuracy of each task", course, text.of_course),
         ("forgetting", "Forgetting", forgetting, text.of_forgetting),
         ("matrix", "Accuracy matrix", heat_map, text.of_matrix),
@@ -84,12 +84,16 @@ def reproduction(study: Reading) -> Part:
     return Part("again", "How to reproduce", text.of_again(study), (), [table], text.commands(study))
 
 
-def journal_of(study: Reading) -> optuna.Study | None:
-    """A study's trials as Optuna has them; None without any."""
+def importance_in(study: Reading) -> dict[str, float]:
+    """The importance of each hyperparameter, as the end of the search left it, since it takes seconds for hundreds of
+    trials; of a search that has not ended, by Optuna's journal.
+    """
+    if study.best.get("trials", {}).get("finished", 0) == len(study.in_state("finished")):
+        return dict(study.best.get("importance", {}))
     path = study.folder / JOURNAL
     if not path.exists():
-        return None
+        return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(path)))
     names = optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=names[0], storage=storage) if names else None
+    return importances(optuna.load_study(study_name=names[0], storage=storage)) if names else {}

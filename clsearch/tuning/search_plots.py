@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import optuna
 import plotly.graph_objects as go
 
-from clsearch.tuning.importances import importances
 from clsearch.tuning.objectives import front, sign
 from clsearch.tuning.plotting import (
     BLUE,
@@ -62,9 +60,8 @@ def trade_off(study: Reading) -> go.Figure | None:
     return shaped(figure, 420)
 
 
-def importance(study: Reading, trials: optuna.Study | None) -> go.Figure | None:
-    """How much of the objective's spread each hyperparameter explains."""
-    found = {} if trials is None else importances(trials)
+def importance(found: dict[str, float]) -> go.Figure | None:
+    """How much of the objective's spread each hyperparameter explains; none where that is not known."""
     if not found:
         return None
     names = sorted(found, key=found.__getitem__)

@@ -61,6 +61,20 @@ def test_differences_are_paired_over_the_fresh_seeds(methods):
         assert (table[f"{second}/low"][first], table[f"{second}/high"][first]) == pytest.approx(tuple(bounds))
 
 
+def test_a_page_compares_the_studies(methods):
+    folder, found = methods
+    page = (folder / "comparison.html").read_text(encoding="utf-8")
+    table = pd.read_csv(folder / "differences.csv").set_index("minus")
+    assert f"{100 * abs(table['finetuning']['ewc']):.2f}" in page
+    for result in found.values():
+        assert result.plan.options.name in page
+        assert (result.plan.folder / "report.html").exists()
+    assert {label: list(result.pages) for label, result in found.items()} == {
+        "finetuning": ["Trials"],  # has one trial
+        "ewc": ["Trials", "Compare"],
+    }
+
+
 def test_comparison_json_names_the_studies_and_their_seeds(methods):
     content = json.loads((methods[0] / "comparison.json").read_text())
     assert content["studies"] == {"finetuning": "methods-finetuning", "ewc": "methods-ewc"}

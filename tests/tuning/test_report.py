@@ -21,12 +21,12 @@ from clsearch.tuning.pruning import pruned_of, saving_of
 from clsearch.tuning.ranking import best_content, cost_of, rank
 from clsearch.tuning.reading import Reading, read_study
 from clsearch.tuning.records import Results, TrialRecord
-from clsearch.tuning.report import parts_of, write_comparison, write_report
+from clsearch.tuning.report import importance_in, parts_of, write_comparison, write_report
 from clsearch.tuning.report_answer import answer, notes, question
 from clsearch.tuning.report_comparison import differences, overview
 from clsearch.tuning.report_text import fall, made_with, of_cost
 from clsearch.tuning.response_plots import interpolated
-from clsearch.tuning.search import distributions_of, open_storage
+from clsearch.tuning.search import JOURNAL, distributions_of, open_storage
 from clsearch.tuning.search_plots import spans_of, workers
 from clsearch.tuning.task_plots import forgetting
 from tests.tuning.builders import final_of, measured_of, plan_of, record_of
@@ -63,7 +63,9 @@ def written(plan: Plan, records: list[TrialRecord], final: Final | None = None, 
         results.write_trial(record)
     trials = [record for record in records if record.number is not None]
     references = [record for record in records if record.number is None]
-    results.write_json("best.json", best_content(plan, rank(trials, plan.objectives), trials, references))
+    found = importances(open_storage(plan)) if (plan.folder / JOURNAL).exists() else {}
+    best = best_content(plan, rank(trials, plan.objectives), trials, references) | {"importance": found}
+    results.write_json("best.json", best)
     if final is not None:
         results.write_csv("final_accuracy.csv", accuracies_of(final))
         results.write_csv("final.csv", table_of(final))
@@ -399,3 +401,34 @@ def test_the_report_says_of_stopping_early_what_the_study_said(tmp_path) -> None
         (folder / "best.json").write_text(json.dumps(content))
         said = of_cost(read_study(folder))
         assert said == [str(cost_of(records)), *saving_of(replace(pruned, rungs=rungs), "asha", 9)]
+
+
+def test_the_importances_of_a_search_that_has_not_ended_are_optunas_of_now(tmp_path) -> None:
+    plan = small_plan(tmp_path)
+    records = trials_of(plan)
+    told_to_optuna(plan, records)
+    folder = written(plan, records, state="running")
+    whole = importance_in(read_study(folder))
+    assert set(whole) == set(plan.space)
+    best = json.loads((folder / "best.json").read_text())
+    assert whole == best["importance"]
+    (folder / "best.json").write_text(json.dumps(best | {"importance": {"distillation_factor": 1.0}}))
+    assert importance_in(read_study(folder)) == {"distillation_factor": 1.0}
+    for stale in ({}, best | {"importance": {}, "trials": {"finished": 5}}):
+        (folder / "best.json").write_text(json.dumps(stale))
+        assert importance_in(read_study(folder)) == whole
+
+
+def test_the_report_of_500_trials_is_below_6_megabytes(tmp_path) -> None:
+    plan = plan_of(tmp_path, seeds=3, trials=500, tasks=5, report_seeds=3, pruner="asha")
+    rng, records = np.random.default_rng(0), []
+    for n in range(500):
+        values = {
+            "distillation_factor": float(10 ** rng.uniform(-2, 2)),
+            "distillation_temperature": float(rng.uniform(1, 8)),
+        }
+        state = "pruned" if n % 4 == 3 else "finished"
+        record = record_of(plan, n, rng.uniform(0.5, 0.9, 3), values, state=state, learned=2 if n % 4 == 3 else None)
+        records.append(replace(record, times=[1_700_000_000_000 + 7500 * n] * record.tasks_learned))
+    path = write_report(written(plan, records))
+    assert path.stat().st_size < 6e6
