@@ -243,6 +243,14 @@ def test_paths_below_the_working_directory_are_short(plan, tmp_path, monkeypatch
 def test_the_studys_own_store_comes_with_the_command_that_shows_it(plan, tmp_path):
     (line,) = re.findall(r"^MLflow .*", shown(plan, [record_of(plan, 0, [0.9] * 3)]), re.MULTILINE)
     assert f"-m mlflow server --backend-store-uri sqlite:///{tmp_path}/mlflow.db" in line
+    assert line.endswith("then open http://127.0.0.1:5000")
+
+
+def test_pages_that_show_the_study_have_a_line_each_unbroken(plan):
+    pages = {"Trials": f"http://127.0.0.1:5000/#/{'x' * 100}", "Compare": f"http://127.0.0.1:5000/#/{'y' * 300}"}
+    text = shown(plan, [record_of(plan, 0, [0.9] * 3)], pages=pages)
+    assert f"\nTrials   {pages['Trials']}\nCompare  {pages['Compare']}\n" in text
+    assert "then open" not in text
 
 
 def test_a_server_is_named_without_its_password(tmp_path):

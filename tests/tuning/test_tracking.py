@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
@@ -245,6 +246,17 @@ def test_the_study_has_what_was_found_as_a_file_and_as_metrics(told):
         }
     )
     assert history(told, told.parent, "best/penalty_factor") == [(2, 0.1 + 0.2)]
+
+
+def test_the_guide_names_every_metric_tag_and_artifact(told, reported):
+    guide = (Path(__file__).parents[2] / "docs" / "mlflow.md").read_text()
+    runs = [told.parent, told.done, told.lost, *reported.runs.values()]
+    found = {name for run in runs for name in [*run.data.metrics, *run.data.tags] if not name.startswith("mlflow.")}
+    for word in ("/std", "/low", "/high", "validation/", "test/", "best/", "importance/", "optimism/"):
+        found = {name.replace(word, "") for name in found}
+        assert word.removesuffix("/") in guide
+    found = {re.sub(r"task_\d\d", "task_01", name) for name in found} - {*VALUES}
+    assert [name for name in sorted(found) if f"`{name}`" not in guide] == []
 
 
 def test_a_trial_has_the_logarithm_of_what_was_searched_on_a_logarithmic_scale(told):
