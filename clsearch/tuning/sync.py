@@ -12,7 +12,7 @@ from clsearch.tuning.identity import STUDY, stored
 from clsearch.tuning.preflight import check_tracking
 from clsearch.tuning.reading import read_study
 from clsearch.tuning.records import latest, read_trials
-from clsearch.tuning.report import REPORT
+from clsearch.tuning.report import REPORT, write_report
 from clsearch.tuning.report_note import note_of
 from clsearch.tuning.resume import claimed
 from clsearch.tuning.runs import Runs, default_store
@@ -58,7 +58,6 @@ def send(runs: Runs, folder: Path) -> None:
         runs.opened(openings)
     if (found := read_final(folder)) is not None:
         runs.evaluated(found)
-    if (folder / REPORT).exists():
-        runs.reported(folder / REPORT)
+    runs.reported(folder / REPORT if (folder / REPORT).exists() else write_report(folder))
     runs.described(note_of(read_study(folder)))
     runs.end("unfinished" if study["state"] == "running" else study["state"])

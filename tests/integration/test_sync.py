@@ -79,8 +79,12 @@ def test_a_server_that_missed_a_study_is_brought_up_to_date(
     folder = results / "missed"
     made = study(results, "missed", trials=2, final=False)
     made.run()  # into its own store
+    (folder / "report.html").unlink()
     assert main(["sync", str(folder), "--tracking-uri", uri]) == 0
-    assert "4 runs in MLflow, 4 of them new" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 runs in MLflow, 4 of them new" in printed
+    assert f"Trials   {uri}/#/experiments/" in printed
+    assert (folder / "report.html").exists()  # the study's run has one again
     assert held(uri, "missed").keys() == held(f"sqlite:///{results}/mlflow.db", "missed").keys()
     stop(process)
     assert main(["sync", str(folder), "--tracking-uri", uri]) == 2
