@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clsearch.core.datasets import Data, Source
-from clsearch.tuning.display import near, plain_table
+from clsearch.tuning.display import near, plain_table, whole
 from clsearch.tuning.driver import begun, execute_in, reported
 from clsearch.tuning.final_summary import opened_of, optimism_of
 from clsearch.tuning.identity import COMPARISON
@@ -24,7 +24,7 @@ from clsearch.tuning.report import COMPARISON_REPORT, write_comparison
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.resume import set_aside
 from clsearch.tuning.session import ray_session
-from clsearch.tuning.summary import decision_reading, decision_table, say, troubles, whole
+from clsearch.tuning.summary import decision_reading, decision_table, say, troubles
 from clsearch.tuning.tables import Row, difference_rows, method_rows, protocol_rows, shown, write
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 NAMES = {"lwf": "LwF", "ewc": "EWC", "lwf_ewc": "LwF with EWC", "joint": "joint training"}
@@ -41,3 +42,13 @@ def plain_table(title: str | None = None) -> Table:
     from rich.table import Table
 
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def whole(console: Console, table: Table, wrapped: bool = False) -> None:
+    """Print a table with no cell cut off, beyond the console's width if need be. wrapped: as narrow as may be."""
+    measured = console.measure(table, options=console.options.update(max_width=1000))
+    needed = measured.minimum if wrapped else measured.maximum
+    width = console.width
+    console.width = max(width, needed)
+    console.print(table)
+    console.width = width

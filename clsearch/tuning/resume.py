@@ -20,6 +20,11 @@ from clsearch.tuning.identity import COMPARISON, MAY_CHANGE, STUDY, Bounds, desc
 from clsearch.tuning.plan import Plan
 
 
+def lock_of(folder: Path) -> Path:
+    """The lock of the study whose folder this is."""
+    return folder.parent / f".{folder.name}.lock"
+
+
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Hold a study for this process, until it ends, however it ends: the lock is the operating system's.
@@ -27,9 +32,9 @@ def claimed(folder: Path) -> Iterator[None]:
     Raises ConfigError where another process holds it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    lock = FileLock(lock_of(folder))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1)  # somebody may only look whether it is held
     except Timeout:
         raise ConfigError(
             [f"name: a study is run by one process at a time; {near(folder)} is being run by another one now"]

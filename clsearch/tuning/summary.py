@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.table import Table
 from clsearch.core.benchmarks import classes_of
 from clsearch.core.config import TrialConfig
 from clsearch.tuning.continual import RATE, SCORE, SHARE, Decision
-from clsearch.tuning.display import near, plain_table, without_password
+from clsearch.tuning.display import near, plain_table, whole, without_password
 from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
 from clsearch.tuning.mlflow_pages import HOST, PORT
 from clsearch.tuning.objectives import sign
@@ -41,12 +42,7 @@ def show(console: Console, found: StudyResult) -> None:
     elif ranking.best is None:
         console.print("[bold]No trial finished.[/bold]")
     else:
-        values = ", ".join(f"{name} = {value:.4g}" for name, value in ranking.best.values.items())
-        kind = "Knee of the Pareto front" if ranking.front else "Best configuration"
-        console.print(f"[bold]{kind}[/bold] (trial {ranking.best.number}): {values or 'as given'}")
-        whole(console, top_table(plan, ranking, found.references))
-        say(console, *reading(plan, ranking, found.references))
-        whole(console, matrix_table(ranking.best))
+        tell_best(console, ranking, found.references, list(plan.space))
         say(console, *task_classes(plan.config))
     if found.final is not None:
         whole(console, final_table(found.final))
@@ -59,6 +55,17 @@ def show(console: Console, found: StudyResult) -> None:
         *troubles(found),
     )
     where(console, found)
+
+
+def tell_best(console: Console, ranking: Ranking, references: list[TrialRecord], searched: Sequence[str]) -> None:
+    """Print the best trials beside the references, and the best one's matrix. searched: names of hyperparameters."""
+    best = ranking.trials[0]
+    values = ", ".join(f"{name} = {value:.4g}" for name, value in best.values.items())
+    kind = "Knee of the Pareto front" if ranking.front else "Best configuration"
+    console.print(f"[bold]{kind}[/bold] (trial {best.number}): {values or 'as given'}")
+    whole(console, top_table(ranking, references, searched))
+    say(console, *reading(ranking, references))
+    whole(console, matrix_table(best))
 
 
 def say(console: Console, *lines: str) -> None:
@@ -96,14 +103,14 @@ def task_classes(config: TrialConfig) -> list[str]:
     return [f"task {t}: {', '.join(own[:SHOWN])}{', ...' if len(own) > SHOWN else ''}" for t, own in tasks]
 
 
-def top_table(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> Table:
+def top_table(ranking: Ranking, references: list[TrialRecord], searched: Sequence[str]) -> Table:
     """The best trials and the references."""
-    M = len(plan.seeds)
+    M = len(ranking.trials[0].seeds)
     table = plain_table(f"Validation, mean ± standard deviation over {M} seed{'s' * (M > 1)}")
     table.add_column("trial", no_wrap=True)
-    for name in plan.space:
+    for name in searched:
         table.add_column(name.replace("_", "\n", 1).replace("_", " "), justify="right", no_wrap=True)
-    names = columns_of(plan, ranking, references)
+    names = columns_of(ranking, references)
     for name in names:
         first, _, rest = (name.replace("_", " ") + (" (%)" if "accuracy" in name else "")).partition(" ")
         table.add_column(f"{first}\n{rest}" if rest else "intran-\nsigence", justify="right", no_wrap=True)
@@ -113,7 +120,7 @@ def top_table(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> Ta
         mark = "knee" if ranking.front else "best"
         if record is not ranking.best:
             mark = "yes" if record.label in ranking.close else ""
-        values = [f"{record.values[name]:.4g}" for name in plan.space]
+        values = [f"{record.values[name]:.4g}" for name in searched]
         front = " front" if record.label in ranking.front else ""
         table.add_row(
             f"#{record.number}{front}", *values, *(spread(record, n) for n in names), f"{record.seconds:.1f}", mark
@@ -121,16 +128,16 @@ def top_table(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> Ta
     table.add_section()
     for record in references:
         if record.state == "finished":
-            values = [f"{record.values[name]:.4g}" if name in record.values else "–" for name in plan.space]
+            values = [f"{record.values[name]:.4g}" if name in record.values else "–" for name in searched]
             table.add_row(
                 record.algorithm, *values, *(spread(record, name) for name in names), f"{record.seconds:.1f}", ""
             )
     return table
 
 
-def columns_of(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> list[str]:
+def columns_of(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
     """The metrics of the table: the objectives, accuracy and forgetting, intransigence where it is measured."""
-    names = [*plan.objectives, "average_accuracy", "average_forgetting"]
+    names = [*ranking.objectives, "average_accuracy", "average_forgetting"]
     if any("intransigence" in record.metrics for record in references + ranking.trials):
         names.append("intransigence")
     return list(dict.fromkeys(names))
@@ -144,12 +151,12 @@ def spread(record: TrialRecord, name: str) -> str:
     return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
 
 
-def reading(plan: Plan, ranking: Ranking, references: list[TrialRecord]) -> list[str]:
+def reading(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
     """How to read the table."""
-    lines, best, name = [], ranking.trials[0], plan.objectives[0]
+    lines, best, name = [], ranking.trials[0], ranking.objectives[0]
     if ranking.front:
         lines += front_reading(ranking)
-    if len(plan.seeds) == 1:
+    if len(best.seeds) == 1:
         lines.append("One seed has no interval: no trial can be told from the best.")
     elif len(ranking.trials) > 1:
         others, every = len(ranking.close) - 1, " in every objective" if ranking.front else ""
@@ -256,13 +263,3 @@ def where(console: Console, found: StudyResult) -> None:
     console.print()
     for name, value in rows:
         console.print(f"{name:<8} {value}", highlight=False, markup=False, soft_wrap=True)
-
-
-def whole(console: Console, table: Table, wrapped: bool = False) -> None:
-    """Print a table with no cell cut off, beyond the console's width if need be. wrapped: as narrow as may be."""
-    measured = console.measure(table, options=console.options.update(max_width=1000))
-    needed = measured.minimum if wrapped else measured.maximum
-    width = console.width
-    console.width = max(width, needed)
-    console.print(table)
-    console.width = width

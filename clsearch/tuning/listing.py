@@ -1,0 +1,103 @@
+"""The studies of a results folder. Importing this module is cheap: it reads the small ones of their files."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.table import Table
+
+from clsearch.core.config import ConfigError
+from clsearch.tuning.display import named, near, plain_table
+from clsearch.tuning.identity import STUDY, stored
+from clsearch.tuning.objectives import sign
+from clsearch.tuning.resume import lock_of
+
+ENDED = ("finished", "pruned", "failed")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A study in a list. best: of its trials on validation data; test: what the choice reaches; "" for none."""
+
+    name: str
+    algorithm: str
+    benchmark: str
+    state: str
+    trials: str
+    best: str
+    test: str
+    started: str
+
+
+def studies_in(results: Path) -> list[Entry]:
+    """The studies of a results folder, the newest first. Raises ConfigError where there is no such folder."""
+    if not results.is_dir():
+        raise ConfigError([f"results: must be a folder that exists; got {near(results)}"])
+    folders = [path.parent for path in results.glob(f"*/{STUDY}")]
+    found = [entry_of(folder, study) for folder in folders if "id" in (study := stored(folder / STUDY) or {})]
+    return sorted(found, key=lambda entry: entry.started, reverse=True)
+
+
+def entry_of(folder: Path, study: dict[str, Any]) -> Entry:
+    """A study in a list."""
+    best, final = (stored(folder / name) or {} for name in ("best.json", "final.json"))
+    state = state_of(folder, study)
+    if state in ("finished", "failed"):
+        counts, scores = best.get("trials", {}), best.get("metrics") or best.get("scores") or {}
+        score = next((scores[name] for name in (study["objectives"][0], *scores) if name in scores), None)
+    else:
+        counts, score = so_far(folder, study["objectives"][0])
+    chosen = [row for row in final.get("rows", ()) if row["configuration"] == "chosen" and not row["reason"]]
+    ended = sum(counts.get(name, 0) for name in ENDED)
+    return Entry(
+        name=folder.name,
+        algorithm=named(study["algorithm"]),
+        benchmark=study["config"]["benchmark"],
+        state=state,
+        trials="task by task" if study["protocol"] == "continual" else f"{ended}/{study['trials']}",
+        best=percent(score),
+        test=percent(chosen[0]["test"]["average_accuracy"]["mean"] if chosen else None),
+        started=study["started"][:16].replace("T", " "),
+    )
+
+
+def so_far(folder: Path, objective: str) -> tuple[Counter[str], float | None]:
+    """How many trials are in which state, and the best value of an objective, of a study whose search goes on."""
+    records = [stored(path) or {} for path in folder.glob("trials/trial_*/record.json")]
+    values = [r["metrics"][objective] for r in records if r.get("state") == "finished"]
+    best = max(values, key=lambda value: sign(objective) * value, default=None)
+    return Counter(str(record.get("state")) for record in records), best
+
+
+def percent(value: float | None) -> str:
+    """A share in percent; nothing for none."""
+    return "" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+
+
+def state_of(folder: Path, study: dict[str, Any]) -> str:
+    """finished, failed, interrupted (the same command goes on), or running: a process holds it now."""
+    try:
+        if lock_of(folder).exists():
+            with FileLock(lock_of(folder), timeout=0):
+                pass
+    except Timeout:
+        return "running"
+    except OSError:  # of a folder of somebody else's
+        pass
+    return "interrupted" if study["state"] in ("running", "unfinished") else str(study["state"])
+
+
+def list_table(entries: list[Entry]) -> Table:
+    """Studies side by side."""
+    table = plain_table()
+    heads = ("study", "algorithm", "benchmark", "state", "trials", "best,\nvalidation (%)", "chosen,\ntest (%)")
+    for name in (*heads, "started"):
+        table.add_column(name, justify="right" if name in heads[4:] else "left", no_wrap=True)
+    for entry in entries:
+        table.add_row(*vars(entry).values())
+    return table

@@ -1,0 +1,108 @@
+"""Training a recorded trial again, here, and saying whether it comes out the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.core.loop import DivergedError, learn_task
+from clsearch.core.run import Run, build_run
+from clsearch.core.state import TrialState
+from clsearch.tuning.display import near
+from clsearch.tuning.loading import load_training
+from clsearch.tuning.placement import Share
+from clsearch.tuning.ranking import matrices
+from clsearch.tuning.reading import Reading, read_study
+from clsearch.tuning.records import TrialRecord, made_with
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A trial trained again. accuracy: R [M, T+1, T] of now. reason: why it ended early, "" where it did not.
+    differences: of the software, name -> (then, now).
+    """
+
+    record: TrialRecord
+    accuracy: torch.Tensor
+    reason: str
+    differences: dict[str, tuple[str, str]]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the matrix is that of the record, bit for bit, and it ended the same way."""
+        same = torch.equal(self.accuracy.nan_to_num(-1), matrices(self.record).nan_to_num(-1))
+        return same and bool(self.reason) == (self.record.state == "failed")
+
+    @property
+    def furthest(self) -> float:
+        """The largest difference of an accuracy."""
+        return float((self.accuracy - matrices(self.record)).abs().nan_to_num(0).max())
+
+
+def rerun(
+    folder: Path, trial: str, data_root: Path | None, device: str, cpus: int, tell: Callable[[str], None]
+) -> Rerun:
+    """Train a trial of a study (its number, or a reference's algorithm) on its seeds, in this process. data_root: where
+    the data are, unless where they were. device: cpu, cuda. cpus: threads. tell: called after each task.
+
+    Raises ConfigError where there is no such trial, or its data cannot be read.
+    """
+    study = read_study(folder)
+    record = record_named(study, trial)
+    if record.tasks_learned == 0 and record.state != "failed":
+        raise ConfigError([f"trial: must have learned a task; got {trial}, which is {record.state}"])
+    settings = record.settings | ({} if data_root is None else {"data_root": data_root})
+    config = TrialConfig.of(record.algorithm, settings)
+    if missing := config.source.missing_files(config.data_root):
+        raise ConfigError([f"data_root: must hold the files of {config.benchmark}; missing are {', '.join(missing)}"])
+    data = load_training(config, download=False)
+    run = build_run(config, record.seeds, Share(cpus, 0).take(device), data, study.study["tasks"])
+    state, reason = learned(run, record.tasks_learned + (record.state == "failed"), tell)
+    now = made_with()
+    then = study.study["versions"] | {"commit": study.study["commit"]}
+    found = {"commit": now["commit"], **now["versions"]}
+    changed = {name: (str(then.get(name)), str(found[name])) for name in found if then.get(name) != found[name]}
+    return Rerun(record, state.accuracy, reason, changed)
+
+
+def learned(run: Run, tasks: int, tell: Callable[[str], None]) -> tuple[TrialState, str]:
+    """The state after some tasks, or before the one in which training diverged, and why."""
+    state = run.initial_state()
+    while state.tasks_learned < min(tasks, len(run.benchmark.tasks)):
+        try:
+            state = learn_task(run, state)
+        except DivergedError as error:
+            return state, str(error)
+        tell(f"task {state.tasks_learned}/{tasks} learned")
+    return state, ""
+
+
+def record_named(study: Reading, trial: str) -> TrialRecord:
+    """A trial by its number, a reference by its algorithm. Raises ConfigError."""
+    for record in (*study.trials, *study.references):
+        if trial in (str(record.number), record.label) or (record.number is None and trial == record.algorithm):
+            return record
+    numbers = [record.number for record in study.trials if record.number is not None]
+    known = [f"{min(numbers)} to {max(numbers)}"] * bool(numbers) + [r.algorithm for r in study.references]
+    raise ConfigError([f"trial: must be one of {near(study.folder)}: {', '.join(known) or 'it has none'}; got {trial}"])
+
+
+def told(found: Rerun) -> list[str]:
+    """What came out, in sentences."""
+    record = found.record
+    name = f"trial {record.number}" if record.number is not None else f"reference {record.algorithm}"
+    how = f"{len(record.seeds)} seed{'s' * (len(record.seeds) > 1)}, {record.tasks_learned} tasks"
+    lines = [f"{name}: {'equal, bit for bit' if found.equal else 'not equal'} ({how})"]
+    if not found.equal:
+        lines.append(f"accuracies differ by up to {100 * found.furthest:.2f} points")
+    if found.reason or record.state == "failed":
+        lines.append(f"then: {record.reason or record.state}; now: {found.reason or 'it went on'}")
+    for part, (then, now) in found.differences.items():
+        lines.append(f"{part}: {then} then, {now} now")
+    if not found.equal and record.place:
+        lines.append(f"it was trained on {record.place}")
+    return lines

@@ -1,0 +1,56 @@
+"""A study that exists: what it found so far."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from clsearch.core.config import ConfigError
+from clsearch.tuning.display import near, whole
+from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
+from clsearch.tuning.listing import state_of
+from clsearch.tuning.reading import read_study
+from clsearch.tuning.report import REPORT
+from clsearch.tuning.report_answer import answer, notes, question
+from clsearch.tuning.report_text import of_cost
+from clsearch.tuning.summary import decision_table, say, tell_best
+
+
+def show_study(console: Console, folder: Path) -> None:
+    """Print what a study found so far. Raises ConfigError where there is none."""
+    study = read_study(folder)
+    console.print(f"[bold]{question(study)}[/bold]")
+    say(console, *answer(study), *notes(study), "")
+    if study.ranking.trials:
+        tell_best(console, study.ranking, study.references, list(study.space))
+    if study.decision.attempts:
+        whole(console, decision_table(study.decision))
+    if study.final is not None:
+        whole(console, final_table(study.final))
+        say(console, *optimism_of(study.final), *opened_of(study.final))
+    say(console, *of_cost(study), "")
+    rows = [("Record", f"{near(study.folder)}/")]
+    rows += [("Report", f"{near(study.folder)}/{REPORT}")] * (study.folder / REPORT).exists()
+    if state_of(study.folder, study.study) == "interrupted" and study.study["command"]:
+        rows.append(("Go on", shlex.join(study.study["command"])))
+    for name, value in rows:
+        console.print(f"{name:<8} {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def best_of(folder: Path, whole_configuration: bool = False) -> str:
+    """The chosen values as YAML, which `--config` takes; of the protocol continual, those of each task.
+    whole_configuration: every setting. Raises ConfigError where there is no study, or nothing was chosen yet.
+    """
+    study = read_study(folder)
+    found: Any = {**study.chosen.values} if study.chosen is not None else {}
+    if study.decision.choice is not None:
+        found = {"per_task": [attempt.values for attempt in study.decision.kept]}
+    elif study.chosen is None:
+        raise ConfigError([f"results: must hold a study of which a trial has finished; got {near(folder)}"])
+    if whole_configuration and study.chosen is not None:
+        found = {name: value for name, value in study.chosen.settings.items() if value is not None}
+    return str(yaml.safe_dump(found, sort_keys=False))
