@@ -108,3 +108,13 @@ def read_study(folder: Path) -> Reading:
         openings=openings_of(folder),
         final=read_final(folder),
     )
+
+
+def record_named(study: Reading, trial: str) -> TrialRecord:
+    """A trial by its number, a reference by its algorithm. Raises ConfigError."""
+    for record in (*study.trials, *study.references):
+        if trial in (str(record.number), record.label) or (record.number is None and trial == record.algorithm):
+            return record
+    numbers = [record.number for record in study.trials if record.number is not None]
+    known = [f"{min(numbers)} to {max(numbers)}"] * bool(numbers) + [r.algorithm for r in study.references]
+    raise ConfigError([f"trial: must be one of {near(study.folder)}: {', '.join(known) or 'it has none'}; got {trial}"])

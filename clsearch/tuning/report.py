@@ -50,18 +50,13 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
 
 def parts_of(study: Reading) -> list[Part]:
     """The sections of a study's report, in their order."""
-    found = importance_in(study)
-    pictures: list[tuple[str, str, Draw, Say]] = [
-        ("response", "Response surface", response, text.of_response),
-        ("importance", "Importance of the hyperparameters", lambda _: importance(found), text.of_importance),
-        ("tasks", "Accuracy of each task", course, text.of_course),
-        ("forgetting", "Forgetting", forgetting, text.of_forgetting),
-        ("matrix", "Accuracy matrix", heat_map, text.of_matrix),
-        ("trade-off", "Accuracy against forgetting", trade_off, text.of_trade_off),
-        ("optimism", "Optimism of the selection", optimism, text.of_optimism),
-        ("parallel", "All trials at once", parallel, text.of_parallel),
-    ]
-    return [*(picture(study, *of) for of in pictures), cost(study), reproduction(study)]
+    return [*(picture(study, *of) for of in PICTURES), cost(study), reproduction(study)]
+
+
+def figures_of(study: Reading) -> dict[str, go.Figure]:
+    """The report's pictures by the names of their sections; without those that there is nothing for."""
+    found = {name: draw(study) for name, _, draw, _ in PICTURES} | {"cost": workers(study)}
+    return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def picture(study: Reading, name: str, title: str, draw: Draw, say: Say) -> Part:
@@ -97,3 +92,21 @@ def importance_in(study: Reading) -> dict[str, float]:
     storage = JournalStorage(JournalFileBackend(str(path)))
     names = optuna.get_all_study_names(storage)
     return importances(optuna.load_study(study_name=names[0], storage=storage)) if names else {}
+
+
+PICTURES: list[tuple[str, str, Draw, Say]] = [
+    ("response", "Response surface", response, text.of_response),
+    (
+        "importance",
+        "Importance of the hyperparameters",
+        lambda study: importance(importance_in(study)),
+        text.of_importance,
+    ),
+    ("tasks", "Accuracy of each task", course, text.of_course),
+    ("forgetting", "Forgetting", forgetting, text.of_forgetting),
+    ("matrix", "Accuracy matrix", heat_map, text.of_matrix),
+    ("trade-off", "Accuracy against forgetting", trade_off, text.of_trade_off),
+    ("optimism", "Optimism of the selection", optimism, text.of_optimism),
+    ("parallel", "All trials at once", parallel, text.of_parallel),
+]
+"""The sections with a picture, in their order: name, title, what draws it, what says what to see."""

@@ -12,11 +12,10 @@ from clsearch.core.config import ConfigError, TrialConfig
 from clsearch.core.loop import DivergedError, learn_task
 from clsearch.core.run import Run, build_run
 from clsearch.core.state import TrialState
-from clsearch.tuning.display import near
 from clsearch.tuning.loading import load_training
 from clsearch.tuning.placement import Share
 from clsearch.tuning.ranking import matrices
-from clsearch.tuning.reading import Reading, read_study
+from clsearch.tuning.reading import read_study, record_named
 from clsearch.tuning.records import TrialRecord, made_with
 
 
@@ -79,16 +78,6 @@ def learned(run: Run, tasks: int, tell: Callable[[str], None]) -> tuple[TrialSta
             return state, str(error)
         tell(f"task {state.tasks_learned}/{tasks} learned")
     return state, ""
-
-
-def record_named(study: Reading, trial: str) -> TrialRecord:
-    """A trial by its number, a reference by its algorithm. Raises ConfigError."""
-    for record in (*study.trials, *study.references):
-        if trial in (str(record.number), record.label) or (record.number is None and trial == record.algorithm):
-            return record
-    numbers = [record.number for record in study.trials if record.number is not None]
-    known = [f"{min(numbers)} to {max(numbers)}"] * bool(numbers) + [r.algorithm for r in study.references]
-    raise ConfigError([f"trial: must be one of {near(study.folder)}: {', '.join(known) or 'it has none'}; got {trial}"])
 
 
 def told(found: Rerun) -> list[str]:

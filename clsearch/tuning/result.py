@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from clsearch.tuning.continual import Decision
 from clsearch.tuning.final import Final
+from clsearch.tuning.findings import Findings
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.ranking import Choice, Cost, Ranking, cost_of
 from clsearch.tuning.records import TrialRecord
@@ -36,10 +40,24 @@ class StudyResult:
         """The chosen trial: the one with the best objective, or the knee of the front of several."""
         return self.ranking.best
 
+    @cached_property
+    def findings(self) -> Findings:
+        """What results/<study>/ says."""
+        return Findings.of(self.plan.folder)
+
     @property
     def trials(self) -> pd.DataFrame:
-        """results/<study>/trials.csv; of the protocol continual, its attempts."""
-        return pd.read_csv(self.plan.folder / ("trials.csv" if self.decision is None else "attempts.csv"))
+        """See `Findings.trials`."""
+        return self.findings.trials
+
+    def matrix(self, trial: int | str) -> np.ndarray:
+        """See `Findings.matrix`."""
+        return self.findings.matrix(trial)
+
+    @property
+    def figures(self) -> dict[str, go.Figure]:
+        """See `Findings.figures`."""
+        return self.findings.figures
 
     @property
     def cost(self) -> Cost:

@@ -18,6 +18,7 @@ from clsearch.tuning.plan import Plan, make_plan
 from clsearch.tuning.spaces import Range, Space
 
 if TYPE_CHECKING:
+    from clsearch.tuning.findings import Findings
     from clsearch.tuning.result import StudyResult
 
 
@@ -51,8 +52,18 @@ class Study:
         return make_plan(self.algorithm, self.space, self.question, self.settings, command=None, follow=self.follow)
 
     def run(self) -> StudyResult:
-        """Run the study. Raises ConfigError, before anything expensive starts, where it cannot."""
+        """Run the study; gives what it found: `.trials`, `.best`, `.matrix(trial)`, `.figures`, see `Findings`.
+
+        Raises ConfigError, before anything expensive starts, where it cannot.
+        """
         return _carry_out(self.plan)
+
+    @staticmethod
+    def open(folder: str | Path) -> Findings:
+        """Read a study back from results/<study>, ended or not. Raises ConfigError where there is none."""
+        from clsearch.tuning.findings import Findings
+
+        return Findings.of(Path(folder).expanduser())
 
     def main(self, args: list[str] | None = None) -> NoReturn:
         """Run the study as its script does: options from `args` (default: the command line), then exit.

@@ -1,0 +1,70 @@
+"""What a study's folder says, for notebooks and scripts: tables, matrices, figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from clsearch.tuning.final import Final
+from clsearch.tuning.reading import Reading, read_study, record_named
+from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.report import figures_of
+from clsearch.tuning.report_answer import answer
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A study's record, opened: of one that ended, was cut off, or runs. reading: what its folder held."""
+
+    reading: Reading
+
+    @classmethod
+    def of(cls, folder: Path) -> Findings:
+        """Open results/<study>. Raises ConfigError where there is none."""
+        return cls(read_study(folder))
+
+    @property
+    def folder(self) -> Path:
+        """results/<study>."""
+        return self.reading.folder
+
+    @property
+    def answer(self) -> str:
+        """What was chosen and what it reaches, in two sentences."""
+        return " ".join(answer(self.reading))
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """trials.csv: a row per trial; of the protocol continual attempts.csv, a row per attempt."""
+        continual = self.reading.study["protocol"] == "continual"
+        return pd.read_csv(self.folder / ("attempts.csv" if continual else "trials.csv"))
+
+    @property
+    def references(self) -> pd.DataFrame:
+        """references.csv: a row per reference."""
+        return pd.read_csv(self.folder / "references.csv")
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The chosen trial: `.values`, `.metrics`, `.seeds`; None where none has finished."""
+        return self.reading.chosen
+
+    @property
+    def final(self) -> Final | None:
+        """The final evaluation; None where there is none."""
+        return self.reading.final
+
+    def matrix(self, trial: int | str) -> np.ndarray:
+        """R [M, T+1, T] of a trial (its number) or of a reference (its algorithm) on validation data: R[m, i, j-1] is
+        the accuracy of seed m on task j after learning task i, NaN where not measured. Raises ConfigError for another.
+        """
+        return np.array(record_named(self.reading, str(trial)).accuracy, dtype=float)
+
+    @property
+    def figures(self) -> dict[str, go.Figure]:
+        """The report's pictures, by the names of its sections: response, importance, tasks, ..."""
+        return figures_of(self.reading)
