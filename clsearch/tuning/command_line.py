@@ -6,12 +6,14 @@ import dataclasses
 import sys
 import types
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated, Any, Union, get_origin
 
 from pydantic.fields import FieldInfo
 
 from clsearch.core.config import PARTS, ConfigError, TrialConfig, preset_settings
 from clsearch.core.parts import BACKBONES, BENCHMARKS, FOLDER, Part, backbone_name
+from clsearch.tuning.config_file import flag_of, with_files
 from clsearch.tuning.options import Options, Protocol, ResourceOptions, SelectionOptions, StudyOptions
 from clsearch.tuning.protocols import OWN, SEARCHING
 from clsearch.tuning.spaces import Range, Space, searchable
@@ -30,6 +32,21 @@ TIED = {
 """Option -> settings that a script made for its own value of it, and that go where the command line gives another."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Invocation:
+    """What is done with the options below.
+
+    Attributes:
+        config: YAML file of options, a line `option: value` for each, a list for several values; options beside it win.
+        print_config: Print all options as such a file, and do nothing.
+        dry_run: Print what would be trained, about how long that takes, by a short probe, and where it would go.
+    """
+
+    config: Path | None = None
+    print_config: bool = False
+    dry_run: bool = False
+
+
 def untied(settings: dict[str, Any], script: dict[str, Any]) -> list[str]:
     """The settings that were made for a script's value of another one, which is another in `settings`."""
     known = {**TrialConfig.model_fields, **Options.model_fields}
@@ -46,8 +63,8 @@ def parse(
     args: list[str] | None,
     follow: bool = False,
     without: Collection[str] = (),
-) -> tuple[dict[str, Any], Space]:
-    """Read a command line: settings and space of a script, changed by what the user gave.
+) -> tuple[dict[str, Any], Space, Invocation]:
+    """Read a command line: settings and space of a script, changed by what the user gave, and what is to be done.
 
     A searchable number takes one value, which fixes it, or two, the range to search. follow: the script's space is the
     default one, so ranges that the user did not give are left out, to follow the settings. without: names of settings
@@ -58,8 +75,10 @@ def parse(
 
     parts: tuple[type[Part], ...] = (StudyOptions, SelectionOptions, *PARTS[algorithm], ResourceOptions)
     groups = [_group(part, settings, space, without) for part in parts]
+    names = {field.name for group in groups for field in dataclasses.fields(group)}
+    args = with_files(sys.argv[1:] if args is None else args, names)
     form = dataclasses.make_dataclass(
-        "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in groups]
+        "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in (Invocation, *groups)]
     )
     given: Any = tyro.cli(
         form,
@@ -67,35 +86,32 @@ def parse(
         description=question,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.EnumChoicesFromValues),
     )
-    values = {name: value for group in vars(given).values() for name, value in vars(group).items()}
+    asked = given.Invocation
+    values = {n: v for group in vars(given).values() if group is not asked for n, v in vars(group).items()}
     # Underscores are taken for hyphens, as tyro does.
-    flags = {word.partition("=")[0].replace("_", "-") for word in (sys.argv[1:] if args is None else args)}
+    flags = {word.partition("=")[0].replace("_", "-") for word in args}
     new_settings, new_space = _merge(values, space, flags)
     if new_settings["backbone"] == backbone_name(settings.get("backbone", "")):  # a function has no other text
         new_settings["backbone"] = settings["backbone"]
-    gone = [name for name in untied(new_settings, settings) if _flag(name) not in flags]
+    gone = [name for name in untied(new_settings, settings) if flag_of(name) not in flags]
     new_settings = {name: value for name, value in new_settings.items() if name not in gone}
     if "--preset" in flags:
         new_settings = _with_preset(algorithm, new_settings, settings, flags)
     if follow:
-        new_space = {name: values for name, values in new_space.items() if _flag(name) in flags}
+        new_space = {name: values for name, values in new_space.items() if flag_of(name) in flags}
         # A value that neither the script nor the user gave may come to be searched, when another option changes.
-        unnamed = [name for name in searchable() if name not in settings and _flag(name) not in flags]
+        unnamed = [name for name in searchable() if name not in settings and flag_of(name) not in flags]
         new_settings = {name: value for name, value in new_settings.items() if name not in unnamed}
-    return new_settings, new_space
+    return new_settings, new_space, asked
 
 
 def _with_preset(algorithm: str, given: dict[str, Any], script: dict[str, Any], flags: set[str]) -> dict[str, Any]:
     """Settings under the preset of a command line in place of the script's; options given beside it stay."""
     old, new = (preset_settings(algorithm, settings.get("preset")) for settings in (script, given))
-    own = {name for name in {*old, *new} if {_flag(name), _flag(f"no_{name}")} & flags}
+    own = {name for name in {*old, *new} if {flag_of(name), flag_of(f"no_{name}")} & flags}
     undone = {name for name, value in old.items() if name not in own and script.get(name) == value}
     kept = {name: value for name, value in given.items() if name not in undone}
     return kept | {name: value for name, value in new.items() if name not in own}
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[str, Any], Space]:
@@ -118,9 +134,9 @@ def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[
     if "--trials" not in flags and (not new_space or "--sampler" in flags):
         new_settings["trials"] = None
     if new_settings.get("protocol") is Protocol.CONTINUAL:  # where no sampler chooses
-        new_settings = {k: v for k, v in new_settings.items() if k not in SEARCHING or _flag(k) in flags}
+        new_settings = {k: v for k, v in new_settings.items() if k not in SEARCHING or flag_of(k) in flags}
     # An explicit None is kept: it undoes what a script sets.
-    return {name: v for name, v in new_settings.items() if v is not None or _flag(name) in flags}, new_space
+    return {name: v for name, v in new_settings.items() if v is not None or flag_of(name) in flags}, new_space
 
 
 def _group(part: type[Part], settings: dict[str, Any], space: Space, without: Collection[str]) -> type:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from clsearch.core.config import PARTS, PRESETS, ConfigError, fields_of, preset_settings
 from clsearch.core.datasets import Data, Source
 from clsearch.core.parts import FOLDER
-from clsearch.tuning.command_line import parse
+from clsearch.tuning.command_line import Invocation, parse
+from clsearch.tuning.config_file import written
 from clsearch.tuning.display import near, without_password
 from clsearch.tuning.options import Options, Protocol
 from clsearch.tuning.plan import Plan, make_plan
@@ -113,16 +114,35 @@ class Comparison:
         def run() -> int:
             words = [sys.argv[0], *(sys.argv[1:] if args is None else args)]
             shown = [without_password(word) if "://" in word else word for word in words]
-            results = self._carry_out(*self.planned(args), [near(Path(sys.executable)), *shown])
+            name, plans, asked = self.planned(args)
+            if asked.print_config or asked.dry_run:
+                return self._tell(plans, asked)
+            results = self._carry_out(name, plans, [near(Path(sys.executable)), *shown])
             return max((result.exit_code for result in results.values()), default=1)
 
         exit_with(run)
 
-    def planned(self, args: list[str] | None = None) -> tuple[str, dict[str, Plan]]:
-        """The comparison's name and its studies, changed by a command line. Raises ConfigError."""
+    def _tell(self, plans: dict[str, Plan], asked: Invocation) -> int:
+        """Print the options of each study, or what it would do."""
+        data: dict[Source, Data] = {}
+        for label, plan in plans.items():
+            print(f"# study {label}")
+            if asked.print_config:
+                print(written(plan, self.settings))
+                continue
+            from clsearch.tuning.dry_run import tell
+
+            data[plan.config.source] = prepared(plan, data.get(plan.config.source))
+            tell(plan, data[plan.config.source])
+        return 0
+
+    def planned(self, args: list[str] | None = None) -> tuple[str, dict[str, Plan], Invocation]:
+        """The comparison's name and its studies, changed by a command line, and what that asks for. Raises
+        ConfigError.
+        """
         settled = set.intersection(*(set(own) for own in self.studies.values())) - {"algorithm"}
         shown = {name: values for plan in self.plans.values() for name, values in plan.space.items()} | self.space
-        settings, space = parse(
+        settings, space, asked = parse(
             self.algorithm, self.question, self.settings, shown, args, self.follow, without={"final", *settled}
         )
         acting = {
@@ -133,7 +153,7 @@ class Comparison:
                 if protocol not in acting and settings.get(name) is not None:
                     got = settings[name]
                     raise ConfigError([f"{name}: acts with protocol = {protocol} only; got {got}, and no study of it"])
-        return settings["name"], self.plans_of(settings, space)
+        return settings["name"], self.plans_of(settings, space), asked
 
     def run(self) -> dict[str, StudyResult]:
         """Run all studies; gives their results by label. Raises ConfigError, before anything expensive starts."""

@@ -26,15 +26,13 @@ from clsearch.core.loop import DivergedError, accuracy_on, attempted, remembered
 from clsearch.core.run import build_run
 from clsearch.core.state import TrialState
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.protocols import DECAYING
+from clsearch.tuning.protocols import DECAYING, HALVINGS
 from clsearch.tuning.ranking import Choice, Cost
 from clsearch.tuning.records import now
 from clsearch.tuning.workers import side_by_side
 
 SHARE = 0.8
 """Of A*: what the method must keep of a task's accuracy (1 - p in the paper, whose p is 0.2)."""
-
-HALVINGS = 10
 
 ATTEMPTS, STATE = "attempts.csv", "continual.pt"
 """Files of a study's folder."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from clsearch.tuning.display import span
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.records import TrialRecord
 
@@ -94,11 +95,5 @@ class ProgressLine:
             words.append(f"best {name}{100 * self.best:.2f} %")
         if self.earlier < done < self.total:
             left = (time.monotonic() - self.started) / (done - self.earlier) * (self.total - done)
-            words.append(f"about {_span(left)} left")
+            words.append(f"about {span(left)} left")
         return " · ".join(words)
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -39,6 +39,9 @@ OWN = {
 SEARCHING = ("trials", "sampler", "sampler_seed", "pruner", "grid_points", "objectives")
 """Options that act where a sampler chooses, which is not in continual."""
 
+HALVINGS = 10
+"""How often continual halves its factors, at most."""
+
 GRACE = 2
 """Tasks that every trial learns before one may be stopped early: after task 1 all are alike, under one seed."""
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from clsearch.core.config import PRESETS, ConfigError, TrialConfig, preset_settings
 from clsearch.core.datasets import Data
 from clsearch.core.parts import FOLDER
-from clsearch.tuning.command_line import parse, untied
+from clsearch.tuning.command_line import Invocation, parse, untied
+from clsearch.tuning.config_file import option, written
 from clsearch.tuning.display import near, without_password
 from clsearch.tuning.options import Options
 from clsearch.tuning.plan import Plan, make_plan
-from clsearch.tuning.spaces import Range, Space
+from clsearch.tuning.spaces import Space
 
 if TYPE_CHECKING:
     from clsearch.tuning.findings import Findings
@@ -71,17 +72,33 @@ class Study:
         Exit codes: 0 done; 1 no trial finished, or its final evaluation failed; 2 refused before starting; 130
         interrupted.
         """
-        exit_with(lambda: _carry_out(self.plan_for(args)).exit_code)
+        exit_with(lambda: self._do(*self.planned(args)))
+
+    def _do(self, plan: Plan, asked: Invocation) -> int:
+        """What a command line asks for; gives the exit code."""
+        if asked.print_config:
+            print(written(plan, self.settings), end="")
+            return 0
+        if asked.dry_run:
+            from clsearch.tuning.dry_run import tell
+
+            tell(plan, prepared(plan))
+            return 0
+        return _carry_out(plan).exit_code
 
     def plan_for(self, args: list[str] | None = None) -> Plan:
         """The plan of this study changed by a command line. Raises ConfigError."""
+        return self.planned(args)[0]
+
+    def planned(self, args: list[str] | None = None) -> tuple[Plan, Invocation]:
+        """The same, and what the command line asks to be done with it."""
         # Defaults as validated: a script may give a list for a tuple, or text for a path.
         validated = {**vars(self.plan.config), **vars(self.plan.options)}
         own = {name: validated[name] for name in self.settings if name not in self.plan.space}
-        settings, space = parse(self.algorithm, self.question, own, self.plan.space, args, self.follow)
+        settings, space, asked = parse(self.algorithm, self.question, own, self.plan.space, args, self.follow)
         changed = {name: r for name, r in space.items() if self.follow or self.plan.space.get(name) != r}
         command = _command(settings, changed, own, self.plan.space)
-        return make_plan(self.algorithm, space, self.question, settings, command, self.follow)
+        return make_plan(self.algorithm, space, self.question, settings, command, self.follow), asked
 
 
 def exit_with(run: Callable[[], int]) -> NoReturn:
@@ -154,7 +171,7 @@ def _command(
     """The script and every option that differs from its defaults, without passwords. changed: ranges that do."""
     words = [near(Path(sys.executable)), sys.argv[0]]
     for name, values in changed.items():
-        words += _option(name, values)
+        words += option(name, values)
     tied = untied(settings, script_settings)
     known = {**Options.model_fields, **TrialConfig.model_fields}
     for name, value in settings.items():
@@ -164,18 +181,5 @@ def _command(
             value = without_password(value)
         named = name in (*script_space, *tied) or name in PRESETS.get(settings.get("preset", ""), {})
         if named or value != script_settings.get(name, known[name].default):
-            words += _option(name, value)
+            words += option(name, value)
     return words
-
-
-def _option(name: str, value: Any) -> list[str]:
-    option = "--" + name.replace("_", "-")
-    match value:
-        case Range():
-            return [option, repr(value.low), repr(value.high)]
-        case True | False if name != "train_head":  # which may be None, so it takes a value
-            return [option if value else option.replace("--", "--no-", 1)]
-        case tuple() | list():
-            return [option, *map(str, value)]
-        case _:
-            return [option, str(value)]

@@ -1,0 +1,127 @@
+"""What a study would do: how much it would train, about how long that takes, where everything would go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+
+from clsearch.core.config import TrialConfig
+from clsearch.core.datasets import Data
+from clsearch.core.loop import learn_sequence
+from clsearch.core.run import build_run
+from clsearch.tuning.addresses import joins
+from clsearch.tuning.display import near, span, without_password
+from clsearch.tuning.identity import STUDY, Bounds, stored
+from clsearch.tuning.listing import ENDED, so_far, state_of
+from clsearch.tuning.options import Protocol
+from clsearch.tuning.placement import Share
+from clsearch.tuning.plan import Plan
+from clsearch.tuning.preflight import this_node, tracking_uri
+from clsearch.tuning.protocols import HALVINGS
+from clsearch.tuning.runs import default_store
+
+PROBES = (2, 10)
+"""Steps per task of the two probes: what they differ by is the cost of steps, the rest that of a task."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a step, and of what comes with a task beside its steps (evaluation, importance), of `seeds` members
+    trained together.
+    """
+
+    step: float
+    task: float
+    seeds: int
+
+    def of(self, steps: int, tasks: int, seeds: int) -> float:
+        """Seconds of a trial of so many steps and tasks, in proportion to its seeds."""
+        return (self.step * steps + self.task * tasks) * seeds / self.seeds
+
+
+def probe(plan: Plan, data: Data) -> Pace:
+    """How fast a trial trains here, by its first two tasks cut short."""
+    seconds = {}
+    device = Share(plan.options.cpus_per_trial, 0).take(plan.device if torch.cuda.is_available() else "cpu")
+    for steps in (PROBES[0], *PROBES):  # the first is not counted: what is loaded once is loaded there
+        settings = plan.config.flat() | {"epochs": None, "iterations": steps}
+        config = TrialConfig.of(plan.algorithm, settings, plan.config.source)
+        run = build_run(config, plan.seeds, device, data, plan.tasks[:2])
+        seconds[steps] = learn_sequence(run).seconds / len(run.benchmark.tasks)
+    few, many = (seconds[steps] for steps in PROBES)
+    step = max(many - few, 0.0) / (PROBES[1] - PROBES[0])
+    return Pace(step, max(few - PROBES[0] * step, 0.0), len(plan.seeds))
+
+
+def steps_of(plan: Plan, data: Data) -> int:
+    """How many steps a trial takes, over all its tasks."""
+    config, benchmark = plan.config, build_run(plan.config, plan.seeds, "cpu", data, plan.tasks).benchmark
+    sizes = [max(task.train.sizes) for task in benchmark.tasks]
+    return sum(config.iterations or (config.epochs or 0) * -(-size // config.batch_size) for size in sizes)
+
+
+def tell(plan: Plan, data: Data) -> None:
+    """Print what a study would do."""
+    console = Console()
+    rows = [("Study", f"{plan.options.name}: {plan.algorithm} on {plan.config.benchmark}, {plan.protocol} protocol")]
+    rows += [("Search", f"{name}, {Bounds(vars(values))}") for name, values in plan.space.items()]
+    for name, value in [*rows, *training(plan, probe(plan, data), steps_of(plan, data)), *places(plan)]:
+        console.print(f"{name:<10} {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def training(plan: Plan, pace: Pace, steps: int) -> list[tuple[str, str]]:
+    """How much would be trained, and how long that would take."""
+    T, M, report = len(plan.tasks), len(plan.seeds), len(plan.report_seeds)
+    one, side_by_side = pace.of(steps, T, M), at_a_time(plan)
+    trials, most = plan.trials, ""
+    if plan.protocol is Protocol.CONTINUAL:  # an attempt is a task
+        trials, most = len(plan.rates) + HALVINGS + 1, "at most "
+    elif plan.options.pruner != "none":
+        most = "at most "
+    ended = sum(so_far(plan.folder, plan.objectives[0])[0][name] for name in ENDED) if not plan.options.fresh else 0
+    rows = [("Trials", f"{most}{trials} x {M} seed{'s' * (M > 1)} x {T} tasks = {trials * M * T:,} task-trainings")]
+    rows += [("Ended", f"{ended} trials; the study goes on with the others")] * bool(ended)
+    seconds = max(0, trials - ended) * one
+    shares = {name: (T + 1) / 2 if name == "joint" else 1.0 for name in plan.references}
+    if plan.references and plan.protocol is not Protocol.CONTINUAL:
+        rows.append(("References", f"{', '.join(plan.references)} on the same seeds"))
+        seconds += sum(shares.values()) * one
+    if plan.options.final:
+        evaluated = ", ".join(["the choice", *plan.references])
+        rows.append(("Final", f"{evaluated} on {report} fresh seeds; opens test data, once, at the end"))
+        seconds += (1 + sum(shares.values())) * pace.of(steps, T, report)
+    share = f"{plan.options.cpus_per_trial} CPU" + f", {plan.options.gpus_per_trial:g} GPU" * (plan.device == "cuda")
+    where = "what the cluster has room for" if joins(plan) else f"{side_by_side} at a time on this machine"
+    rows.append(("Resources", f"{share} a trial, {where}"))
+    about = f"about {span(one)} a trial, {span(seconds / side_by_side)} in all"
+    rows.append(("Time", f"{most}{about}, and some 10 s to start; by a probe of {PROBES[1]} steps on this machine"))
+    return rows
+
+
+def at_a_time(plan: Plan) -> int:
+    """How many trials this machine holds; one where it does not hold any."""
+    node, options = this_node(plan), plan.options
+    fit = int(node.cpus // options.cpus_per_trial)
+    if options.gpus_per_trial:
+        fit = min(fit, int(node.gpus / options.gpus_per_trial))
+    return max(1, min(fit, options.max_concurrent or fit, plan.trials))
+
+
+def places(plan: Plan) -> list[tuple[str, str]]:
+    """Where everything would go, and what is there."""
+    study = stored(plan.folder / STUDY)
+    there = "new"
+    if study is not None and plan.options.fresh:
+        there = "begun anew; what is there is moved aside"
+    elif study is not None:
+        counts, _ = so_far(plan.folder, plan.objectives[0])
+        there = f"{state_of(plan.folder, study)}, {sum(counts[name] for name in ENDED)} trials have ended"
+    uri = tracking_uri(plan) or default_store(plan.folder)
+    shown = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan.folder) else uri
+    rows = [
+        ("Record", f"{near(plan.folder)}/ ({there})"),
+        ("MLflow", f"{without_password(shown)}, experiment {plan.options.name}"),
+    ]
+    return [*rows, ("Mirror", without_password(plan.options.mirror))] if plan.options.mirror else rows

@@ -1,0 +1,94 @@
+"""What a study says that it would do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clsearch.core.datasets import read_data
+from clsearch.core.run import build_run
+from clsearch.tuning.dry_run import Pace, at_a_time, places, probe, steps_of, training
+from clsearch.tuning.plan import Plan
+from tests.tuning.builders import plan_of, record_of, study_of
+from tests.tuning.test_report import written
+
+
+def said(plan: Plan, pace: Pace | None = None, steps: int = 100) -> dict[str, str]:
+    return dict(training(plan, pace or Pace(0.01, 0.5, len(plan.seeds)), steps))
+
+
+def test_task_trainings_are_trials_seeds_and_tasks(tmp_path: Path) -> None:
+    rows = said(plan_of(tmp_path, trials=6, seeds=2, report_seeds=4, references=("finetuning", "joint")))
+    assert rows["Trials"] == "6 x 2 seeds x 3 tasks = 36 task-trainings"
+    assert rows["References"] == "finetuning, joint on the same seeds"
+    assert rows["Final"] == "the choice, finetuning, joint on 4 fresh seeds; opens test data, once, at the end"
+
+
+def test_the_time_is_that_of_trials_references_and_the_final_evaluation(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, trials=6, seeds=2, report_seeds=4, references=("finetuning", "joint"), max_concurrent=1)
+    one = 0.01 * 100 + 0.5 * 3
+    whole = (6 + 1 + 2) * one + (1 + 1 + 2) * 2 * one  # joint trains on tasks 1..t at each task
+    assert said(plan)["Time"].startswith(f"about {one:.0f} s a trial, {whole:.0f} s in all")
+    final = said(plan_of(tmp_path, trials=6, seeds=2, final=False, references=(), max_concurrent=1))
+    assert "Final" not in final
+    assert f"{6 * one:.0f} s in all" in final["Time"]
+
+
+@pytest.mark.parametrize("settings", [{"pruner": "asha"}, {"protocol": "continual", "space": None}])
+def test_what_may_end_sooner_is_told_as_the_most(tmp_path: Path, settings: dict) -> None:
+    rows = said(plan_of(tmp_path, "ewc", **settings))
+    assert rows["Trials"].startswith("at most ")
+    assert rows["Time"].startswith("at most ")
+
+
+def test_what_has_ended_is_not_trained_again(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, trials=6, seeds=2, final=False, references=(), max_concurrent=1)
+    written(plan, [record_of(plan, n, [0.5, 0.6]) for n in range(4)], state="running")
+    one = 0.01 * 100 + 0.5 * 3
+    rows = said(plan)
+    assert rows["Ended"] == "4 trials; the study goes on with the others"
+    assert f"{2 * one:.0f} s in all" in rows["Time"]
+    assert dict(places(plan))["Record"].endswith("/mine/ (interrupted, 4 trials have ended)")
+    fresh = replace(plan, options=plan.options.model_copy(update={"fresh": True}))
+    assert "Ended" not in said(fresh)
+    assert "moved aside" in dict(places(fresh))["Record"]
+
+
+def test_trials_at_a_time_are_what_the_machine_holds(tmp_path: Path) -> None:
+    assert at_a_time(plan_of(tmp_path, max_concurrent=1)) == 1
+    assert at_a_time(plan_of(tmp_path, cpus_per_trial=10_000)) == 1
+    assert at_a_time(plan_of(tmp_path, trials=1)) == 1
+
+
+def test_passwords_are_not_shown(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, tracking_uri="http://bob:secret@mlflow.example:5000")
+    assert dict(places(plan))["MLflow"] == "http://mlflow.example:5000, experiment mine"
+
+
+def test_steps_are_those_that_a_trial_takes(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, epochs=2, batch_size=32)
+    data = read_data(plan.config.source, None)
+    run = build_run(plan.config, plan.seeds, "cpu", data)
+    assert steps_of(plan, data) == sum(2 * -(-max(task.train.sizes) // 32) for task in run.benchmark.tasks)
+    assert steps_of(plan_of(tmp_path, iterations=7), data) == 3 * 7
+
+
+def test_the_probe_costs_a_fraction_of_a_trial_and_is_in_proportion(tmp_path: Path) -> None:
+    """No timed assertion: that the pace is positive and scales, not how fast this machine is."""
+    plan = plan_of(tmp_path, "ewc", seeds=2)
+    pace = probe(plan, read_data(plan.config.source, None))
+    assert pace.step >= 0
+    assert pace.of(100, 3, 2) > 0
+    assert pace.of(100, 3, 4) == pytest.approx(2 * pace.of(100, 3, 2))
+
+
+def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        study_of(results=tmp_path / "results").main(["--dry-run", "--trials", "4"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for name in ("Study", "Search", "Trials", "Final", "Resources", "Time", "Record", "MLflow"):
+        assert f"\n{name} " in f"\n{printed}"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
