@@ -41,8 +41,8 @@ def execute_all(
     with ray_session(first):
         data = {source: ray.put(held.pop(source)) for source in list(held)}
         for number, (label, plan) in enumerate(plans.items(), start=1):
-            console.print(f"study {number}/{len(plans)}: {label}", highlight=False, markup=False)
-            line = ProgressLine(console, plan.trials, plan.objectives[0])
+            line = ProgressLine(console, plan.trials, plan.objectives[0], plan.options.quiet)
+            line.tell(f"study {number}/{len(plans)}: {label}")
             with line.shown(), begun(plan):
                 results[label] = execute_in(plan, data[plan.config.source], line)
             if results[label].interrupted:

@@ -50,7 +50,7 @@ def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
 
     Raises ConfigError where the cluster cannot hold a trial.
     """
-    line = ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0])
+    line = ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0], plan.options.quiet)
     with line.shown(), begun(plan):
         line.say(f"joining the cluster {address}" if (address := cluster_address(plan)) else "starting Ray")
         with ray_session(plan):
@@ -74,7 +74,7 @@ def begun(plan: Plan) -> Iterator[None]:
 
 def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResult:
     """Run a plan in the Ray session that this process is in, whose object store has the data."""
-    line.console.print(f"results go to {plan.folder}", soft_wrap=True, highlight=False, markup=False)
+    line.tell(f"results go to {plan.folder}")
     results = Results(plan)
     study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
     results.begin()

@@ -82,7 +82,8 @@ class StudyOptions(Part):
         ge=0,
         description="How often a trial whose worker died goes on from its last task before it counts as failed.",
     )
-    verbose: bool = Field(False, description="Show what Ray, Optuna and MLflow say.")
+    quiet: bool = Field(False, description="Print warnings and the result, not how the study stands.")
+    verbose: bool = Field(False, description="Show what Ray and Optuna say, and what workers print.")
 
     @field_validator("references")
     @classmethod

@@ -1,10 +1,11 @@
-"""What runs in MLflow have as metrics, and at which time."""
+"""What runs in MLflow have as metrics, and at which time; the name of a final evaluation's."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from clsearch.tuning.display import named
 from clsearch.tuning.final import PARTS, Final, Measured
 from clsearch.tuning.records import TrialRecord
 
@@ -43,3 +44,9 @@ def means(final: Final, row: Measured) -> dict[str, float]:
 def finite_only(values: dict[str, float]) -> dict[str, float]:
     """MLflow stores no infinity as it is, and NaN says nothing."""
     return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def final_name(row: Measured) -> str:
+    """The name of a run of the final evaluation: `final LwF (chosen), full sequence`."""
+    chosen = " (chosen)" if row.configuration == "chosen" else ""
+    return f"final {named(row.algorithm)}{chosen}, {row.on.replace('_', ' ')}"

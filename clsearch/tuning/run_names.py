@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from clsearch.tuning.display import named
-from clsearch.tuning.final import Measured
 from clsearch.tuning.records import TrialRecord
 
 SYMBOLS = {"distillation_temperature": "τ", "penalty_p_norm": "p", "learning_rate": "lr"}
@@ -32,12 +31,6 @@ def run_name(record: TrialRecord) -> str:
         return record.label.replace("_", " ")
     values = (f"{SYMBOLS.get(name) or short(name, record.values)}={v:.3g}" for name, v in record.values.items())
     return " ".join([f"#{record.number}", named(record.algorithm), *values])
-
-
-def final_name(row: Measured) -> str:
-    """The same of a final evaluation's: `final LwF (chosen), full sequence`."""
-    chosen = " (chosen)" if row.configuration == "chosen" else ""
-    return f"final {named(row.algorithm)}{chosen}, {row.on.replace('_', ' ')}"
 
 
 def short(name: str, names: Iterable[str]) -> str:

@@ -25,8 +25,8 @@ from clsearch.tuning.mlflow_pages import COMPARED, VIEW_TAG, base_of, comparison
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.ranking import metrics_after
 from clsearch.tuning.records import TrialRecord, code_version, now, with_curve
-from clsearch.tuning.run_metrics import bounds, finite_only, means, summary_of, told_at
-from clsearch.tuning.run_names import final_name, label_of, logarithms, run_name, text
+from clsearch.tuning.run_metrics import bounds, final_name, finite_only, means, summary_of, told_at
+from clsearch.tuning.run_names import label_of, logarithms, run_name, text
 
 STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"

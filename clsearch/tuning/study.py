@@ -158,7 +158,7 @@ def _check_effect(plan: Plan, data: Data) -> None:
 
     from clsearch.tuning.effect import check_effect
 
-    console, what = Console(stderr=True), "checking that each searched hyperparameter acts"
+    console, what = Console(stderr=True, quiet=plan.options.quiet), "checking that each searched hyperparameter acts"
     if not console.is_terminal:
         console.print(what)
     with console.status(what) as status:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +31,7 @@ SWEEP = "studies/lwf_temperature_sweep.py"
 SMALL = ["--seeds", "1", "--hidden", "16", "--no-final"]
 
 
-def begun(words: list[str], *before: str) -> subprocess.Popen[str]:
+def begun(words: list[str], *before: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """A script in a process and a session of its own, away from any Ray of the tests. before: what enters a place."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
     return subprocess.Popen(
@@ -35,10 +39,33 @@ def begun(words: list[str], *before: str) -> subprocess.Popen[str]:
         cwd=ROOT,
         env=inherited,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     )
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[int, list[str]]]:
+    """A pseudo-terminal to write to, and what was written, once it is closed."""
+    own, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    seen: list[str] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # closed at the other end
+            while content := os.read(own, 65536):
+                seen.append(content.decode(errors="replace"))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield theirs, seen
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(theirs)
+        reader.join(30)
+        os.close(own)
 
 
 def wait_for(there: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
@@ -149,22 +176,27 @@ def test_a_full_disk_ends_a_study_which_goes_on_once_there_is_room(disk: Disk, t
 
 
 def test_ctrl_c_ends_a_script_and_all_that_it_started_and_says_how_to_go_on(tmp_path: Path) -> None:
-    words = [SWEEP, *SMALL, "--epochs", "50", "--trials", "6", "--results", str(tmp_path)]
-    process = begun(words)
-    with cleared_away(process) as own:
-        wait_for(lambda: list(tmp_path.glob("*/trials/trial_*/record.json")), process)
-        own += psutil.Process(process.pid).children(recursive=True)
-        assert {"gcs_server", "raylet"} <= set(at_work(own))
-        process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=60)
-        assert process.returncode == 130, errors
-        assert "Traceback" not in errors
-        (command,) = re.findall(r"^Go on +(.*)", said, re.MULTILINE)
-        assert {SWEEP, "--trials", "6", "--results", str(tmp_path)} <= set(shlex.split(command))
-        until = time.monotonic() + 10
-        while (left := at_work(own)) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert left == []
+    words = [SWEEP, *SMALL, "--epochs", "20", "--trials", "40", "--results", str(tmp_path)]
+    with terminal() as (stderr, seen):
+        process = begun(words, stderr=stderr)
+        os.close(stderr)
+        with cleared_away(process) as own:
+            wait_for(lambda: finished(tmp_path / "lwf_temperature_sweep"), process)
+            own += psutil.Process(process.pid).children(recursive=True)
+            assert {"gcs_server", "raylet"} <= set(at_work(own))
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=60)
+            until = time.monotonic() + 10
+            while (left := at_work(own)) and time.monotonic() < until:
+                time.sleep(0.1)
+    shown = "".join(seen)
+    assert (process.returncode, left) == (130, []), shown
+    assert "Traceback" not in shown
+    assert re.search(r"#0 LwF factor=\S+ τ=\S+  \d\d\.\d\d %  \d+\.\d s", shown)  # the last trials
+    assert re.search(r"\d/40 trials · \d running · best \d\d\.\d\d %", shown)
+    assert "\x1b[1A\x1b[2K" in shown  # which moved, and were taken away
+    (command,) = re.findall(r"^Go on +(.*)", said, re.MULTILINE)
+    assert {SWEEP, "--trials", "40", "--results", str(tmp_path)} <= set(shlex.split(command))
 
 
 # The mirror

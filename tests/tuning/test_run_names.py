@@ -7,7 +7,8 @@ import math
 import pytest
 
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.run_names import final_name, logarithms, run_name, short
+from clsearch.tuning.run_metrics import final_name
+from clsearch.tuning.run_names import logarithms, run_name, short
 from tests.tuning.builders import SMALL_SPACES, measured_of, plan_of, record_of
 
 
