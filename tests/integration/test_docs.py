@@ -1,0 +1,127 @@
+"""README.md and docs/: commands do what they say, links lead somewhere, code runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clsearch import Study
+from clsearch.__main__ import main
+from tests.tuning.builders import write_images
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+SMALL = ["--epochs", "1", "--hidden", "16"]
+"""What makes any study of the digits a matter of seconds."""
+
+
+def fenced(page: Path, language: str = "") -> list[str]:
+    """The blocks of a page in a language."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [body for name, body in found if name == language]
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of a page that call what is in .venv, without comments."""
+    lines = "\n".join([*fenced(page), *fenced(page, "bash")]).replace("\\\n", " ").splitlines()
+    shell = [line.removeprefix("$ ") for line in lines if line.startswith((".venv/bin/", "$ .venv/bin/"))]
+    return [part.strip() for line in shell for part in re.split(r"\s#|&&", line) if part.strip().startswith(".venv")]
+
+
+def studies_of(page: Path) -> list[str]:
+    return [command for command in commands(page) if "/python studies/" in command]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]*#?[^)]*)\)", page.read_text(encoding="utf-8")):
+        path, _, heading = target.partition("#")
+        if path.startswith("http"):
+            continue
+        file = (page.parent / path) if path else page
+        assert file.exists(), target
+        if heading:
+            heads = re.findall(r"^#+ (.*)", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads], (
+                target
+            )
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_a_page_begins_with_what_the_reader_can_do_after_it(page: Path) -> None:
+    first = page.read_text(encoding="utf-8").split("\n\n")[1]
+    assert first.startswith("After this page you "), first
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that has what the commands of the pages name, as if it were a checkout."""
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "photos", ("cats", "dogs", "cars", "planes", "ships"), count=10, side=32, mode="RGB")
+    (tmp_path / "tasks.txt").write_text("cats, dogs\ncars, planes, ships\n")
+    return tmp_path
+
+
+ELSEWHERE = {
+    "--data-root": "torchvision's files are read in test_images",
+    "--gpus-per-trial": "shares of GPUs are given in test_resources",
+}
+ALL = [(page.name, command) for page in PAGES for command in studies_of(page)]
+
+
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [of for of in ALL if not any(mark in of[1] for mark in ELSEWHERE) and of[0] != "getting-started.md"],
+)
+def test_a_studys_command_would_do_what_it_says(
+    place: Path, capsys: pytest.CaptureFixture[str], page: str, command: str
+) -> None:
+    """What it would do is found by training a little, on the CPU, since there is no GPU here."""
+    _, script, *args = shlex.split(command)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / script))["study"].main([*args, *SMALL, "--device", "cpu", "--dry-run"])
+    said = capsys.readouterr()
+    assert ended.value.code == 0, said.err
+    assert "task-trainings" in said.out
+
+
+def test_the_first_steps_can_be_followed_in_their_order(place: Path, run_here, capsys) -> None:
+    """With less training; the commands themselves are the page's."""
+    for command in commands(ROOT / "docs" / "getting-started.md"):
+        words, _, target = command.partition(" > ")
+        program, *args = shlex.split(words)
+        if program.endswith("/clsearch"):
+            capsys.readouterr()
+            assert main(args) == 0, command
+            said = capsys.readouterr().out
+        else:
+            done = run_here(args[0], *args[1:], *SMALL, "--max-concurrent", "2")
+            assert done.returncode == 0, (command, done.stderr)
+            said = done.stdout
+        if target:
+            Path(target).write_text(said)
+    for name, trials in {"first": 12, "from_file": 8, "best_on_ten": 1}.items():
+        assert list(pd.read_csv(place / "results" / name / "trials.csv").state) == ["finished"] * trials
+    assert Study.open("results/best_on_ten").best.seeds == tuple(range(10))
+
+
+def test_the_script_and_the_notebook_of_the_first_steps_run(place: Path, ray_session: str, capsys) -> None:
+    script, notebook = fenced(ROOT / "docs" / "getting-started.md", "python")
+    (place / "wide_ewc.py").write_text(script)
+    study = runpy.run_path(str(place / "wide_ewc.py"))["study"]
+    with pytest.raises(SystemExit) as ended:
+        study.main(["--trials", "4", "--seeds", "1", "--hidden", "16", "--epochs", "1", "--no-final"])
+    assert ended.value.code == 0
+    found: dict = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(notebook, found)  # the page's own code
+    assert found["study"].trials.shape[0] == 4
+    assert found["study"].matrix(3).shape == (1, 4, 3)
