@@ -3,6 +3,7 @@
 Study                    one question, one search, one record
 Comparison               several studies and one table
 SPACES, LogRange, Range  search spaces
+register, Terms          an algorithm of your own
 ConfigError              refused input
 """
 
@@ -13,9 +14,11 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from clsearch.core.config import ConfigError
+from clsearch.core.registry import register
+from clsearch.core.terms import Terms
 from clsearch.tuning.comparison import Comparison
 from clsearch.tuning.spaces import SPACES, LogRange, Range
 from clsearch.tuning.study import Study
 from clsearch.version import __version__
 
-__all__ = ["SPACES", "Comparison", "ConfigError", "LogRange", "Range", "Study", "__version__"]
+__all__ = ["SPACES", "Comparison", "ConfigError", "LogRange", "Range", "Study", "Terms", "__version__", "register"]

@@ -10,6 +10,7 @@ from clsearch.core.config import TrialConfig
 from clsearch.core.distillation import Distillation
 from clsearch.core.importance import Fisher
 from clsearch.core.parameter_change import ParameterChange
+from clsearch.core.registry import OWN
 from clsearch.core.regularizers import Regularizer
 
 
@@ -65,3 +66,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     "lwf_ewc": Algorithm((distillation, parameter_change)),
 }
 """Name -> algorithm. The first three are references: no memory, lower bound; all data, upper; one network per task."""
+
+
+def algorithm_named(name: str) -> Algorithm:
+    """An algorithm of here, or one that was registered."""
+    return ALGORITHMS[name] if name in ALGORITHMS else Algorithm(OWN[name].build)

@@ -6,11 +6,11 @@ and the parameters of an MLflow run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import ValidationError, ValidationInfo, model_validator
+from pydantic import ValidationError, ValidationInfo, create_model, model_validator
 
 from clsearch.core.datasets import Source
 from clsearch.core.errors import ConfigError
@@ -66,6 +66,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Name -> settings as other software has them; an algorithm takes those that it knows."""
 
 
+def part_of(settings: Sequence[str]) -> type[Part]:
+    """The part of an algorithm that has these fields of the configuration as its own."""
+    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in TrialConfig.model_fields.items()}
+    own: type[Part] = create_model("Own", __base__=Part, __doc__="Own", **{name: fields[name] for name in settings})
+    return own
+
+
 def fields_of(algorithm: str) -> tuple[str, ...]:
     """Names of the fields that act in an algorithm, in the order of the parts."""
     return tuple(name for part in PARTS[algorithm] for name in part.model_fields)
@@ -102,7 +109,7 @@ def followed(settings: dict[str, Any], source: Source | None) -> dict[str, Any]:
 class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationConfig, ParameterChangeConfig):
     """One configuration, complete: build it with `TrialConfig.of`, which explains what it refuses."""
 
-    algorithm: Literal[tuple(PARTS)] = "finetuning"  # type: ignore[valid-type]
+    algorithm: str = "finetuning"
 
     @classmethod
     def of(cls, algorithm: str, settings: dict[str, Any], source: Source | None = None) -> Self:

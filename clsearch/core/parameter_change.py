@@ -11,8 +11,9 @@ from clsearch.core.benchmarks import Benchmark, Task
 from clsearch.core.importance import Fisher, scaled
 from clsearch.core.networks import Network, Params, allowed_mask, is_head
 from clsearch.core.parts import Scenario
-from clsearch.core.regularizers import Hyperparameters, Memory, Penalty, Student, Terms, recalled
+from clsearch.core.regularizers import Hyperparameters, Memory, Penalty, Student, recalled
 from clsearch.core.samples import Batch
+from clsearch.core.terms import Terms
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ same at task 20 as at task 2; with another p it grows with the old tasks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from clsearch.core.benchmarks import Benchmark, Task
 from clsearch.core.networks import Network, Params
 from clsearch.core.samples import Batch
+from clsearch.core.terms import Terms
 
 Memory = dict[str, Tensor]
 Hyperparameters = dict[str, Tensor]
@@ -33,14 +34,6 @@ class Student:
     features: Tensor
     logits: Tensor
     inputs: Tensor
-
-
-@dataclass(frozen=True)
-class Terms:
-    """penalty: [M] as it enters the loss, factor included. logged: name -> [M], reported beside it."""
-
-    penalty: Tensor
-    logged: dict[str, Tensor] = field(default_factory=dict)
 
 
 Penalty = Callable[[Student, Batch], Terms]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clsearch.core.algorithms import ALGORITHMS, Course
+from clsearch.core.algorithms import Course, algorithm_named
 from clsearch.core.backbone_rules import build_network
 from clsearch.core.benchmarks import Benchmark, build_benchmark
 from clsearch.core.config import NUMBERS, TrialConfig
@@ -117,7 +117,7 @@ def build_run(
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: must be at least one, each once; got {list(seeds)}")
-    where, algorithm = torch.device(device), ALGORITHMS[config.algorithm]
+    where, algorithm = torch.device(device), algorithm_named(config.algorithm)
     benchmark = build_benchmark(config, seeds, where, data, sequence)
 
     def number(name: str) -> Tensor:

@@ -96,7 +96,7 @@ class Comparison:
         settings = preset_settings(algorithm, settings.get("preset")) | settings
         protocol = settings.get("protocol", Protocol.END_OF_SEQUENCE)
         own = {name: values for name, values in space.items() if name in fields_of(algorithm)}
-        searched = {*own} | {name for name in SPACES[algorithm] if self.follow and name not in settings}
+        searched = {*own} | {name for name in SPACES.get(algorithm, {}) if self.follow and name not in settings}
         idle = {name for other, names in OWN.items() if other != protocol for name in names}
         if protocol == Protocol.CONTINUAL or not searched:
             idle |= {*SEARCHING}

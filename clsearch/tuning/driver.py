@@ -17,6 +17,7 @@ from rich.console import Console
 
 from clsearch.core.datasets import Data
 from clsearch.core.files import write_atomically
+from clsearch.core.registry import OWN
 from clsearch.tuning import preflight, summary
 from clsearch.tuning.addresses import cluster_address
 from clsearch.tuning.continual import SCORE, STATE, Decision, decide, decision_content, read_begun
@@ -40,7 +41,7 @@ from clsearch.tuning.search import OptunaSearcher, open_storage
 from clsearch.tuning.selection import SealedError, already_evaluated, evaluate
 from clsearch.tuning.session import ray_session
 from clsearch.tuning.tracking import Tracker, quiet
-from clsearch.tuning.trainable import TRAINABLES
+from clsearch.tuning.trainable import TRAINABLES, ContinualTrainable
 from clsearch.tuning.watching import Watcher
 from clsearch.tuning.workers import slots
 
@@ -111,9 +112,10 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
     options = plan.options
     ended = {label: record.values for label, record in watcher.records.items()}
     searcher = OptunaSearcher(plan, study, watcher, ended)
+    trainable = TRAINABLES.get(plan.algorithm, ContinualTrainable)
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(TRAINABLES[plan.algorithm], data=data), resources),
+        tune.with_resources(tune.with_parameters(trainable, data=data, own=OWN), resources),
         tune_config=tune.TuneConfig(
             # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
             search_alg=searcher,

@@ -68,7 +68,7 @@ def default_space(config: TrialConfig) -> Space:
     """The space of an algorithm where none is given: that of SPACES, without a temperature where there is none to
     search (`distance` mse), and with a penalty factor that follows how the Fisher information is measured and scaled.
     """
-    space = dict(SPACES[config.algorithm])
+    space = dict(SPACES.get(config.algorithm, {}))
     if config.distance == "mse":
         space.pop("distillation_temperature", None)
     if "penalty_factor" in space:

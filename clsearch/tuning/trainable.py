@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from clsearch.core import metrics
 from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import Data
 from clsearch.core.loop import DivergedError, learn_task
+from clsearch.core.registry import Own, accept
 from clsearch.core.run import Run, build_run
 from clsearch.core.state import TrialState
 from clsearch.tuning.placement import Share, place, remedy, short_of_memory
@@ -48,11 +50,14 @@ class ContinualTrainable(Trainable):
 
     algorithm = "finetuning"
 
-    def setup(self, config: dict[str, Any], data: Data | ray.ObjectRef | None = None) -> None:
+    def setup(
+        self, config: dict[str, Any], data: Data | ray.ObjectRef | None = None, own: Mapping[str, Own] | None = None
+    ) -> None:
         """data: of the benchmark's source, or a reference to it, as `tune.with_parameters(cls, data=...)` shares it
-        between the workers of a node; None: each worker reads its own.
+        between the workers of a node; None: each worker reads its own. own: algorithms that the driver registered.
         """
-        own: Data | None = ray.get(data) if isinstance(data, ray.ObjectRef) else data
+        accept(own or {})
+        held: Data | None = ray.get(data) if isinstance(data, ray.ObjectRef) else data
         settings = dict(config)
         settings.pop("label", None)
         seeds = settings.pop("seeds", [0, 1, 2])
@@ -64,9 +69,9 @@ class ContinualTrainable(Trainable):
         self.share = Share(math.floor(resources.get("CPU", 1)), resources.get("GPU", 0))
         self.state_file = None if state_file is None else Path(state_file)
         self.short, self.place = False, place()
-        configuration = TrialConfig.of(algorithm, settings, None if own is None else own.source)
+        configuration = TrialConfig.of(algorithm, settings, None if held is None else held.source)
         try:
-            self.run = build_run(configuration, seeds, self.share.take(self.kind), own, sequence)
+            self.run = build_run(configuration, seeds, self.share.take(self.kind), held, sequence)
             if self.state_file is not None and self.state_file.exists():
                 self.state = TrialState.load(self.state_file, self.run.fingerprint, self.run.device)
             else:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 
+from clsearch.core.registry import OWN, Own, accept
 from clsearch.tuning.placement import Share, remedy, short_of_memory
 from clsearch.tuning.plan import Plan
 
@@ -27,7 +28,7 @@ def side_by_side(
         while waiting or running:
             while waiting and len(running) < (options.max_concurrent or len(jobs)):
                 index, job = waiting.pop(0)
-                found = remote.remote(function, share, plan.device, *job)
+                found = remote.remote(function, share, plan.device, OWN, *job)
                 running[found if returns == 1 else found[0]] = (index, found)
             (done,), _ = ray.wait(list(running))
             yield running.pop(done)
@@ -36,8 +37,9 @@ def side_by_side(
             ray.cancel(left)
 
 
-def _with_share(function: Callable[..., Any], share: Share, kind: str, *job: Any) -> Any:
+def _with_share(function: Callable[..., Any], share: Share, kind: str, own: Mapping[str, Own], *job: Any) -> Any:
     """A job in its worker. Raises RuntimeError with what to do where it has not enough memory."""
+    accept(own)
     try:
         return function(share.take(kind), *job)
     except Exception as error:

@@ -113,6 +113,26 @@ def test_the_first_steps_can_be_followed_in_their_order(place: Path, run_here, c
     assert Study.open("results/best_on_ten").best.seeds == tuple(range(10))
 
 
+def test_an_algorithm_of_ones_own_is_searched_and_finally_evaluated_in_the_workers(results: Path, run_here) -> None:
+    args = ["--trials", "3", "--seeds", "2", "--report-seeds", "2", "--tasks", "3", "--results", str(results)]
+    done = run_here("studies/plain_l2.py", *args, *SMALL)
+    assert done.returncode == 0, done.stderr
+    found = Study.open(results / "plain_l2")
+    assert list(found.trials.state) == ["finished"] * 3
+    assert found.final is not None
+    assert [row.algorithm for row in found.final.rows] == ["plain_l2", "finetuning"]
+    assert found.answer.startswith("plain l2 with penalty factor ")
+
+
+def test_the_page_of_the_own_algorithm_has_the_scripts(place: Path) -> None:
+    (block,) = fenced(ROOT / "docs" / "algorithm.md", "python")
+    page, script = {}, runpy.run_path(str(ROOT / "studies" / "plain_l2.py"))
+    exec(block, page)
+    for method in ("prepare", "remember"):
+        told, real = (getattr(of["PlainL2"], method).__code__ for of in (page, script))
+        assert (told.co_code, told.co_names) == (real.co_code, real.co_names)
+
+
 def test_the_script_and_the_notebook_of_the_first_steps_run(place: Path, ray_session: str, capsys) -> None:
     script, notebook = fenced(ROOT / "docs" / "getting-started.md", "python")
     (place / "wide_ewc.py").write_text(script)

@@ -1,0 +1,41 @@
+"""Is EWC's importance worth its price? Plain L2 to the old parameters, a regularizer of this script's own."""
+
+from clsearch import LogRange, Study, Terms, register
+
+
+class PlainL2:
+    """penalty_factor * |θ - θ*|² over the backbone, where θ* is what the last task left."""
+
+    logs = ()
+    trains_head = False
+
+    def prepare(self, network, benchmark, task, memory, hyperparameters):
+        factor = hyperparameters["penalty_factor"]  # [M], a number per seed
+
+        def penalty(student, batch):
+            changes = [(student.params[name] - old).flatten(1).square().sum(1) for name, old in memory.items()]
+            return Terms(factor * sum(changes))
+
+        return penalty if memory else None  # nothing to hold on to in task 1
+
+    def remember(self, network, benchmark, task, params, memory):
+        return {name: value for name, value in params.items() if not name.startswith("head.")}
+
+
+register("plain_l2", lambda config: PlainL2(), settings=["penalty_factor"])
+
+study = Study(
+    name="plain_l2",
+    question=__doc__,
+    algorithm="plain_l2",
+    space={"penalty_factor": LogRange(1e-4, 10)},
+    benchmark="permuted-digits",
+    tasks=5,
+    optimizer="adam",
+    learning_rate=0.001,
+    epochs=10,
+    trials=16,
+)
+
+if __name__ == "__main__":
+    study.main()
