@@ -1,4 +1,4 @@
-"""Is EWC's importance worth its price? Plain L2 to the old parameters, a regularizer of this script's own."""
+"""How far does plain L2 to the old parameters get, a regularizer of this script's own, without EWC's importance?"""
 
 from clsearch import LogRange, Study, Terms, register
 

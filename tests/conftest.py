@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import clsearch  # noqa: F401  (turns telemetry off before Ray or MLflow is imported)
+from clsearch.core.config import PARTS
+from clsearch.core.registry import OWN
 
 os.environ["TQDM_DISABLE"] = "1"
 
@@ -36,6 +38,16 @@ def may_mount() -> bool:
     words = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
     there = shutil.which("unshare") and shutil.which("nsenter")
     return bool(there) and subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """What a test registers is not known to the next one."""
+    before, parts = dict(OWN), dict(PARTS)
+    yield
+    for known, was in ((OWN, before), (PARTS, parts)):
+        known.clear()
+        known.update(was)
 
 
 @pytest.fixture(scope="session")

@@ -5,30 +5,18 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from clsearch import ConfigError, register
-from clsearch.core.config import PARTS, TrialConfig, fields_of
+from clsearch.core.config import TrialConfig, fields_of
 from clsearch.core.loop import learn_sequence
-from clsearch.core.registry import OWN
 from clsearch.core.run import build_run
 
 SCRIPT = Path(__file__).parents[1] / "studies" / "plain_l2.py"
 SETTINGS = {"benchmark": "permuted-digits", "tasks": 2, "epochs": 1, "hidden": (8,), "learning_rate": 0.05}
-
-
-@pytest.fixture(autouse=True)
-def _forgotten() -> Iterator[None]:
-    """What a test registers is not known to the next one."""
-    before, parts = dict(OWN), dict(PARTS)
-    yield
-    for known, was in ((OWN, before), (PARTS, parts)):
-        known.clear()
-        known.update(was)
 
 
 @pytest.fixture

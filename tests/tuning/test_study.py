@@ -44,6 +44,7 @@ SEARCHED = {
     "lwf_temperature_sweep": {"distillation_factor", "distillation_temperature"},
     "ewc_penalty_sweep": {"penalty_factor", "penalty_p_norm"},
     "lwf_ewc_together": {"distillation_factor", "distillation_temperature", "penalty_factor"},
+    "plain_l2": {"penalty_factor"},
 }
 
 
