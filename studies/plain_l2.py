@@ -11,15 +11,16 @@ class PlainL2:
 
     def prepare(self, network, benchmark, task, memory, hyperparameters):
         factor = hyperparameters["penalty_factor"]  # [M], a number per seed
+        old = {name.removeprefix("l2/"): value for name, value in memory.items() if name.startswith("l2/")}
 
         def penalty(student, batch):
-            changes = [(student.params[name] - old).flatten(1).square().sum(1) for name, old in memory.items()]
+            changes = [(student.params[name] - value).flatten(1).square().sum(1) for name, value in old.items()]
             return Terms(factor * sum(changes))
 
-        return penalty if memory else None  # nothing to hold on to in task 1
+        return penalty if old else None  # nothing to hold on to in task 1
 
     def remember(self, network, benchmark, task, params, memory):
-        return {name: value for name, value in params.items() if not name.startswith("head.")}
+        return memory | {f"l2/{name}": value for name, value in params.items() if not name.startswith("head.")}
 
 
 register("plain_l2", lambda config: PlainL2(), settings=["penalty_factor"])

@@ -46,6 +46,11 @@ class StudyResult:
         return Findings.of(self.plan.folder)
 
     @property
+    def answer(self) -> str:
+        """See `Findings.answer`."""
+        return self.findings.answer
+
+    @property
     def trials(self) -> pd.DataFrame:
         """See `Findings.trials`."""
         return self.findings.trials
