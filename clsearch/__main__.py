@@ -48,7 +48,7 @@ def show(folder: Folder) -> int:
 
 
 def best(folder: Folder, whole: bool = False) -> int:
-    """The chosen hyperparameters, as YAML that --config of a study takes.
+    """The chosen hyperparameters, as YAML that --config of a study takes; of the protocol continual, each task's.
 
     Args:
         folder: Folder of a study, results/<study>.

@@ -50,7 +50,7 @@ def test_a_factor_of_nearly_nothing_is_finetuning_and_a_larger_one_holds_more(pl
 
 
 def test_the_penalty_is_the_sum_of_squares_of_what_changed_by_member(plain_l2: type) -> None:
-    old = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]])}
+    old = {"l2/w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "of another": torch.ones(2, 1)}
     student = type("Student", (), {"params": {"w": torch.tensor([[2.0, 2.0], [3.0, 1.0]])}})
     factor = {"penalty_factor": torch.tensor([10.0, 0.5])}
     penalty = plain_l2().prepare(None, None, None, old, factor)

@@ -86,7 +86,7 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
     mirror = Mirror(plan.folder, plan.options.mirror, warn)
     watcher = Watcher(plan, results, tracker, line, slots(plan), mirror.update)
     watcher.recall()
-    tracker.described(note_of(read_study(plan.folder)))
+    describe(plan, tracker, warn)
     if study is None:
         found = chosen_task_by_task(plan, data, watcher)
     else:
@@ -97,7 +97,7 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
     line.say("writing the report")
     if (report := reported(lambda: write_report(plan.folder), [plan.folder], warn)) is not None:
         tracker.reported(report)
-    tracker.described(note_of(read_study(plan.folder)))
+    describe(plan, tracker, warn)
     line.say("sending the last records to MLflow")
     tracker.end(state_of(found))
     found = replace(found, pages=tracker.pages(found.ranking.trials))
@@ -218,6 +218,14 @@ def finally_evaluated(found: StudyResult, data: ray.ObjectRef, watcher: Watcher)
     except KeyboardInterrupt:
         return replace(found, interrupted=True)
     return replace(found, final=final)
+
+
+def describe(plan: Plan, tracker: Tracker, warn: Callable[[str], None]) -> None:
+    """Tell MLflow what the study is. What goes wrong with it costs the study nothing."""
+    try:
+        tracker.described(note_of(read_study(plan.folder)))
+    except Exception as error:
+        warn(f"no description in MLflow ({type(error).__name__}: {last_line(error)})")
 
 
 def reported(write: Callable[[], Path], folders: Sequence[Path], warn: Callable[[str], None]) -> Path | None:

@@ -9,18 +9,20 @@ from rich.console import Console
 
 from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import Data
-from clsearch.core.loop import learn_sequence
+from clsearch.core.loop import DivergedError, learn_sequence
 from clsearch.core.run import build_run
 from clsearch.tuning.addresses import joins
 from clsearch.tuning.display import near, span, without_password
 from clsearch.tuning.identity import STUDY, Bounds, stored
-from clsearch.tuning.listing import ENDED, so_far, state_of
+from clsearch.tuning.listing import so_far, state_of
 from clsearch.tuning.options import Protocol
 from clsearch.tuning.placement import Share
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.preflight import this_node, tracking_uri
 from clsearch.tuning.protocols import HALVINGS
+from clsearch.tuning.records import ENDED
 from clsearch.tuning.runs import default_store
+from clsearch.tuning.selection import rows_of
 
 PROBES = (2, 10)
 """Steps per task of the two probes: what they differ by is the cost of steps, the rest that of a task."""
@@ -41,15 +43,18 @@ class Pace:
         return (self.step * steps + self.task * tasks) * seeds / self.seeds
 
 
-def probe(plan: Plan, data: Data) -> Pace:
-    """How fast a trial trains here, by its first two tasks cut short."""
+def probe(plan: Plan, data: Data) -> Pace | None:
+    """How fast a trial trains here, by its first two tasks cut short; None where that diverges."""
     seconds = {}
     device = Share(plan.options.cpus_per_trial, 0).take(plan.device if torch.cuda.is_available() else "cpu")
     for steps in (PROBES[0], *PROBES):  # the first is not counted: what is loaded once is loaded there
         settings = plan.config.flat() | {"epochs": None, "iterations": steps}
         config = TrialConfig.of(plan.algorithm, settings, plan.config.source)
         run = build_run(config, plan.seeds, device, data, plan.tasks[:2])
-        seconds[steps] = learn_sequence(run).seconds / len(run.benchmark.tasks)
+        try:
+            seconds[steps] = learn_sequence(run).seconds / len(run.benchmark.tasks)
+        except DivergedError:
+            return None
     few, many = (seconds[steps] for steps in PROBES)
     step = max(many - few, 0.0) / (PROBES[1] - PROBES[0])
     return Pace(step, max(few - PROBES[0] * step, 0.0), len(plan.seeds))
@@ -71,10 +76,9 @@ def tell(plan: Plan, data: Data) -> None:
         console.print(f"{name:<10} {value}", highlight=False, markup=False, soft_wrap=True)
 
 
-def training(plan: Plan, pace: Pace, steps: int) -> list[tuple[str, str]]:
+def training(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, str]]:
     """How much would be trained, and how long that would take."""
-    T, M, report = len(plan.tasks), len(plan.seeds), len(plan.report_seeds)
-    one, side_by_side = pace.of(steps, T, M), at_a_time(plan)
+    T, M = len(plan.tasks), len(plan.seeds)
     trials, most = plan.trials, ""
     if plan.protocol is Protocol.CONTINUAL:  # an attempt is a task
         trials, most = len(plan.rates) + HALVINGS + 1, "at most "
@@ -83,21 +87,36 @@ def training(plan: Plan, pace: Pace, steps: int) -> list[tuple[str, str]]:
     ended = sum(so_far(plan.folder, plan.objectives[0])[0][name] for name in ENDED) if not plan.options.fresh else 0
     rows = [("Trials", f"{most}{trials} x {M} seed{'s' * (M > 1)} x {T} tasks = {trials * M * T:,} task-trainings")]
     rows += [("Ended", f"{ended} trials; the study goes on with the others")] * bool(ended)
-    seconds = max(0, trials - ended) * one
-    shares = {name: (T + 1) / 2 if name == "joint" else 1.0 for name in plan.references}
-    if plan.references and plan.protocol is not Protocol.CONTINUAL:
-        rows.append(("References", f"{', '.join(plan.references)} on the same seeds"))
-        seconds += sum(shares.values()) * one
+    searched = plan.protocol is not Protocol.CONTINUAL
+    rows += [("References", f"{', '.join(plan.references)} on the same seeds")] * bool(plan.references and searched)
     if plan.options.final:
-        evaluated = ", ".join(["the choice", *plan.references])
-        rows.append(("Final", f"{evaluated} on {report} fresh seeds; opens test data, once, at the end"))
-        seconds += (1 + sum(shares.values())) * pace.of(steps, T, report)
+        of = ", ".join(["the choice", *plan.references])
+        rows.append(("Final", f"{of} on {len(plan.report_seeds)} fresh seeds; opens test data at the end"))
     share = f"{plan.options.cpus_per_trial} CPU" + f", {plan.options.gpus_per_trial:g} GPU" * (plan.device == "cuda")
-    where = "what the cluster has room for" if joins(plan) else f"{side_by_side} at a time on this machine"
+    where = "what the cluster has room for" if joins(plan) else f"{at_a_time(plan)} at a time on this machine"
     rows.append(("Resources", f"{share} a trial, {where}"))
-    about = f"about {span(one)} a trial, {span(seconds / side_by_side)} in all"
-    rows.append(("Time", f"{most}{about}, and some 10 s to start; by a probe of {PROBES[1]} steps on this machine"))
-    return rows
+    return [*rows, ("Time", time_of(plan, pace, steps, max(0, trials - ended), most))]
+
+
+def time_of(plan: Plan, pace: Pace | None, steps: int, trials: int, most: str) -> str:
+    """About how long the trials that are left take, with references and the final evaluation."""
+    if pace is None:
+        return "unknown: a probe of a few steps diverged, with the low end of each range"
+    T, M = len(plan.tasks), len(plan.seeds)
+    weights = {name: (T + 1) / 2 if name == "joint" else 1.0 for name in (plan.algorithm, *plan.references)}
+    one = weights[plan.algorithm] * pace.of(steps, T, M)
+    seconds = trials * one
+    if plan.protocol is not Protocol.CONTINUAL:
+        seconds += sum(weights[name] for name in plan.references) * pace.of(steps, T, M)
+    if plan.options.final:  # each on every target of the protocol
+        seconds += sum(
+            weights[name] * pace.of(steps, T, len(plan.report_seeds)) * len(target.tasks) / T
+            for target, name in rows_of(plan)
+        )
+    by = f"by a probe of {PROBES[1]} steps on this machine"
+    if joins(plan):
+        return f"{most}about {span(one)} a trial, {span(seconds)} of one worker in all; {by}"
+    return f"{most}about {span(one)} a trial, {span(seconds / at_a_time(plan))} in all, and some 10 s to start; {by}"
 
 
 def at_a_time(plan: Plan) -> int:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from clsearch.tuning.final import Final
 from clsearch.tuning.reading import Reading, read_study, record_named
-from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.records import TrialRecord, table_of
 from clsearch.tuning.report import figures_of
 from clsearch.tuning.report_answer import answer
 
@@ -39,14 +39,16 @@ class Findings:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """trials.csv: a row per trial; of the protocol continual attempts.csv, a row per attempt."""
-        continual = self.reading.study["protocol"] == "continual"
-        return pd.read_csv(self.folder / ("attempts.csv" if continual else "trials.csv"))
+        """A row per trial, as trials.csv has it; of the protocol continual a row per attempt, as attempts.csv."""
+        reading = self.reading
+        if reading.study["protocol"] == "continual":
+            return reading.decision.table(reading.study["seeds"])
+        return table_of(reading.trials, reading.space)
 
     @property
     def references(self) -> pd.DataFrame:
-        """references.csv: a row per reference."""
-        return pd.read_csv(self.folder / "references.csv")
+        """A row per reference, as references.csv has it."""
+        return table_of(self.reading.references, self.reading.space)
 
     @property
     def best(self) -> TrialRecord | None:

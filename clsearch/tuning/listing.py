@@ -18,6 +18,7 @@ from clsearch.tuning.objectives import sign
 from clsearch.tuning.resume import lock_of
 
 ENDED = ("finished", "pruned", "failed")
+"""As in `records`, whose import is not cheap."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,15 @@ def entry_of(folder: Path, study: dict[str, Any]) -> Entry:
     """A study in a list."""
     best, final = (stored(folder / name) or {} for name in ("best.json", "final.json"))
     state = state_of(folder, study)
-    if state in ("finished", "failed"):
+    if (state in ("finished", "failed") and "trials" in best) or study["protocol"] == "continual":
         counts, scores = best.get("trials", {}), best.get("metrics") or best.get("scores") or {}
         score = next((scores[name] for name in (study["objectives"][0], *scores) if name in scores), None)
     else:
         counts, score = so_far(folder, study["objectives"][0])
-    chosen = [row for row in final.get("rows", ()) if row["configuration"] == "chosen" and not row["reason"]]
+    rows = final.get("rows", ()) if final.get("choice", {}).get("label") == best.get("label") else ()
+    chosen = [row for row in rows if row["configuration"] == "chosen" and not row["reason"]]
+    if state not in ("finished", "failed"):  # of an earlier choice, maybe
+        chosen = []
     ended = sum(counts.get(name, 0) for name in ENDED)
     return Entry(
         name=folder.name,
@@ -80,15 +84,17 @@ def percent(value: float | None) -> str:
 
 
 def state_of(folder: Path, study: dict[str, Any]) -> str:
-    """finished, failed, interrupted (the same command goes on), or running: a process holds it now."""
+    """finished, failed, interrupted (the same command goes on), or running: a process holds it now; running? where its
+    lock cannot be looked at.
+    """
     try:
         if lock_of(folder).exists():
             with FileLock(lock_of(folder), timeout=0):
                 pass
     except Timeout:
         return "running"
-    except OSError:  # of a folder of somebody else's
-        pass
+    except OSError:  # of a folder of somebody else's, who may run it now
+        return "running?" if study["state"] == "running" else str(study["state"])
     return "interrupted" if study["state"] in ("running", "unfinished") else str(study["state"])
 
 

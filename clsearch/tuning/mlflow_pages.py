@@ -27,10 +27,10 @@ WIDTHS = {"attributes.`Run Name`": 260, "params": 180, "metrics": 160, "tags.`st
 
 
 def base_of(uri: str) -> str | None:
-    """Where a store's pages are; None where nobody knows. Of a local file: where a server for it will answer."""
+    """Where a store's pages are; None where nobody knows. Of a SQLite file: where a server for it will answer."""
     if uri.startswith(("http:", "https:")):
         return without_password(uri).rstrip("/")
-    return None if uri.startswith("databricks") else f"http://{HOST}:{PORT}"
+    return f"http://{HOST}:{PORT}" if uri.startswith("sqlite:") else None
 
 
 def view_name(study: dict[str, Any]) -> str:

@@ -54,7 +54,9 @@ class ProgressLine:
             yield
 
     def __rich__(self) -> Group:
-        lines = (Text(self.ended(record), style="dim", no_wrap=True, overflow="ellipsis") for record in self.recent)
+        lines = (
+            Text(self.ended(record), style="dim", no_wrap=True, overflow="ellipsis") for record in tuple(self.recent)
+        )
         return Group(*lines, self.bar)
 
     def say(self, what: str, moving: bool = False) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from clsearch.core import metrics
 from clsearch.core.statistics import Interval, indistinguishable, paired_difference
 from clsearch.tuning.objectives import chosen, front, sign
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.records import ENDED, TrialRecord
 from clsearch.tuning.trainable import last_rows
 
 
@@ -159,7 +158,7 @@ def best_content(
 ) -> dict[str, Any]:
     """What best.json holds."""
     best, cost = ranking.best, cost_of(records)
-    counts = dict(Counter(record.state for record in records))
+    counts = {state: sum(record.state == state for record in records) for state in ENDED}
     if best is None:
         return {"label": None, "reason": "no trial finished", "trials": counts, "cost": asdict(cost)}
     content: dict[str, Any] = {

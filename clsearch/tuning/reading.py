@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from clsearch.tuning.records import TrialRecord, read_trials
 @dataclass(frozen=True)
 class Reading:
     """What a study's folder holds. study: study.json. best: best.json, {} where the search has not ended. decision: of
-    the protocol continual. openings: of test data. final: None where there is no final evaluation that ended.
+    the protocol continual. openings: of test data. final: of the
+    present choice; None where none has ended.
     """
 
     folder: Path
@@ -95,19 +96,28 @@ def read_study(folder: Path) -> Reading:
     study = stored(folder / STUDY)
     if not study or "id" not in study:
         raise ConfigError([f"results: must be the folder of a study, results/<study>; got {near(folder)}"])
-    records = list(read_trials(folder).values())
+    records, best = list(read_trials(folder).values()), stored(folder / "best.json") or {}
     wanted = {name: place for place, name in enumerate(study["references"])}
     references = [record for record in records if record.number is None]
-    return Reading(
+    found = Reading(
         folder=folder,
         study=study,
         trials=sorted((r for r in records if r.number is not None), key=lambda r: r.label),
         references=sorted(references, key=lambda r: wanted.get(r.algorithm, len(wanted))),
-        best=stored(folder / "best.json") or {},
+        best=best,
         decision=Decision(read_begun(folder, study["seeds"], study["tasks"]).attempts),
         openings=openings_of(folder),
         final=read_final(folder),
     )
+    return found if found.final is None or evaluates(found.final, found) else replace(found, final=None)
+
+
+def evaluates(final: Final, study: Reading) -> bool:
+    """Whether a final evaluation is of the present choice: a study that was extended may have another one by now."""
+    if study.best.get("per_task"):
+        return list(final.choice.per_task) == study.best["per_task"]
+    best = study.chosen
+    return best is not None and (final.choice.label, final.choice.values) == (best.label, best.values)
 
 
 def record_named(study: Reading, trial: str) -> TrialRecord:

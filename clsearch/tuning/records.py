@@ -40,6 +40,9 @@ from clsearch.version import __version__
 
 PACKAGES = ("ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas")
 
+ENDED = ("finished", "pruned", "failed")
+"""States of trials of which nothing more comes."""
+
 CURVE, STATE_FILE = "learning_curve.csv", "state.pt"
 """Files of a trial's folder: the second is its own checkpoint."""
 
@@ -89,7 +92,7 @@ class TrialRecord:
     @property
     def ended(self) -> bool:
         """Whether nothing more comes of it."""
-        return self.state in ("finished", "failed", "pruned")
+        return self.state in ENDED
 
 
 def metrics_of(result: dict[str, Any]) -> dict[str, float]:
@@ -161,36 +164,8 @@ class Results:
         write_atomically(self.trial_folder(label) / "error.txt", text.encode())
 
     def write_table(self, name: str, records: list[TrialRecord]) -> None:
-        """Write <name>.csv, a row per trial. Only finished trials have metrics there: a mean over few tasks must not
-        be sorted among means over all.
-        """
-        rows = [
-            {
-                "label": r.label,
-                "number": r.number,
-                "algorithm": r.algorithm,
-                "state": r.state,
-                **r.values,
-                **(r.metrics if r.state == "finished" else {}),
-                "tasks_learned": r.tasks_learned,
-                "seconds": r.seconds,
-                "place": r.place,
-                "reason": r.reason,
-            }
-            for r in records
-        ]
-        always = [
-            "label",
-            "number",
-            "algorithm",
-            "state",
-            *self.plan.space,
-            "tasks_learned",
-            "seconds",
-            "place",
-            "reason",
-        ]
-        self._csv(self.folder / f"{name}.csv", pd.DataFrame(rows, columns=None if rows else always))
+        """Write <name>.csv, a row per trial."""
+        self._csv(self.folder / f"{name}.csv", table_of(records, self.plan.space))
 
     def tidy(self, ended: Iterable[str]) -> None:
         """Remove what a process that was killed may leave: Ray's own folder, files half written, and the states of
@@ -212,6 +187,29 @@ class Results:
 
     def _csv(self, path: Path, table: pd.DataFrame) -> None:
         write_atomically(path, table.to_csv(index=False).encode())
+
+
+def table_of(records: Iterable[TrialRecord], searched: Iterable[str]) -> pd.DataFrame:
+    """A row per trial. Only finished trials have metrics: a mean over few tasks must not be sorted among means over
+    all. searched: names of hyperparameters.
+    """
+    rows = [
+        {
+            "label": r.label,
+            "number": r.number,
+            "algorithm": r.algorithm,
+            "state": r.state,
+            **r.values,
+            **(r.metrics if r.state == "finished" else {}),
+            "tasks_learned": r.tasks_learned,
+            "seconds": r.seconds,
+            "place": r.place,
+            "reason": r.reason,
+        }
+        for r in records
+    ]
+    always = ["label", "number", "algorithm", "state", *searched, "tasks_learned", "seconds", "place", "reason"]
+    return pd.DataFrame(rows, columns=None if rows else always)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

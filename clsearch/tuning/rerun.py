@@ -52,8 +52,10 @@ def rerun(
     """
     study = read_study(folder)
     record = record_named(study, trial)
-    if record.tasks_learned == 0 and record.state != "failed":
-        raise ConfigError([f"trial: must have learned a task; got {trial}, which is {record.state}"])
+    if not record.accuracy:
+        raise ConfigError([f"trial: must have a matrix to compare with; got {trial}, {record.state}: {record.reason}"])
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["device: must be one that torch sees here; got cuda"])
     settings = record.settings | ({} if data_root is None else {"data_root": data_root})
     config = TrialConfig.of(record.algorithm, settings)
     if missing := config.source.missing_files(config.data_root):
@@ -92,6 +94,9 @@ def told(found: Rerun) -> list[str]:
         lines.append(f"then: {record.reason or record.state}; now: {found.reason or 'it went on'}")
     for part, (then, now) in found.differences.items():
         lines.append(f"{part}: {then} then, {now} now")
-    if not found.equal and record.place:
-        lines.append(f"it was trained on {record.place}")
+    if not found.equal:
+        lines.append(
+            f"it was trained on {record.place or 'a machine that is not named'}; another device, or number of threads "
+            f"(--cpus, as --cpus-per-trial then), adds in another order"
+        )
     return lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -23,7 +22,7 @@ from clsearch.tuning.summary import decision_table, say, tell_best
 def show_study(console: Console, folder: Path) -> None:
     """Print what a study found so far. Raises ConfigError where there is none."""
     study = read_study(folder)
-    console.print(f"[bold]{question(study)}[/bold]")
+    console.print(question(study), style="bold", markup=False, highlight=False)
     say(console, *answer(study), *notes(study), "")
     if study.ranking.trials:
         tell_best(console, study.ranking, study.references, list(study.space))
@@ -42,15 +41,13 @@ def show_study(console: Console, folder: Path) -> None:
 
 
 def best_of(folder: Path, whole_configuration: bool = False) -> str:
-    """The chosen values as YAML, which `--config` takes; of the protocol continual, those of each task.
-    whole_configuration: every setting. Raises ConfigError where there is no study, or nothing was chosen yet.
+    """The chosen values as YAML, which `--config` takes; of the protocol continual, those of each task, which it does
+    not take. whole_configuration: every setting. Raises ConfigError where there is no study, or nothing was chosen yet.
     """
     study = read_study(folder)
-    found: Any = {**study.chosen.values} if study.chosen is not None else {}
-    if study.decision.choice is not None:
-        found = {"per_task": [attempt.values for attempt in study.decision.kept]}
-    elif study.chosen is None:
+    if per_task := study.best.get("per_task"):
+        return str(yaml.safe_dump({"per_task": per_task}, sort_keys=False))
+    if study.chosen is None:
         raise ConfigError([f"results: must hold a study of which a trial has finished; got {near(folder)}"])
-    if whole_configuration and study.chosen is not None:
-        found = {name: value for name, value in study.chosen.settings.items() if value is not None}
-    return str(yaml.safe_dump(found, sort_keys=False))
+    found = study.chosen.settings if whole_configuration else study.chosen.values
+    return str(yaml.safe_dump({name: v for name, v in found.items() if v is not None}, sort_keys=False))

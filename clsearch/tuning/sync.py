@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from clsearch.core.config import ConfigError
 from clsearch.tuning.continual import Decision, read_begun
 from clsearch.tuning.display import near
-from clsearch.tuning.final import openings_of, read_final
+from clsearch.tuning.final import openings_of
 from clsearch.tuning.identity import STUDY, stored
 from clsearch.tuning.preflight import check_tracking
 from clsearch.tuning.reading import read_study
@@ -56,8 +57,10 @@ def send(runs: Runs, folder: Path) -> None:
         runs.concluded(best, latest([*told, *(attempt.when for attempt in begun.attempts)]))
     if openings := openings_of(folder):
         runs.opened(openings)
-    if (found := read_final(folder)) is not None:
-        runs.evaluated(found)
-    runs.reported(folder / REPORT if (folder / REPORT).exists() else write_report(folder))
-    runs.described(note_of(read_study(folder)))
+    reading = read_study(folder)
+    if reading.final is not None:
+        runs.evaluated(reading.final)
+    with suppress(Exception):  # without a report the rest is sent all the same
+        runs.reported(folder / REPORT if (folder / REPORT).exists() else write_report(folder))
+    runs.described(note_of(reading))
     runs.end("unfinished" if study["state"] == "running" else study["state"])

@@ -23,7 +23,7 @@ def test_task_trainings_are_trials_seeds_and_tasks(tmp_path: Path) -> None:
     rows = said(plan_of(tmp_path, trials=6, seeds=2, report_seeds=4, references=("finetuning", "joint")))
     assert rows["Trials"] == "6 x 2 seeds x 3 tasks = 36 task-trainings"
     assert rows["References"] == "finetuning, joint on the same seeds"
-    assert rows["Final"] == "the choice, finetuning, joint on 4 fresh seeds; opens test data, once, at the end"
+    assert rows["Final"] == "the choice, finetuning, joint on 4 fresh seeds; opens test data at the end"
 
 
 def test_the_time_is_that_of_trials_references_and_the_final_evaluation(tmp_path: Path) -> None:
@@ -75,13 +75,25 @@ def test_steps_are_those_that_a_trial_takes(tmp_path: Path) -> None:
     assert steps_of(plan_of(tmp_path, iterations=7), data) == 3 * 7
 
 
-def test_the_probe_costs_a_fraction_of_a_trial_and_is_in_proportion(tmp_path: Path) -> None:
-    """No timed assertion: that the pace is positive and scales, not how fast this machine is."""
+def test_the_probe_measures_steps_and_what_comes_with_a_task(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "ewc", seeds=2)
     pace = probe(plan, read_data(plan.config.source, None))
-    assert pace.step >= 0
-    assert pace.of(100, 3, 2) > 0
-    assert pace.of(100, 3, 4) == pytest.approx(2 * pace.of(100, 3, 2))
+    assert pace.of(0, 1, 2) + pace.of(1000, 0, 2) > 0
+    assert pace.seeds == 2
+
+
+def test_where_a_probe_diverges_the_time_is_unknown(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, learning_rate=1e20)
+    pace = probe(plan, read_data(plan.config.source, None))
+    assert pace is None
+    assert dict(training(plan, pace, 100))["Time"].startswith("unknown: ")
+
+
+def test_what_a_protocol_reports_on_costs_its_tasks(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, protocol="first_k", first_k=2, tasks=5, seeds=2, report_seeds=2, references=())
+    one = 0.01 * 100 + 0.5 * 2  # two tasks; reported on three, and on the full sequence of five
+    plan = replace(plan, options=plan.options.model_copy(update={"max_concurrent": 1}))
+    assert f"{32 * one + one * (3 + 5) / 2:.0f} s in all" in said(plan)["Time"]
 
 
 def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ import plotly.graph_objects as go
 import pytest
 
 from clsearch import ConfigError, Study
-from clsearch.tuning.records import Results
 from clsearch.tuning.report_answer import answer
 from tests.tuning.test_report import SECTIONS, evaluated, references_of, small_plan, trials_of, written
 
@@ -19,11 +18,14 @@ from tests.tuning.test_report import SECTIONS, evaluated, references_of, small_p
 def whole(tmp_path: Path) -> Path:
     plan = small_plan(tmp_path)
     trials, references = trials_of(plan), references_of(plan)
-    folder = written(plan, [*trials, *references], evaluated(plan))
-    results = Results(plan)
-    results.write_table("trials", trials)
-    results.write_table("references", references)
-    return folder
+    return written(plan, [*trials, *references], evaluated(plan))
+
+
+def test_a_study_that_has_just_begun_has_empty_tables(tmp_path: Path) -> None:
+    study = Study.open(written(small_plan(tmp_path), [], state="running"))
+    assert len(study.trials) == len(study.references) == 0
+    assert "distillation_factor" in study.trials.columns
+    assert study.best is None
 
 
 def test_a_study_is_read_back_with_its_tables_its_best_and_its_answer(whole: Path) -> None:

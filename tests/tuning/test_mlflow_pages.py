@@ -19,6 +19,7 @@ from tests.tuning.builders import plan_of
         ("http://tracking:5000/", "http://tracking:5000"),
         ("https://bob:secret@tracking.example.org/mlflow", "https://tracking.example.org/mlflow"),
         ("databricks", None),
+        ("postgresql://me@here/mlflow", None),
     ],
 )
 def test_pages_are_where_the_store_is_served_and_show_no_password(uri, base) -> None:

@@ -88,7 +88,7 @@ def test_without_a_finished_trial_there_is_no_best(plan, states):
     assert content == {
         "label": None,
         "reason": "no trial finished",
-        "trials": {state: states.count(state) for state in states},
+        "trials": {state: states.count(state) for state in ("finished", "pruned", "failed")},
         "cost": asdict(cost_of(records)),
     }
 
@@ -125,7 +125,7 @@ def test_best_content_is_what_a_reader_needs_to_judge_it(plan, records):
     assert content["indistinguishable"] == ["trial_00003", "trial_00001"]
     assert (content["objectives"], content["front"]) == ([ACCURACY], [])
     assert content["cost"] == asdict(cost_of([*records, failed]))
-    assert content["trials"] == {"finished": len(records), "failed": 1}
+    assert content["trials"] == {"finished": len(records), "pruned": 0, "failed": 1}
     assert content["references"]["finetuning"]["metrics"] == reference.metrics
     interval = stats.ttest_rel(BEST, WORSE).confidence_interval(0.95)
     assert content["references"]["finetuning"]["difference"] == pytest.approx(

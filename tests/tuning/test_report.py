@@ -18,7 +18,7 @@ from clsearch.tuning.identity import finite
 from clsearch.tuning.importances import importances
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.pruning import pruned_of, saving_of
-from clsearch.tuning.ranking import best_content, cost_of, rank
+from clsearch.tuning.ranking import Choice, best_content, cost_of, rank
 from clsearch.tuning.reading import Reading, read_study
 from clsearch.tuning.records import Results, TrialRecord
 from clsearch.tuning.report import importance_in, parts_of, write_comparison, write_report
@@ -98,7 +98,8 @@ def evaluated(plan: Plan, chosen: float = 0.9) -> Final:
         measured_of(plan, [0.80] * 3, [x - 0.1 for x in test], "finetuning"),
         measured_of(plan, [0.95] * 3, [x + 0.05 for x in test], "joint"),
     ]
-    return final_of(plan, *rows, scores={"average_accuracy": 0.91})
+    final = final_of(plan, *rows, scores={"average_accuracy": 0.91})
+    return replace(final, choice=Choice("trial_00002", VALUES[2], final.choice.scores))
 
 
 @pytest.fixture
@@ -432,3 +433,21 @@ def test_the_report_of_500_trials_is_below_6_megabytes(tmp_path) -> None:
         records.append(replace(record, times=[1_700_000_000_000 + 7500 * n] * record.tasks_learned))
     path = write_report(written(plan, records))
     assert path.stat().st_size < 6e6
+
+
+def test_a_final_evaluation_of_an_earlier_choice_is_not_the_present_ones(tmp_path) -> None:
+    """As of a study that was extended: its folder keeps the old one until there is another."""
+    plan = small_plan(tmp_path)
+    better = record_of(plan, 6, [0.97, 0.98], VALUES[0])
+    study = read_study(written(plan, [*trials_of(plan), better], evaluated(plan), state="running"))
+    assert study.chosen.number == 6
+    assert study.final is None
+    assert len(study.openings) == 1
+    assert "so there are only the search's own" in answer(study)[1]
+
+
+def test_scores_that_differ_in_their_last_digits_only_have_no_importance(tmp_path) -> None:
+    plan = small_plan(tmp_path)
+    records = [record_of(plan, n, [0.9 + 1e-15 * n] * 2, VALUES[n]) for n in range(6)]
+    told_to_optuna(plan, records)
+    assert importances(open_storage(plan)) == {}

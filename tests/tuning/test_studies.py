@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,3 +65,16 @@ def test_what_is_no_study_is_refused(tmp_path: Path, capsys, command: str) -> No
 def test_best_of_nothing_is_refused(tmp_path: Path, capsys) -> None:
     assert main(["best", str(written(plan_of(tmp_path), [], state="running"))]) == 2
     assert "of which a trial has finished" in capsys.readouterr().err
+
+
+def test_the_best_of_continual_is_a_list_of_each_tasks(tmp_path: Path, capsys) -> None:
+    plan = plan_of(tmp_path, "ewc", space=None, protocol="continual")
+    folder = written(plan, [])
+    per_task = [{"penalty_factor": 4.0}, {"penalty_factor": 2.0}]
+    (folder / "best.json").write_text(json.dumps({"label": "continual", "per_task": per_task}))
+    assert yaml.safe_load(printed(capsys, "best", folder)) == {"per_task": per_task}
+
+
+def test_a_question_is_shown_as_it_is_written(tmp_path: Path, capsys) -> None:
+    plan = plan_of(tmp_path, seeds=2, question="Does [/x] or [m] matter?")
+    assert "Does [/x] or [m] matter?" in printed(capsys, "show", written(plan, []))
