@@ -12,7 +12,7 @@ from clsearch.core.config import PARTS, PRESETS, ConfigError, fields_of, preset_
 from clsearch.core.datasets import Data, Source
 from clsearch.core.parts import FOLDER
 from clsearch.tuning.command_line import Invocation, parse
-from clsearch.tuning.config_file import written
+from clsearch.tuning.config_file import dumped
 from clsearch.tuning.display import near, without_password
 from clsearch.tuning.options import Options, Protocol
 from clsearch.tuning.plan import Plan, make_plan
@@ -114,32 +114,36 @@ class Comparison:
         def run() -> int:
             words = [sys.argv[0], *(sys.argv[1:] if args is None else args)]
             shown = [without_password(word) if "://" in word else word for word in words]
-            name, plans, asked = self.planned(args)
-            if asked.print_config or asked.dry_run:
-                return self._tell(plans, asked)
+            settings, space, asked = self.parsed(args)
+            if asked.print_config:
+                print(dumped(settings, space), end="")
+                return 0
+            name, plans = settings["name"], self.plans_of(settings, space)
+            if asked.dry_run:
+                return self._tell(plans)
             results = self._carry_out(name, plans, [near(Path(sys.executable)), *shown])
             return max((result.exit_code for result in results.values()), default=1)
 
         exit_with(run)
 
-    def _tell(self, plans: dict[str, Plan], asked: Invocation) -> int:
-        """Print the options of each study, or what it would do."""
+    def _tell(self, plans: dict[str, Plan]) -> int:
+        """Print what each study would do."""
+        from clsearch.tuning.dry_run import tell
+
         data: dict[Source, Data] = {}
         for label, plan in plans.items():
-            print(f"# study {label}")
-            if asked.print_config:
-                print(written(plan, self.settings))
-                continue
-            from clsearch.tuning.dry_run import tell
-
+            print(f"study {label}")
             data[plan.config.source] = prepared(plan, data.get(plan.config.source))
             tell(plan, data[plan.config.source])
         return 0
 
-    def planned(self, args: list[str] | None = None) -> tuple[str, dict[str, Plan], Invocation]:
-        """The comparison's name and its studies, changed by a command line, and what that asks for. Raises
-        ConfigError.
-        """
+    def planned(self, args: list[str] | None = None) -> tuple[str, dict[str, Plan]]:
+        """The comparison's name and its studies, changed by a command line. Raises ConfigError."""
+        settings, space, _ = self.parsed(args)
+        return settings["name"], self.plans_of(settings, space)
+
+    def parsed(self, args: list[str] | None = None) -> tuple[dict[str, Any], Space, Invocation]:
+        """Settings and space of all studies, changed by a command line, and what that asks for. Raises ConfigError."""
         settled = set.intersection(*(set(own) for own in self.studies.values())) - {"algorithm"}
         shown = {name: values for plan in self.plans.values() for name, values in plan.space.items()} | self.space
         settings, space, asked = parse(
@@ -153,7 +157,7 @@ class Comparison:
                 if protocol not in acting and settings.get(name) is not None:
                     got = settings[name]
                     raise ConfigError([f"{name}: acts with protocol = {protocol} only; got {got}, and no study of it"])
-        return settings["name"], self.plans_of(settings, space), asked
+        return settings, space, asked
 
     def run(self) -> dict[str, StudyResult]:
         """Run all studies; gives their results by label. Raises ConfigError, before anything expensive starts."""

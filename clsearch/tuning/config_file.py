@@ -10,7 +10,7 @@ from clsearch.core.config import ConfigError
 from clsearch.tuning.display import near
 from clsearch.tuning.options import SelectionOptions, StudyOptions
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.spaces import Range
+from clsearch.tuning.spaces import Range, Space
 
 EITHER = {"--epochs": "--iterations", "--iterations": "--epochs"}
 """Options of which one alone acts: the command line's, not the file's."""
@@ -83,11 +83,23 @@ def written(plan: Plan, script: dict[str, Any]) -> str:
     """A plan as such a file: every option that is set, the ranges that are searched as lists of two. script: settings
     of the script, of which one that is undone is null.
     """
-    import yaml
-
     options = plan.options.model_dump(mode="json") | plan.config.flat()
     first = [name for part in (StudyOptions, SelectionOptions) for name in part.model_fields]
-    options = {name: options[name] for name in (*first, *plan.config.flat(), *options)}
-    found = {name: value for name, value in options.items() if value is not None or script.get(name) is not None}
-    found |= {name: [r.low, r.high] for name, r in plan.space.items()}
-    return str(yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
+    named = {name: options[name] for name in (*first, *plan.config.flat(), *options)}
+    return dumped({n: v for n, v in named.items() if v is not None or script.get(n) is not None}, plan.space)
+
+
+def dumped(settings: dict[str, Any], space: Space) -> str:
+    """Settings and ranges as such a file."""
+    import yaml
+
+    plain = {name: plainly(value) for name, value in settings.items()}
+    ranges = {name: [values.low, values.high] for name, values in space.items()}
+    return str(yaml.safe_dump(plain | ranges, sort_keys=False, allow_unicode=True))
+
+
+def plainly(value: Any) -> Any:
+    """A value as YAML has it."""
+    if isinstance(value, tuple | list):
+        return [plainly(one) for one in value]
+    return value if value is None or type(value) in (bool, int, float, str) else str(value)

@@ -148,3 +148,16 @@ def test_what_is_something_else_is_left_as_it_is_and_it_is_said_first(tmp_path, 
     assert "checking" not in text
     assert ("--name c-2" in text) == ("must not be" not in said)
     assert json.loads((tmp_path / there).read_text()) == content
+
+
+@pytest.mark.parametrize("made", [methods, protocols])
+def test_what_a_comparison_prints_of_its_options_is_read_back(tmp_path, capsys, made):
+    comparison, file = made(), tmp_path / "options.yaml"
+    with pytest.raises(SystemExit) as ended:
+        comparison.main(["--print-config", "--trials", "6", "--penalty-factor", "1", "10"])
+    assert ended.value.code == 0
+    file.write_text(capsys.readouterr().out)
+    given = plans_for(comparison, "--trials", "6", "--penalty-factor", "1", "10")
+    read = plans_for(comparison, "--config", str(file))
+    for label, plan in given.items():
+        assert (read[label].config, read[label].space, read[label].options) == (plan.config, plan.space, plan.options)
