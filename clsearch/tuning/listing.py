@@ -23,7 +23,9 @@ ENDED = ("finished", "pruned", "failed")
 
 @dataclass(frozen=True)
 class Entry:
-    """A study in a list. best: of its trials on validation data; test: what the choice reaches; "" for none."""
+    """A study in a list. best: of its trials on validation data, average accuracy unless another metric is named; test:
+    what the choice reaches; "" for none.
+    """
 
     name: str
     algorithm: str
@@ -47,24 +49,26 @@ def studies_in(results: Path) -> list[Entry]:
 def entry_of(folder: Path, study: dict[str, Any]) -> Entry:
     """A study in a list."""
     best, final = (stored(folder / name) or {} for name in ("best.json", "final.json"))
-    state = state_of(folder, study)
-    if (state in ("finished", "failed") and "trials" in best) or study["protocol"] == "continual":
-        counts, scores = best.get("trials", {}), best.get("metrics") or best.get("scores") or {}
-        score = next((scores[name] for name in (study["objectives"][0], *scores) if name in scores), None)
+    state, continual = state_of(folder, study), study["protocol"] == "continual"
+    if continual:  # its only score is not the objective
+        counts, (metric, score) = Counter[str](), next(iter(best.get("scores", {}).items()), ("", None))
     else:
-        counts, score = so_far(folder, study["objectives"][0])
+        metric = study["objectives"][0]
+        if state in ("finished", "failed") and "trials" in best:
+            counts, score = Counter(best["trials"]), best.get("metrics", {}).get(metric)
+        else:
+            counts, score = so_far(folder, metric)
     rows = final.get("rows", ()) if final.get("choice", {}).get("label") == best.get("label") else ()
     chosen = [row for row in rows if row["configuration"] == "chosen" and not row["reason"]]
     if state not in ("finished", "failed"):  # of an earlier choice, maybe
         chosen = []
-    ended = sum(counts.get(name, 0) for name in ENDED)
     return Entry(
         name=folder.name,
         algorithm=named(study["algorithm"]),
         benchmark=study["config"]["benchmark"],
         state=state,
-        trials="task by task" if study["protocol"] == "continual" else f"{ended}/{study['trials']}",
-        best=percent(score),
+        trials="task by task" if continual else f"{sum(counts[name] for name in ENDED)}/{study['trials']}",
+        best=" ".join([percent(score), metric.replace("_", " ") if metric != "average_accuracy" else ""]).strip(),
         test=percent(chosen[0]["test"]["average_accuracy"]["mean"] if chosen else None),
         started=study["started"][:16].replace("T", " "),
     )
