@@ -13,6 +13,7 @@ import torch
 from clsearch import ConfigError, register
 from clsearch.core.config import TrialConfig, fields_of
 from clsearch.core.loop import learn_sequence
+from clsearch.core.registry import digest_of
 from clsearch.core.run import build_run
 
 SCRIPT = Path(__file__).parents[1] / "studies" / "plain_l2.py"
@@ -73,6 +74,28 @@ def test_a_name_may_be_registered_again() -> None:
     register("mine", settings=["penalty_factor"])
     register("mine", settings=["distillation_factor"])
     assert "penalty_factor" not in fields_of("mine")
+
+
+class Mine:
+    """A regularizer whose source can be read."""
+
+    logs = ()
+    trains_head = False
+
+
+class Other(Mine):
+    """Another one."""
+
+
+def test_a_study_is_named_by_the_source_of_its_own_regularizers() -> None:
+    def digest(regularizer: type) -> str | None:
+        register("mine", lambda config: regularizer(), settings=["penalty_factor"])
+        return digest_of(TrialConfig.of("mine", SETTINGS))
+
+    first = digest(Mine)
+    assert first is not None
+    assert digest(Mine) == first != digest(Other)
+    assert digest_of(TrialConfig.of("lwf", SETTINGS)) is None
 
 
 def test_a_script_with_an_algorithm_of_its_own_answers_for_help_without_torch() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,3 +50,16 @@ def accept(own: Mapping[str, Own]) -> None:
     for name, algorithm in own.items():
         OWN[name] = algorithm
         PARTS[name] = (*COMMON, part_of(algorithm.settings))
+
+
+def digest_of(config: TrialConfig) -> str | None:
+    """Names the source of a registered algorithm's regularizers, so that a study notices that they were changed; None
+    for an algorithm of clsearch's, and where the source cannot be read.
+    """
+    if config.algorithm not in OWN:
+        return None
+    try:
+        texts = [inspect.getsource(type(build(config))) for build in OWN[config.algorithm].build]
+    except (OSError, TypeError):
+        return None
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]

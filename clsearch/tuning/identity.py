@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clsearch.core.datasets import Source
+from clsearch.core.registry import digest_of
 from clsearch.tuning.options import Protocol
 from clsearch.tuning.plan import Plan
 
@@ -31,6 +32,7 @@ def description(plan: Plan) -> dict[str, Any]:
         "config": {k: v for k, v in plan.config.flat().items() if k not in plan.space},
         "space": {name: asdict(r) for name, r in plan.space.items()},
         "data": described(plan.config.source),
+        "regularizers": digest_of(plan.config),
         "preset": plan.options.preset,
         "references": plan.references,
         "protocol": plan.protocol.value,
