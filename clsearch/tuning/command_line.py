@@ -173,4 +173,14 @@ def _optional(field: FieldInfo) -> Any:
 def _argument(field: FieldInfo, metavar: str | None) -> Any:
     import tyro
 
-    return tyro.conf.arg(help=field.description, metavar=metavar)
+    allowed = range_of(field)
+    return tyro.conf.arg(help=f"{field.description} ({allowed})" if allowed else field.description, metavar=metavar)
+
+
+def range_of(field: FieldInfo) -> str:
+    """The bounds of a field in words, such as `at least 1`; empty where it has none."""
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    found = {
+        name: bound for rule in field.metadata for name in words if (bound := getattr(rule, name, None)) is not None
+    }
+    return ", ".join(f"{words[name]} {bound:g}" for name, bound in found.items())

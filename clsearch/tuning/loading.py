@@ -18,18 +18,18 @@ def load(plan: Plan) -> Data:
     Raises ConfigError where files cannot be fetched, or are not what they should be.
     """
     load_report(plan)
-    return load_training(plan.config, plan.options.download)
+    return load_training(plan.config, plan.options.download, plan.options.quiet)
 
 
 def load_report(plan: Plan) -> None:
     """Look at, and download, the training data that two_phase reports on. Raises ConfigError, as `load`."""
     if plan.report is not None and plan.options.final and plan.report.source != plan.config.source:
-        load_training(plan.report, plan.options.download)
+        load_training(plan.report, plan.options.download, plan.options.quiet)
 
 
-def load_training(config: TrialConfig, download: bool) -> Data:
-    """The training data of a configuration's benchmark. Raises ConfigError, as `load`."""
-    console = Console(stderr=True)
+def load_training(config: TrialConfig, download: bool, quiet: bool = False) -> Data:
+    """The training data of a configuration's benchmark. Raises ConfigError, as `load`. quiet: nothing is shown."""
+    console = Console(stderr=True, quiet=quiet)
     source, root = config.source, config.data_root
     missing = source.missing_files(root)
     columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

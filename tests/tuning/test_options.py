@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from clsearch.core.config import PARTS, ConfigError, TrialConfig, fields_of
-from clsearch.tuning.command_line import parse
+from clsearch.tuning.command_line import parse, range_of
 from clsearch.tuning.options import Options, Protocol
 from clsearch.tuning.spaces import LogRange, Range
 
@@ -271,7 +271,7 @@ def test_help_shows_the_scripts_defaults(capsys):
     with pytest.raises(SystemExit):
         read("--help", settings=SETTINGS | {"seeds": 17})
     text = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
-    assert re.search(r"--seeds INT Seeds [^(]*\(default: 17\)", text)
+    assert re.search(r"--seeds INT Seeds [^(]*\(at least 1\) \(default: 17\)", text)
     assert re.search(r"--penalty-factor FLOAT \[FLOAT\] Weight .*?\(default: 0\.1 1000", text)
 
 
@@ -333,3 +333,25 @@ def test_options_refuse_an_unknown_name():
 def test_options_cannot_be_changed():
     with pytest.raises(ValidationError):
         Options().trials = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("seeds", "at least 1"),
+        ("momentum", "at least 0, below 1"),
+        ("distillation_factor", "above 0"),
+        ("image_size", "at least 4, at most 1024"),
+        ("name", ""),
+    ],
+)
+def test_a_range_is_told_in_words(name, allowed):
+    field = {**TrialConfig.model_fields, **Options.model_fields}[name]
+    assert range_of(field) == allowed
+
+
+def test_help_has_the_ranges(capsys):
+    with pytest.raises(SystemExit):
+        read("--help", settings={"epochs": 4})
+    shown = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "Samples per step. (at least 1) (default: 32)" in shown
