@@ -15,6 +15,12 @@ from tests.tuning.builders import plan_of, record_of, study_of
 from tests.tuning.test_report import written
 
 
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever Ray other tests of this process have joined."""
+    monkeypatch.setattr("clsearch.tuning.dry_run.joins", lambda plan: False)
+
+
 def said(plan: Plan, pace: Pace | None = None, steps: int = 100) -> dict[str, str]:
     return dict(training(plan, pace or Pace(0.01, 0.5, len(plan.seeds)), steps))
 
@@ -104,3 +110,11 @@ def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureF
     for name in ("Study", "Search", "Trials", "Final", "Resources", "Time", "Record", "MLflow"):
         assert f"\n{name} " in f"\n{printed}"
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_on_a_cluster_whose_room_is_not_known_the_time_is_one_workers(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clsearch.tuning.dry_run.joins", lambda plan: True)
+        rows = said(plan_of(tmp_path, trials=6, seeds=2, final=False, references=()))
+    assert "15 s of one worker in all" in rows["Time"]
+    assert rows["Resources"] == "1 CPU a trial, what the cluster has room for"
