@@ -38,5 +38,5 @@ def test_trials_that_are_shorter_than_a_workers_start_run_in_every_worker(ray_se
     del made[os.getpid()]  # what the driver looked at before the search
     trained = sorted(made.values())  # a few times a trial
     assert len(trained) >= 2
-    # How evenly is up to Ray, which ends some of the others after a trial or two: 0.15 to 0.5 were seen, 0 without room.
+    # How evenly is up to Ray, which ends some of the others after a trial: 0.15 to 0.5 were seen, 0 is the fault.
     assert sum(trained[:-1]) >= 0.1 * sum(trained)
