@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import runpy
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,12 @@ def run_here(ray_session: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         return subprocess.CompletedProcess([script, *args], int(ended.value.code or 0), said.out, said.err)
 
     return run
+
+
+def wait_for(there: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+    """Until something is there; a process that ends before is a failure."""
+    until = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < until
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.01)

@@ -17,7 +17,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ import pandas as pd
 import psutil
 import pytest
 from mlflow.tracking import MlflowClient
+
+from tests.integration.scripts import wait_for
 
 ROOT = Path(__file__).parents[2]
 SWEEP = "studies/lwf_temperature_sweep.py"
@@ -66,14 +68,6 @@ def terminal() -> Iterator[tuple[int, list[str]]]:
             os.close(theirs)
         reader.join(30)
         os.close(own)
-
-
-def wait_for(there: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    until = time.monotonic() + 120
-    while not there():
-        assert time.monotonic() < until
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def at_work(processes: list[psutil.Process]) -> list[str]:

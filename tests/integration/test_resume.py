@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from clsearch.core.run import build_run
 from clsearch.tuning.openings import read_openings
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.result import StudyResult
+from tests.integration.scripts import wait_for
 
 SCRIPT = """
 import sys
@@ -95,14 +95,6 @@ def run_script(folder: Path, *args: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def wait_for(there: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    until = time.monotonic() + 120
-    while not there():
-        assert time.monotonic() < until
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def killed(process: subprocess.Popen[str]) -> None:
