@@ -119,7 +119,7 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
         tune_config=tune.TuneConfig(
             # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
             search_alg=searcher,
-            scheduler=PruningScheduler(searcher.should_stop),
+            scheduler=PruningScheduler(searcher.should_stop, watcher.slots),
             num_samples=-1,
             max_concurrent_trials=options.max_concurrent,
             reuse_actors=True,

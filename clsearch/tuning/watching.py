@@ -31,9 +31,6 @@ from clsearch.tuning.tracking import Tracker
 TABLE_SECONDS = 10.0
 """trials.csv is rewritten no more often than this while a study runs; each trial's own record is written at its end."""
 
-SHORT_SECONDS = 30.0
-"""Trials that take less on average have one waiting for each worker."""
-
 
 KILLED_FOR_MEMORY = "the node running low on memory"
 """Ray's words."""
@@ -106,18 +103,11 @@ class Watcher(tune.Callback):
 
     def room(self) -> bool:
         """Whether another trial may be made: one for each worker that is not there yet, so that all start at the same
-        time, and some that wait while the workers are busy.
-
-        Ray Tune ends a worker that falls free while none waits for it, and hands a trial whose worker is still starting
-        to one that is free, and ends the start. Where trials are not much longer than a start (some 4 s) one worker
-        would run nearly all, so then a trial waits for each. Where they are long only one does: the later a trial is
-        asked for, the more results it follows from.
+        time, and one that waits while all are busy, as Ray Tune ends a worker that falls free while none waits for it.
+        No more: the later a trial is asked for, the more results it follows from.
         """
         states = [record.state for record in self.records.values()]
-        ended = [record.seconds for record in self.records.values() if record.ended]
-        short = sum(ended) < SHORT_SECONDS * len(ended)
-        ahead = self.slots if short else 1 if ended else min(self.slots, 4)
-        return states.count("waiting") < max(ahead, self.slots - states.count("running"))
+        return states.count("waiting") < max(1, self.slots - states.count("running"))
 
     def halt(self, error: OSError) -> None:
         """End the search after this step, because its record can't be written: what is there can be gone on with. Ray

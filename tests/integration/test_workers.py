@@ -13,7 +13,7 @@ from clsearch import LogRange, Study
 
 
 def test_trials_that_are_shorter_than_a_workers_start_run_in_every_worker(ray_session: str, tmp_path: Path) -> None:
-    """Ray Tune ends the start of a worker whose trial another one takes over, so a second might never come to be."""
+    """Ray Tune ends the start of a worker whose trial another one takes over: a second might never come to be."""
 
     def noted(shape: tuple[int, ...]) -> torch.nn.Module:
         (tmp_path / f"{os.getpid()}-{uuid.uuid4()}").touch()  # once a trial
@@ -37,6 +37,4 @@ def test_trials_that_are_shorter_than_a_workers_start_run_in_every_worker(ray_se
     made = Counter(int(path.name.partition("-")[0]) for path in tmp_path.glob("*-*"))
     del made[os.getpid()]  # what the driver looked at before the search
     trained = sorted(made.values())  # a few times a trial
-    assert len(trained) >= 2
-    # How evenly is up to Ray, which ends some of the others after a trial: 0.15 to 0.5 were seen, 0 is the fault.
-    assert sum(trained[:-1]) >= 0.1 * sum(trained)
+    assert trained[-1] <= 0.75 * sum(trained)
