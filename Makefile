@@ -8,10 +8,9 @@ BIN := $(VENV)/bin
 study: $(VENV)/.installed
 	$(BIN)/python studies/lwf_temperature_sweep.py
 
-# The integration tests use all cores by themselves.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/integration
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/integration
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -50,21 +51,28 @@ def _forgotten() -> Iterator[None]:
         known.update(was)
 
 
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[str]:
-    """A Ray on this machine, shared by all tests; gives its address."""
+@contextmanager
+def started(cpus: int) -> Iterator[str]:
+    """A Ray on this machine; gives its address."""
     import ray
 
     ray.init(
         address="local",
         include_dashboard=False,
-        num_cpus=2,
+        num_cpus=cpus,
         num_gpus=4,  # logical ones: places to be given, with nothing behind them
         log_to_driver=False,
         logging_level="ERROR",
     )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[str]:
+    """A Ray of two cores, shared by all tests; gives its address."""
+    with started(cpus=2) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import started
 from tests.integration.scripts import run_here
 from tests.integration.servers import Served, served, stop
 
 __all__ = ["run_here"]
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[str]:
+    """A Ray of one core, shared by all tests: each worker more that a study starts takes 6 s of a core."""
+    with started(cpus=1) as address:
+        yield address
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from tests.integration.scripts import wait_for
 
 ROOT = Path(__file__).parents[2]
 SWEEP = "studies/lwf_temperature_sweep.py"
-SMALL = ["--seeds", "1", "--hidden", "16", "--no-final"]
+SMALL = ["--seeds", "1", "--hidden", "16", "--no-final", "--max-concurrent", "1"]
 
 
 def begun(words: list[str], *before: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:

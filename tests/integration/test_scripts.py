@@ -33,7 +33,7 @@ def run_script(script: str, *args: str, **environment: str) -> subprocess.Comple
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     results = tmp_path_factory.mktemp("script")
     args = ["--trials", "2", "--seeds", "2", "--epochs", "1", "--hidden", "16", "--report-seeds", "2"]
-    args += ["--results", str(results)]
+    args += ["--max-concurrent", "1", "--results", str(results)]
     return results, run_script("studies/lwf_temperature_sweep.py", *args)
 
 

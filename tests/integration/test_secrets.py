@@ -25,7 +25,7 @@ def test_planted_secrets_are_nowhere(tmp_path: Path, server: Served) -> None:
     results = tmp_path / "results"
     words = [sys.executable, "studies/lwf_temperature_sweep.py", "--results", str(results), "--trials", "2"]
     words += ["--seeds", "2", "--epochs", "1", "--hidden", "16", "--report-seeds", "2"]
-    words += ["--tracking-uri", uri.replace("http://", f"http://bob:{PASSWORD}@")]
+    words += ["--max-concurrent", "1", "--tracking-uri", uri.replace("http://", f"http://bob:{PASSWORD}@")]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
     done = subprocess.run(
         words, cwd=ROOT, env=inherited | SECRETS, capture_output=True, text=True, timeout=300, check=False
