@@ -76,9 +76,21 @@ def ray_session() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store of MLflow's, to be copied: it takes seconds to create."""
+    from clsearch.tuning.runs import STORE, new_store
+
+    path = tmp_path_factory.mktemp("store") / STORE
+    new_store(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
     """A results folder that studies with different names share, as users' studies do."""
-    return tmp_path_factory.mktemp("results")
+    folder = tmp_path_factory.mktemp("results")
+    shutil.copy(store, folder)
+    return folder
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +24,12 @@ def ray_session() -> Iterator[str]:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Served]:
+def server(tmp_path: Path, store: Path) -> Iterator[Served]:
     """A real MLflow server: its URI and process."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
+    shutil.copy(store, tmp_path / "server.db")
     process = served(tmp_path, port)
     yield f"http://127.0.0.1:{port}", process
     stop(process)

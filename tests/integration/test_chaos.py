@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_study_that_is_killed_again_and_again_ends_as_one_that_nobody_disturbed() -> None:
-    words = [sys.executable, "benchmarks/chaos.py", "--kills", "2", "--trials", "4", "--seed", "3"]
+    words = [sys.executable, "benchmarks/chaos.py", "--kills", "1", "--trials", "3", "--seed", "3"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "driver killed 2 times" in done.stdout
+    assert "driver killed 1 times" in done.stdout
     assert "BAD" not in done.stdout
     assert done.stdout.count("ok  ") == 9

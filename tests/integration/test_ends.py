@@ -134,7 +134,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.mark.mount
-def test_a_full_disk_ends_a_study_which_goes_on_once_there_is_room(disk: Disk, tmp_path: Path) -> None:
+def test_a_full_disk_ends_a_study_which_goes_on_once_there_is_room(disk: Disk, tmp_path: Path, store: Path) -> None:
+    shutil.copy(store, disk.seen)
     words = [str(ROOT / SWEEP), *SMALL, "--epochs", "5", "--trials", "6", "--results", str(disk.place)]
     folder = disk.seen / "lwf_temperature_sweep"
     process = begun(words, *disk.entered)
@@ -160,8 +161,8 @@ def test_a_full_disk_ends_a_study_which_goes_on_once_there_is_room(disk: Disk, t
     assert again.returncode == 0, errors
     assert list(pd.read_csv(folder / "trials.csv").state) == ["finished"] * 6
     assert kept.items() <= finished(folder).items()
-    store = shutil.copy(disk.seen / "mlflow.db", tmp_path)  # SQLite follows links, and /proc/<id>/root is one to /
-    client = MlflowClient(f"sqlite:///{store}")
+    copy = shutil.copy(disk.seen / "mlflow.db", tmp_path)  # SQLite follows links, and /proc/<id>/root is one to /
+    client = MlflowClient(f"sqlite:///{copy}")
     runs = client.search_runs([client.get_experiment_by_name(folder.name).experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 8  # the study and the reference, too
 
@@ -169,7 +170,8 @@ def test_a_full_disk_ends_a_study_which_goes_on_once_there_is_room(disk: Disk, t
 # Ctrl-C
 
 
-def test_ctrl_c_ends_a_script_and_all_that_it_started_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_script_and_all_that_it_started_and_says_how_to_go_on(tmp_path: Path, store: Path) -> None:
+    shutil.copy(store, tmp_path)
     words = [SWEEP, *SMALL, "--epochs", "20", "--trials", "40", "--results", str(tmp_path)]
     with terminal() as (stderr, seen):
         process = begun(words, stderr=stderr)

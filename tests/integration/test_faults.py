@@ -237,8 +237,8 @@ def test_a_worker_that_is_killed_in_the_final_evaluation_is_replaced_and_changes
     ended = threading.Event()
 
     def kill() -> None:
-        while not ended.wait(0.005):
-            for process in workers_of("ray::_measured"):
+        while not ended.wait(0.05):  # the search of all processes takes a core
+            for process in workers_of("ray::_measured") if (results / "replaced" / "final.json").exists() else []:
                 process.kill()
                 killed.set()
                 return
@@ -260,8 +260,8 @@ def test_an_interrupt_in_the_final_evaluation_ends_the_study_with_what_the_searc
     ray_session: str, results: Path
 ) -> None:
     def interrupt() -> None:
-        while not workers_of("ray::_measured"):
-            time.sleep(0.005)
+        while not ((results / "stopped" / "final.json").exists() and workers_of("ray::_measured")):
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)

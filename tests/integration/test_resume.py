@@ -108,11 +108,13 @@ def killed(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def survivor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def survivor(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Path, str]:
     """A study whose driver is killed in the middle of trials, and the output of the second run."""
     folder = tmp_path_factory.mktemp("survivor")
     (folder / "study.py").write_text(SCRIPT)
     mine = folder / "results" / "mine"
+    mine.parent.mkdir()
+    shutil.copy(store, mine.parent)
     process = run_script(folder)
     wait_for(lambda: len(list(mine.glob("trials/trial_*/accuracy.csv"))) >= 2, process)
     wait_for(lambda: list(mine.glob("trials/trial_*/state.pt")), process)
@@ -175,15 +177,21 @@ def test_nothing_half_written_and_no_state_is_left_of_a_killed_study(survivor) -
 
 def test_a_second_driver_is_refused_while_the_first_one_runs(survivor) -> None:
     folder, _ = survivor
-    first = run_script(folder, "--name", "held")
-    try:
-        wait_for((folder / "results" / "held" / "study.json").exists, first)
-        second = run_script(folder, "--name", "held")
-        _, errors = second.communicate(timeout=120)
-        assert second.returncode == 2
-        assert "error: name: a study is run by one process at a time; " in errors
-    finally:
-        killed(first)
+    held = folder / "results" / "held"
+    words = "from clsearch.tuning.resume import claimed\nwith claimed(Path(sys.argv[1])): print(flush=True), input()"
+    first = subprocess.Popen(
+        [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{words}", str(held)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout is not None
+    assert first.stdout.readline() == "\n"
+    second = run_script(folder, "--name", "held")
+    _, errors = second.communicate(timeout=120)
+    first.communicate("\n")
+    assert (first.returncode, second.returncode) == (0, 2)
+    assert "error: name: a study is run by one process at a time; " in errors
 
 
 # The same study again
