@@ -12,6 +12,7 @@ from clsearch.core.algorithms import ALGORITHMS
 from clsearch.core.benchmarks import Benchmark, build_benchmark, miniature
 from clsearch.core.config import PARTS, ConfigError, TrialConfig
 from clsearch.core.loop import learn_sequence
+from clsearch.core.method_parts import UnlearningConfig
 from clsearch.core.networks import is_head
 from clsearch.core.optimizers import build_optimizer
 from clsearch.core.run import Run, build_run
@@ -271,6 +272,7 @@ def test_the_products_are_of_every_option_that_there_is():
     training = {"hidden", "epochs", "iterations", "batch_size", "learning_rate", "optimizer", "momentum"}
     training |= {"weight_decay", "optimizer_state", "milestones", "decay"}
     training |= {"precision"}  # of the backbone's passes alone, see test_precision
+    training |= set(UnlearningConfig.model_fields)  # between tasks, see test_unlearning
     fields = {name for parts in PARTS.values() for part in parts for name in part.model_fields}
     assert fields == numbers | benchmark | training | DISTILLATION.keys() | PARAMETER_CHANGE.keys() | STEPS.keys()
     for part in {part for parts in PARTS.values() for part in parts}:

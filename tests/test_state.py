@@ -103,7 +103,7 @@ def test_learning_leaves_the_state_that_it_began_from_as_it_was():
     copies = {
         field.name: {k: v.clone() for k, v in value.items()} if isinstance(value, dict) else value.clone()
         for field in dataclasses.fields(first)
-        if not isinstance(value := getattr(first, field.name), (str, int, float))
+        if not isinstance(value := getattr(first, field.name), (str, int, float, tuple))
     }
     learn_task(run, first)
     assert_bit_equal(dataclasses.replace(first, **copies), first)

@@ -43,6 +43,7 @@ def distillation(config: TrialConfig) -> Regularizer:
         squared=config.temperature_scaling == "squared",
         afresh=config.augmented,
         visits=config.iterations and config.iterations * config.batch_size,
+        keep_all=config.amnesiac,
     )
 
 
@@ -64,8 +65,13 @@ ALGORITHMS: dict[str, Algorithm] = {
     "lwf": Algorithm((distillation,)),
     "ewc": Algorithm((parameter_change,)),
     "lwf_ewc": Algorithm((distillation, parameter_change)),
+    "amnesiac_finetuning": Algorithm(),
+    "amnesiac_lwf": Algorithm((distillation,)),
+    "amnesiac_ewc": Algorithm((parameter_change,)),
 }
-"""Name -> algorithm. The first three are references: no memory, lower bound; all data, upper; one network per task."""
+"""Name -> algorithm. The first three are references: no memory, lower bound; all data, upper; one network per task. The
+amnesiac ones learn as the others do, and can unlearn tasks, see `unlearning`.
+"""
 
 
 def algorithm_named(name: str) -> Algorithm:

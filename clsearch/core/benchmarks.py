@@ -41,6 +41,7 @@ class Benchmark:
     """A sequence of tasks, for one member per seed, and the rule of what may be answered.
 
     outputs: width C of the head. shape: of an input before it is flattened, [channels, height, width].
+    unlearned: indices of tasks that count as never seen, as they do in a sequence without them.
     """
 
     scenario: Scenario
@@ -48,15 +49,20 @@ class Benchmark:
     tasks: tuple[Task, ...]
     outputs: int
     shape: tuple[int, int, int]
+    unlearned: frozenset[int] = frozenset()
 
     @property
     def inputs(self) -> int:
         """Width D of a flattened input."""
         return math.prod(self.shape)
 
+    def retained(self, i: int) -> tuple[int, ...]:
+        """Indices of the tasks learned through task i that were not unlearned."""
+        return tuple(k for k in range(1, i + 1) if k not in self.unlearned)
+
     def seen(self, i: int) -> tuple[int, ...]:
         """Outputs of the classes seen through task i."""
-        return tuple(sorted({c for task in self.tasks[:i] for c in task.classes}))
+        return tuple(sorted({c for k in self.retained(i) for c in self.tasks[k - 1].classes}))
 
     def answers(self, i: int, k: int) -> tuple[int, ...]:
         """ans(i, k): outputs that may be answered for task k after learning task i (van de Ven et al. 2022)."""
@@ -65,8 +71,9 @@ class Benchmark:
                 return self.tasks[k - 1].classes
             case Scenario.DOMAIN:
                 return tuple(range(self.outputs))
-            case Scenario.CLASS:
-                return self.seen(i)
+            case Scenario.CLASS:  # an unlearned task is measured as if it had been seen
+                own = self.tasks[k - 1].classes if k in self.unlearned else ()
+                return tuple(sorted({*self.seen(i), *own}))
 
     def is_defined(self, i: int, k: int) -> bool:
         """Whether accuracy on task k after learning task i has a meaning (class-incremental: only for k <= i)."""

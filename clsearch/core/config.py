@@ -14,14 +14,13 @@ from pydantic import ValidationError, ValidationInfo, create_model, model_valida
 
 from clsearch.core.datasets import Source
 from clsearch.core.errors import ConfigError
+from clsearch.core.method_parts import DistillationConfig, ParameterChangeConfig, UnlearningConfig, request_problems
 from clsearch.core.parts import (
     BENCHMARKS,
     FOLDER,
     BenchmarkConfig,
-    DistillationConfig,
     Kind,
     NetworkConfig,
-    ParameterChangeConfig,
     Part,
     Scenario,
     TrainingConfig,
@@ -51,6 +50,9 @@ PARTS: dict[str, tuple[type[Part], ...]] = {
     "lwf": (*COMMON, DistillationConfig),
     "ewc": (*COMMON, ParameterChangeConfig),
     "lwf_ewc": (*COMMON, DistillationConfig, ParameterChangeConfig),
+    "amnesiac_finetuning": (*COMMON, UnlearningConfig),
+    "amnesiac_lwf": (*COMMON, DistillationConfig, UnlearningConfig),
+    "amnesiac_ewc": (*COMMON, ParameterChangeConfig, UnlearningConfig),
 }
 """Algorithm -> the parts of the configuration that act in it."""
 
@@ -106,7 +108,9 @@ def followed(settings: dict[str, Any], source: Source | None) -> dict[str, Any]:
     }
 
 
-class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationConfig, ParameterChangeConfig):
+class TrialConfig(
+    BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationConfig, ParameterChangeConfig, UnlearningConfig
+):
     """One configuration, complete: build it with `TrialConfig.of`, which explains what it refuses."""
 
     algorithm: str = "finetuning"
@@ -144,6 +148,11 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, DistillationCo
         if problems := [problem for rules in RULES for problem in rules(self)]:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def amnesiac(self) -> bool:
+        """Whether the algorithm can unlearn tasks."""
+        return UnlearningConfig in PARTS[self.algorithm]
 
     def flat(self) -> dict[str, Any]:
         """Every setting that acts in this algorithm, as plain values: name -> number, text, list or None."""
@@ -261,6 +270,8 @@ def _method_problems(config: TrialConfig) -> list[str]:
         )
     if config.gamma != 1 and config.anchors != "online":
         problems.append(f"gamma: acts with anchors = online only; got {config.gamma:g} with {config.anchors}")
+    if config.amnesiac and config.anchors == "online":
+        problems.append("anchors: must be separate where tasks may be unlearned, whose anchors are dropped; got online")
     if config.algorithm == "independent" and config.scenario is Scenario.CLASS:
         problems.append(
             "scenario: must be task or domain for independent networks, because which of them answers is the task's "
@@ -275,6 +286,7 @@ RULES: tuple[Callable[[TrialConfig], list[str]], ...] = (
     _task_problems,
     _image_problems,
     _method_problems,
+    lambda config: request_problems(config.unlearn, config.tasks),
 )
 
 

@@ -43,6 +43,7 @@ class Distillation:
     Logs `kl` in any case, because its value compares across τ.
 
     newest_only: the newest snapshot answers for every old task, instead of one snapshot per task.
+    keep_all: snapshots that do not speak are kept, too, since the newest may be dropped with an unlearned task.
     train_head: whether the gradient reaches the head. squared: multiply by τ² (Hinton et al. 2015).
     afresh: teachers are asked at each step about the inputs as the student sees them (augmented), instead of once per
     task about the training data as it is.
@@ -56,6 +57,7 @@ class Distillation:
     squared: bool
     afresh: bool = False
     visits: int | None = None
+    keep_all: bool = False
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -67,17 +69,18 @@ class Distillation:
 
     def voices(self, benchmark: Benchmark, t: int) -> list[Voice]:
         """Who speaks for what while task t is learned."""
-        newest = t - 1
+        old = benchmark.retained(t - 1)
+        newest = old[-1]
         if benchmark.scenario is Scenario.CLASS and self.newest_only:
             return [Voice(newest, benchmark.seen(newest))]
         if benchmark.scenario is Scenario.DOMAIN and self.newest_only:
-            return [Voice(newest, tuple(range(benchmark.outputs)), weight=t - 1)]
-        return [Voice(newest if self.newest_only else k, benchmark.answers(k, k)) for k in range(1, t)]
+            return [Voice(newest, tuple(range(benchmark.outputs)), weight=len(old))]
+        return [Voice(newest if self.newest_only else k, benchmark.answers(k, k)) for k in old]
 
     def prepare(
         self, network: Network, benchmark: Benchmark, task: Task, memory: Memory, hyperparameters: Hyperparameters
     ) -> Penalty | None:
-        if task.index == 1:
+        if not benchmark.retained(task.index - 1):
             return None
         voices = self.voices(benchmark, task.index)
         teachers = {voice.teacher: recalled(memory, f"teacher/{voice.teacher}/") for voice in voices}
@@ -126,7 +129,8 @@ class Distillation:
         return network.logits(frozen, student.features)
 
     def remember(self, network: Network, benchmark: Benchmark, task: Task, params: Params, memory: Memory) -> Memory:
-        kept = {} if self.newest_only else {k: v for k, v in memory.items() if k.startswith("teacher/")}
+        alone = self.newest_only and not self.keep_all
+        kept = {} if alone else {k: v for k, v in memory.items() if k.startswith("teacher/")}
         others = {k: v for k, v in memory.items() if not k.startswith("teacher/")}
         return others | kept | {f"teacher/{task.index}/{name}": v for name, v in params.items()}
 

@@ -13,12 +13,14 @@ from clsearch.core.algorithms import Course
 from clsearch.core.augmentation import cropped
 from clsearch.core.benchmarks import Task
 from clsearch.core.lessons import Lesson, epochs_of, prepare_lesson
+from clsearch.core.method_parts import unlearned_by
 from clsearch.core.networks import Params, allowed_mask, per_member, restricted
 from clsearch.core.optimizers import Moments
 from clsearch.core.regularizers import Student
 from clsearch.core.run import Run
 from clsearch.core.samples import Batch, Samples
 from clsearch.core.state import TrialState
+from clsearch.core.unlearning import feature_distance, retaining, unlearn, with_update
 
 CHECK_STEPS = 50
 """Within an epoch, divergence is looked for this often; looking at every step would wait for the device each time."""
@@ -168,16 +170,50 @@ def measured(run: Run, state: TrialState, accuracy: Tensor, samples: Sequence[Sa
 
 
 def learn_task(run: Run, state: TrialState) -> TrialState:
-    """Learn the next task, remember it, measure a row of R. Raises DivergedError."""
+    """Learn the next task, remember it, measure a row of R; then unlearn what is requested. Raises DivergedError."""
     start = time.perf_counter()
+    own = retaining(run, state)
     validation = [task.validation for task in run.benchmark.tasks]
     accuracy = state.accuracy if state.tasks_learned else measured(run, state, state.accuracy, validation)
-    learned = remembered(run, attempted(run, state))
-    return replace(
-        learned,
-        accuracy=measured(run, learned, accuracy, validation),
-        seconds=state.seconds + time.perf_counter() - start,
-    )
+    learned = remembered(own, attempted(own, state))
+    learned = replace(learned, accuracy=measured(own, learned, accuracy, validation))
+    if run.config.amnesiac:
+        learned = with_update(learned, state.params)
+        if run.config.requests:
+            learned = asked_for(run, learned, validation)
+    return replace(learned, seconds=state.seconds + time.perf_counter() - start)
+
+
+def asked_for(run: Run, state: TrialState, samples: Sequence[Samples]) -> TrialState:
+    """A state whose last task was just learned and measured, after the requests that follow it: what is asked for is
+    unlearned, and all is measured again. From then on R is of the tasks that are retained. The twin of which nothing is
+    requested is measured on the same tasks.
+    """
+    t, requests = state.tasks_learned, run.config.requests
+    before = state.accuracy
+    if t in requests and not run.config.disable_unlearning:
+        state = unlearn(run, state, requests[t])
+    own = retaining(run, state)
+    after = measured(own, state, before, samples) if t in requests else before
+    found = state.unlearning or {
+        "before": before.clone(),
+        "after": before.clone(),
+        "chance": torch.full_like(before, torch.nan),
+        "distance": torch.full_like(before, torch.nan),
+    }
+    found = {name: value.clone() for name, value in found.items()}
+    found["before"][:, t], found["after"][:, t] = before[:, t], after[:, t]
+    for k in unlearned_by(requests, t):
+        found["chance"][:, t, k - 1] = 1 / len(own.benchmark.answers(t, k))
+    if t in run.references:
+        for k in range(1, t + 1):
+            found["distance"][:, t, k - 1] = feature_distance(run, state.params, run.references[t], samples[k - 1])
+    return replace(state, accuracy=of_retained(after, found), unlearning=found)
+
+
+def of_retained(accuracy: Tensor, unlearning: dict[str, Tensor]) -> Tensor:
+    """R [M, T+1, T] without the cells of tasks that were unlearned by then."""
+    return torch.where(unlearning["chance"].isnan(), accuracy, torch.nan) if unlearning else accuracy
 
 
 def attempted(run: Run, state: TrialState) -> TrialState:

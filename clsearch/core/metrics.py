@@ -1,7 +1,8 @@
 """Metrics of continual learning: pure functions of the accuracy matrix.
 
 Everywhere R is [..., T+1, T]: R[i, j-1] is the accuracy on task j after learning task i, row 0 at initialisation;
-rows not yet reached and cells without a meaning are NaN. t is the number of tasks learned. Results are [...].
+rows not yet reached and cells without a meaning are NaN, as are those of tasks that were unlearned, from then on: every
+average after t tasks is over the tasks retained then. t is the number of tasks learned. Results are [...].
 Libraries disagree about "forgetting": here it is Chaudhry et al. 2018's, best earlier minus now.
 """
 
@@ -11,9 +12,14 @@ import torch
 from torch import Tensor
 
 
+def retained(R: Tensor, t: int) -> list[int]:
+    """The tasks learned through task t that were not unlearned."""
+    return [j for j in range(1, t + 1) if not R[..., t, j - 1].isnan().all()]
+
+
 def average_accuracy(R: Tensor, t: int) -> Tensor:
     """A_t: mean accuracy over the tasks learned so far (Lopez-Paz & Ranzato 2017)."""
-    return R[..., t, :t].mean(-1)
+    return _of(R[..., t, :], retained(R, t)).mean(-1)
 
 
 def average_incremental_accuracy(R: Tensor, t: int) -> Tensor:
@@ -29,28 +35,37 @@ def forgetting(R: Tensor, t: int) -> Tensor:
 
 def backward_transfer(R: Tensor, t: int) -> Tensor:
     """Mean over j < t of R[t, j] - R[j, j] (Lopez-Paz & Ranzato 2017)."""
-    return (R[..., t, : t - 1] - _diagonal(R, t)[..., : t - 1]).mean(-1)
+    old = [j for j in retained(R, t) if j < t]
+    return (_of(R[..., t, :], old) - _diagonal(R, old)).mean(-1)
 
 
 def forward_transfer(R: Tensor, t: int) -> Tensor:
     """Mean over 1 < j <= t of R[j-1, j] - R[0, j] (Lopez-Paz & Ranzato 2017, eq. 4). t > 1; NaN where undefined."""
-    return torch.stack([R[..., j - 1, j - 1] - R[..., 0, j - 1] for j in range(2, t + 1)], -1).mean(-1)
+    later = [j for j in retained(R, t) if j > 1]
+    return torch.stack([R[..., j - 1, j - 1] - R[..., 0, j - 1] for j in later], -1).mean(-1)
 
 
 def learning_accuracy(R: Tensor, t: int) -> Tensor:
     """Mean over j <= t of R[j, j]: accuracy on each task right after learning it (Riemer et al. 2019)."""
-    return _diagonal(R, t).mean(-1)
+    return _diagonal(R, retained(R, t)).mean(-1)
 
 
 def intransigence(R: Tensor, joint: Tensor, t: int) -> Tensor:
     """Mean over j <= t of joint[j, j] - R[j, j] (Chaudhry et al. 2018): how much less of each task was learned, right
     after learning it, than a model trained on tasks 1..j together (its matrix: joint, [..., T+1, T]) knows of it.
     """
-    return (_diagonal(joint, t) - _diagonal(R, t)).mean(-1)
+    own = retained(R, t)
+    return (_diagonal(joint, own) - _diagonal(R, own)).mean(-1)
 
 
-def _diagonal(R: Tensor, t: int) -> Tensor:
-    return R[..., 1 : t + 1, :t].diagonal(dim1=-2, dim2=-1)
+def _diagonal(R: Tensor, tasks: list[int]) -> Tensor:
+    """[..., n] R[j, j] of some tasks."""
+    return torch.stack([R[..., j, j - 1] for j in tasks], -1)
+
+
+def _of(values: Tensor, tasks: list[int]) -> Tensor:
+    """[..., n] the values [..., T] of some tasks."""
+    return values[..., [j - 1 for j in tasks]]
 
 
 def summary(R: Tensor, t: int) -> dict[str, Tensor]:
@@ -63,15 +78,47 @@ def summary(R: Tensor, t: int) -> dict[str, Tensor]:
         "average_incremental_accuracy": average_incremental_accuracy(R, t),
         "learning_accuracy": learning_accuracy(R, t),
     }
-    values |= {f"accuracy/task_{j:02d}": R[..., t, j - 1] for j in range(1, t + 1)}
-    if t > 1:
-        lost = forgetting(R, t)
+    own = retained(R, t)
+    values |= {f"accuracy/task_{j:02d}": R[..., t, j - 1] for j in own}
+    if old := [j for j in own if j < t]:
+        lost = _of(forgetting(R, t), old)
         values["average_forgetting"] = lost.mean(-1)
         values["backward_transfer"] = backward_transfer(R, t)
-        values |= {f"forgetting/task_{j:02d}": lost[..., j - 1] for j in range(1, t)}
-        transfer = forward_transfer(R, t)
-        if not transfer.isnan().any():
-            values["forward_transfer"] = transfer
+        values |= {f"forgetting/task_{j:02d}": lost[..., i] for i, j in enumerate(old)}
+    if any(j > 1 for j in own) and not (transfer := forward_transfer(R, t)).isnan().any():
+        values["forward_transfer"] = transfer
+    return values
+
+
+Unlearning = dict[str, Tensor]
+"""What is measured of a trial of which tasks were unlearned, [..., T+1, T] each, rows and columns as R's: `before` and
+`after` the requests that follow a task, accuracy on every task; of unlearned ones `chance`, what guessing among the
+answers gives; `distance` of the features from those of a model that was trained without them.
+"""
+
+
+def unlearning(measured: Unlearning, t: int) -> dict[str, Tensor]:
+    """Every metric of unlearning that is defined after t tasks, by name; values [...]. None before the first request.
+
+    unlearning/unlearned_accuracy: mean accuracy on the unlearned tasks. unlearning/gap_to_chance: mean of how far it is
+    from chance, on either side. unlearning/distance: mean over the tasks learned so far.
+    """
+    if not measured:
+        return {}
+    chance, after = measured["chance"][..., t, :], measured["after"][..., t, :]
+    gone = [j for j in range(1, chance.shape[-1] + 1) if not chance[..., j - 1].isnan().all()]
+    if not gone:
+        return {}
+    own = _of(after, gone)
+    values = {
+        "unlearning/unlearned_accuracy": own.mean(-1),
+        "unlearning/gap_to_chance": (own - _of(chance, gone)).abs().mean(-1),
+    }
+    values |= {f"unlearning/accuracy/task_{j:02d}": own[..., i] for i, j in enumerate(gone)}
+    far = measured["distance"][..., t, :t]
+    if not far.isnan().all():
+        values["unlearning/distance"] = far.mean(-1)
+        values |= {f"unlearning/distance/task_{j:02d}": far[..., j - 1] for j in range(1, t + 1)}
     return values
 
 

@@ -45,15 +45,16 @@ class ParameterChange:
     def prepare(
         self, network: Network, benchmark: Benchmark, task: Task, memory: Memory, hyperparameters: Hyperparameters
     ) -> Penalty | None:
-        if task.index == 1:
+        old = benchmark.retained(task.index - 1)
+        if not old:
             return None
-        kept = [task.index - 1] if self.online is not None else list(range(1, task.index))
+        kept = old if self.online is None else old[-1:]
         names = tuple(recalled(memory, f"anchor/{kept[0]}/"))
         importance, anchors = (
             torch.stack([joined(recalled(memory, f"{what}/{k}/"), names) for k in kept])
             for what in ("importance", "anchor")
         )
-        factor = hyperparameters["penalty_factor"] / (task.index if self.average else 1)
+        factor = hyperparameters["penalty_factor"] / (len(old) + 1 if self.average else 1)
         if self.merged:
             return merged_quadratic(importance, anchors, factor, names)
         p = hyperparameters["penalty_p_norm"][:, None]

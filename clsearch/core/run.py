@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,7 +23,11 @@ from clsearch.core.state import TrialState
 
 @dataclass(frozen=True)
 class Run:
-    """One configuration on M seeds, ready to train; each seed is a member."""
+    """One configuration on M seeds, ready to train; each seed is a member.
+
+    references: number of tasks learned -> parameters of a model that never saw those unlearned by then, see
+    `retraining`.
+    """
 
     config: TrialConfig
     device: torch.device
@@ -33,6 +37,7 @@ class Run:
     regularizers: tuple[Regularizer, ...]
     course: Course
     hyperparameters: Hyperparameters
+    references: Mapping[int, Params] = field(default_factory=dict)
 
     def with_numbers(self, values: Mapping[str, float]) -> Run:
         """The run with other values of some hyperparameters (of NUMBERS), the same for all members. Its states go on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,10 +18,12 @@ class TrialState:
 
     fingerprint: of the configuration and seeds it belongs to.
     params, moments, memory: name -> tensor [M, ...].
-    accuracy: R [M, T+1, T] float64, NaN where not measured.
+    accuracy: R [M, T+1, T] float64, NaN where not measured; of tasks that were unlearned, from then on.
     curve: [E, M, K] one row per epoch so far, averaged over its samples (columns: Run.columns).
     epochs: [E, 2] task and epoch of each row.
     seconds: spent in learning so far.
+    updates: <task>/<name> -> what learning a task changed of a parameter, [M, ...], where tasks may be unlearned.
+    unlearned: indices of the tasks that were. unlearning: what was measured of it, see `metrics.unlearning`.
     """
 
     fingerprint: str
@@ -33,6 +35,9 @@ class TrialState:
     curve: Tensor
     epochs: Tensor
     seconds: float
+    updates: dict[str, Tensor] = field(default_factory=dict)
+    unlearned: tuple[int, ...] = ()
+    unlearning: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write atomically: `path` holds this state or the one before."""
@@ -66,6 +71,11 @@ class TrialState:
                 f"{place}: must belong to this configuration and these seeds; its fingerprint is "
                 f"{content['fingerprint']}, not {fingerprint}"
             )
-        for name in ("params", "moments", "memory"):  # the records stay on the CPU, where the loop keeps them
+        for name in (
+            "params",
+            "moments",
+            "memory",
+            "updates",
+        ):  # the records stay on the CPU, where the loop keeps them
             content[name] = {key: value.to(device) for key, value in content[name].items()}
         return cls(**content)

@@ -9,13 +9,53 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-NAMES = {"lwf": "LwF", "ewc": "EWC", "lwf_ewc": "LwF with EWC", "joint": "joint training"}
+NAMES = {
+    "lwf": "LwF",
+    "ewc": "EWC",
+    "lwf_ewc": "LwF with EWC",
+    "joint": "joint training",
+    "amnesiac_lwf": "AmnesiacLwF",
+    "amnesiac_ewc": "AmnesiacEWC",
+    "amnesiac_finetuning": "AmnesiacFinetuning",
+}
 """Algorithms as they are written; others as they are named."""
 
 
 def named(algorithm: str) -> str:
     """An algorithm as it is written."""
     return NAMES.get(algorithm, algorithm.replace("_", " "))
+
+
+DISTANCE = "unlearning/distance"
+"""Begins the names of metrics that are no shares."""
+
+WORDS = {DISTANCE: "distance to retraining", "unlearning/gap_to_chance": "gap to chance of what was unlearned"}
+"""Metrics that are not called as they are named."""
+
+
+def words(name: str) -> str:
+    """A metric or hyperparameter as a sentence has it."""
+    return WORDS.get(name, name.replace("_", " "))
+
+
+def amount(name: str, value: float) -> float:
+    """A metric as it is shown: in percent, but for distances."""
+    return value if name.startswith(DISTANCE) else 100 * value
+
+
+def unit(name: str) -> str:
+    """What follows a metric that is shown."""
+    return "" if name.startswith(DISTANCE) else " %"
+
+
+def points(name: str) -> str:
+    """What follows a difference of a metric."""
+    return " points" if unit(name) else ""
+
+
+def titled(name: str) -> str:
+    """A metric with its unit, as an axis or a column has it."""
+    return words(name) + (" (%)" if unit(name) else "")
 
 
 def near(path: Path) -> str:

@@ -43,7 +43,7 @@ from clsearch.tuning.session import ray_session
 from clsearch.tuning.tracking import Tracker, quiet
 from clsearch.tuning.trainable import TRAINABLES, ContinualTrainable
 from clsearch.tuning.watching import Watcher
-from clsearch.tuning.workers import slots
+from clsearch.tuning.workers import slots, unlearning_references
 
 
 def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
@@ -112,10 +112,12 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
     options = plan.options
     ended = {label: record.values for label, record in watcher.records.items()}
     searcher = OptunaSearcher(plan, study, watcher, ended)
+    left = len(ended) < plan.trials + len(plan.references)
+    against = unlearning_references(plan, plan.seeds, data, watcher.line.say) if left else None
     trainable = TRAINABLES.get(plan.algorithm, ContinualTrainable)
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trainable, data=data, own=OWN), resources),
+        tune.with_resources(tune.with_parameters(trainable, data=data, own=OWN, references=against), resources),
         tune_config=tune.TuneConfig(
             # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
             search_alg=searcher,

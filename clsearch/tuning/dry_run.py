@@ -49,6 +49,7 @@ def probe(plan: Plan, data: Data) -> Pace | None:
     device = Share(plan.options.cpus_per_trial, 0).take(plan.device if torch.cuda.is_available() else "cpu")
     for steps in (PROBES[0], *PROBES):  # the first is not counted: what is loaded once is loaded there
         settings = plan.config.flat() | {"epochs": None, "iterations": steps}
+        settings |= {"unlearn": ()} if plan.config.amnesiac else {}
         config = TrialConfig.of(plan.algorithm, settings, plan.config.source)
         run = build_run(config, plan.seeds, device, data, plan.tasks[:2])
         try:
@@ -105,7 +106,7 @@ def time_of(plan: Plan, pace: Pace | None, steps: int, trials: int, most: str) -
     T, M = len(plan.tasks), len(plan.seeds)
     weights = {name: (T + 1) / 2 if name == "joint" else 1.0 for name in (plan.algorithm, *plan.references)}
     one = weights[plan.algorithm] * pace.of(steps, T, M)
-    seconds = trials * one
+    seconds = (trials + len(plan.config.requests)) * one  # of which one that never sees the unlearned tasks each
     if plan.protocol is not Protocol.CONTINUAL:
         seconds += sum(weights[name] for name in plan.references) * pace.of(steps, T, M)
     if plan.options.final:  # each on every target of the protocol

@@ -143,14 +143,16 @@ class Probe:
         return Outcome(after, (after - before).norm().item(), penalties.max().item())
 
     def _run(self, values: dict[str, float], long: bool) -> Run:
-        run = build_run(self.plan.trial_config(values), self.plan.seeds[:1], self.device, self.data, self.plan.tasks)
+        still = {"unlearn": ()}  # a request would take away what a value did
+        whole = self.plan.trial_config(values | still)
+        run = build_run(whole, self.plan.seeds[:1], self.device, self.data, self.plan.tasks)
         config, benchmark = run.config, miniature(run.benchmark, 2, SAMPLES)
         epoch = math.ceil(max(max(task.train.sizes) for task in benchmark.tasks) / config.batch_size)
         steps = max(STEPS, epoch)
         if long:
             most = MOST_STEPS["mlp" if config.backbone == "mlp" else "other"]
             steps = max(steps, min(most, config.iterations or (config.epochs or 0) * epoch))
-        short = self.plan.trial_config(values | {"iterations": steps, "epochs": None})
+        short = self.plan.trial_config(values | still | {"iterations": steps, "epochs": None})
         return replace(run, config=short, benchmark=benchmark)
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from clsearch.tuning.display import amount, titled
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.spaces import Space
 
@@ -74,30 +75,25 @@ def response(
             _points(axes, records, name, levels, metric)
         axes.set(xlabel=name.replace("_", " "), xscale="log" if values.log else "linear")
     if not flat:
-        panels[0].set_ylabel(in_percent(metric))
+        panels[0].set_ylabel(titled(metric))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def in_percent(metric: str) -> str:
-    """A metric as an axis names it."""
-    return f"{metric.replace('_', ' ')} (%)"
-
-
 def _split(
     records: list[TrialRecord], metric: str
 ) -> tuple[list[TrialRecord], np.ndarray, list[tuple[list[TrialRecord], str, str]]]:
-    """Finished trials, their scores in percent, and (trials, mark, label) of those that have none."""
+    """Finished trials, their scores as they are shown, and (trials, mark, label) of those that have none."""
     done = [r for r in records if r.state == "finished"]
-    scores = np.array([100 * r.metrics[metric] for r in done])
+    scores = np.array([amount(metric, r.metrics[metric]) for r in done])
     lost = [([r for r in records if r.state == state], mark, label) for state, mark, label in SCORELESS]
     return done, scores, [entry for entry in lost if entry[0]]
 
 
 def _points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str, float], metric: str) -> None:
     done, scores, scoreless = _split(records, metric)
-    spread = [100 * r.metrics.get(f"{metric}/std", 0.0) for r in done]
+    spread = [amount(metric, r.metrics.get(f"{metric}/std", 0.0)) for r in done]
     x = [r.values[name] for r in done]
     axes.errorbar(x, scores, spread, fmt="o", color="#542788", ecolor="#bbbbbb", label="trial, ± std over seeds")
     worst = scores.min() if sign(metric) > 0 else scores.max()
@@ -105,7 +101,7 @@ def _points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str,
         at = [r.values[name] for r in lost]
         axes.plot(at, [worst] * len(at), mark, color="#444444", label=f"{label} (no score)")
     for (reference, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
-        axes.axhline(100 * level, color="#b35806", ls=style, label=reference)
+        axes.axhline(amount(metric, level), color="#b35806", ls=style, label=reference)
 
 
 def _map(
@@ -118,7 +114,7 @@ def _map(
     best: TrialRecord,
 ) -> None:
     done, scores, scoreless = _split(records, metric)
-    middle = np.nan if reference is None else 100 * reference
+    middle = np.nan if reference is None else amount(metric, reference)
     around = scores.min() < middle < scores.max()
     norm = TwoSlopeNorm(middle, scores.min(), scores.max()) if around else None
     x, y = ([r.values[name] for r in done] for name in names)
@@ -128,20 +124,20 @@ def _map(
     axes.scatter(*(best.values[name] for name in names), **RING, label="chosen")
     for lost, mark, label in scoreless:
         axes.scatter(*([r.values[name] for r in lost] for name in names), marker=mark, color="#444444", label=label)
-    bar = figure.colorbar(points, ax=axes, label=in_percent(metric))
+    bar = figure.colorbar(points, ax=axes, label=titled(metric))
     if around:
         ends = (float(scores.min()), middle, float(scores.max()))
         bar.set_ticks(ends, labels=[f"{ends[0]:.1f}", f"{middle:.1f}\nfinetuning", f"{ends[2]:.1f}"])
 
 
 def pareto_front(ranking: Ranking, references: list[TrialRecord]) -> Figure:
-    """Trials over the first two objectives, in percent: the front joined by a line, its knee ringed."""
+    """Trials over the first two objectives: the front joined by a line, its knee ringed."""
     names, trials = ranking.objectives[:2], ranking.trials
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
 
     def at(records: list[TrialRecord]) -> list[list[float]]:
-        return [[100 * record.metrics[name] for record in records] for name in names]
+        return [[amount(name, record.metrics[name]) for record in records] for name in names]
 
     on_front = [r for r in trials if r.label in ranking.front]
     others = [r for r in trials if r.label not in ranking.front]
@@ -153,6 +149,6 @@ def pareto_front(ranking: Ranking, references: list[TrialRecord]) -> Figure:
     finished = [r for r in references if r.state == "finished"]
     for record, mark in zip(finished, "sD^", strict=False):
         axes.plot(*at([record]), mark, color="#b35806", label=record.algorithm)
-    axes.set(xlabel=in_percent(names[0]), ylabel=in_percent(names[1]))
+    axes.set(xlabel=titled(names[0]), ylabel=titled(names[1]))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure

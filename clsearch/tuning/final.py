@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from clsearch.tuning.identity import stored
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.ranking import Choice
+from clsearch.tuning.ranking import Choice, of_numbers
 
 PARTS = ("validation", "test")
 FINAL = "final.json"
@@ -28,7 +28,8 @@ FINAL = "final.json"
 @dataclass(frozen=True)
 class Measured:
     """One configuration on fresh seeds. configuration: `chosen`, or a reference's algorithm. on: `reported` or
-    `full_sequence`. validation, test: R [M, T+1, T] over `tasks` of the benchmark. reason: why it has no metrics.
+    `full_sequence`. validation, test: R [M, T+1, T] over `tasks` of the benchmark. unlearning: part -> what was
+    measured of it there, see `metrics.unlearning`; empty where nothing was requested. reason: why it has no metrics.
     """
 
     configuration: str
@@ -42,12 +43,15 @@ class Measured:
     test: Tensor
     seconds: float
     reason: str = ""
+    unlearning: dict[str, metrics.Unlearning] = field(default_factory=dict)
 
     def per_seed(self, part: str, learned: int | None = None) -> dict[str, Tensor]:
         """Every metric of each seed [M], by name, after all tasks or the first `learned`; none where it diverged."""
         if self.reason:
             return {}
-        found = metrics.summary(getattr(self, part), learned or len(self.tasks))
+        learned = learned or len(self.tasks)
+        found = metrics.summary(getattr(self, part), learned)
+        found |= metrics.unlearning(self.unlearning.get(part, {}), learned)
         return {self._of_task(name): value for name, value in found.items()}
 
     def _of_task(self, name: str) -> str:
@@ -230,6 +234,10 @@ def read_final(folder: Path) -> Final | None:
         }
         found |= {name: row[name] for name in ("configuration", "algorithm", "on", "benchmark", "seconds", "reason")}
         found |= {name: tuple(row[name]) for name in ("tasks", "per_task")}
+        found["unlearning"] = {
+            part: {name: of_numbers(values) for name, values in measured.items()}
+            for part, measured in row.get("unlearning", {}).items()
+        }
         rows.append(Measured(settings=row["config"], **found))
     return Final(
         protocol=content["protocol"],
@@ -256,6 +264,11 @@ def _row_content(final: Final, row: Measured) -> dict[str, Any]:
         "seconds": row.seconds,
         "reason": row.reason,
     }
+    if row.unlearning:
+        content["unlearning"] = {
+            part: {name: values.tolist() for name, values in measured.items()}
+            for part, measured in row.unlearning.items()
+        }
     for part in PARTS:
         content[part] = shown(final.intervals(row, part))
         if (difference := final.against(row, part, "average_accuracy")) is not None:

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clsearch.core.statistics import Interval
-from clsearch.tuning.display import plain_table
+from clsearch.tuning.display import amount, plain_table, points, unit, words
 from clsearch.tuning.final import Final, Measured
 
 
@@ -47,39 +47,42 @@ def cells(final: Final, row: Measured) -> list[str]:
     validation, test = final.intervals(row, "validation"), final.intervals(row, "test")
     difference = final.against(row, "test", "average_accuracy")
     return [
-        percent(validation["average_accuracy"]),
-        percent(test["average_accuracy"]),
-        percent(test["average_forgetting"]),
-        "" if difference is None else percent(difference, signed=True),
+        shown(validation["average_accuracy"]),
+        shown(test["average_accuracy"]),
+        shown(test["average_forgetting"]),
+        "" if difference is None else shown(difference, signed=True),
     ]
 
 
-def percent(found: Interval, signed: bool = False) -> str:
-    """A mean with its interval, in percent."""
-    mark = "+" if signed else ""
-    mean = f"{100 * found.mean:{mark}.2f}"
-    if found.low != found.low:
-        return mean
-    return f"{mean} ({100 * found.low:{mark}.2f} to {100 * found.high:{mark}.2f})"
+def shown(found: Interval, signed: bool = False, metric: str = "average_accuracy") -> str:
+    """A mean with its interval, in percent where the metric is a share."""
+    mean, low, high = (f"{amount(metric, n):{'+' if signed else ''}.2f}" for n in (found.mean, found.low, found.high))
+    return mean if found.low != found.low else f"{mean} ({low} to {high})"
 
 
 def optimism_of(final: Final) -> list[str]:
     """How much better the search thought of its choice than it is: a sentence for each objective."""
     lines = []
     for found in final.optimism:
-        name, seeds = found.metric.replace("_", " "), len(final.seeds)
+        metric, seeds = found.metric, len(final.seeds)
         where = "" if final.reported_on == "full_sequence" else " of what is reported"
         searched, every = len(final.searched_tasks), final.tasks
         of = f" of tasks 1 to {searched}" if searched < every else ""
         test = ""
         if found.test is not None:
-            test = f", and {percent(found.test)} on test data{where}, {100 * found.against_test:+.2f} points"
+            test = f", and {shown(found.test, metric=metric)} on test data{where}, {gain(metric, found.against_test)}"
         lines.append(
-            f"Optimism: the search believed {100 * found.believed:.2f} % {name}{of}; on {seeds} fresh "
-            f"seed{'s' * (seeds > 1)} the same configuration has {percent(found.validation)} on validation data, "
-            f"{100 * found.against_validation:+.2f} points of optimism{test}."
+            f"Optimism: the search believed {amount(metric, found.believed):.2f}{unit(metric)} {words(metric)}{of}; "
+            f"on {seeds} fresh seed{'s' * (seeds > 1)} the same configuration has "
+            f"{shown(found.validation, metric=metric)} on validation data, {gain(metric, found.against_validation)} "
+            f"of optimism{test}."
         )
     return lines
+
+
+def gain(metric: str, value: float) -> str:
+    """A difference of a metric."""
+    return f"{amount(metric, value):+.2f}{points(metric)}"
 
 
 def opened_of(final: Final) -> list[str]:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 
 from clsearch.core.config import ConfigError
-from clsearch.tuning.display import named, near, plain_table
+from clsearch.tuning.display import amount, named, near, plain_table, words
 from clsearch.tuning.identity import STUDY, stored
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.resume import lock_of
@@ -68,8 +68,8 @@ def entry_of(folder: Path, study: dict[str, Any]) -> Entry:
         benchmark=study["config"]["benchmark"],
         state=state,
         trials="task by task" if continual else f"{sum(counts[name] for name in ENDED)}/{study['trials']}",
-        best=" ".join([percent(score), metric.replace("_", " ") if metric != "average_accuracy" else ""]).strip(),
-        test=percent(chosen[0]["test"]["average_accuracy"]["mean"] if chosen else None),
+        best=" ".join([shown(metric, score), words(metric) if metric != "average_accuracy" else ""]).strip(),
+        test=shown("average_accuracy", chosen[0]["test"]["average_accuracy"]["mean"] if chosen else None),
         started=study["started"][:16].replace("T", " "),
     )
 
@@ -82,9 +82,9 @@ def so_far(folder: Path, objective: str) -> tuple[Counter[str], float | None]:
     return Counter(str(record.get("state")) for record in records), best
 
 
-def percent(value: float | None) -> str:
-    """A share in percent; nothing for none."""
-    return "" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+def shown(metric: str, value: float | None) -> str:
+    """A metric, in percent where it is a share; nothing for none."""
+    return "" if value is None or math.isnan(value) else f"{amount(metric, value):.2f}"
 
 
 def state_of(folder: Path, study: dict[str, Any]) -> str:

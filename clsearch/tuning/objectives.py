@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Literal
 
 import numpy as np
 
 from clsearch.core.parts import Scenario
 
-LESS_IS_BETTER = ("average_forgetting", "forgetting/")
+LESS_IS_BETTER = ("average_forgetting", "forgetting/", "unlearning/")
 """How the names of metrics begin of which the smaller is better."""
 
 
-def known_objectives(tasks: int, scenario: Scenario) -> list[str]:
-    """The metrics of `core.metrics.summary` after a number of tasks, more than one."""
+OF_UNLEARNING = ("unlearning/distance", "unlearning/gap_to_chance")
+"""Objectives where tasks are unlearned."""
+
+
+def known_objectives(tasks: int, scenario: Scenario, unlearned: Set[int] = frozenset()) -> list[str]:
+    """The metrics of `core.metrics` after a number of tasks, more than one, of which some were unlearned."""
     names = ["average_accuracy", "average_incremental_accuracy", "learning_accuracy"]
     names += ["average_forgetting", "backward_transfer"]
     if scenario is not Scenario.CLASS:
         names.append("forward_transfer")
-    names += [f"accuracy/task_{j:02d}" for j in range(1, tasks + 1)]
-    return names + [f"forgetting/task_{j:02d}" for j in range(1, tasks)]
+    names += OF_UNLEARNING if unlearned else ()
+    names += [f"accuracy/task_{j:02d}" for j in range(1, tasks + 1) if j not in unlearned]
+    return names + [f"forgetting/task_{j:02d}" for j in range(1, tasks) if j not in unlearned]
 
 
-def problems_of_objectives(objectives: Sequence[str], tasks: int, scenario: Scenario) -> list[str]:
-    """What is wrong with the objectives of a search over this many tasks."""
-    known, problems = known_objectives(tasks, scenario), []
+def problems_of_objectives(
+    objectives: Sequence[str], tasks: int, scenario: Scenario, unlearned: Set[int] = frozenset()
+) -> list[str]:
+    """What is wrong with the objectives of a search over this many tasks, of which some are unlearned."""
+    known, problems = known_objectives(tasks, scenario, unlearned), []
     for name in objectives:
         if name == "intransigence":
             problems.append(
@@ -33,7 +40,7 @@ def problems_of_objectives(objectives: Sequence[str], tasks: int, scenario: Scen
                 "learning_accuracy, so search that; got intransigence"
             )
         elif name not in known:
-            shown = [other for other in known if "/" not in other]
+            shown = [other for other in known if "/task_" not in other]
             shown += [f"{kind}/task_01..{n:02d}" for kind, n in (("accuracy", tasks), ("forgetting", tasks - 1))]
             problems.append(f"objectives: must be metrics of this benchmark, {', '.join(shown)}; got {name}")
     return problems

@@ -85,8 +85,9 @@ class Plan:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Algorithms trained beside the search, on the same seeds."""
-        return tuple(name for name in self.options.references if name != self.algorithm)
+        """Algorithms trained beside the search, on the same seeds; with its requests where it has any."""
+        own = {"finetuning": "amnesiac_finetuning"} if self.config.amnesiac else {}
+        return tuple(own.get(name, name) for name in self.options.references if own.get(name, name) != self.algorithm)
 
     @property
     def device(self) -> str:

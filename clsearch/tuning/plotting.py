@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from clsearch.tuning.display import amount, unit, words
 from clsearch.tuning.records import TrialRecord
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2a8fd0", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8c8c8c"
@@ -43,14 +44,10 @@ def shaped(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     return figure
 
 
-def words(name: str) -> str:
-    """A name as an axis has it."""
-    return name.replace("_", " ")
-
-
-def percent(values: Iterable[float]) -> list[float]:
-    """Shares in percent."""
-    return [100 * value for value in values]
+def scores_of(records: Iterable[TrialRecord], metric: str, spread: bool = False) -> list[float]:
+    """A metric of each trial as it is shown, or its standard deviation, 0 for one seed."""
+    name = f"{metric}/std" if spread else metric
+    return [amount(metric, record.metrics.get(name, 0.0) if spread else record.metrics[name]) for record in records]
 
 
 def told(record: TrialRecord, metric: str) -> str:
@@ -59,8 +56,8 @@ def told(record: TrialRecord, metric: str) -> str:
     lines += [f"{words(name)} = {value:.4g}" for name, value in record.values.items()]
     if metric in record.metrics and record.state == "finished":
         spread = record.metrics.get(f"{metric}/std")
-        more = "" if spread is None else f" ± {100 * spread:.2f}"
-        lines.append(f"{words(metric)} {100 * record.metrics[metric]:.2f}{more} %")
+        more = "" if spread is None else f" ± {amount(metric, spread):.2f}"
+        lines.append(f"{words(metric)} {amount(metric, record.metrics[metric]):.2f}{more}{unit(metric)}")
     elif record.reason:
         lines.append(record.reason[:80])
     return "<br>".join(lines)

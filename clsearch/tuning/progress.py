@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from clsearch.tuning.display import span
+from clsearch.tuning.display import amount, span, unit
+from clsearch.tuning.display import words as worded
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.run_names import run_name
@@ -116,8 +117,8 @@ class ProgressLine:
         lost = {"failed": self.count("failed"), "stopped early": self.count("pruned")}
         words += [f"{count} {name}" for name, count in lost.items() if count]
         if self.best is not None:
-            name = "" if self.objective == "average_accuracy" else f"{self.objective.replace('_', ' ')} "
-            words.append(f"best {name}{100 * self.best:.2f} %")
+            name = "" if self.objective == "average_accuracy" else f"{worded(self.objective)} "
+            words.append(f"best {name}{amount(self.objective, self.best):.2f}{unit(self.objective)}")
         if self.earlier < done < self.total:
             each = (time.monotonic() - self.started) / (done - self.earlier)
             words += [pace(each), f"about {span(each * (self.total - done))} left"]
@@ -133,8 +134,9 @@ class ProgressLine:
         if record.state == "pruned":
             return f"{run_name(record)}  stopped early, after task {record.tasks_learned}"
         spread = record.metrics.get(f"{self.objective}/std")
-        more = "" if spread is None else f" ± {100 * spread:.2f}"
-        return f"{run_name(record)}  {100 * record.metrics[self.objective]:.2f}{more} %  {record.seconds:.1f} s"
+        more = "" if spread is None else f" ± {amount(self.objective, spread):.2f}"
+        score = f"{amount(self.objective, record.metrics[self.objective]):.2f}{more}{unit(self.objective)}"
+        return f"{run_name(record)}  {score}  {record.seconds:.1f} s"
 
 
 def pace(seconds: float) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from clsearch.core.config import LARGEST, SMALLEST, ConfigError, TrialConfig
+from clsearch.core.method_parts import unlearned_by
 from clsearch.core.sources import class_counts
 from clsearch.tuning.objectives import problems_of_objectives
 from clsearch.tuning.options import Options, Protocol, Pruner
@@ -92,7 +93,11 @@ def protocol_problems(options: Options, given: set[str], config: TrialConfig, sp
         problems.append("report_benchmark: must name the benchmark that two_phase reports on; got none")
     if protocol is Protocol.CONTINUAL:
         problems += _continual_problems(options, given, config, space)
-    problems += problems_of_objectives(options.objectives, len(searched_tasks(options, tasks)), config.scenario)
+    if config.amnesiac:
+        problems += _unlearning_problems(options, config, space)
+    learned = len(searched_tasks(options, tasks))
+    gone = unlearned_by(config.requests, learned)
+    problems += problems_of_objectives(options.objectives, learned, config.scenario, gone)
     if "forward_transfer" in options.objectives and "independent" in (config.algorithm, *options.references):
         problems.append(
             "objectives: forward_transfer is not defined for independent networks, which later tasks have none of yet; "
@@ -103,8 +108,7 @@ def protocol_problems(options: Options, given: set[str], config: TrialConfig, sp
         for rate in options.learning_rates or ()
         if not SMALLEST <= rate <= LARGEST
     ]
-    searched = len(searched_tasks(options, tasks))
-    return problems + _sampler_problems(options) + _pruner_problems(options, searched) + _seed_problems(options, config)
+    return problems + _sampler_problems(options) + _pruner_problems(options, learned) + _seed_problems(options, config)
 
 
 def _continual_problems(options: Options, given: set[str], config: TrialConfig, space: Space) -> list[str]:
@@ -127,6 +131,26 @@ def _continual_problems(options: Options, given: set[str], config: TrialConfig, 
             )
     if config.algorithm != "finetuning" and not any(name in DECAYING for name in space):
         problems.append("protocol: continual needs the range of a factor, from whose top it decays; got none")
+    return problems
+
+
+def _unlearning_problems(options: Options, config: TrialConfig, space: Space) -> list[str]:
+    """What a study of unlearning needs: something to unlearn, and one model to measure all trials against."""
+    problems = []
+    if not config.unlearn:
+        problems.append(f"unlearn: {config.algorithm} needs a request, as 3:1 (after task 3 unlearn task 1); got none")
+    if options.protocol is not Protocol.END_OF_SEQUENCE:
+        problems.append(f"protocol: must be end_of_sequence where tasks are unlearned; got {options.protocol}")
+    if others := [name for name in options.references if name != "finetuning"]:
+        problems.append(
+            f"references: must be finetuning alone (with the same requests) where tasks are unlearned, because others "
+            f"do not unlearn; got {' '.join(others)}"
+        )
+    if "learning_rate" in space:
+        problems.append(
+            "learning_rate: must have one value where tasks are unlearned, because the model that all trials are "
+            "measured against is trained with it; got a range"
+        )
     return problems
 
 

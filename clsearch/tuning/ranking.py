@@ -95,7 +95,7 @@ def alike(first: TrialRecord, second: TrialRecord, objectives: tuple[str, ...]) 
 
 def per_seed(record: TrialRecord, name: str, learned: int | None = None) -> list[float]:
     """A metric of each seed, after the tasks that a trial learned, or some of them."""
-    return metrics.summary(matrices(record), learned or record.tasks_learned)[name].tolist()
+    return measured(record, learned or record.tasks_learned)[name].tolist()
 
 
 def against(best: TrialRecord, reference: TrialRecord, name: str) -> Interval:
@@ -122,12 +122,27 @@ def with_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
 
 def matrices(record: TrialRecord) -> Tensor:
     """R of each seed, [M, T+1, T], NaN where not measured."""
-    return torch.from_numpy(np.array(record.accuracy, dtype=float))
+    return of_numbers(record.accuracy)
+
+
+def of_numbers(nested: list[Any]) -> Tensor:
+    """A tensor from JSON, NaN where that has null."""
+    return torch.from_numpy(np.array(nested, dtype=float))
+
+
+def unlearning_of(record: TrialRecord) -> metrics.Unlearning:
+    """What was measured of a trial's unlearning, [M, T+1, T] each; none where nothing was requested."""
+    return {name: of_numbers(values) for name, values in record.unlearning.items()}
+
+
+def measured(record: TrialRecord, learned: int) -> dict[str, Tensor]:
+    """Every metric of each seed [M] after some tasks, by name."""
+    return metrics.summary(matrices(record), learned) | metrics.unlearning(unlearning_of(record), learned)
 
 
 def metrics_after(record: TrialRecord, step: int) -> dict[str, float]:
     """The metrics of a trial after an earlier task, as they were reported then."""
-    values = metrics.summary(matrices(record), step)
+    values = measured(record, step)
     if record.columns:
         curve = torch.tensor(record.curve, dtype=torch.float64)
         past = torch.tensor([task <= step for task, _ in record.epochs])

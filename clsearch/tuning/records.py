@@ -4,6 +4,8 @@ study.json                 question, base configuration, space, seeds, versions,
 trials.csv, references.csv a row per trial: hyperparameters, metrics with spread, seconds, state, reason
 trials/<label>/record.json the same for one trial, with its accuracy matrices
 trials/<label>/accuracy.csv, learning_curve.csv
+trials/<label>/unlearning.csv
+                           of trials of which tasks were unlearned: accuracy on all tasks, before and after the requests
 trials/<label>/error.txt   of a trial whose worker died or raised: all that Ray says of it
 best.json                  the best configuration and the command that reruns it
 attempts.csv               of the protocol continual, instead of trials
@@ -64,7 +66,8 @@ class TrialRecord:
 
     number: Optuna's, None for a reference. values: the searched hyperparameters. settings: all of them, flat.
     metrics: name -> mean over seeds, `<name>/std` its spread, after `tasks_learned` tasks.
-    accuracy: R [M][T+1][T] with None where not measured. curve: [E][M][K] with its columns and [E][2] (task, epoch).
+    accuracy: R [M][T+1][T] with None where not measured. unlearning: what was measured of it, see `metrics.unlearning`.
+    curve: [E][M][K] with its columns and [E][2] (task, epoch).
     times: when the driver was told of each learned task, in milliseconds since 1970; told: of anything, last. restarts:
     after a worker died. place: the node, and the GPU, that it was trained on last.
     """
@@ -81,6 +84,7 @@ class TrialRecord:
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     accuracy: list[Any] = field(default_factory=list)
+    unlearning: dict[str, Any] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
     curve: list[Any] = field(default_factory=list)
     epochs: list[Any] = field(default_factory=list)
@@ -97,7 +101,16 @@ class TrialRecord:
 
 def metrics_of(result: dict[str, Any]) -> dict[str, float]:
     """The metrics in a result of Ray Tune: our names, finite values."""
-    names = ("average_", "learning_accuracy", "backward_", "forward_", "accuracy/", "forgetting/", "train/")
+    names = (
+        "average_",
+        "learning_accuracy",
+        "backward_",
+        "forward_",
+        "accuracy/",
+        "forgetting/",
+        "train/",
+        "unlearning/",
+    )
     return {
         k: float(v)
         for k, v in result.items()
@@ -143,6 +156,15 @@ class Results:
             for learned, row in enumerate(matrix)
         ]
         self._csv(folder / "accuracy.csv", pd.DataFrame(rows, columns=["seed", "tasks_learned", *tasks]))
+        if record.unlearning:
+            both = [
+                [when, seed, learned, *row]
+                for when in ("before", "after")
+                for seed, matrix in zip(record.seeds, record.unlearning[when], strict=True)
+                for learned, row in enumerate(matrix)
+            ]
+            columns = ["requests", "seed", "tasks_learned", *tasks]
+            self._csv(folder / "unlearning.csv", pd.DataFrame(both, columns=columns))
         path = folder / CURVE
         if record.columns or not path.exists():  # else it was read back, and the curve is there
             curve = [

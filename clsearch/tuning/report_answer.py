@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from clsearch.core.statistics import Interval
-from clsearch.tuning.display import named
-from clsearch.tuning.plotting import words
+from clsearch.tuning.display import amount, named, points, unit, words
 from clsearch.tuning.reading import Reading
 
 ACCURACY = "average_accuracy"
@@ -15,9 +14,9 @@ def question(study: Reading) -> str:
     return str(study.study["question"]) or f"Which hyperparameters for {named(study.study['algorithm'])}?"
 
 
-def value(number: float, digits: int = 2) -> str:
-    """A share in percent."""
-    return f"{100 * number:.{digits}f} %"
+def value(number: float, digits: int = 2, name: str = ACCURACY) -> str:
+    """A metric, in percent where it is a share."""
+    return f"{amount(name, number):.{digits}f}{unit(name)}"
 
 
 def ends(found: Interval) -> str:
@@ -43,10 +42,10 @@ def answer(study: Reading) -> list[str]:
     values = f" with {settings(best.values)}" if best.values else ""
     seeds, others = len(study.study["seeds"]), len(trials) - 1
     alike = f", and {len(study.ranking.close) - 1} of {others} others cannot be told from it" if others else ""
+    score = value(best.metrics[study.objective], name=study.objective)
     first = (
         f"{named(study.study['algorithm'])}{values} has the best {words(study.objective)} of {len(trials)} finished "
-        f"trial{'s' * bool(others)} on validation data, {value(best.metrics[study.objective])} over {seeds} "
-        f"seed{'s' * (seeds > 1)}{alike}."
+        f"trial{'s' * bool(others)} on validation data, {score} over {seeds} seed{'s' * (seeds > 1)}{alike}."
     )
     return [first, reached(study)]
 
@@ -82,7 +81,7 @@ def searched(study: Reading) -> str:
     """What the search's own numbers say against the references'."""
     best, name = study.chosen, study.objective
     said = [
-        f"{100 * (best.metrics[name] - r.metrics[name]):+.2f} points against {named(r.algorithm)}"
+        f"{amount(name, best.metrics[name] - r.metrics[name]):+.2f}{points(name)} against {named(r.algorithm)}"
         for r in study.references
         if best is not None and r.state == "finished" and name in r.metrics
     ]

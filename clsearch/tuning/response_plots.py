@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from clsearch.tuning.display import amount, titled
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.plotting import (
     BLUE,
@@ -19,10 +20,9 @@ from clsearch.tuning.plotting import (
     RING,
     SCORES,
     axis_of,
-    percent,
+    scores_of,
     shaped,
     told,
-    words,
 )
 from clsearch.tuning.reading import Reading
 
@@ -46,8 +46,8 @@ def surface(study: Reading) -> go.Figure:
     """All trials over two hyperparameters, before a linear interpolation of the finished ones."""
     (x, y), done, metric = study.space, study.in_state("finished"), study.objective
     figure = go.Figure()
-    scores = percent(r.metrics[metric] for r in done)
-    bar = {"title": f"{words(metric)}<br>(%)", "len": 0.9}
+    scores = scores_of(done, metric)
+    bar = {"title": titled(metric).replace(" (", "<br>("), "len": 0.9}
     if (grid := interpolated(study, scores)) is not None:
         along, up, values = grid
         figure.add_contour(
@@ -143,18 +143,18 @@ def slices(study: Reading) -> go.Figure:
             if record is not None and metric in record.metrics:
                 line = {"dash": DASHES[algorithm], "color": LINES[algorithm]}
                 named = {"annotation_text": algorithm} if column == 1 else {}
-                figure.add_hline(100 * record.metrics[metric], line=line, col=column, **named)
-    figure.update_yaxes(title=f"{words(metric)} (%)", row=1, col=1)
+                figure.add_hline(amount(metric, record.metrics[metric]), line=line, col=column, **named)
+    figure.update_yaxes(title=titled(metric), row=1, col=1)
     return shaped(figure, 420)
 
 
 def add_slice(figure: go.Figure, study: Reading, name: str, column: int) -> None:
     """The objective over one hyperparameter, in a panel of its own; trials without a score at the worst one."""
     done, metric = study.in_state("finished"), study.objective
-    scores = percent(r.metrics[metric] for r in done)
+    scores = scores_of(done, metric)
     worst = (min(scores) if sign(metric) > 0 else max(scores)) if scores else 0.0
     where: dict[str, Any] = {"mode": "markers", "showlegend": column == 1, "row": 1, "col": column}
-    spread = {"array": percent(r.metrics.get(f"{metric}/std", 0.0) for r in done), "color": GREY, "thickness": 1}
+    spread = {"array": scores_of(done, metric, spread=True), "color": GREY, "thickness": 1}
     figure.add_scatter(
         x=[r.values[name] for r in done],
         y=scores,
@@ -168,5 +168,5 @@ def add_slice(figure: go.Figure, study: Reading, name: str, column: int) -> None
     )
     add_scoreless(figure, study, lambda r: (r.values[name], worst), row=1, col=column)
     if (best := study.chosen) is not None:
-        at = {"x": [best.values[name]], "y": percent([best.metrics[metric]])}
+        at = {"x": [best.values[name]], "y": scores_of([best], metric)}
         figure.add_scatter(**at, name="chosen", legendgroup="chosen", marker=RING, hoverinfo="skip", **where)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from clsearch.tuning.display import amount, titled, unit, words
 from clsearch.tuning.objectives import front, sign
 from clsearch.tuning.plotting import (
     BLUE,
@@ -16,10 +17,9 @@ from clsearch.tuning.plotting import (
     LINES,
     RED,
     RING,
-    percent,
+    scores_of,
     shaped,
     told,
-    words,
 )
 from clsearch.tuning.reading import Reading
 from clsearch.tuning.records import TrialRecord
@@ -33,7 +33,7 @@ def trade_off(study: Reading) -> go.Figure | None:
         return None
 
     def at(records: Sequence[TrialRecord]) -> dict[str, list[float]]:
-        return {axis: percent(r.metrics[name] for r in records) for axis, name in zip("xy", names, strict=True)}
+        return {axis: scores_of(records, name) for axis, name in zip("xy", names, strict=True)}
 
     gains = np.array([[sign(name) * r.metrics[name] for name in names] for r in done])
     best = sorted((done[i] for i in front(gains)), key=lambda r: r.metrics[names[0]])
@@ -66,7 +66,7 @@ def importance(found: dict[str, float]) -> go.Figure | None:
         return None
     names = sorted(found, key=found.__getitem__)
     bars = go.Bar(
-        x=percent(found[name] for name in names),
+        x=[100 * found[name] for name in names],
         y=[words(name) for name in names],
         orientation="h",
         marker={"color": BLUE},
@@ -84,11 +84,11 @@ def parallel(study: Reading) -> go.Figure | None:
     done, metric = study.in_state("finished"), study.objective
     if not study.space or len(done) < 2:
         return None
-    scores = percent(r.metrics[metric] for r in done)
+    scores = scores_of(done, metric)
     dimensions = [
         dimension(words(name), [r.values[name] for r in done], bool(study.space[name]["log"])) for name in study.space
     ]
-    dimensions.append({"label": f"{words(metric)} (%)", "values": scores})
+    dimensions.append({"label": titled(metric), "values": scores})
     line = {"color": scores, "colorscale": [[0, GREY], [1, RED]], "reversescale": sign(metric) < 0}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
     return shaped(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
@@ -114,27 +114,31 @@ def optimism(study: Reading) -> go.Figure | None:
     if study.final is None or not study.final.optimism:
         return None
     found = study.final.optimism[0]
+    name = found.metric
     rows = [("validation, fresh seeds", found.validation, BLUE), ("test, fresh seeds", found.test, RED)]
     figure = go.Figure()
     figure.add_scatter(
-        x=[100 * found.believed],
+        x=[amount(name, found.believed)],
         y=["believed by the search"],
         mode="markers",
         marker={"size": 13, "color": GREY},
-        hovertemplate="%{x:.2f} %<extra></extra>",
+        hovertemplate=f"%{{x:.2f}}{unit(name)}<extra></extra>",
     )
     for label, value, color in rows:
         if value is not None:
-            ends = {"array": [100 * (value.high - value.mean)], "arrayminus": [100 * (value.mean - value.low)]}
+            ends = {
+                "array": [amount(name, value.high - value.mean)],
+                "arrayminus": [amount(name, value.mean - value.low)],
+            }
             figure.add_scatter(
-                x=[100 * value.mean],
+                x=[amount(name, value.mean)],
                 y=[label],
                 mode="markers",
                 marker={"size": 13, "color": color},
                 error_x={"type": "data", "symmetric": False, "thickness": 2.5, "width": 9, **ends},
-                hovertemplate="%{x:.2f} %<extra></extra>",
+                hovertemplate=f"%{{x:.2f}}{unit(name)}<extra></extra>",
             )
-    figure.update_xaxes(title=f"{words(found.metric)} (%), with the 95 % interval over seeds")
+    figure.update_xaxes(title=f"{titled(name)}, with the 95 % interval over seeds")
     figure.update_yaxes(autorange="reversed")
     return shaped(figure, 240, showlegend=False)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ from clsearch.core.config import ConfigError, TrialConfig, fields_of
 from clsearch.core.datasets import Data, ImageFolder, Source, read_data
 from clsearch.core.held_out import held_out_samples, read_test, reader_of_test
 from clsearch.core.image_folder import listed
-from clsearch.core.loop import DivergedError, learn_task, measured
+from clsearch.core.loop import DivergedError, learn_task, measured, of_retained
+from clsearch.core.retraining import References
 from clsearch.core.run import build_run
+from clsearch.core.unlearning import retaining
 from clsearch.tuning.final import Final, Measured, read_final
 from clsearch.tuning.loading import unreadable
 from clsearch.tuning.openings import Opening, record_opening
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.ranking import Choice
-from clsearch.tuning.workers import side_by_side
+from clsearch.tuning.workers import side_by_side, unlearning_references
 
 PerTask = tuple[dict[str, float], ...]
 
@@ -76,6 +78,7 @@ def evaluate(
     Raises SealedError where data cannot be read.
     """
     began = time.perf_counter()
+    against = unlearning_references(plan, plan.report_seeds, data, say)
     openings: list[Opening] = []
 
     def note(opening: Opening) -> None:
@@ -86,7 +89,7 @@ def evaluate(
     rows = rows_of(plan)
     settings = [settings_of(plan, choice, algorithm, target) for target, algorithm in rows]
     jobs = [
-        (config, plan.report_seeds, target.tasks, per_task, *opened[target.config.source])
+        (config, plan.report_seeds, target.tasks, per_task, *opened[target.config.source], against)
         for (target, _), (config, per_task) in zip(rows, settings, strict=True)
     ]
     found: dict[int, Measured] = {}
@@ -209,16 +212,18 @@ def measure(
     tasks: Sequence[int] | None = None,
     per_task: PerTask = (),
     device: torch.device | str = "cpu",
+    references: References | None = None,
 ) -> dict[str, Any]:
     """Learn a sequence with fresh weights, and measure it on validation and test data after each task.
 
     tasks: see `build_benchmark`. per_task: hyperparameters of each task, where they differ from the configuration's.
+    references: what unlearning is measured against.
     Raises ValueError where per_task has not one entry per task.
-    Returns `validation` and `test`, R [M, T+1, T] each, `seconds`, and `reason`: why there is no more of them where
-    training diverged, else empty.
+    Returns `validation` and `test`, R [M, T+1, T] each, `unlearning` of both parts where tasks were, `seconds`, and
+    `reason`: why there is no more of them where training diverged, else empty.
     """
     began, reason = time.perf_counter(), ""
-    run = build_run(config, seeds, device, data, tasks)
+    run = replace(build_run(config, seeds, device, data, tasks), references=references or {})
     sealed = held_out_samples(config, run.benchmark, test)
     runs = [run.with_numbers(own) for own in per_task] or [run] * len(sealed)
     if len(runs) != len(sealed):
@@ -228,11 +233,15 @@ def measure(
     try:
         for own in runs:
             state = learn_task(own, state)
-            accuracy = measured(run, state, accuracy, sealed)
+            accuracy = measured(retaining(own, state), state, accuracy, sealed)
     except DivergedError as error:
         reason = str(error)
-    seconds = time.perf_counter() - began
-    return {"validation": state.accuracy, "test": accuracy, "seconds": seconds, "reason": reason}
+    found = {"validation": state.accuracy, "test": of_retained(accuracy, state.unlearning), "unlearning": {}}
+    if state.unlearning:  # features are compared on validation images alone
+        on_test = state.unlearning | {"before": torch.full_like(accuracy, torch.nan), "after": accuracy}
+        on_test["distance"] = torch.full_like(accuracy, torch.nan)
+        found["unlearning"] = {"validation": state.unlearning, "test": on_test}
+    return found | {"seconds": time.perf_counter() - began, "reason": reason}
 
 
 def _measured(
@@ -243,6 +252,7 @@ def _measured(
     per_task: PerTask,
     data: Data,
     test: Data,
+    references: References | None,
 ) -> dict[str, Any]:
     """`measure`, in a worker."""
-    return measure(config, seeds, data, test, tasks, per_task, device)
+    return measure(config, seeds, data, test, tasks, per_task, device, references)

@@ -60,6 +60,9 @@ SPACES: dict[str, Space] = {
     "lwf": LWF,
     "ewc": EWC,
     "lwf_ewc": LWF | EWC,
+    "amnesiac_finetuning": {},  # all trials are measured against one model, with one learning rate
+    "amnesiac_lwf": LWF,
+    "amnesiac_ewc": EWC,
 }
 """Algorithm -> hyperparameters of its own, over ranges whose ends are visibly bad (with the default Fisher)."""
 

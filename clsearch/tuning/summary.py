@@ -14,7 +14,7 @@ from rich.table import Table
 from clsearch.core.benchmarks import classes_of
 from clsearch.core.config import TrialConfig
 from clsearch.tuning.continual import RATE, SCORE, SHARE, Decision
-from clsearch.tuning.display import near, plain_table, whole, without_password
+from clsearch.tuning.display import amount, near, plain_table, points, whole, without_password, words
 from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
 from clsearch.tuning.mlflow_pages import HOST, PORT
 from clsearch.tuning.objectives import sign
@@ -112,7 +112,7 @@ def top_table(ranking: Ranking, references: list[TrialRecord], searched: Sequenc
         table.add_column(name.replace("_", "\n", 1).replace("_", " "), justify="right", no_wrap=True)
     names = columns_of(ranking, references)
     for name in names:
-        first, _, rest = (name.replace("_", " ") + (" (%)" if "accuracy" in name else "")).partition(" ")
+        first, _, rest = (words(name) + (" (%)" if "accuracy" in name else "")).partition(" ")
         table.add_column(f"{first}\n{rest}" if rest else "intran-\nsigence", justify="right", no_wrap=True)
     table.add_column("time\n(s)", justify="right", no_wrap=True)
     table.add_column("like\nthe best", no_wrap=True)
@@ -144,11 +144,11 @@ def columns_of(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
 
 
 def spread(record: TrialRecord, name: str) -> str:
-    """A metric in percent with its standard deviation."""
+    """A metric with its standard deviation, in percent where it is a share."""
     mean, std = record.metrics.get(name), record.metrics.get(f"{name}/std")
     if mean is None:
         return "–"
-    return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
+    return f"{amount(name, mean):.2f}" + ("" if std is None else f" ± {amount(name, std):.2f}")
 
 
 def reading(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
@@ -167,9 +167,10 @@ def reading(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
     for reference in references:
         if reference.state == "finished":
             d = against(best, reference, name)
-            interval = f", 95 % interval {100 * d.low:+.2f} to {100 * d.high:+.2f}" if d.low == d.low else ""
-            of = "" if name == "average_accuracy" else f" of {name.replace('_', ' ')}"
-            lines.append(f"Against {reference.algorithm}: {100 * d.mean:+.2f} points{of}{interval}.")
+            ends = [f"{amount(name, end):+.2f}" for end in (d.low, d.high)]
+            interval = f", 95 % interval {ends[0]} to {ends[1]}" if d.low == d.low else ""
+            of = "" if name == "average_accuracy" else f" of {words(name)}"
+            lines.append(f"Against {reference.algorithm}: {amount(name, d.mean):+.2f}{points(name)}{of}{interval}.")
     lines.append("The best was chosen on these same numbers, so its own score is optimistic.")
     return lines
 
@@ -177,7 +178,7 @@ def reading(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
 def front_reading(ranking: Ranking) -> list[str]:
     """What the knee is, and what it gives up against the ends of the front."""
     knee, on_front = ranking.trials[0], [r for r in ranking.trials if r.label in ranking.front]
-    names = [name.replace("_", " ") for name in ranking.objectives]
+    names = [words(name) for name in ranking.objectives]
     lines = [
         f"{len(on_front)} of {len(ranking.trials)} trials are on the Pareto front of {' and '.join(names)}: none other "
         f"is as good in all and better in one. The knee has the largest sum of objectives, each scaled from 0 (worst "
@@ -187,8 +188,8 @@ def front_reading(ranking: Ranking) -> list[str]:
     for name, shown in zip(ranking.objectives, names, strict=True):
         end = max(on_front, key=lambda record: sign(name) * record.metrics[name])
         if end is not knee:
-            given = 100 * sign(name) * (end.metrics[name] - knee.metrics[name])
-            lines.append(f"The best {shown} on the front is trial {end.number}'s, {given:.2f} points better.")
+            given = amount(name, sign(name) * (end.metrics[name] - knee.metrics[name]))
+            lines.append(f"The best {shown} on the front is trial {end.number}'s, {given:.2f}{points(name)} better.")
     return [*lines, "Several objectives: no trial is stopped early."]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import Data
 from clsearch.core.loop import DivergedError, learn_task
 from clsearch.core.registry import Own, accept
+from clsearch.core.retraining import References, retrained
 from clsearch.core.run import Run, build_run
 from clsearch.core.state import TrialState
 from clsearch.tuning.placement import Share, place, remedy, short_of_memory
@@ -32,7 +34,7 @@ OUT_OF_MEMORY = "out_of_memory"
 UNBUILT = {
     "tasks_learned": 0,
     "seconds": 0.0,
-    "record": {name: [] for name in ("accuracy", "columns", "curve", "epochs")},
+    "record": {name: [] for name in ("accuracy", "columns", "curve", "epochs")} | {"unlearning": {}},
 }
 """Result of a trial that could not be built."""
 
@@ -51,10 +53,15 @@ class ContinualTrainable(Trainable):
     algorithm = "finetuning"
 
     def setup(
-        self, config: dict[str, Any], data: Data | ray.ObjectRef | None = None, own: Mapping[str, Own] | None = None
+        self,
+        config: dict[str, Any],
+        data: Data | ray.ObjectRef | None = None,
+        own: Mapping[str, Own] | None = None,
+        references: References | ray.ObjectRef | None = None,
     ) -> None:
         """data: of the benchmark's source, or a reference to it, as `tune.with_parameters(cls, data=...)` shares it
         between the workers of a node; None: each worker reads its own. own: algorithms that the driver registered.
+        references: what unlearning is measured against; None: each trial trains its own.
         """
         accept(own or {})
         held: Data | None = ray.get(data) if isinstance(data, ray.ObjectRef) else data
@@ -71,7 +78,8 @@ class ContinualTrainable(Trainable):
         self.short, self.place = False, place()
         configuration = TrialConfig.of(algorithm, settings, None if held is None else held.source)
         try:
-            self.run = build_run(configuration, seeds, self.share.take(self.kind), held, sequence)
+            run = build_run(configuration, seeds, self.share.take(self.kind), held, sequence)
+            self.run = measured_against(run, references, held)
             if self.state_file is not None and self.state_file.exists():
                 self.state = TrialState.load(self.state_file, self.run.fingerprint, self.run.device)
             else:
@@ -136,6 +144,17 @@ class ContinualTrainable(Trainable):
         self.state = TrialState.load(Path(checkpoint_dir) / STATE_FILE, self.run.fingerprint, self.run.device)
 
 
+def measured_against(run: Run, references: References | ray.ObjectRef | None, data: Data | None) -> Run:
+    """The run with the models that unlearning is measured against, trained here where they are not given."""
+    if not run.config.requests:
+        return run
+    found: References = ray.get(references) if isinstance(references, ray.ObjectRef) else references or {}
+    if not found:
+        found = retrained(run.config, run.seeds, run.device, data)
+    on_device = {at: {name: value.to(run.device) for name, value in own.items()} for at, own in found.items()}
+    return replace(run, references=on_device)
+
+
 class FinetuningTrainable(ContinualTrainable):
     """Training on each task in turn, and nothing else: the lower reference."""
 
@@ -172,6 +191,24 @@ class LwFEWCTrainable(ContinualTrainable):
     algorithm = "lwf_ewc"
 
 
+class AmnesiacFinetuningTrainable(ContinualTrainable):
+    """Finetuning that unlearns tasks on request (Graves et al. 2021)."""
+
+    algorithm = "amnesiac_finetuning"
+
+
+class AmnesiacLwFTrainable(ContinualTrainable):
+    """Learning without Forgetting that unlearns tasks on request."""
+
+    algorithm = "amnesiac_lwf"
+
+
+class AmnesiacEWCTrainable(ContinualTrainable):
+    """Elastic weight consolidation that unlearns tasks on request."""
+
+    algorithm = "amnesiac_ewc"
+
+
 TRAINABLES: dict[str, type[ContinualTrainable]] = {
     cls.algorithm: cls
     for cls in (
@@ -181,6 +218,9 @@ TRAINABLES: dict[str, type[ContinualTrainable]] = {
         LwFTrainable,
         EWCTrainable,
         LwFEWCTrainable,
+        AmnesiacFinetuningTrainable,
+        AmnesiacLwFTrainable,
+        AmnesiacEWCTrainable,
     )
 }
 """Algorithm -> its Trainable."""
@@ -190,10 +230,11 @@ def report(run: Run, state: TrialState) -> dict[str, Any]:
     """What a step tells the driver: numbers, and small arrays as lists.
 
     Metrics are means over seeds, `<name>/std` their standard deviations (n - 1; absent for one seed). `train/<name>`
-    are of the last epoch. `record` holds R [M, T+1, T] and the learning curve [E, M, K].
+    are of the last epoch. `record` holds R [M, T+1, T], what was measured of unlearning, and the learning curve
+    [E, M, K].
     """
     t = state.tasks_learned
-    values = metrics.summary(state.accuracy, t) if t else {}
+    values = metrics.summary(state.accuracy, t) | metrics.unlearning(state.unlearning, t) if t else {}
     if t:
         last = last_rows(state.curve).double()
         values |= {f"train/{name}": last[:, k] for k, name in enumerate(run.columns)}
@@ -203,6 +244,7 @@ def report(run: Run, state: TrialState) -> dict[str, Any]:
         "seconds": state.seconds,
         "record": {
             "accuracy": state.accuracy.tolist(),
+            "unlearning": {name: values.tolist() for name, values in state.unlearning.items()},
             "columns": list(run.columns),
             "curve": state.curve.tolist(),
             "epochs": state.epochs.tolist(),

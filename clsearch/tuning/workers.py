@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
+import torch
 
+from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.core.datasets import Data
+from clsearch.core.loop import DivergedError
 from clsearch.core.registry import OWN, Own, accept
+from clsearch.core.retraining import References, retrained
 from clsearch.tuning.placement import Share, remedy, short_of_memory
 from clsearch.tuning.plan import Plan
 
@@ -35,6 +40,34 @@ def side_by_side(
     finally:
         for left in running:  # interrupted: nobody waits for them
             ray.cancel(left)
+
+
+def unlearning_references(
+    plan: Plan, seeds: Sequence[int], data: ray.ObjectRef, say: Callable[[str], None]
+) -> ray.ObjectRef | None:
+    """What unlearning is measured against on these seeds, in the object store, trained once; None where nothing is
+    requested. data: the training data of the plan's benchmark. say: told what is being done.
+
+    Raises ConfigError where its training diverges.
+    """
+    if not plan.config.requests:
+        return None
+    say("training models that never see the unlearned tasks, to measure against")
+    ((_, found),) = side_by_side(plan, _retrained, [(plan.config, seeds, data)])
+    try:
+        ray.get(found)
+    except ray.exceptions.RayTaskError as error:
+        if not isinstance(error.cause, DivergedError):
+            raise
+        rule = "unlearn: a model that never sees the unlearned tasks must train without diverging"
+        raise ConfigError([f"{rule}; got: {error.cause}. Try a smaller learning rate"]) from None
+    return found
+
+
+def _retrained(device: torch.device, config: TrialConfig, seeds: Sequence[int], data: Data) -> References:
+    """`retrained`, in a worker; on the CPU, from where any worker takes it."""
+    found = retrained(config, seeds, device, data)
+    return {at: {name: value.cpu() for name, value in params.items()} for at, params in found.items()}
 
 
 def _with_share(function: Callable[..., Any], share: Share, kind: str, own: Mapping[str, Own], *job: Any) -> Any:

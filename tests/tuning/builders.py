@@ -16,6 +16,7 @@ from PIL import Image
 
 from clsearch import LogRange, Range, Study
 from clsearch.core import metrics
+from clsearch.core.method_parts import unlearned_by
 from clsearch.tuning.final import Final, Measured
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.plan import Plan
@@ -76,7 +77,8 @@ def record_of(
         values = {} if number is None else {name: r.low for name, r in plan.space.items()}
     config = plan.trial_config(values, algorithm)
     R = matrices_of(T, scores, forgetting, t)
-    found = metrics.summary(R, t) if t else {}
+    unlearning = unlearning_of_matrix(plan, R) if config.requests else {}
+    found = metrics.summary(R, t) | metrics.unlearning(unlearning, t) if t else {}
     return TrialRecord(
         label=f"reference_{config.algorithm}" if number is None else f"trial_{number:05d}",
         number=number,
@@ -90,10 +92,25 @@ def record_of(
         seconds=1.5 * t,
         metrics=metrics.over_seeds(found),
         accuracy=R.tolist(),
+        unlearning={name: values.tolist() for name, values in unlearning.items()},
         columns=["loss", "accuracy"],
         curve=[[[1 / task, 0.5 + 0.1 * m] for m in range(len(scores))] for task in range(1, t + 1)],
         epochs=[[task, 1] for task in range(1, t + 1)],
     )
+
+
+def unlearning_of_matrix(plan: Plan, R: torch.Tensor) -> metrics.Unlearning:
+    """What was measured of unlearning by a trial whose matrix is R, of which the cells of unlearned tasks are taken: a
+    tenth is lost at each request, features are as far apart as 1 and the task's number, on each task alike.
+    """
+    chance = torch.full_like(R, torch.nan)
+    for t in range(1, R.shape[1]):
+        chance[:, t, [task - 1 for task in unlearned_by(plan.config.requests, t)]] = 0.5
+    after = R - 0.1 * (~chance.isnan())
+    distance = 1 + torch.arange(R.shape[1], dtype=torch.float64)[:, None].expand_as(R)
+    found = {"before": R.clone(), "after": after, "chance": chance, "distance": distance.clone()}
+    R[~chance.isnan()] = torch.nan
+    return found
 
 
 def matrices_of(

@@ -66,7 +66,8 @@ def test_all_that_a_script_searches_acts_in_every_scenario(path, scenario, tmp_p
 @pytest.mark.parametrize("algorithm", PARTS)
 def test_the_default_ranges_of_every_algorithm_act_in_every_scenario(algorithm, scenario):
     if (algorithm, scenario) != ("independent", "class"):
-        checked(study_of(algorithm, space=None, scenario=scenario, tasks=5).plan)
+        requests = {"unlearn": ("2:2",)} if algorithm.startswith("amnesiac") else {}  # which would undo task 2
+        checked(study_of(algorithm, space=None, scenario=scenario, tasks=5, **requests).plan)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from rich.console import Console
 from clsearch import LogRange, Study
 from clsearch.core.statistics import Interval
 from clsearch.tuning.final import Final, Measured
-from clsearch.tuning.final_summary import cells, described, final_table, opened_of, optimism_of, percent
+from clsearch.tuning.final_summary import cells, described, final_table, opened_of, optimism_of, shown
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.ranking import Choice
 
@@ -61,7 +61,7 @@ REASON = "training diverged in epoch 1 of task 2 (loss or parameters not finite;
 
 
 @pytest.mark.parametrize(
-    ("found", "signed", "shown"),
+    ("found", "signed", "expected"),
     [
         (Interval(0.91, 0.885159, 0.934841), False, "91.00 (88.52 to 93.48)"),
         (Interval(0.02, -0.001, 0.041), True, "+2.00 (-0.10 to +4.10)"),
@@ -70,8 +70,8 @@ REASON = "training diverged in epoch 1 of task 2 (loss or parameters not finite;
         (Interval(0.9, math.nan, math.nan), True, "+90.00"),
     ],
 )
-def test_a_mean_is_in_percent_with_its_interval_where_it_has_one(found, signed, shown):
-    assert percent(found, signed) == shown
+def test_a_mean_is_in_percent_with_its_interval_where_it_has_one(found, signed, expected):
+    assert shown(found, signed) == expected
 
 
 def test_the_cells_of_a_row_are_its_accuracies_its_forgetting_and_the_choices_lead():

@@ -79,7 +79,8 @@ def expected(config, run, per_task=()):
 def test_it_is_the_accuracy_on_held_out_samples_after_every_task(algorithm, scenario):
     config = config_of(algorithm, scenario=scenario, tasks=5)
     found, run = measured(config), build_run(config, SEEDS)
-    assert found.keys() == {"validation", "test", "seconds", "reason"}
+    assert found.keys() == {"validation", "test", "unlearning", "seconds", "reason"}
+    assert found["unlearning"] == {}
     assert found["test"].shape == (2, 6, 5)
     assert same(found["test"], expected(config, run))
     defined = [[run.benchmark.is_defined(i, k) for k in range(1, 6)] for i in range(6)]

@@ -179,7 +179,7 @@ def test_making_a_plan_creates_nothing(tmp_path):
     [
         (
             {"algorithm": "nonsense", "space": {}},
-            "algorithm: must be one of finetuning, joint, independent, lwf, ewc, lwf_ewc; got 'nonsense'",
+            "algorithm: must be one of finetuning, joint, independent, lwf, ewc, lwf_ewc, amnesiac_finetuning, ",
         ),
         ({"colour": "red"}, "colour: unknown; known are "),
         ({"penalty_factor": 1.0}, "penalty_factor: unknown; known are "),

@@ -45,6 +45,7 @@ SEARCHED = {
     "ewc_penalty_sweep": {"penalty_factor", "penalty_p_norm"},
     "lwf_ewc_together": {"distillation_factor", "distillation_temperature", "penalty_factor"},
     "plain_l2": {"penalty_factor"},
+    "amnesiac_lwf": {"distillation_factor", "distillation_temperature"},
 }
 
 
@@ -717,7 +718,8 @@ def following(algorithm="ewc", **settings):
 
 def test_a_space_that_is_not_given_is_the_default_one():
     for algorithm in PARTS:
-        assert following(algorithm).plan.space == SPACES[algorithm]
+        requests = {"unlearn": ("3:1",)} if algorithm.startswith("amnesiac") else {}
+        assert following(algorithm, **requests).plan.space == SPACES[algorithm]
     assert Study(algorithm="lwf", epochs=1).plan.space == SPACES["lwf"]
 
 

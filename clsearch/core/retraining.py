@@ -1,0 +1,46 @@
+"""Models that never saw what is unlearned: what unlearning is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+
+import torch
+
+from clsearch.core.config import TrialConfig, fields_of
+from clsearch.core.datasets import Data
+from clsearch.core.loop import learn_task
+from clsearch.core.method_parts import unlearned_by
+from clsearch.core.networks import Params
+from clsearch.core.run import build_run
+
+REFERENCE = "finetuning"
+"""It has none of the hyperparameters that a search moves, so one serves all trials of a structure."""
+
+References = dict[int, Params]
+"""Number of tasks learned -> parameters [M, ...]."""
+
+
+def retrained(
+    config: TrialConfig, seeds: Sequence[int], device: torch.device | str = "cpu", data: Data | None = None
+) -> References:
+    """For each request, and for the end of the sequence: the same network with the same seeds, finetuned on the tasks
+    that are retained by then and on nothing else. Tasks keep their numbers in the random seeds, so the batches are
+    those of a trial. Raises DivergedError.
+    """
+    if not config.requests:
+        return {}
+    settings = {name: getattr(config, name) for name in fields_of(REFERENCE)}
+    own = TrialConfig.of(REFERENCE, settings, config.source)
+    moments = sorted({*config.requests, config.tasks})
+    found: References = {}
+    for gone, ats in groupby(moments, partial(unlearned_by, config.requests)):
+        until = list(ats)
+        run = build_run(own, seeds, device, data, [k for k in range(1, until[-1] + 1) if k not in gone])
+        state = run.initial_state()
+        for at in until:
+            while state.tasks_learned < sum(task.origin <= at for task in run.benchmark.tasks):
+                state = learn_task(run, state)
+            found[at] = state.params
+    return found

@@ -1,0 +1,19 @@
+"""How much of LwF's accuracy must be given for a model that is close to one which never saw what was unlearned?"""
+
+from clsearch import LogRange, Study
+
+study = Study(
+    name="amnesiac_lwf",
+    question=__doc__,
+    algorithm="amnesiac_lwf",
+    benchmark="split-digits",
+    unlearn={3: 1, 5: 2},
+    epochs=10,
+    space={"distillation_factor": LogRange(1e-2, 1e2), "distillation_temperature": LogRange(0.1, 10)},
+    objectives=("average_accuracy", "unlearning/distance"),
+    trials=32,
+    seeds=3,
+)
+
+if __name__ == "__main__":
+    study.main()
