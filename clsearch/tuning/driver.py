@@ -31,7 +31,7 @@ from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.pruning import PruningScheduler, pruned_of
 from clsearch.tuning.ranking import Ranking, best_content, choice_of, rank
-from clsearch.tuning.reading import read_study
+from clsearch.tuning.reading import plain, read_study
 from clsearch.tuning.records import Results, latest
 from clsearch.tuning.report import write_report
 from clsearch.tuning.report_note import note_of
@@ -168,7 +168,7 @@ def conclude(plan: Plan, watcher: Watcher, study: optuna.Study) -> StudyResult:
         latest(r.told for r in records),
     )
     name = plan.objectives[0]
-    levels = {r.algorithm: r.metrics[name] for r in references if r.state == "finished"}
+    levels = {plain(r.algorithm): r.metrics[name] for r in references if r.state == "finished"}
     figures = {"response.png": response(records, plan.space, levels, name, best)}
     if ranking.front:
         results.write_table("front", [r for r in ranking.trials if r.label in ranking.front])

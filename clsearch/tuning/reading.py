@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from clsearch.core.config import ConfigError
+from clsearch.core.method_parts import Requests, requests_of
 from clsearch.tuning.continual import Decision, read_begun
 from clsearch.tuning.display import near
 from clsearch.tuning.final import Final, openings_of, read_final
 from clsearch.tuning.identity import STUDY, stored
 from clsearch.tuning.openings import Opening
-from clsearch.tuning.ranking import Ranking, rank
+from clsearch.tuning.ranking import Ranking, rank, unlearning_of
 from clsearch.tuning.records import TrialRecord, read_trials
 
 
@@ -66,7 +67,7 @@ class Reading:
 
     def reference(self, algorithm: str) -> TrialRecord | None:
         """A reference that finished."""
-        own = [r for r in self.references if r.algorithm == algorithm and r.state == "finished"]
+        own = [r for r in self.references if plain(r.algorithm) == algorithm and r.state == "finished"]
         return own[0] if own else None
 
     @cached_property
@@ -76,10 +77,29 @@ class Reading:
         """
         if self.final is not None:
             rows = [row for row in self.final.rows if row.on == "full_sequence" and not row.reason]
-            return {row.configuration: row.test.numpy() for row in rows}
+            return {plain(row.configuration): row.test.numpy() for row in rows}
         own = [] if self.chosen is None else [("chosen", self.chosen)]
-        own += [(r.algorithm, r) for r in self.references if r.state == "finished"]
+        own += self._references().items()
         return {name: np.array(record.accuracy, dtype=float) for name, record in own}
+
+    @cached_property
+    def complete_matrices(self) -> dict[str, np.ndarray]:
+        """The same, with the accuracy on tasks that were unlearned."""
+        if self.final is not None:
+            rows = {plain(row.configuration): row for row in self.final.rows if row.on == "full_sequence"}
+            found = {name: row.unlearning.get("test", {}) for name, row in rows.items()}
+        else:
+            of = {} if self.chosen is None else {"chosen": self.chosen}
+            found = {name: unlearning_of(r) for name, r in (of | self._references()).items()}
+        return {name: found[name]["after"].numpy() if found[name] else R for name, R in self.matrices.items()}
+
+    def _references(self) -> dict[str, TrialRecord]:
+        return {plain(r.algorithm): r for r in self.references if r.state == "finished"}
+
+    @property
+    def requests(self) -> Requests:
+        """What was to be unlearned when."""
+        return requests_of(tuple(self.study["config"].get("unlearn") or ()))
 
     @property
     def measured_on(self) -> str:
@@ -88,6 +108,11 @@ class Reading:
             return f"test data, {len(self.final.seeds)} fresh seeds"
         seeds = len(self.study["seeds"])
         return f"validation data, the search's {seeds} seed{'s' * (seeds > 1)}"
+
+
+def plain(algorithm: str) -> str:
+    """An algorithm without its ability to unlearn: a reference is the same one in pictures."""
+    return algorithm.removeprefix("amnesiac_")
 
 
 def read_study(folder: Path) -> Reading:

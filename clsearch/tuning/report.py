@@ -17,6 +17,7 @@ from clsearch.tuning.page import Part, Table, drawn, page
 from clsearch.tuning.reading import Reading, read_study
 from clsearch.tuning.report_answer import answer, missing, notes, question
 from clsearch.tuning.report_comparison import comparison_parts
+from clsearch.tuning.report_unlearning import unlearning
 from clsearch.tuning.response_plots import response
 from clsearch.tuning.search import JOURNAL
 from clsearch.tuning.search_plots import importance, optimism, parallel, trade_off, workers
@@ -50,7 +51,9 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
 
 def parts_of(study: Reading) -> list[Part]:
     """The sections of a study's report, in their order."""
-    return [*(picture(study, *of) for of in PICTURES), cost(study), reproduction(study)]
+    shown = [picture(study, *of) for of in PICTURES]
+    place = [part.id for part in shown].index("matrix") + 1
+    return [*shown[:place], *unlearning(study), *shown[place:], cost(study), reproduction(study)]
 
 
 def figures_of(study: Reading) -> dict[str, go.Figure]:

@@ -43,6 +43,15 @@ def answer(study: Reading) -> list[str]:
     seeds, others = len(study.study["seeds"]), len(trials) - 1
     alike = f", and {len(study.ranking.close) - 1} of {others} others cannot be told from it" if others else ""
     score = value(best.metrics[study.objective], name=study.objective)
+    if study.ranking.front:
+        goals = " and ".join(
+            f"{words(name)} {value(best.metrics[name], name=name)}" for name in study.ranking.objectives
+        )
+        first = (
+            f"{named(study.study['algorithm'])}{values} is the knee of a Pareto front of {len(study.ranking.front)} of "
+            f"{len(trials)} finished trials on validation data, with {goals} over {seeds} seed{'s' * (seeds > 1)}."
+        )
+        return [first, reached(study)]
     first = (
         f"{named(study.study['algorithm'])}{values} has the best {words(study.objective)} of {len(trials)} finished "
         f"trial{'s' * bool(others)} on validation data, {score} over {seeds} seed{'s' * (seeds > 1)}{alike}."

@@ -60,7 +60,7 @@ def fall(study: Reading, name: str) -> float | None:
     return (
         None
         if matrix is None or matrix.shape[2] < 2
-        else 100 * metrics.forgetting(torch.from_numpy(matrix), matrix.shape[2]).mean().item()
+        else 100 * metrics.forgetting(torch.from_numpy(matrix), matrix.shape[2]).nanmean().item()
     )
 
 

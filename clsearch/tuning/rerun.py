@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from clsearch.core.config import ConfigError, TrialConfig
 from clsearch.core.loop import DivergedError, learn_task
+from clsearch.core.retraining import retrained
 from clsearch.core.run import Run, build_run
 from clsearch.core.state import TrialState
 from clsearch.tuning.loading import load_training
 from clsearch.tuning.placement import Share
-from clsearch.tuning.ranking import matrices
+from clsearch.tuning.ranking import matrices, unlearning_of
 from clsearch.tuning.reading import read_study, record_named
 from clsearch.tuning.records import TrialRecord, made_with
 
 
 @dataclass(frozen=True)
 class Rerun:
-    """A trial trained again. accuracy: R [M, T+1, T] of now. reason: why it ended early, "" where it did not.
-    differences: of the software, name -> (then, now).
+    """A trial trained again. accuracy: R [M, T+1, T] of now. unlearning: what was measured of it now. reason: why it
+    ended early, "" where it did not. differences: of the software, name -> (then, now).
     """
 
     record: TrialRecord
     accuracy: torch.Tensor
+    unlearning: dict[str, torch.Tensor]
     reason: str
     differences: dict[str, tuple[str, str]]
 
     @property
     def equal(self) -> bool:
-        """Whether the matrix is that of the record, bit for bit, and it ended the same way."""
-        same = torch.equal(self.accuracy.nan_to_num(-1), matrices(self.record).nan_to_num(-1))
+        """Whether the matrices are those of the record, bit for bit, and it ended the same way."""
+        then, now = self._both()
+        same = then.keys() == now.keys() and all(
+            torch.equal(now[name].nan_to_num(-1), value.nan_to_num(-1)) for name, value in then.items()
+        )
         return same and bool(self.reason) == (self.record.state == "failed")
 
     @property
     def furthest(self) -> float:
         """The largest difference of an accuracy."""
-        return float((self.accuracy - matrices(self.record)).abs().nan_to_num(0).max())
+        then, now = self._both()
+        shared = [name for name in then if name in now and name != "distance"]
+        return max(float((now[name] - then[name]).abs().nan_to_num(0).max()) for name in shared)
+
+    def _both(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """All matrices, of then and of now."""
+        return {"R": matrices(self.record)} | unlearning_of(self.record), {"R": self.accuracy} | self.unlearning
 
 
 def rerun(
@@ -61,13 +72,15 @@ def rerun(
     if missing := config.source.missing_files(config.data_root):
         raise ConfigError([f"data_root: must hold the files of {config.benchmark}; missing are {', '.join(missing)}"])
     data = load_training(config, download=False)
-    run = build_run(config, record.seeds, Share(cpus, 0).take(device), data, study.study["tasks"])
+    where = Share(cpus, 0).take(device)
+    run = build_run(config, record.seeds, where, data, study.study["tasks"])
+    run = replace(run, references=retrained(config, record.seeds, where, data))
     state, reason = learned(run, record.tasks_learned + (record.state == "failed"), tell)
     now = made_with()
     then = study.study["versions"] | {"commit": study.study["commit"]}
     found = {"commit": now["commit"], **now["versions"]}
     changed = {name: (str(then.get(name)), str(found[name])) for name in found if then.get(name) != found[name]}
-    return Rerun(record, state.accuracy, reason, changed)
+    return Rerun(record, state.accuracy, state.unlearning, reason, changed)
 
 
 def learned(run: Run, tasks: int, tell: Callable[[str], None]) -> tuple[TrialState, str]:

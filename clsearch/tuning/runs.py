@@ -137,6 +137,10 @@ class Runs:
             if record.tasks_learned:
                 R = np.array(record.accuracy, dtype=float)
                 self._matrix(run_id, R, record.seeds, "accuracy_matrix", "Validation")
+            if record.unlearning:
+                self.client.log_dict(
+                    run_id, finite({"seeds": list(record.seeds)} | record.unlearning), "unlearning.json"
+                )
             self._done(label, record.state, record.reason)
 
     def add(self, record: TrialRecord, name: str) -> None:

@@ -21,13 +21,15 @@ from clsearch.tuning.plotting import (
     shaped,
     told,
 )
-from clsearch.tuning.reading import Reading
+from clsearch.tuning.reading import Reading, plain
 from clsearch.tuning.records import TrialRecord
 
 
-def trade_off(study: Reading) -> go.Figure | None:
-    """Average accuracy against average forgetting, with the trials that no other beats in both."""
-    names = ("average_forgetting", "average_accuracy")
+def trade_off(study: Reading, less: str = "average_forgetting") -> go.Figure | None:
+    """Average accuracy against average forgetting, or another metric of which less is better, with the trials that no
+    other beats in both.
+    """
+    names = (less, "average_accuracy")
     done = [r for r in study.in_state("finished") if all(name in r.metrics for name in names)]
     if not done:
         return None
@@ -53,9 +55,10 @@ def trade_off(study: Reading) -> go.Figure | None:
         figure.add_scatter(**at([study.chosen]), mode="markers", name="chosen", marker=RING, hoverinfo="skip")
     for record, symbol in zip(study.references, ("square", "diamond", "triangle-up"), strict=False):
         if record.state == "finished" and all(name in record.metrics for name in names):
-            mark = {"size": 12, "symbol": symbol, "color": LINES[record.algorithm]}
+            mark = {"size": 12, "symbol": symbol, "color": LINES[plain(record.algorithm)]}
             figure.add_scatter(**at([record]), mode="markers", name=record.algorithm, marker=mark)
-    figure.update_xaxes(title="average forgetting (points): less is better")
+    measure = " (points)" if less == "average_forgetting" else ""
+    figure.update_xaxes(title=f"{words(less)}{measure}: less is better")
     figure.update_yaxes(title="average accuracy (%): more is better")
     return shaped(figure, 420)
 

@@ -25,6 +25,7 @@ from clsearch.tuning.ranking import Ranking, against, rerun_command
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.runs import default_store
+from clsearch.tuning.unlearning_summary import trade_off_reading, unlearning_reading
 
 SHOWN, MOST = 5, 12
 """Trials in the table; of a Pareto front, at most."""
@@ -43,6 +44,9 @@ def show(console: Console, found: StudyResult) -> None:
         console.print("[bold]No trial finished.[/bold]")
     else:
         tell_best(console, ranking, found.references, list(plan.space))
+        if plan.config.requests:
+            say(console, *unlearning_reading(ranking.trials[0], plan.config.requests, found.references))
+            say(console, *trade_off_reading(ranking))
         say(console, *task_classes(plan.config))
     if found.final is not None:
         whole(console, final_table(found.final))
@@ -227,7 +231,7 @@ def decision_reading(plan: Plan, decision: Decision) -> list[str]:
 def matrix_table(best: TrialRecord) -> Table:
     """R of the best configuration, mean over seeds, in percent."""
     matrix = np.array(best.accuracy, dtype=float).mean(axis=0)
-    title = "Accuracy (%) of the best, mean over seeds"
+    title = "Accuracy (%) of the best, mean over seeds" + ("; not of unlearned tasks" if best.unlearning else "")
     table = plain_table(title)
     table.add_column("after task", justify="right")
     for j in range(1, matrix.shape[1] + 1):

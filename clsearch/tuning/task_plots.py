@@ -8,6 +8,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from clsearch.core import metrics
+from clsearch.core.method_parts import unlearned_by
 from clsearch.tuning.plotting import DASHES, GREY, LINES, add_band, shaped
 from clsearch.tuning.reading import Reading
 
@@ -17,12 +18,13 @@ COLUMNS = 5
 
 def course(study: Reading) -> go.Figure | None:
     """Accuracy on each task as later ones are learned: a panel per task, mean and standard deviation over seeds."""
-    found = {name: 100 * m for name, m in study.matrices.items() if name in ("chosen", "finetuning")}
+    found = {name: 100 * m for name, m in study.complete_matrices.items() if name in ("chosen", "finetuning")}
     if "chosen" not in found:
         return None
     T = found["chosen"].shape[2]
     rows, columns = -(-T // COLUMNS), min(T, COLUMNS)
-    titles = [f"task {j}" for j in range(1, T + 1)]
+    gone = unlearned_by(study.requests, T)
+    titles = [f"task {j}{', unlearned' * (j in gone)}" for j in range(1, T + 1)]
     gaps = {"horizontal_spacing": 0.02, "vertical_spacing": 0.35 / (2 * rows)}
     figure = make_subplots(rows, columns, subplot_titles=titles, **gaps)
     lowest = 100.0
@@ -65,7 +67,7 @@ def forgetting(study: Reading) -> go.Figure | None:
 
 def heat_map(study: Reading) -> go.Figure | None:
     """R of the chosen configuration, mean over seeds."""
-    matrix = study.matrices.get("chosen")
+    matrix = study.complete_matrices.get("chosen")
     if matrix is None:
         return None
     mean = 100 * matrix.mean(0)[1:]
