@@ -63,6 +63,8 @@ def started(cpus: int) -> Iterator[str]:
         num_gpus=4,  # logical ones: places to be given, with nothing behind them
         log_to_driver=False,
         logging_level="ERROR",
+        # Workers of final evaluations wait for the next study's, instead of ending after a second.
+        _system_config={"num_workers_soft_limit": 4, "idle_worker_killing_time_threshold_ms": 600_000},
     )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()

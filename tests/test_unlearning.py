@@ -364,6 +364,20 @@ def test_bad_requests_are_refused(requests: tuple[str, ...], problem: str) -> No
     assert str(refused.value).startswith(problem), refused.value
 
 
+def test_updates_are_kept_of_tasks_that_may_go() -> None:
+    def kept(**settings: object) -> set[str]:
+        found = after(run_of("amnesiac_finetuning", "task", (0,), **settings), 3)
+        return {name.partition("/")[0] for name in found.updates}
+
+    assert kept() == {"1", "2", "3"}
+    assert kept(unlearn={4: (1, 3)}) == {"1", "3"}
+    assert kept(unlearn={2: 1}) == set()
+    assert kept(unlearn={4: (1, 3)}, disable_unlearning=True) == set()
+    run = run_of("amnesiac_finetuning", "task", (0,), unlearn={4: 1})
+    with pytest.raises(ValueError, match="must be tasks that the configuration's requests name; got 2"):
+        unlearn(run, after(run, 3), [2])
+
+
 def test_online_anchors_are_refused() -> None:
     with pytest.raises(ConfigError, match="anchors: must be separate where tasks may be unlearned"):
         config_of("amnesiac_ewc", unlearn={3: 1}, anchors="online")

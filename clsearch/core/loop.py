@@ -20,7 +20,7 @@ from clsearch.core.regularizers import Student
 from clsearch.core.run import Run
 from clsearch.core.samples import Batch, Samples
 from clsearch.core.state import TrialState
-from clsearch.core.unlearning import feature_distance, retaining, unlearn, with_update
+from clsearch.core.unlearning import feature_distance, may_go, retaining, unlearn, with_update
 
 CHECK_STEPS = 50
 """Within an epoch, divergence is looked for this often; looking at every step would wait for the device each time."""
@@ -177,10 +177,10 @@ def learn_task(run: Run, state: TrialState) -> TrialState:
     accuracy = state.accuracy if state.tasks_learned else measured(run, state, state.accuracy, validation)
     learned = remembered(own, attempted(own, state))
     learned = replace(learned, accuracy=measured(own, learned, accuracy, validation))
-    if run.config.amnesiac:
+    if run.config.amnesiac and may_go(run.config, learned.tasks_learned):
         learned = with_update(learned, state.params)
-        if run.config.requests:
-            learned = asked_for(run, learned, validation)
+    if run.config.requests:
+        learned = asked_for(run, learned, validation)
     return replace(learned, seconds=state.seconds + time.perf_counter() - start)
 
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from clsearch.core.config import TrialConfig
+from clsearch.core.method_parts import unlearned_by
 from clsearch.core.networks import Params, is_head
 from clsearch.core.parts import Scenario
 from clsearch.core.regularizers import Memory
@@ -26,6 +28,15 @@ def retaining(run: Run, state: TrialState) -> Run:
     return replace(run, benchmark=replace(run.benchmark, unlearned=frozenset(state.unlearned)))
 
 
+def may_go(config: TrialConfig, task: int) -> bool:
+    """Whether a task may come to be unlearned: one that is requested; any where nothing is, which leaves it to the
+    caller. Of others no update is kept, each of which is twice as large as the network.
+    """
+    if config.disable_unlearning:
+        return False
+    return not config.requests or task in unlearned_by(config.requests, config.tasks)
+
+
 def with_update(learned: TrialState, before: Params) -> TrialState:
     """A state that keeps what its last task changed of the parameters, Δ = θ after the task - θ before it. In double
     precision, so that subtracting it gives θ before the task to the bit.
@@ -41,13 +52,17 @@ def unlearn(run: Run, state: TrialState, tasks: Collection[int]) -> TrialState:
     task-incremental learning their rows of the head become the initial ones. With `unlearn_memories` shift, the
     updates are subtracted from what is held of later tasks, too.
 
-    Raises ValueError for a task that was not learned, that was unlearned before, or that comes twice.
+    Raises ValueError for a task that was not learned, that was unlearned before, that comes twice, or of which no
+    update was kept (see `may_go`).
     """
     for task in tasks:
         if not 1 <= task <= state.tasks_learned:
             raise ValueError(f"unlearn: a task must have been learned before it is unlearned; got {task}")
     if len({*tasks}) < len(tasks) or {*tasks} & {*state.unlearned}:
         raise ValueError(f"unlearn: a task can be unlearned only once; got {' '.join(map(str, tasks))}")
+    names = {name.partition("/")[0] for name in state.updates}
+    if kept_not := [task for task in tasks if str(task) not in names]:
+        raise ValueError(f"unlearn: must be tasks that the configuration's requests name; got {kept_not[0]}")
     params = {
         name: without(value, [state.updates[f"{task}/{name}"] for task in tasks])
         for name, value in state.params.items()

@@ -109,6 +109,7 @@ def apart(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     words = ["unshare", "--mount", "sh", "-c", f"{start} --block --dashboard-agent-listen-port 0"]
     log = (folder.parent / "apart.log").open("w")
     process = subprocess.Popen(words, env=nodes.environment, stdout=log, stderr=log, start_new_session=True)
+    wait_until(lambda: "Ray runtime started" in (folder.parent / "apart.log").read_text(), process)
     yield folder
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=60)

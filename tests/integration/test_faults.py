@@ -149,7 +149,7 @@ def test_a_server_that_comes_back_has_missed_nothing(
 
         leaver = threading.Thread(target=away)
         leaver.start()
-        settings = TINY | {"epochs": 60, "max_concurrent": 1}
+        settings = TINY | {"epochs": 30, "max_concurrent": 1}
         place = f"http://127.0.0.1:{port}"
         result = Study(name="back", results=results, tracking_uri=place, trials=6, **settings).run()
         leaver.join()
@@ -203,9 +203,9 @@ def killing(folder: Path, times: int, label: str = "trial_00000") -> Iterator[li
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_task(ray_session: str, results: Path) -> None:
     folder = results / "killed"
     with killing(folder, times=2) as killed:
-        result = Study(name="killed", results=results, trials=3, epochs=40, max_concurrent=1, **TINY).run()
+        result = Study(name="killed", results=results, trials=2, epochs=20, max_concurrent=1, **TINY).run()
     assert len(killed) == 2
-    assert [r.state for r in result.records] == ["finished"] * 3
+    assert [r.state for r in result.records] == ["finished"] * 2
     first = result.records[0]
     assert first.restarts == 2
     assert json.loads((folder / "trials" / first.label / "record.json").read_text())["restarts"] == 2
@@ -218,14 +218,14 @@ def test_a_trial_whose_worker_is_killed_once_too_often_fails_with_a_reason_and_t
     ray_session: str, results: Path
 ) -> None:
     folder = results / "given-up"
-    settings = TINY | {"epochs": 40, "max_concurrent": 1, "max_failures": 1}
+    settings = TINY | {"epochs": 20, "max_concurrent": 1, "max_failures": 1}
     with killing(folder, times=2) as killed:
         result = Study(name="given-up", results=results, trials=2, **settings).run()
     assert len(killed) == 2
     assert [r.state for r in result.records] == ["failed", "finished"]
     assert result.exit_code == 0
     (reason,) = pd.read_csv(folder / "trials.csv").query("state == 'failed'").reason
-    assert "died" in reason or "SIGKILL" in reason or "killed" in reason
+    assert any(word in reason for word in ("died", "SIGKILL", "killed", "unavailable")), reason
     again = Study(name="given-up", results=results, trials=2, **settings).run()
     assert [(r.state, r.reason) for r in again.records] == [(r.state, r.reason) for r in result.records]
 

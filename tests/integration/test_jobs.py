@@ -24,6 +24,7 @@ from tests.integration.clusters import own_environment
 ROOT = Path(__file__).parents[2]
 
 TINY = ["--trials", "2", "--seeds", "2", "--epochs", "1", "--hidden", "16", "--report-seeds", "2"]
+TINY += ["--max-concurrent", "1"]
 
 
 def readme_lines(beginning: str) -> list[str]:
