@@ -49,7 +49,7 @@ def cells(final: Final, row: Measured) -> list[str]:
     return [
         shown(validation["average_accuracy"]),
         shown(test["average_accuracy"]),
-        shown(test["average_forgetting"]),
+        shown(test["average_forgetting"]) if "average_forgetting" in test else "–",  # one task is left
         "" if difference is None else shown(difference, signed=True),
     ]
 

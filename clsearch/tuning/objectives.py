@@ -20,12 +20,13 @@ OF_UNLEARNING = ("unlearning/distance", "unlearning/gap_to_chance")
 def known_objectives(tasks: int, scenario: Scenario, unlearned: Set[int] = frozenset()) -> list[str]:
     """The metrics of `core.metrics` after a number of tasks, more than one, of which some were unlearned."""
     names = ["average_accuracy", "average_incremental_accuracy", "learning_accuracy"]
-    names += ["average_forgetting", "backward_transfer"]
-    if scenario is not Scenario.CLASS:
+    earlier = [j for j in range(1, tasks) if j not in unlearned]
+    names += ["average_forgetting", "backward_transfer"] if earlier else []
+    if scenario is not Scenario.CLASS and any(j not in unlearned for j in range(2, tasks + 1)):
         names.append("forward_transfer")
     names += OF_UNLEARNING if unlearned else ()
     names += [f"accuracy/task_{j:02d}" for j in range(1, tasks + 1) if j not in unlearned]
-    return names + [f"forgetting/task_{j:02d}" for j in range(1, tasks) if j not in unlearned]
+    return names + [f"forgetting/task_{j:02d}" for j in earlier]
 
 
 def problems_of_objectives(

@@ -57,11 +57,10 @@ def of_course(study: Reading) -> list[str]:
 def fall(study: Reading, name: str) -> float | None:
     """Average forgetting of a configuration, in points."""
     matrix = study.matrices.get(name)
-    return (
-        None
-        if matrix is None or matrix.shape[2] < 2
-        else 100 * metrics.forgetting(torch.from_numpy(matrix), matrix.shape[2]).nanmean().item()
-    )
+    if matrix is None or matrix.shape[2] < 2:
+        return None
+    lost = metrics.forgetting(torch.from_numpy(matrix), matrix.shape[2])
+    return None if lost.isnan().all() else 100 * lost.nanmean().item()
 
 
 def of_forgetting(study: Reading) -> list[str]:

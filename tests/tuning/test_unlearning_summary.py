@@ -10,11 +10,12 @@ import pytest
 from clsearch import LogRange, Study
 from clsearch.core.config import ConfigError
 from clsearch.tuning import dry_run
+from clsearch.tuning.final_summary import cells
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.ranking import rank
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.unlearning_summary import listed, taken, trade_off_reading, unlearning_reading
-from tests.tuning.builders import plan_of, planned, record_of, study_of
+from tests.tuning.builders import final_of, measured_of, plan_of, planned, record_of, study_of
 
 BOTH = ("average_accuracy", "unlearning/distance")
 SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 8)}
@@ -49,6 +50,21 @@ def test_what_a_study_of_unlearning_cannot_be_is_refused_when_it_is_made(setting
     with pytest.raises(ConfigError) as refused:
         study(**settings)
     assert refused.value.problems[0].startswith(problem), refused.value.problems
+
+
+def test_where_one_task_is_left_there_is_no_forgetting(tmp_path):
+    with pytest.raises(ConfigError, match="objectives: must be metrics of this benchmark") as refused:
+        study(tasks=2, objectives=("average_forgetting",))
+    assert "backward_transfer" not in str(refused.value)
+    plan = plan_of(tmp_path, "amnesiac_lwf", space=SPACE, tasks=2, unlearn={2: 1})
+    record = record_of(plan, 0, [0.9, 0.9, 0.9])
+    assert "average_forgetting" not in record.metrics
+    row = measured_of(plan, [0.9] * 5, [0.9] * 5)
+    R = {part: getattr(row, part).clone() for part in ("validation", "test")}
+    for matrix in R.values():
+        matrix[:, 2, 0] = float("nan")
+    row = replace(row, **R)
+    assert cells(final_of(plan, row, scores={"average_accuracy": 0.9}), row)[2] == "–"
 
 
 def test_other_algorithms_have_no_requests():
