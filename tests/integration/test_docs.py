@@ -7,6 +7,7 @@ import io
 import re
 import runpy
 import shlex
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ import pytest
 
 from clsearch import Study
 from clsearch.__main__ import main
+from tests.integration.servers import Served
 from tests.tuning.builders import write_images
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +115,27 @@ def test_the_first_steps_can_be_followed_in_their_order(place: Path, run_here, c
     for name, trials in {"first": 12, "from_file": 8, "best_on_ten": 1}.items():
         assert list(pd.read_csv(place / "results" / name / "trials.csv").state) == ["finished"] * trials
     assert Study.open("results/best_on_ten").best.seeds == tuple(range(10))
+
+
+def test_what_looks_at_a_study_does_what_the_pages_say(place: Path, run_here, server: Served, capsys) -> None:
+    """On a small study of the name that the pages have; of others, a copy of it."""
+    args = ["--trials", "15", "--seeds", "2", "--report-seeds", "2", *SMALL]
+    done = run_here("studies/lwf_temperature_sweep.py", *args)
+    assert done.returncode == 0, done.stderr
+    for name in ("ewc_penalty_sweep", "lwf_vs_ewc-lwf", "lwf_vs_ewc-ewc"):
+        shutil.copytree("results/lwf_temperature_sweep", f"results/{name}")
+    looks = [c for page in PAGES if page.name != "getting-started.md" for c in commands(page) if " studies/" not in c]
+    assert len(looks) >= 10
+    for command in looks:
+        program, *words = shlex.split(command.replace("http://127.0.0.1:5000", server[0]))
+        capsys.readouterr()
+        if program.endswith("/clsearch"):
+            assert main(words) in ((0, 1) if words == ["doctor"] else (0,)), command
+        else:
+            script = runpy.run_path(str(ROOT / words[0]))
+            script["main"](script["Options"](*map(Path, words[1:])))
+        assert capsys.readouterr().out, command
+    assert Path("compared.html").exists()
 
 
 def test_an_algorithm_of_ones_own_is_searched_and_finally_evaluated_in_the_workers(results: Path, run_here) -> None:
