@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from clsearch.core import metrics
+from clsearch.core import loop, metrics
 from clsearch.core.config import ConfigError, TrialConfig
-from clsearch.core.lessons import epochs_of, prepare_lesson
-from clsearch.core.loop import accuracy_on, learn_sequence, learn_task
+from clsearch.core.loop import accuracy_on, learn_sequence, learn_task, train_step, train_task
 from clsearch.core.method_parts import unlearned_by
 from clsearch.core.networks import Params
-from clsearch.core.retraining import retrained
+from clsearch.core.retraining import retrained, task_trainings
 from clsearch.core.run import Run, build_run
 from clsearch.core.state import TrialState
 from clsearch.core.unlearning import feature_distance, unlearn
@@ -125,16 +124,24 @@ def test_shift_and_as_is_differ_only_in_what_is_held_of_later_tasks(algorithm, s
 # As if it had never been learned
 
 
-@everywhere
-@pytest.mark.parametrize("settings", [{}, {"teachers": "last"}, {"average_over_tasks": True, "penalty_p_norm": 1.5}])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("seeds", COHORTS, ids=len)
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        ("amnesiac_finetuning", {}),
+        ("amnesiac_lwf", {"teachers": "per_task"}),
+        ("amnesiac_lwf", {"teachers": "last"}),
+        ("amnesiac_lwf", {"teachers": "last", "distance": "mse", "train_head": True}),
+        ("amnesiac_ewc", {}),
+        ("amnesiac_ewc", {"average_over_tasks": True, "penalty_p_norm": 1.5}),
+    ],
+)
 def test_a_task_unlearned_at_once_leaves_the_training_of_a_sequence_without_it(
-    algorithm, scenario, seeds, settings
+    algorithm, settings, scenario, seeds
 ) -> None:
     plain = algorithm.removeprefix("amnesiac_")
-    own = {name: value for name, value in settings.items() if name in TrialConfig.of(plain, {"epochs": 1}).flat()}
-    if own != settings:
-        own = {}
-    config = config_of(algorithm, scenario, unlearn={2: 2}, **own)
+    config = config_of(algorithm, scenario, unlearn={2: 2}, **settings)
     found = learn_sequence(build_run(config, seeds))
     without = {k: v for k, v in config.flat().items() if k in TrialConfig.of(plain, {"epochs": 1}).flat()}
     kept = [task for task in range(1, config.tasks + 1) if task != 2]
@@ -169,21 +176,26 @@ def test_finetuning_of_which_the_last_task_is_unlearned_is_the_reference(scenari
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("seeds", COHORTS, ids=len)
-def test_retained_tasks_of_the_reference_and_of_a_trial_see_the_same_batches(scenario, seeds) -> None:
+def test_retained_tasks_of_the_reference_and_of_a_trial_see_the_same_batches(scenario, seeds, monkeypatch) -> None:
+    """As both really train; the trial goes on learning after its request."""
+    seen: dict[int, list[torch.Tensor]] = {}
+
+    def recorded(run, lesson, params, moments, batch, rate):
+        seen.setdefault(lesson.origin, []).extend(lesson.samples.take(batch.positions))
+        return train_step(run, lesson, params, moments, batch, rate)
+
+    monkeypatch.setattr(loop, "train_step", recorded)
     config = config_of("amnesiac_lwf", scenario, unlearn={3: 2})
-    trial = build_run(config, seeds)
-    plain = config_of("finetuning", scenario)
-    reference = build_run(plain, seeds, sequence=[1, 3, 4])
-    for index, origin in enumerate((1, 3, 4), start=1):
-        steps = []
-        for run, place in ((trial, origin), (reference, index)):
-            task = run.benchmark.tasks[place - 1]
-            finetuned = replace(run, regularizers=())
-            lesson = prepare_lesson(finetuned, run.initial_state(), task)
-            steps.append([lesson.samples.take(s.batch.positions) for epoch in epochs_of(run, lesson) for s in epoch])
-        for (inputs, labels), (others, theirs) in zip(*steps, strict=True):
-            assert torch.equal(inputs, others)
-            assert torch.equal(labels, theirs)
+    learn_sequence(build_run(config, seeds))
+    trial = dict(seen)
+    seen.clear()
+    retrained(config, seeds)
+    reference = dict(seen)
+    assert sorted(reference) == [task for task in range(1, config.tasks + 1) if task != 2]
+    assert sorted(trial) == list(range(1, config.tasks + 1))
+    for origin, batches in reference.items():
+        assert len(batches) == len(trial[origin])
+        assert all(torch.equal(own, other) for own, other in zip(batches, trial[origin], strict=True))
 
 
 # State
@@ -332,7 +344,7 @@ def test_averages_are_over_the_retained_tasks() -> None:
 
 
 def test_requests_have_one_way_to_be_written() -> None:
-    for written in (("4:2", "3:1"), {4: 2, 3: [1]}, ("3:1", "4:2")):
+    for written in (("4:2", "3:1"), {4: 2, 3: [1]}, {4: np.int64(2), 3: {1}}, ("3:1", "4:2")):
         config = config_of("amnesiac_lwf", unlearn=written)
         assert config.unlearn == ("3:1", "4:2")
         assert config.requests == {3: (1,), 4: (2,)}
@@ -345,6 +357,8 @@ def test_requests_have_one_way_to_be_written() -> None:
 @pytest.mark.parametrize(
     ("requests", "problem"),
     [
+        ({3: 1.0}, "unlearn: must be requests as 3:1"),
+        ({3: None}, "unlearn: must be requests as 3:1"),
         (("3",), "unlearn: must be requests as 3:1 (after task 3 unlearn task 1)"),
         (("a:1",), "unlearn: must be requests as 3:1"),
         (("3:-1",), "unlearn: must be requests as 3:1"),
@@ -376,6 +390,41 @@ def test_updates_are_kept_of_tasks_that_may_go() -> None:
     run = run_of("amnesiac_finetuning", "task", (0,), unlearn={4: 1})
     with pytest.raises(ValueError, match="must be tasks that the configuration's requests name; got 2"):
         unlearn(run, after(run, 3), [2])
+
+
+def test_of_the_newest_teacher_alone_others_are_kept_where_it_may_go() -> None:
+    def teachers(**settings: object) -> set[str]:
+        found = after(run_of("amnesiac_lwf", "class", (0,), **settings), 3)
+        return {name.split("/")[1] for name in found.memory}
+
+    assert teachers(unlearn={4: 2}) == {"3"}
+    assert teachers(unlearn={3: 3}) == {"1", "2"}
+    assert teachers(unlearn={3: 3}, disable_unlearning=True) == {"3"}
+
+
+def test_a_state_of_before_there_were_requests_is_gone_on_with(tmp_path) -> None:
+    run = run_of("lwf", "task", (0,))
+    content = dict(vars(after(run, 2)))
+    for name in ("updates", "unlearned", "unlearning"):
+        del content[name]
+    torch.save(content, tmp_path / "state.pt")
+    found = TrialState.load(tmp_path / "state.pt", run.fingerprint, torch.device("cpu"))
+    assert learn_task(run, found).tasks_learned == 3
+
+
+def test_models_to_compare_with_are_counted_as_they_are_trained(monkeypatch) -> None:
+    trained: list[int] = []
+
+    def counted(run, state, task):
+        trained.append(len(run.seeds))
+        return train_task(run, state, task)
+
+    monkeypatch.setattr(loop, "train_task", counted)
+    for requests in ({}, {4: 1}, {2: 1}, {3: 1, 4: 2}, {2: 1, 3: (2,)}):
+        trained.clear()
+        config = config_of("amnesiac_finetuning", unlearn=requests)
+        retrained(config, (0, 1))
+        assert sum(trained) == task_trainings(config, 2), requests
 
 
 def test_online_anchors_are_refused() -> None:

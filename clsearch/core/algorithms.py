@@ -43,8 +43,16 @@ def distillation(config: TrialConfig) -> Regularizer:
         squared=config.temperature_scaling == "squared",
         afresh=config.augmented,
         visits=config.iterations and config.iterations * config.batch_size,
-        keep_all=config.amnesiac,
+        keep_all=config.amnesiac and newest_may_go(config),
     )
+
+
+def newest_may_go(config: TrialConfig) -> bool:
+    """Whether the task that was learned last may be unlearned: where a request says so, and where there is none, which
+    leaves it to the caller.
+    """
+    requests = config.requests
+    return not config.disable_unlearning and (not requests or any(at in tasks for at, tasks in requests.items()))
 
 
 def parameter_change(config: TrialConfig) -> Regularizer:

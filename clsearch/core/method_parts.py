@@ -115,7 +115,7 @@ class UnlearningConfig(Part):
         """From Python also a mapping of tasks, {3: 1, 5: (2, 4)}."""
         if not isinstance(value, Mapping):
             return value
-        own = {at: (tasks,) if isinstance(tasks, int) else tuple(tasks) for at, tasks in value.items()}
+        own = {at: tuple(tasks) if isinstance(tasks, list | tuple | set) else (tasks,) for at, tasks in value.items()}
         return tuple(f"{at}:{','.join(map(str, tasks))}" for at, tasks in own.items())
 
     @field_validator("unlearn")

@@ -1,8 +1,9 @@
 """Metrics of continual learning: pure functions of the accuracy matrix.
 
-Everywhere R is [..., T+1, T]: R[i, j-1] is the accuracy on task j after learning task i, row 0 at initialisation;
-rows not yet reached and cells without a meaning are NaN, as are those of tasks that were unlearned, from then on: every
-average after t tasks is over the tasks retained then. t is the number of tasks learned. Results are [...].
+Everywhere R is [..., T+1, T]: R[i, j-1] is the accuracy on task j after learning task i, and after the requests to
+unlearn that follow it; row 0 at initialisation; rows not yet reached and cells without a meaning are NaN, as are those
+of tasks that were unlearned, from then on: every average after t tasks is over the tasks retained then. t is the number
+of tasks learned. Results are [...].
 Libraries disagree about "forgetting": here it is Chaudhry et al. 2018's, best earlier minus now.
 """
 
@@ -93,7 +94,8 @@ def summary(R: Tensor, t: int) -> dict[str, Tensor]:
 Unlearning = dict[str, Tensor]
 """What is measured of a trial of which tasks were unlearned, [..., T+1, T] each, rows and columns as R's: `before` and
 `after` the requests that follow a task, accuracy on every task; of unlearned ones `chance`, what guessing among the
-answers gives; `distance` of the features from those of a model that was trained without them.
+answers gives; `distance` of the features from those of a model that was trained without them. Of test data there are
+`after` and `chance` alone.
 """
 
 
@@ -115,8 +117,7 @@ def unlearning(measured: Unlearning, t: int) -> dict[str, Tensor]:
         "unlearning/gap_to_chance": (own - _of(chance, gone)).abs().mean(-1),
     }
     values |= {f"unlearning/accuracy/task_{j:02d}": own[..., i] for i, j in enumerate(gone)}
-    far = measured["distance"][..., t, :t]
-    if not far.isnan().all():
+    if "distance" in measured and not (far := measured["distance"][..., t, :t]).isnan().all():
         values["unlearning/distance"] = far.mean(-1)
         values |= {f"unlearning/distance/task_{j:02d}": far[..., j - 1] for j in range(1, t + 1)}
     return values

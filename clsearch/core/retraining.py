@@ -22,6 +22,18 @@ References = dict[int, Params]
 """Number of tasks learned -> parameters [M, ...]."""
 
 
+def placed(references: References, device: torch.device | str) -> References:
+    """The same on a device."""
+    return {at: {name: value.to(device) for name, value in params.items()} for at, params in references.items()}
+
+
+def task_trainings(config: TrialConfig, seeds: int) -> int:
+    """How many tasks, each on a seed, `retrained` trains."""
+    moments = sorted({*config.requests, config.tasks}) if config.requests else []
+    last = {unlearned_by(config.requests, at): at for at in moments}
+    return seeds * sum(at - len(gone) for gone, at in last.items())
+
+
 def retrained(
     config: TrialConfig, seeds: Sequence[int], device: torch.device | str = "cpu", data: Data | None = None
 ) -> References:

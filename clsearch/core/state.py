@@ -71,11 +71,7 @@ class TrialState:
                 f"{place}: must belong to this configuration and these seeds; its fingerprint is "
                 f"{content['fingerprint']}, not {fingerprint}"
             )
-        for name in (
-            "params",
-            "moments",
-            "memory",
-            "updates",
-        ):  # the records stay on the CPU, where the loop keeps them
-            content[name] = {key: value.to(device) for key, value in content[name].items()}
+        parts = ("params", "moments", "memory", "updates")
+        for name in parts:  # the records stay on the CPU, where the loop keeps them
+            content[name] = {key: value.to(device) for key, value in content.get(name, {}).items()}
         return cls(**content)

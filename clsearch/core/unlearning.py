@@ -39,7 +39,7 @@ def may_go(config: TrialConfig, task: int) -> bool:
 
 def with_update(learned: TrialState, before: Params) -> TrialState:
     """A state that keeps what its last task changed of the parameters, Δ = θ after the task - θ before it. In double
-    precision, so that subtracting it gives θ before the task to the bit.
+    precision, so that subtracting it gives θ before the task but for its last bit.
     """
     update = {
         f"{learned.tasks_learned}/{name}": value.double() - before[name] for name, value in learned.params.items()

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
 
+from clsearch.core.metrics import average_accuracy
 from clsearch.core.statistics import Interval, paired_difference
+from clsearch.tuning.display import amount
 from clsearch.tuning.final import Final, Measured
 from clsearch.tuning.page import Part, Table, drawn
 from clsearch.tuning.plotting import BLUE, GREEN, ORANGE, PURPLE, RED, add_band, shaped
@@ -24,12 +27,12 @@ PAIRED = (
     "does not tell them apart."
 )
 NOT_PAIRED = (
-    "No two studies were finally evaluated on the same tasks and the same fresh seeds, so no pair can be compared seed "
-    "by seed."
+    "No two studies were finally evaluated on the same tasks, requests to unlearn and fresh seeds, so no pair can be "
+    "compared seed by seed."
 )
 OVER_TASKS = (
-    "Mean accuracy over the tasks learned so far, of each study's choice; bands are one standard deviation over seeds. "
-    "On test data and fresh seeds where a study has them, else as its search measured."
+    "Mean accuracy over the tasks learned and retained so far, of each study's choice; bands are one standard "
+    "deviation over seeds. On test data and fresh seeds where a study has them, else as its search measured."
 )
 
 
@@ -71,7 +74,9 @@ def reached_by(study: Reading) -> list[str]:
     final, row = evaluated
     found = final.intervals(row, "test")
     forgotten = value(found[FORGETTING].mean) if FORGETTING in found else "–"
-    optimism = f"{100 * final.optimism[0].against_test:+.2f}" if final.optimism else "–"
+    optimism = "–"
+    if final.optimism and final.optimism[0].test is not None:
+        optimism = f"{amount(final.optimism[0].metric, final.optimism[0].against_test):+.2f}"
     return [value(found[ACCURACY].mean), span(found[ACCURACY]), forgotten, optimism]
 
 
@@ -99,11 +104,11 @@ def differences(studies: Sequence[Reading]) -> list[list[str]]:
 
 
 def same_ground(first: Reading, second: Reading) -> bool:
-    """Whether two studies have the same tasks of the same data."""
+    """Whether two studies have the same tasks of the same data, and retain the same of them."""
 
     def ground(study: Reading) -> list[Any]:
         names = ("benchmark", "scenario", "tasks", "classes_per_task", "class_order", "image_size", "image_channels")
-        return [study.study["data"], *(study.study["config"].get(name) for name in names)]
+        return [study.study["data"], study.requests, *(study.study["config"].get(name) for name in names)]
 
     return ground(first) == ground(second)
 
@@ -142,7 +147,8 @@ def learning(studies: Sequence[Reading]) -> go.Figure | None:
         matrix = study.matrices.get("chosen")
         if matrix is not None:
             tasks = list(range(1, matrix.shape[2] + 1))
-            means = np.stack([matrix[:, t, :t].mean(1) for t in tasks], axis=1)
+            R = torch.from_numpy(matrix)
+            means = np.stack([average_accuracy(R, t).numpy() for t in tasks], axis=1)
             add_band(figure, tasks, 100 * means, study.name, color)
     if not figure.data:
         return None

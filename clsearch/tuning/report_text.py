@@ -73,10 +73,11 @@ def of_forgetting(study: Reading) -> list[str]:
 
 def of_matrix(study: Reading) -> list[str]:
     """What to see in the accuracy matrix."""
+    asked = " Rows are measured after the requests that follow a task; unlearned tasks are shown, too."
     return [
         f"Accuracy (%) of the chosen configuration on each task (columns) after learning each (rows), mean over seeds, "
         f"on {study.measured_on}. The diagonal is what was learned, the last row what is left of it; right of the "
-        f"diagonal are tasks not learned yet."
+        f"diagonal are tasks not learned yet.{asked * bool(study.requests)}"
     ]
 
 

@@ -19,7 +19,7 @@ from clsearch.core.datasets import Data, ImageFolder, Source, read_data
 from clsearch.core.held_out import held_out_samples, read_test, reader_of_test
 from clsearch.core.image_folder import listed
 from clsearch.core.loop import DivergedError, learn_task, measured, of_retained
-from clsearch.core.retraining import References
+from clsearch.core.retraining import References, placed
 from clsearch.core.run import build_run
 from clsearch.core.unlearning import retaining
 from clsearch.tuning.final import Final, Measured, read_final
@@ -223,7 +223,8 @@ def measure(
     `reason`: why there is no more of them where training diverged, else empty.
     """
     began, reason = time.perf_counter(), ""
-    run = replace(build_run(config, seeds, device, data, tasks), references=references or {})
+    run = build_run(config, seeds, device, data, tasks)
+    run = replace(run, references=placed(references or {}, run.device))
     sealed = held_out_samples(config, run.benchmark, test)
     runs = [run.with_numbers(own) for own in per_task] or [run] * len(sealed)
     if len(runs) != len(sealed):
@@ -237,9 +238,8 @@ def measure(
     except DivergedError as error:
         reason = str(error)
     found = {"validation": state.accuracy, "test": of_retained(accuracy, state.unlearning), "unlearning": {}}
-    if state.unlearning:  # features are compared on validation images alone
-        on_test = state.unlearning | {"before": torch.full_like(accuracy, torch.nan), "after": accuracy}
-        on_test["distance"] = torch.full_like(accuracy, torch.nan)
+    if state.unlearning:  # before a request, and of features, on validation data alone
+        on_test = {"after": accuracy, "chance": state.unlearning["chance"]}
         found["unlearning"] = {"validation": state.unlearning, "test": on_test}
     return found | {"seconds": time.perf_counter() - began, "reason": reason}
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from clsearch.core.benchmarks import classes_of
 from clsearch.core.config import TrialConfig
 from clsearch.tuning.continual import RATE, SCORE, SHARE, Decision
-from clsearch.tuning.display import amount, near, plain_table, points, whole, without_password, words
+from clsearch.tuning.display import amount, near, plain_table, points, titled, whole, without_password, words
 from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
 from clsearch.tuning.mlflow_pages import HOST, PORT
 from clsearch.tuning.objectives import sign
@@ -25,7 +25,7 @@ from clsearch.tuning.ranking import Ranking, against, rerun_command
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.runs import default_store
-from clsearch.tuning.unlearning_summary import trade_off_reading, unlearning_reading
+from clsearch.tuning.unlearning_summary import retraining_of, trade_off_reading, unlearning_reading
 
 SHOWN, MOST = 5, 12
 """Trials in the table; of a Pareto front, at most."""
@@ -55,6 +55,7 @@ def show(console: Console, found: StudyResult) -> None:
     say(
         console,
         str(found.cost),
+        *retraining_of(plan.config, len(plan.seeds)),
         *([] if pruned is None else saving_of(pruned, plan.options.pruner.value, len(found.records))),
         *troubles(found),
     )
@@ -116,7 +117,9 @@ def top_table(ranking: Ranking, references: list[TrialRecord], searched: Sequenc
         table.add_column(name.replace("_", "\n", 1).replace("_", " "), justify="right", no_wrap=True)
     names = columns_of(ranking, references)
     for name in names:
-        first, _, rest = (words(name) + (" (%)" if "accuracy" in name else "")).partition(" ")
+        first, _, rest = (
+            titled(name) if name.startswith("unlearning/") else words(name) + " (%)" * ("accuracy" in name)
+        ).partition(" ")
         table.add_column(f"{first}\n{rest}" if rest else "intran-\nsigence", justify="right", no_wrap=True)
     table.add_column("time\n(s)", justify="right", no_wrap=True)
     table.add_column("like\nthe best", no_wrap=True)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from clsearch.core.files import write_atomically
 from clsearch.core.statistics import Interval, paired_difference
+from clsearch.tuning.display import amount
 from clsearch.tuning.final import Final, Measured
 from clsearch.tuning.result import StudyResult
 
@@ -115,7 +116,10 @@ def difference_rows(studies: Mapping[str, StudyResult], metric: str = "average_a
     """
     entries = reported_rows(studies)
     measured = {label: row.per_seed("test")[metric].tolist() for label, _, _, row in entries}
-    on = {label: (final.seeds, row.benchmark, row.tasks) for label, _, final, row in entries}
+    on = {
+        label: (final.seeds, row.benchmark, row.tasks, study.plan.config.unlearn)
+        for label, study, final, row in entries
+    }
     rows: dict[str, Row] = {label: {"minus": label} for label in measured}
     for first, second in product(measured, measured):
         apart = first == second or on[first] != on[second]
@@ -159,7 +163,7 @@ def text(cell: Any, signed: bool, latex: bool) -> str:
             return "--" if latex else "–"
         case Believed():
             other = cell.metric != "average_accuracy"
-            return f"{100 * cell.value:.2f}" + (("$^*$" if latex else "*") if other else "")
+            return f"{amount(cell.metric, cell.value):.2f}" + (("$^*$" if latex else "*") if other else "")
         case Interval():
             mark = "+" if signed else ""
             mean, half = f"{100 * cell.mean:{mark}.2f}", 100 * (cell.high - cell.mean)
@@ -167,7 +171,7 @@ def text(cell: Any, signed: bool, latex: bool) -> str:
                 return mean
             return rf"${mean} \pm {half:.2f}$" if latex else f"{mean} ± {half:.2f}"
         case float():
-            return f"{100 * cell:+.2f}"
+            return text(None, signed, latex) if math.isnan(cell) else f"{100 * cell:+.2f}"
         case int():
             return f"{cell:,}" if cell else text(None, signed, latex)
     return escaped(str(cell)) if latex else str(cell)

@@ -21,7 +21,7 @@ from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import Data
 from clsearch.core.loop import DivergedError, learn_task
 from clsearch.core.registry import Own, accept
-from clsearch.core.retraining import References, retrained
+from clsearch.core.retraining import References, placed, retrained
 from clsearch.core.run import Run, build_run
 from clsearch.core.state import TrialState
 from clsearch.tuning.placement import Share, place, remedy, short_of_memory
@@ -151,8 +151,7 @@ def measured_against(run: Run, references: References | ray.ObjectRef | None, da
     found: References = ray.get(references) if isinstance(references, ray.ObjectRef) else references or {}
     if not found:
         found = retrained(run.config, run.seeds, run.device, data)
-    on_device = {at: {name: value.to(run.device) for name, value in own.items()} for at, own in found.items()}
-    return replace(run, references=on_device)
+    return replace(run, references=placed(found, run.device))
 
 
 class FinetuningTrainable(ContinualTrainable):

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
+from clsearch.core.config import TrialConfig
 from clsearch.core.method_parts import Requests, unlearned_by
+from clsearch.core.retraining import task_trainings
 from clsearch.tuning.display import DISTANCE, amount, named, titled, unit, words
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.ranking import Ranking, unlearning_of
@@ -80,6 +82,15 @@ def unlearning_reading(best: TrialRecord, requests: Requests, references: Sequen
         said = f"At the end its features are {far} from those of a model that never saw them"
         lines.append(f"{said}{'; ' if others else ''}{', '.join(others)}.")
     return lines
+
+
+def retraining_of(config: TrialConfig, seeds: int) -> list[str]:
+    """What the models that are compared with cost."""
+    if not config.requests:
+        return []
+    return [
+        f"The models that never saw the unlearned tasks cost {task_trainings(config, seeds):,} task-trainings more."
+    ]
 
 
 def trade_off_reading(ranking: Ranking) -> list[str]:

@@ -12,7 +12,7 @@ from clsearch.core.config import ConfigError, TrialConfig
 from clsearch.core.datasets import Data
 from clsearch.core.loop import DivergedError
 from clsearch.core.registry import OWN, Own, accept
-from clsearch.core.retraining import References, retrained
+from clsearch.core.retraining import References, placed, retrained
 from clsearch.tuning.placement import Share, remedy, short_of_memory
 from clsearch.tuning.plan import Plan
 
@@ -66,8 +66,7 @@ def unlearning_references(
 
 def _retrained(device: torch.device, config: TrialConfig, seeds: Sequence[int], data: Data) -> References:
     """`retrained`, in a worker; on the CPU, from where any worker takes it."""
-    found = retrained(config, seeds, device, data)
-    return {at: {name: value.cpu() for name, value in params.items()} for at, params in found.items()}
+    return placed(retrained(config, seeds, device, data), "cpu")
 
 
 def _with_share(function: Callable[..., Any], share: Share, kind: str, own: Mapping[str, Own], *job: Any) -> Any:
