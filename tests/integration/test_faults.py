@@ -26,6 +26,7 @@ from clsearch.core.datasets import read_data
 from clsearch.core.held_out import read_test
 from clsearch.core.loop import learn_sequence
 from clsearch.core.run import build_run
+from clsearch.core.state import TrialState
 from clsearch.tuning import tracking
 from clsearch.tuning.openings import read_openings
 from clsearch.tuning.selection import measure
@@ -187,7 +188,9 @@ def killing(folder: Path, times: int, label: str = "trial_00000") -> Iterator[li
         while len(killed) < times and not ended.wait(0.005):
             with contextlib.suppress(FileNotFoundError):
                 state = (folder / "trials" / label / "state.pt").read_bytes()
-                for process in workers_of("ray::LwFTrainable") if state != seen else []:
+                if state == seen or TrialState.tasks_in(state) > 3:  # too late: it may train another trial by then
+                    continue
+                for process in workers_of("ray::LwFTrainable"):
                     process.kill()
                     killed.append(process.pid)
                     seen = state
@@ -203,7 +206,7 @@ def killing(folder: Path, times: int, label: str = "trial_00000") -> Iterator[li
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_task(ray_session: str, results: Path) -> None:
     folder = results / "killed"
     with killing(folder, times=2) as killed:
-        result = Study(name="killed", results=results, trials=2, epochs=20, max_concurrent=1, **TINY).run()
+        result = Study(name="killed", results=results, trials=2, epochs=40, max_concurrent=1, **TINY).run()
     assert len(killed) == 2
     assert [r.state for r in result.records] == ["finished"] * 2
     first = result.records[0]
@@ -218,7 +221,7 @@ def test_a_trial_whose_worker_is_killed_once_too_often_fails_with_a_reason_and_t
     ray_session: str, results: Path
 ) -> None:
     folder = results / "given-up"
-    settings = TINY | {"epochs": 20, "max_concurrent": 1, "max_failures": 1}
+    settings = TINY | {"epochs": 40, "max_concurrent": 1, "max_failures": 1}
     with killing(folder, times=2) as killed:
         result = Study(name="given-up", results=results, trials=2, **settings).run()
     assert len(killed) == 2
