@@ -10,7 +10,7 @@ study: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/integration
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/integration
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from clsearch.core.benchmarks import classes_of
 from clsearch.core.config import TrialConfig
+from clsearch.core.method_parts import requests_of
 from clsearch.tuning.continual import RATE, SCORE, SHARE, Decision
 from clsearch.tuning.display import amount, near, plain_table, points, titled, whole, without_password, words
 from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
@@ -44,9 +45,6 @@ def show(console: Console, found: StudyResult) -> None:
         console.print("[bold]No trial finished.[/bold]")
     else:
         tell_best(console, ranking, found.references, list(plan.space))
-        if plan.config.requests:
-            say(console, *unlearning_reading(ranking.trials[0], plan.config.requests, found.references))
-            say(console, *trade_off_reading(ranking))
         say(console, *task_classes(plan.config))
     if found.final is not None:
         whole(console, final_table(found.final))
@@ -71,6 +69,9 @@ def tell_best(console: Console, ranking: Ranking, references: list[TrialRecord],
     whole(console, top_table(ranking, references, searched))
     say(console, *reading(ranking, references))
     whole(console, matrix_table(best))
+    if best.unlearning:
+        requests = requests_of(tuple(best.settings["unlearn"]))
+        say(console, *unlearning_reading(best, requests, references), *trade_off_reading(ranking))
 
 
 def say(console: Console, *lines: str) -> None:
