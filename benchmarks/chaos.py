@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import optuna
 import psutil
+import torch
 import tyro
 from mlflow.tracking import MlflowClient
 from optuna.storages import JournalStorage
@@ -53,7 +54,7 @@ class Options:
 
 
 def study(trials: int) -> Study:
-    """Trials of about a second; none is stopped early, because which one is depends on who ended first."""
+    """Trials of about a second; none is stopped early, because which one is depends on which ended first."""
     return Study(
         algorithm="lwf",
         name="chaos",
@@ -68,9 +69,11 @@ def study(trials: int) -> Study:
 
 
 @contextlib.contextmanager
-def session(results: Path, trials: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The study's process; it and whatever it started are gone afterwards."""
-    words = [sys.executable, __file__, "study", str(trials), "--results", str(results)]
+def session(results: Path, trials: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The study's process, whose output goes to log.txt beside its results; it and whatever it started are gone
+    afterwards.
+    """
+    words = [sys.executable, __file__, "study", str(trials), "--results", str(results), *options]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
     with (results.parent / "log.txt").open("ab") as log:
         process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -172,6 +175,7 @@ def compared(disturbed: Path, calm: Path) -> dict[str, tuple[Any, Any, bool]]:
 
 def main(options: Options) -> int:
     """Disturb, compare, and say what came out."""
+    torch.set_num_threads(1)  # the network is so small that threads only wait for each other
     with tempfile.TemporaryDirectory() as place:
         disturbed, calm = Path(place, "disturbed", "results"), Path(place, "calm", "results")
         for results in (disturbed, calm):

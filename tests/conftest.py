@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import clsearch  # noqa: F401  (turns telemetry off before Ray or MLflow is imported)
 from clsearch.core.config import PARTS
@@ -19,11 +20,12 @@ from clsearch.core.registry import OWN
 
 os.environ["TQDM_DISABLE"] = "1"
 
+# The networks here are so small that threads only wait for each other: minutes instead of seconds on a busy machine.
+torch.set_num_threads(1)
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of what is not there are left out, and counted so; .ci/run installs the browser."""
-    import torch
-
     there = {
         "gpu": torch.cuda.is_available(),
         "browser": shutil.which("chromedriver") is not None,

@@ -26,9 +26,6 @@ from clsearch.core.run import Run, build_run
 from clsearch.core.samples import Batch, Mixture, Samples, stacked_rows
 from clsearch.core.state import TrialState
 
-# The networks here are so small that threads only wait for each other: minutes instead of seconds on a busy machine.
-torch.set_num_threads(1)
-
 CPU = torch.device("cpu")
 
 

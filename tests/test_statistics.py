@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clsearch.core.statistics import indistinguishable, interval, paired_difference
+from clsearch.core.statistics import indistinguishable, interval, paired_difference, rank_correlation
 
 FIRST = [0.91, 0.88, 0.93, 0.90, 0.87]
 SECOND = [0.89, 0.87, 0.90, 0.91, 0.84]
@@ -65,3 +65,15 @@ def test_a_configuration_is_indistinguishable_from_itself():
 def test_unequal_lengths_are_refused(compare):
     with pytest.raises(ValueError, match="got 5 and 4"):
         compare(FIRST, SECOND[:4])
+
+
+@pytest.mark.parametrize(
+    "second", [SECOND, [1.0, 1.0, 2.0, 2.0, 0.0], [3.0, 3.0, 3.0, 3.0, 1.0], [-(v**3) for v in FIRST]], ids=range(4)
+)
+def test_rank_correlation_is_scipys_spearman_with_ties(second):
+    assert rank_correlation(FIRST, second) == pytest.approx(stats.spearmanr(FIRST, second).statistic, rel=1e-12)
+
+
+@pytest.mark.parametrize("values", [([1.0, 1.0], [1.0, 2.0]), ([1.0, 2.0], [3.0, 3.0]), ([1.0], [2.0])])
+def test_what_does_not_vary_has_no_rank_correlation(values):
+    assert math.isnan(rank_correlation(*values))

@@ -51,9 +51,10 @@ def train_step(
     losses = torch.nn.functional.cross_entropy(answers.flatten(0, 1), labels.flatten(), reduction="none")
     classification = batch.mean(losses.view_as(labels))
     terms = [penalty(student, batch) for penalty in lesson.penalties]
-    penalty = sum((term.penalty for term in terms), torch.zeros_like(classification))
-    total = classification + penalty
-    gradients = torch.autograd.grad(total.sum(), list(leaves.values()))
+    zero = torch.zeros_like(classification)
+    penalty = sum((term.penalty for term in terms), zero)
+    total = classification + penalty if terms else classification
+    gradients = torch.autograd.grad(total, list(leaves.values()), torch.ones_like(total))
     found = dict(zip(leaves, gradients, strict=True))
     new_params, new_moments = run.optimizer.update(params, found, moments, rate)
     logged = {name: value for term in terms for name, value in term.logged.items()} | {
@@ -75,7 +76,7 @@ def train_step(
     return (
         new_params,
         new_moments,
-        torch.stack([logged.get(name, torch.zeros_like(total)).detach() for name in run.columns], 1),
+        torch.stack([logged.get(name, zero) for name in run.columns], 1).detach(),
     )
 
 

@@ -19,13 +19,13 @@ class Interval:
 
 def interval(values: Sequence[float]) -> Interval:
     """95 % interval of the mean of independent values (Student 1908)."""
-    from scipy import stats
+    from scipy.special import stdtrit  # scipy.stats takes most of a second to import
 
     array = np.asarray(values, dtype=float)
     mean = float(array.mean())
     if len(array) < 2:
         return Interval(mean, float("nan"), float("nan"))
-    half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    half = float(stdtrit(len(array) - 1, 0.975) * array.std(ddof=1) / np.sqrt(len(array)))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -43,3 +43,15 @@ def indistinguishable(first: Sequence[float], second: Sequence[float]) -> bool:
     """Whether the paired interval of the difference contains 0; always so for a single seed."""
     difference = paired_difference(first, second)
     return not (difference.low > 0 or difference.high < 0)
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation (1904), ties at their mean rank; NaN where either does not vary."""
+    if len({*first}) < 2 or len({*second}) < 2:
+        return float("nan")
+    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]

@@ -17,8 +17,8 @@ from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from scipy.stats import spearmanr
 
+from clsearch.core.statistics import rank_correlation
 from clsearch.tuning.options import Pruner
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.protocols import GRACE
@@ -150,9 +150,7 @@ def correlation(plan: Plan, finished: Sequence[TrialRecord], tasks: int) -> floa
         [sum(values) / len(values) for r in finished if (values := per_seed(r, plan.objectives[0], learned))]
         for learned in (tasks, len(plan.tasks))
     )
-    if len({*early}) == 1 or len({*late}) == 1:
-        return float("nan")
-    return float(spearmanr(early, late).statistic)
+    return rank_correlation(early, late)
 
 
 def saving_of(found: Pruned, pruner: str, trials: int) -> list[str]:

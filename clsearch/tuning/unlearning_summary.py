@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from scipy.stats import spearmanr
-
 from clsearch.core.config import TrialConfig
 from clsearch.core.method_parts import Requests, unlearned_by
 from clsearch.core.retraining import task_trainings
+from clsearch.core.statistics import rank_correlation
 from clsearch.tuning.display import DISTANCE, amount, named, titled, unit, words
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.ranking import Ranking, unlearning_of
@@ -119,15 +117,8 @@ def _tendencies(ranking: Ranking, other: str) -> list[str]:
         found = [
             f"{'more' if rho > 0 else 'less'} {what} ({rho:+.2f})"
             for metric, what in ((other, titled(other).partition(" (")[0]), (DISTANCE, "distance"))
-            if abs(rho := _correlation(values, [record.metrics[metric] for record in trials])) >= TELLING
+            if abs(rho := rank_correlation(values, [record.metrics[metric] for record in trials])) >= TELLING
         ]
         if found:
             lines.append(f"A larger {words(name)} goes with {' and '.join(found)}: rank correlations.")
     return lines
-
-
-def _correlation(values: Sequence[float], scores: Sequence[float]) -> float:
-    """Spearman's; 0 where either does not vary."""
-    if len({*values}) < 2 or len({*scores}) < 2:
-        return 0.0
-    return float(np.asarray(spearmanr(values, scores).statistic))

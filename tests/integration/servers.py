@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,17 @@ from pathlib import Path
 
 Served = tuple[str, "subprocess.Popen[bytes]"]
 """A server's URI and process."""
+
+
+def free_ports(n: int) -> list[int]:
+    """Ports of loopback that nobody listens on."""
+    held = [socket.socket() for _ in range(n)]
+    for one in held:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
 
 
 def served(folder: Path, port: int) -> subprocess.Popen[bytes]:

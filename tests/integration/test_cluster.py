@@ -130,7 +130,7 @@ def test_a_node_that_does_not_share_the_results_is_named(nodes: Nodes, apart: Pa
 def test_nodes_need_no_data_of_their_own(nodes: Nodes, apart: Path, folder: Path, write_mnist) -> None:
     """The driver alone reads the data root; the nodes have what it read from Ray's object store."""
     write_mnist(apart / "data")
-    options = ["--benchmark", "split-mnist", "--data-root", str(apart / "data"), "--epochs", "1"]
+    options = ["--benchmark", "split-mnist", "--data-root", str(apart / "data"), "--epochs", "1", "--trials", "1"]
     code, _, err = ended(started(nodes, folder, *TINY, *options, "--cpus-per-trial", "2"))  # as many as it alone has
     assert code == 0, err
     assert {(r.place, r.state) for r in read_trials(folder).values()} == {("apart", "finished")}

@@ -52,10 +52,10 @@ def test_a_study_lands_on_a_tracking_server(ray_session: str, results: Path, ser
 def test_a_server_that_dies_costs_the_study_nothing_but_a_warning(
     ray_session: str,
     results: Path,
-    server: Served,
+    own_server: Served,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    uri, process = server
+    uri, process = own_server
     folder = results / "orphaned"
 
     def kill() -> None:
@@ -75,10 +75,10 @@ def test_a_server_that_dies_costs_the_study_nothing_but_a_warning(
 def test_a_server_that_hangs_costs_the_study_seconds_and_is_brought_up_to_date_later(
     ray_session: str,
     results: Path,
-    server: Served,
+    own_server: Served,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    uri, process = server
+    uri, process = own_server
     folder = results / "hung"
 
     def hang() -> None:

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import psutil
 import pytest
 
 from tests.integration.clusters import own_environment
+from tests.integration.servers import free_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,16 +56,6 @@ class Head:
             timeout=300,
             check=False,
         )
-
-
-def free_ports(n: int) -> list[int]:
-    held = [socket.socket() for _ in range(n)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 @pytest.fixture(scope="module")

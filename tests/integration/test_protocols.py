@@ -31,9 +31,6 @@ from clsearch.tuning.display import named
 from clsearch.tuning.openings import LEDGER, read_openings
 from clsearch.tuning.selection import measure
 
-# The networks here are so small that threads only wait for each other.
-torch.set_num_threads(1)
-
 FACTOR = {"distillation_factor": LogRange(0.1, 1000)}
 TINY = {
     "hidden": (16,),

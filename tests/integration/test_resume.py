@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -13,11 +13,11 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
 import pandas as pd
-import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.storages import JournalStorage
@@ -32,18 +32,6 @@ from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.result import StudyResult
 from tests.integration.scripts import wait_for
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from clsearch import Comparison, LogRange, Study
-
-STUDY = Study(
-    algorithm="lwf", name="mine", hidden=(16,), epochs=12, trials=6, seeds=2, report_seeds=2,
-    space={"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)},
-)
-if __name__ == "__main__":
-    STUDY.main()
-"""
 SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
 TINY = {"algorithm": "lwf", "space": SPACE, "hidden": (16,), "epochs": 1, "seeds": 2, "report_seeds": 2}
 
@@ -84,45 +72,25 @@ def written(folder: Path) -> dict[str, bytes]:
 # A driver that is killed
 
 
-def run_script(folder: Path, *args: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-    return subprocess.Popen(
-        [sys.executable, str(folder / "study.py"), "--results", str(folder / "results"), *args],
-        cwd=folder,
-        env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+CHAOS = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "chaos.py")))
+"""The benchmark that kills a study again and again, which is for a night: here it is killed once."""
 
-
-def killed(process: subprocess.Popen[str]) -> None:
-    """End a driver, and the Ray that it started, at once."""
-    own = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    for child in own:
-        with contextlib.suppress(psutil.Error):
-            child.kill()
-    process.communicate()
+SURVIVORS = ("--max-concurrent", "1", "--epochs", "12")
 
 
 @pytest.fixture(scope="module")
 def survivor(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Path, str]:
-    """A study whose driver is killed in the middle of trials, and the output of the second run."""
-    folder = tmp_path_factory.mktemp("survivor")
-    (folder / "study.py").write_text(SCRIPT)
-    mine = folder / "results" / "mine"
-    mine.parent.mkdir()
-    shutil.copy(store, mine.parent)
-    process = run_script(folder)
-    wait_for(lambda: len(list(mine.glob("trials/trial_*/accuracy.csv"))) >= 2, process)
-    wait_for(lambda: list(mine.glob("trials/trial_*/state.pt")), process)
-    killed(process)
-    process = run_script(folder)
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    return folder, output
+    """Results of a study whose driver is killed in the middle of a trial and started again, and its output."""
+    results = tmp_path_factory.mktemp("survivor") / "results"
+    results.mkdir()
+    shutil.copy(store, results)
+    mine = results / "chaos"
+    with CHAOS.session(results, 5, *SURVIVORS) as process:
+        wait_for(lambda: len(list(mine.glob("trials/trial_*/accuracy.csv"))) >= 2, process)
+        wait_for(lambda: list(mine.glob("trials/trial_*/state.pt")), process)
+    with CHAOS.session(results, 5, *SURVIVORS) as process:
+        assert process.wait(timeout=240) == 0, (results.parent / "log.txt").read_text()
+    return results, (results.parent / "log.txt").read_text()
 
 
 def records_of(folder: Path) -> dict[str, TrialRecord]:
@@ -132,34 +100,34 @@ def records_of(folder: Path) -> dict[str, TrialRecord]:
 
 
 def test_a_killed_study_ends_with_as_many_trials_as_it_was_to_have_and_none_twice(survivor) -> None:
-    folder, output = survivor
-    mine = folder / "results" / "mine"
+    results, output = survivor
+    mine = results / "chaos"
     table = pd.read_csv(mine / "trials.csv")
-    assert list(table.number) == list(range(6))
+    assert list(table.number) == list(range(5))
     assert set(table.state) == {"finished"}
-    assert [trial.state.name for trial in optuna_trials(mine)] == ["COMPLETE"] * 6
+    assert [trial.state.name for trial in optuna_trials(mine)] == ["COMPLETE"] * 5
     assert {trial.number: trial.value for trial in optuna_trials(mine)} == dict(
         zip(table.number, table.average_accuracy, strict=True)
     )
     assert len(json.loads((mine / "study.json").read_text())["resumed"]) == 1
-    assert "Best configuration" in output
+    assert output.count("Best configuration") == 1
 
 
 def test_every_matrix_of_a_killed_study_is_bit_for_bit_the_one_of_an_unbroken_training(survivor) -> None:
-    records = records_of(survivor[0] / "results" / "mine")
-    assert len(records) == 7  # and a reference
+    records = records_of(survivor[0] / "chaos")
+    assert len(records) == 7  # two are references
     for record in records.values():
         np.testing.assert_array_equal(np.array(record.accuracy, dtype=float), matrix_in_peace(record))
         assert len(record.times) == record.tasks_learned == 5
 
 
 def test_mlflow_has_each_trial_of_a_killed_study_once_and_every_step_once(survivor) -> None:
-    results = survivor[0] / "results"
-    labels = [f"trial_{number:05d}" for number in range(6)] + ["reference_finetuning", "study", "final", "final"]
-    assert mlflow_runs(results, "mine") == Counter((label, "FINISHED") for label in labels)
+    results, _ = survivor
+    labels = [f"trial_{number:05d}" for number in range(5)] + ["reference_finetuning", "reference_joint"]
+    assert mlflow_runs(results, "chaos") == Counter((label, "FINISHED") for label in [*labels, "study", *["final"] * 3])
     client = MlflowClient(f"sqlite:///{results}/mlflow.db")
-    experiment = client.get_experiment_by_name("mine")
-    records = records_of(results / "mine")
+    experiment = client.get_experiment_by_name("chaos")
+    records = records_of(results / "chaos")
     for run in client.search_runs([experiment.experiment_id], "tags.kind = 'trial'"):
         points = client.get_metric_history(run.info.run_id, "average_accuracy")
         record = records[run.data.tags["label"].split()[0]]
@@ -168,30 +136,50 @@ def test_mlflow_has_each_trial_of_a_killed_study_once_and_every_step_once(surviv
 
 
 def test_nothing_half_written_and_no_state_is_left_of_a_killed_study(survivor) -> None:
-    mine = survivor[0] / "results" / "mine"
+    mine = survivor[0] / "chaos"
     assert not list(mine.rglob(".*.tmp"))
     assert not list(mine.rglob("state.pt"))
     assert not (mine / "ray").exists()
-    assert len(read_openings(survivor[0] / "results")) == 1
+    assert len(read_openings(survivor[0])) == 1
 
 
-def test_a_second_driver_is_refused_while_the_first_one_runs(survivor) -> None:
-    folder, _ = survivor
-    held = folder / "results" / "held"
+def test_the_benchmark_of_chaos_finds_nothing_wrong_with_it_and_what_is_wrong_with_less(
+    survivor, tmp_path: Path
+) -> None:
+    results, _ = survivor
+    assert all(good for *_, good in CHAOS.compared(results, results).values())
+    less = tmp_path / "results"
+    shutil.copytree(results, less)
+    shutil.rmtree(less / "chaos" / "trials" / "trial_00001")
+    (less / "chaos" / "trials" / "trial_00002" / "state.pt").touch()
+    record = less / "chaos" / "trials" / "trial_00000" / "record.json"
+    content = json.loads(record.read_text())
+    content["accuracy"][1][5][0] += 1e-9
+    record.write_text(json.dumps(content))
+    wrong = {what for what, (*_, good) in CHAOS.compared(less, results).items() if not good}
+    assert wrong == {
+        "trials and references in results/",
+        "labels in results/",
+        "matrices as in peace, bit for bit",
+        "states and half-written files left",
+    }
+
+
+def test_a_second_driver_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
     words = "from clsearch.tuning.resume import claimed\nwith claimed(Path(sys.argv[1])): print(flush=True), input()"
     first = subprocess.Popen(
-        [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{words}", str(held)],
+        [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{words}", str(tmp_path / "results" / "chaos")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert first.stdout is not None
     assert first.stdout.readline() == "\n"
-    second = run_script(folder, "--name", "held")
-    _, errors = second.communicate(timeout=120)
+    with CHAOS.session(tmp_path / "results", 5) as second:
+        assert second.wait(timeout=120) == 2
     first.communicate("\n")
-    assert (first.returncode, second.returncode) == (0, 2)
-    assert "error: name: a study is run by one process at a time; " in errors
+    assert first.returncode == 0
+    assert "error: name: a study is run by one process at a time; " in (tmp_path / "log.txt").read_text()
 
 
 # The same study again

@@ -20,8 +20,8 @@ SECRETS = {
 PASSWORD = "planted-in-the-address"
 
 
-def test_planted_secrets_are_nowhere(tmp_path: Path, server: Served) -> None:
-    uri, _ = server
+def test_planted_secrets_are_nowhere(tmp_path: Path, own_server: Served) -> None:
+    uri, _ = own_server
     results = tmp_path / "results"
     words = [sys.executable, "studies/lwf_temperature_sweep.py", "--results", str(results), "--trials", "2"]
     words += ["--seeds", "2", "--epochs", "1", "--hidden", "16", "--report-seeds", "2"]

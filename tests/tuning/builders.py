@@ -23,9 +23,6 @@ from clsearch.tuning.plan import Plan
 from clsearch.tuning.ranking import Choice
 from clsearch.tuning.records import TrialRecord
 
-# The networks here are so small that threads only wait for each other: minutes instead of seconds on a busy machine.
-torch.set_num_threads(1)
-
 STUDIES = [
     path for path in sorted((Path(__file__).parents[2] / "studies").glob("*.py")) if "Study(" in path.read_text()
 ]

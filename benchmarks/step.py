@@ -1,0 +1,157 @@
+"""What does a training step cost: against a loop written by hand, as tasks and seeds grow?
+
+    python benchmarks/step.py
+
+Three tables of medians; pieces that are compared take turns, on one thread and random images.
+1. A step of each algorithm in its third task, one member, over the same arithmetic written by hand (`minimal`).
+2. A step at task 20 of permuted-mnist over one at task 2; and what a task costs besides its steps.
+3. A step of many seeds over one of one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import tyro
+from minimal import minimal_loop
+from timing import micro, noise_like, show, side_by_side, table
+
+from clsearch.core.config import TrialConfig
+from clsearch.core.lessons import Lesson, Step, epochs_of, prepare_lesson
+from clsearch.core.loop import remembered, train_step
+from clsearch.core.run import Run, build_run
+from clsearch.core.state import TrialState
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "digits": {"benchmark": "split-digits", "batch_size": 32},
+    "Split MNIST": {"benchmark": "split-mnist", "hidden": (400, 400), "batch_size": 128},
+}
+"""The digits MLP as a study has it; Split MNIST's of van de Ven et al. 2022."""
+
+ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "finetuning": ("finetuning", {}),
+    "LwF": ("lwf", {}),
+    "EWC, p = 2": ("ewc", {"penalty_factor": 10.0}),
+    "EWC, p = 1.5": ("ewc", {"penalty_factor": 10.0, "penalty_p_norm": 1.5}),
+    "LwF + EWC": ("lwf_ewc", {"penalty_factor": 10.0}),
+}
+
+
+@dataclass
+class Options:
+    rounds: int = 9
+    """How often each piece is timed."""
+    steps: int = 100
+    """Steps per round."""
+    seeds: tuple[int, ...] = (3, 10)
+    """Numbers of seeds that are compared with one."""
+
+
+def run_of(algorithm: str, settings: dict[str, Any], seeds: int = 1, samples: int = 0) -> Run:
+    """A run on random images."""
+    config = TrialConfig.of(algorithm, {"epochs": 1, "learning_rate": 1e-3} | settings)
+    return build_run(config, range(seeds), data=noise_like(config, samples))
+
+
+def before(run: Run, task: int) -> TrialState:
+    """A state that has learned the tasks before one: parameters moved a little at each, and remembered."""
+    state, generator = run.initial_state(), torch.Generator().manual_seed(0)
+    for _ in range(task - 1):
+        moved = {n: v + 1e-3 * torch.randn(v.shape, generator=generator) for n, v in state.params.items()}
+        state = remembered(run, replace(state, params=moved))
+    return state
+
+
+def lesson_of(run: Run, state: TrialState) -> tuple[Lesson, list[Step]]:
+    """What is learned next, and the steps of its first epoch."""
+    lesson = prepare_lesson(run, state, run.benchmark.tasks[state.tasks_learned])
+    return lesson, next(epochs_of(run, lesson))
+
+
+def loop(run: Run, state: TrialState, steps: int) -> Callable[[], object]:
+    """So many steps of ours in the next task."""
+    lesson, own = lesson_of(run, state)
+
+    def work() -> object:
+        params, moments = state.params, run.optimizer.initial(state.params)
+        for n in range(steps):
+            step = own[n % len(own)]
+            params, moments, logged = train_step(run, lesson, params, moments, step.batch, step.rate)
+        return params, logged
+
+    return work
+
+
+def against_minimal(options: Options) -> None:
+    shown = table("A step in task 3, one member", "network", "algorithm", "ours (µs)", "by hand (µs)", "ratio")
+    for network, settings in NETWORKS.items():
+        for name, (algorithm, own) in ALGORITHMS.items():
+            run = run_of(algorithm, settings | own, samples=0 if network == "digits" else 12_000)
+            state = before(run, 3)
+            _, steps = lesson_of(run, state)
+            timed = side_by_side(
+                {"ours": loop(run, state, options.steps), "hand": minimal_loop(run, state, steps, options.steps)},
+                options.rounds,
+            )
+            each = [micro(timed.median(kind) / options.steps) for kind in ("ours", "hand")]
+            shown.add_row(network, name, *each, f"{timed.ratio('ours', 'hand'):.2f}")
+    show(shown)
+
+
+def over_tasks(options: Options) -> None:
+    shown = table(
+        "permuted-mnist, 20 tasks, one member: task 20 over task 2",
+        *("algorithm", "step at 2 (µs)", "at 20 (µs)", "ratio"),
+        *("prepared at 2 (ms)", "at 20 (ms)", "remembered at 20 (ms)", "epoch at 20 (ms)"),
+    )
+    for name, (algorithm, own) in ALGORITHMS.items():
+        run = run_of(algorithm, {"benchmark": "permuted-mnist", "tasks": 20, "batch_size": 128} | own, samples=12_000)
+        early, late = before(run, 2), before(run, 20)
+        batches = len(lesson_of(run, late)[1])
+        timed = side_by_side({"2": loop(run, early, 40), "20": loop(run, late, 40)}, options.rounds)
+        besides = side_by_side(
+            {
+                "2": lambda run=run, early=early: lesson_of(run, early),
+                "20": lambda run=run, late=late: lesson_of(run, late),
+                "remembered": lambda run=run, late=late: remembered(run, late),
+            },
+            3,
+        )
+        each = [micro(timed.median(kind) / 40) for kind in ("2", "20")]
+        more = [f"{1e3 * besides.median(kind):,.0f}" for kind in ("2", "20", "remembered")]
+        epoch = f"{1e3 * timed.median('20') / 40 * batches:,.0f}"
+        shown.add_row(name, *each, f"{timed.ratio('20', '2'):.2f}", *more, epoch)
+    show(shown)
+
+
+def over_seeds(options: Options) -> None:
+    shown = table(
+        "A step of many seeds in task 3, over one of one seed",
+        *("network", "algorithm", "one (µs)"),
+        *(f"{n} seeds, per seed" for n in options.seeds),
+    )
+    for network, settings in NETWORKS.items():
+        for name in ("LwF", "EWC, p = 2"):
+            algorithm, own = ALGORITHMS[name]
+            work = {}
+            for n in (1, *options.seeds):
+                run = run_of(algorithm, settings | own, n, samples=0 if network == "digits" else 12_000)
+                work[str(n)] = loop(run, before(run, 3), options.steps)
+            timed = side_by_side(work, options.rounds)
+            ratios = [f"{timed.ratio(str(n), '1') / n:.2f}" for n in options.seeds]
+            shown.add_row(network, name, micro(timed.median("1") / options.steps), *ratios)
+    show(shown)
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(1)
+    against_minimal(options)
+    over_tasks(options)
+    over_seeds(options)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
