@@ -208,6 +208,8 @@ def at(values: Tensor, batch: Batch) -> Tensor:
 def normalizers(voices: list[Voice], device: torch.device) -> Callable[[Tensor], Tensor]:
     """z/τ of the student [M, B, C] -> Σ_k w_k logsumexp_k(z/τ), [M, B]."""
     columns, padding, weights = column_groups(voices, device)
+    if not padding.any():
+        return lambda warm: warm[..., columns].logsumexp(-1) @ weights
     return lambda warm: (warm[..., columns] + padding).logsumexp(-1) @ weights
 
 

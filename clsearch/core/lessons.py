@@ -12,7 +12,7 @@ from torch import Tensor
 from clsearch.core.algorithms import Course
 from clsearch.core.augmentation import drawn_crops
 from clsearch.core.benchmarks import Task
-from clsearch.core.networks import allowed_mask, restricted
+from clsearch.core.networks import allowed_mask
 from clsearch.core.parts import Scenario
 from clsearch.core.regularizers import Penalty
 from clsearch.core.run import Run
@@ -28,23 +28,25 @@ class Lesson:
 
     origin: the task's, which batches and augmentation follow.
     samples: trained on; all tasks' so far in joint training. tasks: how many tasks they are of.
-    allowed: outputs that may be answered: [C], or [C, C] with a row per label where tasks are mixed, or None for all.
-    movable: parameter -> mask of the entries that may move, for parameters of which not all may.
+    barred: what is added to the logits: 0 where an output may be answered, -inf elsewhere. [C], or [C, C] with a row per
+    label where tasks are mixed, or None where all may.
+    movable: parameter -> mask of the entries that may move, for parameters of which not all may, though the optimizer
+    would move them.
     """
 
     origin: int
     samples: Samples | Mixture
     tasks: int
-    allowed: Tensor | None
+    barred: Tensor | None
     penalties: tuple[Penalty, ...]
     movable: dict[str, Tensor]
 
     def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits [M, B, C] with -inf where a sample of this label may not be answered so."""
-        allowed = self.allowed
-        if allowed is not None and allowed.dim() == 2:
-            allowed = allowed[labels]
-        return restricted(logits, allowed)
+        barred = self.barred
+        if barred is None:
+            return logits
+        return logits + (barred[labels] if barred.dim() == 2 else barred)
 
 
 def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
@@ -61,12 +63,12 @@ def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
         for learned in benchmark.tasks[:t]:
             columns = torch.tensor(learned.classes, device=run.device)
             allowed[columns[:, None], columns] = True
-    movable = allowed_mask(active, benchmark.outputs, run.device)
+    movable = allowed_mask(active, benchmark.outputs, run.device) if run.optimizer.drifts else None
     return Lesson(
         origin=task.origin,
         samples=Mixture(tuple(learned.train for learned in benchmark.tasks[:t])) if joint else task.train,
         tasks=t if joint else 1,
-        allowed=allowed,
+        barred=None if allowed is None else torch.where(allowed, 0.0, -torch.inf),
         penalties=tuple(p for p in prepared if p is not None),
         movable={} if movable is None else {"head.weight": movable, "head.bias": movable},
     )

@@ -104,16 +104,16 @@ def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
     moments = state.moments if run.config.optimizer_state == "keep" else run.optimizer.initial(params)
     rows: list[Tensor] = []
     for epoch, steps in enumerate(epochs_of(run, lesson), start=1):
-        total = torch.zeros(len(run.seeds), len(run.columns), device=run.device)
-        samples = torch.zeros(len(run.seeds), 1, device=run.device)
+        logged: list[Tensor] = []
         for number, step in enumerate(steps, start=1):
-            params, moments, logged = train_step(run, lesson, params, moments, step.batch, step.rate)
-            sizes = step.batch.sizes[:, None]
-            total, samples = total + logged * sizes, samples + sizes
+            params, moments, row = train_step(run, lesson, params, moments, step.batch, step.rate)
+            logged.append(row)
             if number % CHECK_STEPS == 0:
-                _check_finite(run, total, params, task, epoch)
-        _check_finite(run, total, params, task, epoch)
-        rows.append((total / samples).cpu())  # NaN for a member whose steps were over before this epoch
+                _check_finite(run, logged[-CHECK_STEPS:], params, task, epoch)
+        _check_finite(run, logged, params, task, epoch)
+        sizes = torch.stack([step.batch.sizes for step in steps])[:, :, None]
+        # NaN for a member whose steps were over before this epoch
+        rows.append(((torch.stack(logged) * sizes).sum(0) / sizes.sum(0)).cpu())
     at = torch.tensor([[task.index, epoch] for epoch in range(1, len(rows) + 1)])
     return replace(
         state,
@@ -124,8 +124,8 @@ def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
     )
 
 
-def _check_finite(run: Run, logged: Tensor, params: Params, task: Task, epoch: int) -> None:
-    finite = logged.isfinite().all(1)
+def _check_finite(run: Run, logged: Sequence[Tensor], params: Params, task: Task, epoch: int) -> None:
+    finite = torch.stack(list(logged)).isfinite().all(2).all(0)
     for value in params.values():
         finite = finite & value.isfinite().flatten(1).all(1)
     if not finite.all():

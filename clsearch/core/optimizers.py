@@ -22,7 +22,11 @@ class Optimizer(Protocol):
     """`initial` makes the moments; `update` returns new parameters and moments.
 
     Moments of a parameter are named `<kind>/<parameter>` and have its shape; `steps` is [M].
+    drifts: whether it may move a parameter whose gradient is 0.
     """
+
+    @property
+    def drifts(self) -> bool: ...
 
     def initial(self, params: Params) -> Moments: ...
 
@@ -37,6 +41,10 @@ class SGD:
 
     momentum: float
     weight_decay: float
+
+    @property
+    def drifts(self) -> bool:
+        return bool(self.momentum or self.weight_decay)
 
     def initial(self, params: Params) -> Moments:
         if self.momentum == 0:
@@ -67,6 +75,10 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+
+    @property
+    def drifts(self) -> bool:
+        return True
 
     def initial(self, params: Params) -> Moments:
         first = next(iter(params.values()))
