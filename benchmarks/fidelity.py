@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from clsearch import LogRange, Study
-from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import training_data
+from clsearch.core.config import ConfigError, TrialConfig
+from clsearch.core.datasets import SOURCES, training_data
 from clsearch.core.files import write_atomically
 from clsearch.core.metrics import average_accuracy
 from clsearch.core.statistics import interval
@@ -141,6 +141,10 @@ def reported(algorithm: str, options: Options) -> dict[str, Any]:
 
 
 def main(options: Options) -> None:
+    source = SOURCES["mnist"]
+    if missing := [f for part in ("train", "test") for f in source.missing_files(options.data_root, part)]:
+        rule = "data-root: must have the files of mnist, in torchvision's layout (a study's --download fetches them)"
+        raise ConfigError([f"{rule}; got {options.data_root}, which lacks {', '.join(missing)}"])
     torch.set_num_threads(options.threads)
     table = Table(title=f"Split MNIST, task-incremental, test, {options.seeds} seeds", box=box.SIMPLE_HEAD)
     for column in ("", "test accuracy (%)", "95 % interval", "published", "difference", "searched"):

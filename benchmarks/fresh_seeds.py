@@ -9,7 +9,6 @@ finetuning.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,12 +19,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clsearch.core.config import TrialConfig, fields_of
+from clsearch.core.config import ConfigError, TrialConfig, fields_of
 from clsearch.core.loop import DivergedError, learn_sequence
 from clsearch.core.metrics import average_accuracy, forgetting
 from clsearch.core.parts import BACKBONES
 from clsearch.core.run import build_run
 from clsearch.core.statistics import interval, paired_difference
+from clsearch.tuning.reading import Reading, read_study
 
 
 @dataclass
@@ -49,18 +49,29 @@ def trained(algorithm: str, config: dict[str, Any], seeds: list[int]) -> tuple[l
     return (100 * average_accuracy(state.accuracy, t)).tolist(), (100 * forgetting(state.accuracy, t).mean(-1)).tolist()
 
 
+def problem_of(study: Reading, seeds: list[int]) -> str:
+    """Why a study can't be looked at on these seeds; empty where it can."""
+    if set(seeds) & set(study.study["seeds"]):
+        return f"first-seed: fresh seeds must not be the search's, {study.study['seeds']}; got {seeds}"
+    if study.best.get("per_task"):
+        return "protocol: must have one configuration for all tasks; got continual. See its final.json"
+    if not study.best.get("config"):
+        return f"study: must have a finished trial; got {study.name}"
+    if study.requests:
+        return f"study: must unlearn nothing, whose final evaluation has fresh seeds; got {study.name}"
+    if study.best["config"]["backbone"] not in BACKBONES:
+        return f"backbone: must be one of {', '.join(BACKBONES)}; got {study.best['config']['backbone']}, of a script"
+    return ""
+
+
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    study = json.loads((options.study / "study.json").read_text())
-    best = json.loads((options.study / "best.json").read_text())
+    found = read_study(options.study)
+    study, best = found.study, found.best
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
-    if set(seeds) & set(study["seeds"]):
-        raise SystemExit(f"first-seed: fresh seeds must not be the search's, {study['seeds']}; got {seeds}")
-    if best.get("per_task"):
-        raise SystemExit("protocol: must have one configuration for all tasks; got continual. See its final.json")
+    if problem := problem_of(found, seeds):
+        raise ConfigError([problem])
     config, algorithm = best["config"], study["algorithm"]
-    if config["backbone"] not in BACKBONES:
-        raise SystemExit(f"backbone: must be one of {', '.join(BACKBONES)}; got {config['backbone']}, of a script")
     base = trained("finetuning", config, seeds)
     rows = [("finetuning", base), ("best", trained(algorithm, config, seeds))]
     for name, ends in study["space"].items():

@@ -14,11 +14,14 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from clsearch.core.config import ConfigError
+from clsearch.core.errors import tell_uncaught
 from clsearch.core.registry import register
 from clsearch.core.terms import Terms
 from clsearch.tuning.comparison import Comparison
 from clsearch.tuning.spaces import SPACES, LogRange, Range
 from clsearch.tuning.study import Study
 from clsearch.version import __version__
+
+tell_uncaught()
 
 __all__ = ["SPACES", "Comparison", "ConfigError", "LogRange", "Range", "Study", "Terms", "__version__", "register"]

@@ -181,14 +181,17 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 def main(args: list[str] | None = None) -> int:
     """The command line. Exit codes: 0 done; 1 not done, or not equal; 2 refused."""
-    from clsearch.core.errors import ConfigError
+    from clsearch.core.errors import NOBODY_READS, ConfigError, nobody_reads, tell
 
     try:
         return int(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="clsearch", description=__doc__, args=args))
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+        tell(error)
         return 2
+    except BrokenPipeError:
+        if nobody_reads():
+            return NOBODY_READS
+        raise
 
 
 if __name__ == "__main__":

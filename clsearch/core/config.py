@@ -290,11 +290,23 @@ RULES: tuple[Callable[[TrialConfig], list[str]], ...] = (
 )
 
 
+PLAINLY = {
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be true or false",
+    "tuple_type": "must be several values, a tuple or list",
+    "string_pattern_mismatch": "must begin with a letter or digit and have letters, digits, dots, - and _ only",
+}
+"""Types of pydantic's errors that it words for programmers -> the rule."""
+
+
 def explain(error: ValidationError) -> list[str]:
     """One line per problem of a pydantic error: field, rule, value."""
     lines = []
     for problem in error.errors():
         rule = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        rule = PLAINLY.get(problem["type"], rule)
         where = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
         lines += [f"{where}: {rule}; got {problem['input']!r}"] if where else rule.split("\n")
     return lines

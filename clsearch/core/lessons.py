@@ -28,8 +28,8 @@ class Lesson:
 
     origin: the task's, which batches and augmentation follow.
     samples: trained on; all tasks' so far in joint training. tasks: how many tasks they are of.
-    barred: what is added to the logits: 0 where an output may be answered, -inf elsewhere. [C], or [C, C] with a row per
-    label where tasks are mixed, or None where all may.
+    barred: what is added to the logits: 0 where an output may be answered, -inf elsewhere; [C], or [C, C] with a row
+    per label where tasks are mixed, or None where all may.
     movable: parameter -> mask of the entries that may move, for parameters of which not all may, though the optimizer
     would move them.
     """

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 
 from clsearch.core.datasets import SOURCES, Source
+from clsearch.core.errors import meant
 
 FOLLOWS: Any = None
 """Default of a field whose default follows from another field, see config.followed."""
@@ -139,7 +140,8 @@ class BenchmarkConfig(Part):
         if value.startswith(FOLDER) and value != FOLDER:
             return f"{FOLDER}{at_home(Path(value.removeprefix(FOLDER))).resolve()}"
         if value not in BENCHMARKS:
-            raise ValueError(f"must be one of {', '.join(BENCHMARKS)}, or {FOLDER}PATH")
+            known = f"must be one of {', '.join(BENCHMARKS)}, or {FOLDER}PATH"
+            raise ValueError(f"{known}{meant(value, BENCHMARKS)}")
         return value
 
     @field_validator("data_root", "grouping")

@@ -76,7 +76,8 @@ def parse(
     parts: tuple[type[Part], ...] = (StudyOptions, SelectionOptions, *PARTS[algorithm], ResourceOptions)
     groups = [_group(part, settings, space, without) for part in parts]
     names = {field.name for group in groups for field in dataclasses.fields(group)}
-    args = with_files(sys.argv[1:] if args is None else args, names)
+    known = {name: field for part in parts for name, field in part.model_fields.items() if name in names}
+    args = with_files(sys.argv[1:] if args is None else args, known)
     form = dataclasses.make_dataclass(
         "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in (Invocation, *groups)]
     )

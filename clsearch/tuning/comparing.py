@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clsearch.core.datasets import Data, Source
+from clsearch.tuning.addresses import cluster_address
 from clsearch.tuning.display import near, plain_table, whole
 from clsearch.tuning.driver import begun, execute_in, reported
 from clsearch.tuning.final_summary import opened_of, optimism_of
@@ -23,8 +24,8 @@ from clsearch.tuning.records import made_with, write_json
 from clsearch.tuning.report import COMPARISON_REPORT, write_comparison
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.resume import set_aside
-from clsearch.tuning.session import ray_session
-from clsearch.tuning.summary import decision_reading, decision_table, say, troubles
+from clsearch.tuning.session import ray_session, size_of_cluster
+from clsearch.tuning.summary import decision_reading, decision_table, mlflow_row, places, say, troubles
 from clsearch.tuning.tables import Row, difference_rows, method_rows, protocol_rows, shown, write
 
 
@@ -39,6 +40,8 @@ def execute_all(
     if first.options.fresh:
         set_aside(folder)
     with ray_session(first):
+        if cluster_address(first):
+            ProgressLine(console, 0, quiet=first.options.quiet).tell(size_of_cluster())
         data = {source: ray.put(held.pop(source)) for source in list(held)}
         for number, (label, plan) in enumerate(plans.items(), start=1):
             line = ProgressLine(console, plan.trials, plan.objectives[0], plan.options.quiet)
@@ -93,12 +96,13 @@ def show(
     folders = [result.plan.folder for result in results.values()]
     page = reported(partial(write_comparison, folders, folder / COMPARISON_REPORT), folders, partial(say, console))
     written = ", ".join(f"{name}.csv|md|tex" for name, rows in tables.items() if rows)
-    say(console, "", f"Tables   {near(folder)}/ ({written})")
-    if page is not None:
-        say(console, f"Report   {near(page)}")
-    for label, result in results.items():
-        say(console, f"Study    {near(result.plan.folder)}/report.html ({label})")
-        say(console, *(f"{name:<8} {page} ({label})" for name, page in result.pages.items()))
+    found = [("Tables", f"{near(folder)}/ ({written})")]
+    found += [("Report", near(page))] if page is not None else []
+    found += [("Study", f"{label}: {near(result.plan.folder)}/report.html") for label, result in results.items()]
+    found += [mlflow_row(first, any(result.pages for result in results.values()))]
+    found += [(name, f"{label}: {page}") for label, result in results.items() for name, page in result.pages.items()]
+    console.print()
+    places(console, found)
 
 
 def captions_of(plan: Plan, kind: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from clsearch.core.config import PARTS, PRESETS, ConfigError, fields_of, preset_settings
 from clsearch.core.datasets import Data, Source
+from clsearch.core.errors import meant
 from clsearch.core.parts import FOLDER
 from clsearch.tuning.command_line import Invocation, parse
 from clsearch.tuning.config_file import dumped
@@ -72,7 +73,9 @@ class Comparison:
         known = {"algorithm", *Options.model_fields, *(name for own in PARTS for name in fields_of(own))}
         every = {*settings}.union(*self.studies.values())
         if unknown := sorted(every - known):
-            raise ConfigError([f"{name}: unknown; known are {', '.join(sorted(known))}" for name in unknown])
+            raise ConfigError(
+                [f"{name}: unknown{meant(name, known)}; known are {', '.join(sorted(known))}" for name in unknown]
+            )
         plans = {}
         for label, own in self.studies.items():
             try:

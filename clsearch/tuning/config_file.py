@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clsearch.core.config import ConfigError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from clsearch.core.config import ConfigError, explain
+from clsearch.core.errors import meant
 from clsearch.tuning.display import near
 from clsearch.tuning.options import SelectionOptions, StudyOptions
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.spaces import Range, Space
+from clsearch.tuning.spaces import Range, Space, searchable
 
 EITHER = {"--epochs": "--iterations", "--iterations": "--epochs"}
 """Options of which one alone acts: the command line's, not the file's."""
 
 
-def with_files(args: list[str], known: Collection[str]) -> list[str]:
+def with_files(args: list[str], known: Mapping[str, FieldInfo | None]) -> list[str]:
     """A command line whose `--config FILE` have become the options that the files hold, before all others, which win.
-    known: names that may be in a file. Raises ConfigError.
+    known: what may be in a file, by name; None for what takes a value or nothing. Raises ConfigError.
     """
     own, files = [], []
     words = iter(args)
@@ -38,7 +42,7 @@ def with_files(args: list[str], known: Collection[str]) -> list[str]:
     return [*(word for name, value in kept.items() for word in option(name, value)), *own]
 
 
-def options_in(file: Path, known: Collection[str]) -> dict[str, Any]:
+def options_in(file: Path, known: Mapping[str, FieldInfo | None]) -> dict[str, Any]:
     """What a file holds: name of an option -> value, a list for several. Raises ConfigError."""
     import yaml
 
@@ -54,10 +58,30 @@ def options_in(file: Path, known: Collection[str]) -> dict[str, Any]:
     named = {str(name).replace("-", "_"): value for name, value in found.items()}
     if unknown := [name for name in named if name not in known]:
         listed = ", ".join(sorted(known))
-        raise ConfigError([f"config: {name} in {near(file)} is no option; known are {listed}" for name in unknown])
-    if nested := [name for name, value in named.items() if isinstance(value, dict)]:
-        raise ConfigError([f"config: {name} must be a value or a list of values; got {named[name]}" for name in nested])
+        raise ConfigError(
+            [f"config: {name} in {near(file)} is no option{meant(name, known)}; known are {listed}" for name in unknown]
+        )
+    problems = [(name, value, problem_of(name, value, known[name])) for name, value in named.items()]
+    if wrong := [f"config: {name} in {near(file)} {rule}; got {value!r}" for name, value, rule in problems if rule]:
+        raise ConfigError(wrong)
     return named
+
+
+def problem_of(name: str, value: Any, field: FieldInfo | None) -> str:
+    """What rule a value of a file breaks by its kind; what else holds is checked with the command line."""
+    if isinstance(value, dict):
+        return "must be a value or a list of values"
+    if field is None or value is None:
+        return ""
+    kind: Any = tuple[float, ...] if name in searchable() else field.annotation
+    several, many = isinstance(value, list), "tuple" in str(kind)
+    try:
+        TypeAdapter(kind).validate_python([value] if many and not several else value)
+    except ValidationError as error:
+        if several and not many:
+            return "must be one value"
+        return explain(error)[0].removeprefix("config: ").rpartition("; got")[0] or explain(error)[0]
+    return ""
 
 
 def flag_of(name: str) -> str:
@@ -80,13 +104,17 @@ def option(name: str, value: Any) -> list[str]:
 
 
 def written(plan: Plan, script: dict[str, Any]) -> str:
-    """A plan as such a file: every option that is set, the ranges that are searched as lists of two. script: settings
-    of the script, of which one that is undone is null.
+    """A plan as such a file: every option that is set, the ranges that are searched as lists of two; what is not set as
+    comments. script: settings of the script, of which one that is undone is null.
     """
     options = plan.options.model_dump(mode="json") | plan.config.flat()
     first = [name for part in (StudyOptions, SelectionOptions) for name in part.model_fields]
     named = {name: options[name] for name in (*first, *plan.config.flat(), *options)}
-    return dumped({n: v for n, v in named.items() if v is not None or script.get(n) is not None}, plan.space)
+    kept = {n: v for n, v in named.items() if v is not None or script.get(n) is not None}
+    unset = {n: "" for n in named if n not in kept and n not in plan.space}
+    unset |= {"trials": str(plan.trials)} if "trials" in unset else {}
+    lines = "".join(f"# {name}: {value}".rstrip() + "\n" for name, value in unset.items())
+    return f"{dumped(kept, plan.space)}# Not set:\n{lines}"
 
 
 def dumped(settings: dict[str, Any], space: Space) -> str:

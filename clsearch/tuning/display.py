@@ -96,6 +96,8 @@ def whole(console: Console, table: Table, wrapped: bool = False) -> None:
 
 def span(seconds: float) -> str:
     """A time, as people say it."""
+    if seconds < 0.5:
+        return "less than a second"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 import ray
@@ -39,7 +40,7 @@ from clsearch.tuning.result import StudyResult
 from clsearch.tuning.resume import check_same, claimed, set_aside
 from clsearch.tuning.search import OptunaSearcher, open_storage
 from clsearch.tuning.selection import SealedError, already_evaluated, evaluate
-from clsearch.tuning.session import ray_session
+from clsearch.tuning.session import ray_session, size_of_cluster
 from clsearch.tuning.tracking import Tracker, quiet
 from clsearch.tuning.trainable import TRAINABLES, ContinualTrainable
 from clsearch.tuning.watching import Watcher
@@ -55,8 +56,20 @@ def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
     with line.shown(), begun(plan):
         line.say(f"joining the cluster {address}" if (address := cluster_address(plan)) else "starting Ray")
         with ray_session(plan):
+            if address:
+                line.tell(size_of_cluster())
             # The object store's copy is the only one; it stays until this process leaves Ray.
             found = execute_in(plan, ray.put(take()), line)
+    summary.show(Console(), found)
+    return found
+
+
+def tell_again(plan: Plan) -> StudyResult:
+    """What a study found of which nothing is left to do; its report is made anew, and MLflow brought up to date."""
+    line = ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0], plan.options.quiet)
+    with line.shown(), begun(plan):
+        line.tell("done already: nothing is trained, nothing is opened; --fresh starts over")
+        found = execute_in(plan, None, line)
     summary.show(Console(), found)
     return found
 
@@ -73,8 +86,10 @@ def begun(plan: Plan) -> Iterator[None]:
         yield
 
 
-def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResult:
-    """Run a plan in the Ray session that this process is in, whose object store has the data."""
+def execute_in(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResult:
+    """Run a plan in the Ray session that this process is in, whose object store has the data; None, and no Ray, where
+    nothing is left to do.
+    """
     line.tell(f"results go to {plan.folder}")
     results = Results(plan)
     study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
@@ -84,13 +99,14 @@ def execute_in(plan: Plan, data: ray.ObjectRef, line: ProgressLine) -> StudyResu
     tracker = Tracker(results.study, plan.folder, preflight.tracking_uri(plan), warn)
     tracker.begin()
     mirror = Mirror(plan.folder, plan.options.mirror, warn)
-    watcher = Watcher(plan, results, tracker, line, slots(plan), mirror.update)
+    watcher = Watcher(plan, results, tracker, line, 1 if data is None else slots(plan), mirror.update)
     watcher.recall()
     describe(plan, tracker, warn)
     if study is None:
         found = chosen_task_by_task(plan, data, watcher)
     else:
-        search(plan, data, watcher, study)
+        if data is not None:
+            search(plan, data, watcher, study)
         found = conclude(plan, watcher, study)
     found = finally_evaluated(found, data, watcher)
     results.end(state_of(found))
@@ -184,7 +200,7 @@ def conclude(plan: Plan, watcher: Watcher, study: optuna.Study) -> StudyResult:
     return StudyResult(plan, records, references, ranking, choice_of(ranking), None, interrupted)
 
 
-def chosen_task_by_task(plan: Plan, data: ray.ObjectRef, watcher: Watcher) -> StudyResult:
+def chosen_task_by_task(plan: Plan, data: Any, watcher: Watcher) -> StudyResult:
     """The continual protocol, its attempts written as they end."""
     decision, interrupted = Decision(), False
     try:
@@ -202,7 +218,7 @@ def chosen_task_by_task(plan: Plan, data: ray.ObjectRef, watcher: Watcher) -> St
     return StudyResult(plan, [], [], Ranking((SCORE,), [], frozenset()), decision.choice, decision, interrupted)
 
 
-def finally_evaluated(found: StudyResult, data: ray.ObjectRef, watcher: Watcher) -> StudyResult:
+def finally_evaluated(found: StudyResult, data: Any, watcher: Watcher) -> StudyResult:
     """The result with its final evaluation, where there is to be one."""
     plan = found.plan
     if not plan.options.final or found.choice is None or found.interrupted:

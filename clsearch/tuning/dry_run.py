@@ -27,6 +27,9 @@ from clsearch.tuning.selection import rows_of
 PROBES = (2, 10)
 """Steps per task of the two probes: what they differ by is the cost of steps, the rest that of a task."""
 
+BESIDES, BESIDES_A_TRIAL = 25.0, 0.5
+"""Seconds of a study, and of each of its trials, in which nothing is trained: measured on two cores."""
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -117,7 +120,8 @@ def time_of(plan: Plan, pace: Pace | None, steps: int, trials: int, most: str) -
     by = f"by a probe of {PROBES[1]} steps on this machine"
     if joins(plan):
         return f"{most}about {span(one)} a trial, {span(seconds)} of one worker in all; {by}"
-    return f"{most}about {span(one)} a trial, {span(seconds / at_a_time(plan))} in all, and some 10 s to start; {by}"
+    besides = f"records, starts and the report add some {span(BESIDES + BESIDES_A_TRIAL * trials)}"
+    return f"{most}about {span(one)} a trial, {span(seconds / at_a_time(plan))} in all to train, {by}; {besides}"
 
 
 def at_a_time(plan: Plan) -> int:

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from clsearch.core import metrics
 from clsearch.core.statistics import Interval, interval, paired_difference
-from clsearch.tuning.identity import stored
+from clsearch.tuning.identity import FINAL, stored
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.ranking import Choice, of_numbers
 
 PARTS = ("validation", "test")
-FINAL = "final.json"
 
 
 @dataclass(frozen=True)

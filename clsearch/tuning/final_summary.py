@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from clsearch.core.datasets import SOURCES
+from clsearch.core.parts import FOLDER
 from clsearch.core.statistics import Interval
 from clsearch.tuning.display import amount, plain_table, points, unit, words
 from clsearch.tuning.final import Final, Measured
@@ -70,7 +72,8 @@ def optimism_of(final: Final) -> list[str]:
         of = f" of tasks 1 to {searched}" if searched < every else ""
         test = ""
         if found.test is not None:
-            test = f", and {shown(found.test, metric=metric)} on test data{where}, {gain(metric, found.against_test)}"
+            against = gain(metric, found.against_test)
+            test = f", and {shown(found.test, metric=metric)} on test data{where}, {against} there"
         lines.append(
             f"Optimism: the search believed {amount(metric, found.believed):.2f}{unit(metric)} {words(metric)}{of}; "
             f"on {seeds} fresh seed{'s' * (seeds > 1)} the same configuration has "
@@ -85,10 +88,22 @@ def gain(metric: str, value: float) -> str:
     return f"{amount(metric, value):+.2f}{points(metric)}"
 
 
+def few_seeds(final: Final) -> list[str]:
+    """What is to be known of intervals that may leave what is possible."""
+    if len(final.seeds) != 2:
+        return []
+    return ["Two seeds: Student's t with one degree of freedom is 12.7, so these intervals say little; more seeds do."]
+
+
 def opened_of(final: Final) -> list[str]:
-    """How often test data was opened."""
+    """How often test data was opened. A user's own images are called by where they lie, before their digest."""
+    folders = {row.benchmark for row in final.rows if row.benchmark.startswith(FOLDER)}
+    own = f"{', '.join(sorted(folders))}, " if folders else ""
+    named = [
+        (opening, opening.data if opening.data in SOURCES else f"{own}{opening.data}") for opening in final.openings
+    ]
     return [
-        f"Test data of {opening.data} was opened once for this, after the choice; in this results folder it had been "
-        f"opened {opening.before} time{'s' * (opening.before != 1)} before."
-        for opening in final.openings
+        f"Test data of {name} was opened once for this, after the choice; in this results folder it had been opened "
+        f"{opening.before} time{'s' * (opening.before != 1)} before."
+        for opening, name in named
     ]

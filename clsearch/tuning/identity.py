@@ -8,13 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from clsearch.core.config import ConfigError
 from clsearch.core.datasets import Source
 from clsearch.core.registry import digest_of
+from clsearch.tuning.display import near
 from clsearch.tuning.options import Protocol
 from clsearch.tuning.plan import Plan
 
-STUDY, COMPARISON = "study.json", "comparison.json"
-"""Files of the folders of a study and of a comparison."""
+STUDY, COMPARISON, FINAL = "study.json", "comparison.json", "final.json"
+"""Files of the folders of a study and of a comparison; the last where test data was opened."""
 
 RAY = "ray"
 """Ray Tune's folder in a study's."""
@@ -61,6 +63,20 @@ def described(source: Source) -> dict[str, Any]:
         "groups": groups,
         "identity": source.identity or None,
     }
+
+
+def study_at(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a study and its study.json; a bare name may be of one in results/. Raises ConfigError."""
+    bare = len(folder.parts) == 1 and not folder.exists()
+    folder = (Path("results") / folder if bare else folder).resolve()
+    study = stored(folder / STUDY)
+    if study and "id" in study:
+        return folder, study
+    problem = f"results: must be the folder of a study, results/<study>; got {near(folder)}"
+    if compared := (stored(folder / COMPARISON) or {}).get("studies"):
+        others = ", ".join(near(folder.parent / name) for name in compared.values())
+        problem += f", a comparison of {others}: name one of them, or open {near(folder)}/comparison.html"
+    raise ConfigError([problem])
 
 
 class Bounds(dict[str, Any]):

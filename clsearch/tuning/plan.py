@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clsearch.core.config import PARTS, ConfigError, TrialConfig, fields_of, preset_settings
+from clsearch.core.errors import meant
 from clsearch.tuning.options import Options, Protocol
 from clsearch.tuning.protocols import (
     DECAYING,
@@ -130,7 +131,9 @@ def make_plan(
     shared = {k: v for k, v in settings.items() if k not in (own.keys() | space.keys()) and v is not None}
     known = {*fields_of(algorithm), *Options.model_fields} if algorithm in PARTS else set(settings)
     if unknown := [name for name in settings if name not in known]:
-        raise ConfigError([f"{name}: unknown; known are {', '.join(sorted(known))}" for name in unknown])
+        raise ConfigError(
+            [f"{name}: unknown{meant(name, known)}; known are {', '.join(sorted(known))}" for name in unknown]
+        )
     options = Options.of(own)
     config = TrialConfig.of(algorithm, shared)
     if options.preset and not preset_settings(algorithm, options.preset):

@@ -41,6 +41,7 @@ class ProgressLine:
         self.earlier = 0
         self.started = time.monotonic()
         self.last_plain = -PLAIN_SECONDS
+        self.untold = False
         self.moves = console.is_terminal and not quiet
         self.bar = Progress(SpinnerColumn(), BarColumn(bar_width=12), TextColumn("{task.description}"), console=console)
         self.row = self.bar.add_task("starting Ray", total=trials)
@@ -86,6 +87,7 @@ class ProgressLine:
             return
         if record.ended and not (before is not None and before.ended):
             self.recent.append(record)
+            self.untold = True
         if record.state == "finished":
             value = record.metrics[self.objective]
             better = max if sign(self.objective) > 0 else min
@@ -97,9 +99,10 @@ class ProgressLine:
         done = self.done()
         self.bar.update(self.row, completed=done, description=self.line())
         now = time.monotonic()
-        due = now - self.last_plain >= PLAIN_SECONDS or done == self.total
-        if not self.console.is_terminal and record.state != "running" and due:
-            self.last_plain = now
+        # After an end, once another trial has moved: until then its worker counts as idle.
+        due = record.state == "running" and now - self.last_plain >= PLAIN_SECONDS
+        if not self.console.is_terminal and self.untold and (due or done == self.total):
+            self.last_plain, self.untold = now, False
             self.tell(self.line())
 
     def done(self) -> int:

@@ -152,10 +152,13 @@ def metrics_after(record: TrialRecord, step: int) -> dict[str, float]:
 
 
 def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
-    """The command that trains the best configuration again as a study of its own; None outside a script."""
-    if plan.command is None:
+    """The command that trains the best configuration again as a study of its own, without opening test data once more;
+    None outside a script, and where nothing was searched, so that the study's own command does that.
+    """
+    if plan.command is None or not plan.space:
         return None
-    words, dropped = [], {"--name", "--trials", "--sampler", "--grid-points", "--sampler-seed"}
+    words, dropped = [], {"--name", "--trials", "--sampler", "--grid-points", "--sampler-seed", "--pruner"}
+    dropped |= {"--no-final", "--report-seeds"}
     dropped |= {"--" + name.replace("_", "-") for name in plan.space}
     keep = True
     for word in plan.command:
@@ -165,7 +168,7 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
             words.append(word)
     for name, value in best.values.items():
         words += ["--" + name.replace("_", "-"), repr(value)]
-    return shlex.join([*words, "--trials", "1", "--name", f"{plan.options.name}-best"])
+    return shlex.join([*words, "--trials", "1", "--no-final", "--name", f"{plan.options.name}-best"])
 
 
 def best_content(

@@ -14,7 +14,7 @@ from clsearch.core.method_parts import Requests, requests_of
 from clsearch.tuning.continual import Decision, read_begun
 from clsearch.tuning.display import near
 from clsearch.tuning.final import Final, openings_of, read_final
-from clsearch.tuning.identity import STUDY, stored
+from clsearch.tuning.identity import stored, study_at
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.ranking import Ranking, rank, unlearning_of
 from clsearch.tuning.records import TrialRecord, read_trials
@@ -117,10 +117,7 @@ def plain(algorithm: str) -> str:
 
 def read_study(folder: Path) -> Reading:
     """A study as its folder has it, whether it ended or not. Raises ConfigError where there is none."""
-    folder = folder.resolve()
-    study = stored(folder / STUDY)
-    if not study or "id" not in study:
-        raise ConfigError([f"results: must be the folder of a study, results/<study>; got {near(folder)}"])
+    folder, study = study_at(folder)
     records, best = list(read_trials(folder).values()), stored(folder / "best.json") or {}
     wanted = {name: place for place, name in enumerate(study["references"])}
     references = [record for record in records if record.number is None]

@@ -34,7 +34,7 @@ def write_report(folder: Path) -> Path:
     study = read_study(folder)
     path = study.folder / REPORT
     content = page(
-        f"{study.name} – clsearch", question(study), answer(study), notes(study), parts_of(study), text.footer(study)
+        f"{study.name} – clsearch", question(study), answer(study), notes(study), parts_of(study), text.footer([study])
     )
     write_atomically(path, content.encode())
     return path
@@ -44,7 +44,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
     """Write a page that compares studies; gives its path. Raises ConfigError where one of them is none."""
     studies = [read_study(folder) for folder in folders]
     names = ", ".join(study.name for study in studies)
-    content = page(f"{names} – clsearch", names, [], [], comparison_parts(studies), text.footer(studies[0]))
+    content = page(f"{names} – clsearch", names, [], [], comparison_parts(studies), text.footer(studies))
     write_atomically(path, content.encode())
     return path
 

@@ -31,7 +31,7 @@ NOT_PAIRED = (
     "compared seed by seed."
 )
 OVER_TASKS = (
-    "Mean accuracy over the tasks learned and retained so far, of each study's choice; bands are one standard "
+    "Mean accuracy over the tasks learned{retained} so far, of each study's choice; bands are one standard "
     "deviation over seeds. On test data and fresh seeds where a study has them, else as its search measured."
 )
 
@@ -39,12 +39,13 @@ OVER_TASKS = (
 def comparison_parts(studies: Sequence[Reading]) -> list[Part]:
     """The sections of a page of several studies."""
     rows, along = differences(studies), learning(studies)
+    over_tasks = OVER_TASKS.format(retained=" and retained" * any(study.requests for study in studies))
     head = ("average accuracy on test data", "difference (points)", "95 % interval")
     tables = [Table(head, rows)] if rows else []
     return [
         Part("studies", "What each study found", (), drawn(standing(studies), "studies"), [overview(studies)]),
         Part("differences", "Paired differences", [PAIRED if rows else NOT_PAIRED], (), tables),
-        Part("learning", "Accuracy over the tasks seen", [OVER_TASKS], drawn(along, "learning")),
+        Part("learning", "Accuracy over the tasks seen", [over_tasks], drawn(along, "learning")),
         *(Part(f"study-{n}", study.name, answer(study)) for n, study in enumerate(studies, start=1)),
     ]
 
@@ -52,7 +53,7 @@ def comparison_parts(studies: Sequence[Reading]) -> list[Part]:
 def overview(studies: Sequence[Reading]) -> Table:
     """A row per study: what it is of, what it chose, what that reaches on test data."""
     what = ("study", "algorithm", "benchmark", "protocol", "chosen")
-    reaches = ("test accuracy", "95 % interval", "forgetting", "optimism (points)")
+    reaches = ("test accuracy", "95 % interval", "forgetting", "optimism on validation, on test data (points)")
     return Table((*what, *reaches), [[*what_of(study), *reached_by(study)] for study in studies])
 
 
@@ -75,8 +76,10 @@ def reached_by(study: Reading) -> list[str]:
     found = final.intervals(row, "test")
     forgotten = value(found[FORGETTING].mean) if FORGETTING in found else "–"
     optimism = "–"
-    if final.optimism and final.optimism[0].test is not None:
-        optimism = f"{amount(final.optimism[0].metric, final.optimism[0].against_test):+.2f}"
+    if final.optimism:
+        believed = final.optimism[0]
+        against = (believed.against_validation, believed.against_test)
+        optimism = ", ".join("–" if x != x else f"{amount(believed.metric, x):+.2f}" for x in against)
     return [value(found[ACCURACY].mean), span(found[ACCURACY]), forgotten, optimism]
 
 

@@ -138,8 +138,10 @@ def of_again(study: Reading) -> list[str]:
     if not study.study["command"]:
         return ["The study was started from Python: the script that made it runs it again."]
     return [
-        "On a CPU, with one worker, the first command gives the same trials; the second trains the chosen "
-        "configuration alone."
+        "While this folder is there, the first command prints its record again; with another --results it searches "
+        "anew. Where trials run side by side, what each follows from differs every time: two searches have the same "
+        "trials on a CPU with --max-concurrent 1. The second trains the chosen configuration alone, and opens no test "
+        "data."
     ]
 
 
@@ -170,6 +172,8 @@ def opened(study: Reading) -> str:
     return said if study.final is not None else f"{said}; the evaluation did not end"
 
 
-def footer(study: Reading) -> str:
+def footer(studies: Sequence[Reading]) -> str:
     """The last line."""
-    return f"Made by clsearch {study.study['versions']['clsearch']} from {study.name}/, which has all of these numbers."
+    made, have = studies[0].study["versions"]["clsearch"], "has" if len(studies) == 1 else "have"
+    folders = ", ".join(f"{study.name}/" for study in studies)
+    return f"Made by clsearch {made} from {folders}, which {have} all of these numbers."

@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 
 from clsearch.core.config import ConfigError
 from clsearch.tuning.display import near
-from clsearch.tuning.identity import COMPARISON, MAY_CHANGE, STUDY, Bounds, description, stored
+from clsearch.tuning.identity import COMPARISON, FINAL, MAY_CHANGE, STUDY, Bounds, description, stored
+from clsearch.tuning.options import Protocol
 from clsearch.tuning.plan import Plan
 
 
@@ -69,6 +70,20 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
     ]
     if problems:
         raise ConfigError([*problems[:-1], problems[-1] + ways_out(plan.folder, comparison)])
+
+
+def nothing_left(plan: Plan) -> bool:
+    """Whether a folder holds this very study, done to its end."""
+    found = None if plan.options.fresh else stored(plan.folder / STUDY)
+    if not found or found.get("state") != "finished":
+        return False
+    if plan.options.final and not (stored(plan.folder / FINAL) or {}).get("rows"):
+        return False
+    trials = list(plan.folder.glob("trials/trial_*/record.json"))
+    if plan.protocol is not Protocol.CONTINUAL and len(trials) != plan.trials:
+        return False
+    new = description(plan)
+    return settled(found) == settled(new) and all(found.get(name) == new[name] for name in MAY_CHANGE)
 
 
 def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> None:

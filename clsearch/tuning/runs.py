@@ -19,8 +19,8 @@ from clsearch.core.files import made_once
 from clsearch.core.metrics import over_seeds
 from clsearch.tuning.continual import Decision, metrics_of
 from clsearch.tuning.figures import accuracy_matrix
-from clsearch.tuning.final import FINAL, PARTS, Final, content_of
-from clsearch.tuning.identity import Bounds, finite
+from clsearch.tuning.final import PARTS, Final, content_of
+from clsearch.tuning.identity import FINAL, Bounds, finite
 from clsearch.tuning.mlflow_pages import COMPARED, VIEW_TAG, base_of, comparison_page, trials_page, view_name, view_of
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.ranking import metrics_after

@@ -78,6 +78,16 @@ def begin(plan: Plan) -> None:
         raise ConfigError([f"{rule}; got {address} ({type(error).__name__}: {said})"]) from None
 
 
+def size_of_cluster() -> str:
+    """Which cluster this process is in, in words."""
+    there, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+    gpus = f", {there['GPU']:g} GPUs" if there.get("GPU") else ""
+    return (
+        f"in the cluster at {ray.get_runtime_context().gcs_address}: {nodes} node{'s' * (nodes > 1)}, "
+        f"{there.get('CPU', 0):g} CPUs{gpus}, {ray.available_resources().get('CPU', 0):g} of them free"
+    )
+
+
 def holds(plan: Plan, node: dict[str, Any]) -> bool:
     """Whether a node may come to hold a trial."""
     there = preflight.offer(node)

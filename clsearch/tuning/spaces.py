@@ -127,13 +127,18 @@ def check_space(algorithm: str, space: Space, settings: dict[str, Any], source: 
         for name in space
         if name not in own
     ]
+    problems += [
+        f"{name}: must be a Range or a LogRange, from low to high; got {values!r}"
+        for name, values in space.items()
+        if not isinstance(values, Range)
+    ]
     if "distillation_temperature" in space and settings.get("distance") == "mse":
         problems.append(
             "distillation_temperature: must not be searched where distance is mse, which has no temperature; give one "
             "value instead of a range, or another distance"
         )
     for name, values in space.items():
-        if name in own:
+        if name in own and isinstance(values, Range):
             problems += _range_problems(algorithm, name, values, settings, source)
     if problems:
         raise ConfigError(problems)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from clsearch.core.config import ConfigError
 from clsearch.tuning.display import near, whole
-from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
+from clsearch.tuning.final_summary import few_seeds, final_table, opened_of, optimism_of
 from clsearch.tuning.listing import state_of
 from clsearch.tuning.reading import read_study
 from clsearch.tuning.report import REPORT
@@ -30,7 +30,7 @@ def show_study(console: Console, folder: Path) -> None:
         whole(console, decision_table(study.decision))
     if study.final is not None:
         whole(console, final_table(study.final))
-        say(console, *optimism_of(study.final), *opened_of(study.final))
+        say(console, *few_seeds(study.final), *optimism_of(study.final), *opened_of(study.final))
     say(console, *of_cost(study), "")
     rows = [("Record", f"{near(study.folder)}/")]
     rows += [("Report", f"{near(study.folder)}/{REPORT}")] * (study.folder / REPORT).exists()

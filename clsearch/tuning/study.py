@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from clsearch.core.config import PRESETS, ConfigError, TrialConfig, preset_settings
 from clsearch.core.datasets import Data
+from clsearch.core.errors import NOBODY_READS, nobody_reads
+from clsearch.core.errors import tell as refused
 from clsearch.core.parts import FOLDER
 from clsearch.tuning.command_line import Invocation, parse, untied
 from clsearch.tuning.config_file import option, written
@@ -106,10 +108,11 @@ def exit_with(run: Callable[[], int]) -> NoReturn:
     try:
         code = run()
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+        refused(error)
         sys.exit(2)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            sys.exit(NOBODY_READS)
         if isinstance(error, ConnectionError):
             raise
         print(f"error: results: must stay writable while a study runs; got {error}", file=sys.stderr)
@@ -122,6 +125,12 @@ def exit_with(run: Callable[[], int]) -> NoReturn:
 
 
 def _carry_out(plan: Plan) -> StudyResult:
+    from clsearch.tuning.resume import nothing_left
+
+    if nothing_left(plan):
+        from clsearch.tuning.driver import tell_again
+
+        return tell_again(plan)
     held = [prepared(plan)]
     from clsearch.tuning.driver import execute
 

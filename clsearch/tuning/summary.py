@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from clsearch.core.config import TrialConfig
 from clsearch.core.method_parts import requests_of
 from clsearch.tuning.continual import RATE, SCORE, SHARE, Decision
 from clsearch.tuning.display import amount, near, plain_table, points, titled, whole, without_password, words
-from clsearch.tuning.final_summary import final_table, opened_of, optimism_of
+from clsearch.tuning.final_summary import few_seeds, final_table, opened_of, optimism_of
 from clsearch.tuning.mlflow_pages import HOST, PORT
 from clsearch.tuning.objectives import sign
 from clsearch.tuning.plan import Plan
@@ -48,7 +48,7 @@ def show(console: Console, found: StudyResult) -> None:
         say(console, *task_classes(plan.config))
     if found.final is not None:
         whole(console, final_table(found.final))
-        say(console, *optimism_of(found.final), *opened_of(found.final))
+        say(console, *few_seeds(found.final), *optimism_of(found.final), *opened_of(found.final))
     pruned = pruned_of(plan, found.records)
     say(
         console,
@@ -64,7 +64,7 @@ def tell_best(console: Console, ranking: Ranking, references: list[TrialRecord],
     """Print the best trials beside the references, and the best one's matrix. searched: names of hyperparameters."""
     best = ranking.trials[0]
     values = ", ".join(f"{name} = {value:.4g}" for name, value in best.values.items())
-    kind = "Knee of the Pareto front" if ranking.front else "Best configuration"
+    kind = "Knee of the Pareto front" if ranking.front else "Best configuration" if searched else "Configuration"
     console.print(f"[bold]{kind}[/bold] (trial {best.number}): {values or 'as given'}")
     whole(console, top_table(ranking, references, searched))
     say(console, *reading(ranking, references))
@@ -165,7 +165,9 @@ def reading(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
     if ranking.front:
         lines += front_reading(ranking)
     if len(best.seeds) == 1:
-        lines.append("One seed has no interval: no trial can be told from the best.")
+        lines.append(
+            "One seed has no interval" + (": no trial can be told from the best." if len(ranking.trials) > 1 else ".")
+        )
     elif len(ranking.trials) > 1:
         others, every = len(ranking.close) - 1, " in every objective" if ranking.front else ""
         lines.append(
@@ -179,7 +181,8 @@ def reading(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
             interval = f", 95 % interval {ends[0]} to {ends[1]}" if d.low == d.low else ""
             of = "" if name == "average_accuracy" else f" of {words(name)}"
             lines.append(f"Against {reference.algorithm}: {amount(name, d.mean):+.2f}{points(name)}{of}{interval}.")
-    lines.append("The best was chosen on these same numbers, so its own score is optimistic.")
+    if len(ranking.trials) > 1:
+        lines.append("The best was chosen on these same numbers, so its own score is optimistic.")
     return lines
 
 
@@ -249,26 +252,39 @@ def matrix_table(best: TrialRecord) -> Table:
 def where(console: Console, found: StudyResult) -> None:
     """The paths of what was written, and the commands that go on from here."""
     plan, best = found.plan, found.best
-    folder, uri = near(plan.folder), tracking_uri(plan) or default_store(plan.folder)
+    folder = near(plan.folder)
     search = "attempts.csv" if found.decision is not None else "trials.csv, references.csv, trials/"
-    final = ", final.json, final.csv" if found.final is not None else ""
-    rows = [("Record", f"{folder}/ (study.json, {search}, best.json{final})")]
+    more = ", front.csv" * bool(found.ranking.front) + ", final.json, final.csv" * (found.final is not None)
+    rows = [("Record", f"{folder}/ (study.json, {search}, best.json{more})")]
     rows += [("Report", f"{folder}/report.html")] * (plan.folder / "report.html").exists()
     rows += [("Picture", f"{folder}/{name}") for name in ("response.png", "front.png") if (plan.folder / name).exists()]
-    if uri.startswith("sqlite:"):
-        store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan.folder) else uri
-        words = [near(Path(sys.executable)), "-m", "mlflow", "server", "--backend-store-uri", store]
-        words += ["--host", HOST, "--port", str(PORT)]
-        then = "" if found.pages else f"   then open http://{HOST}:{PORT}"
-        rows.append(("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {shlex.join(words)}{then}"))
-    else:
-        rows.append(("MLflow", f"{without_password(uri)}, experiment {plan.options.name}"))
-    rows += found.pages.items()
+    rows += [mlflow_row(plan, bool(found.pages)), *found.pages.items()]
     command = rerun_command(plan, best) if best is not None else None
     if command:
         rows.append(("Again", command))
     if found.interrupted:
         rows.append(("Go on", shlex.join(plan.command) if plan.command else "run the same study again"))
     console.print()
+    places(console, rows)
+
+
+def mlflow_row(plan: Plan, pages: bool) -> tuple[str, str]:
+    """Where the runs are, or the command that serves them. pages: whether their addresses are said."""
+    uri = tracking_uri(plan) or default_store(plan.folder)
+    if not uri.startswith("sqlite:"):
+        return "MLflow", f"{without_password(uri)}, experiment {plan.options.name}"
+    store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan.folder) else uri
+    then = "" if pages else f"   then open http://{HOST}:{PORT}"
+    return "MLflow", f"{server_command(store)}{then}"
+
+
+def server_command(store: str) -> str:
+    """The command that serves a store of MLflow's at the address that pages are given with."""
+    words = [near(Path(sys.executable)), "-m", "mlflow", "server", "--backend-store-uri", store]
+    return f"MLFLOW_DISABLE_TELEMETRY=true {shlex.join([*words, '--host', HOST, '--port', str(PORT)])}"
+
+
+def places(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    """Print paths, addresses and commands, unbroken."""
     for name, value in rows:
         console.print(f"{name:<8} {value}", highlight=False, markup=False, soft_wrap=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from clsearch.core.config import ConfigError
 from clsearch.tuning.continual import Decision, read_begun
 from clsearch.tuning.display import near
 from clsearch.tuning.final import openings_of
-from clsearch.tuning.identity import STUDY, stored
+from clsearch.tuning.identity import stored, study_at
 from clsearch.tuning.preflight import check_tracking
 from clsearch.tuning.reading import read_study
 from clsearch.tuning.records import latest, read_trials
@@ -17,6 +16,7 @@ from clsearch.tuning.report import REPORT, write_report
 from clsearch.tuning.report_note import note_of
 from clsearch.tuning.resume import claimed
 from clsearch.tuning.runs import Runs, default_store
+from clsearch.tuning.summary import server_command
 from clsearch.tuning.tracking import quiet
 
 
@@ -26,10 +26,7 @@ def sync(folder: Path, uri: str | None) -> str:
 
     Raises ConfigError where there is no study, another process runs it, or the store can't be used.
     """
-    folder = folder.resolve()
-    study = stored(folder / STUDY)
-    if not study or "id" not in study:
-        raise ConfigError([f"results: must be the folder of a study, results/<study>; got {near(folder)}"])
+    folder, study = study_at(folder)
     check_tracking(uri)
     quiet()
     with claimed(folder):
@@ -38,6 +35,8 @@ def sync(folder: Path, uri: str | None) -> str:
         before = len(runs.ids)
         send(runs, folder)
     lines = [f"{near(folder)}: {len(runs.ids)} runs in MLflow, {len(runs.ids) - before} of them new"]
+    if (store := uri or default_store(folder)).startswith("sqlite:"):
+        lines.append(f"{'MLflow':<8} {server_command(store)}")
     lines += [f"{name:<8} {page}" for name, page in runs.pages(read_study(folder).ranking.trials).items()]
     return "\n".join(lines)
 

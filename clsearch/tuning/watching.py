@@ -19,7 +19,8 @@ from ray.tune.experiment import Trial
 
 from clsearch.tuning.continual import ATTEMPTS, Decision
 from clsearch.tuning.display import last_line
-from clsearch.tuning.final import FINAL, Final, accuracies_of, content_of, table_of
+from clsearch.tuning.final import Final, accuracies_of, content_of, table_of
+from clsearch.tuning.identity import FINAL
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.placement import remedy
 from clsearch.tuning.plan import Plan

@@ -73,7 +73,7 @@ def in_peace(record: TrialRecord) -> np.ndarray:
 
 
 def test_a_node_that_dies_gives_its_trials_to_the_others(nodes: Nodes, folder: Path) -> None:
-    process = started(nodes, folder, *TINY, "--epochs", "60")
+    process = started(nodes, folder, *TINY, "--epochs", "40")
 
     def on_third() -> bool:
         return any(r.place == "third" and r.state == "running" for r in read_trials(folder).values())

@@ -184,17 +184,16 @@ def killing(folder: Path, times: int, label: str = "trial_00000") -> Iterator[li
     ended = threading.Event()
 
     def kill() -> None:
-        seen = b""
+        seen, found = b"", list[psutil.Process]()
         while len(killed) < times and not ended.wait(0.005):
+            if not found:  # looked for while it starts: it takes longer than a task
+                found = [process for process in workers_of("ray::LwFTrainable") if process.pid not in killed]
             with contextlib.suppress(FileNotFoundError):
                 state = (folder / "trials" / label / "state.pt").read_bytes()
-                if state == seen or TrialState.tasks_in(state) > 3:  # too late: it may train another trial by then
-                    continue
-                for process in workers_of("ray::LwFTrainable"):
-                    process.kill()
-                    killed.append(process.pid)
-                    seen = state
-                    break
+                if found and state != seen and TrialState.tasks_in(state) <= 3:  # later it may train another trial
+                    found[0].kill()
+                    killed.append(found[0].pid)
+                    seen, found = state, []
 
     killer = threading.Thread(target=kill)
     killer.start()

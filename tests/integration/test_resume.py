@@ -190,11 +190,17 @@ def whole(ray_session: str, results: Path) -> StudyResult:
     return study(results, "whole", trials=3).run()
 
 
-def test_a_study_that_is_done_is_told_again_and_nothing_is_trained_or_opened(whole: StudyResult, results: Path) -> None:
+def test_a_study_that_is_done_is_told_again_and_nothing_is_trained_or_opened(
+    whole: StudyResult, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before, openings, runs = written(whole.plan.folder), len(read_openings(results)), mlflow_runs(results, "whole")
     began = time.monotonic()
     again = study(results, "whole", trials=3).run()
     assert time.monotonic() - began < 60
+    said = capsys.readouterr().err
+    assert "done already: nothing is trained, nothing is opened" in said
+    assert "checking" not in said
+    assert "starting Ray" not in said
     assert again.exit_code == 0
     assert again.choice == whole.choice
     assert [row.configuration for row in again.final.rows] == ["chosen", "finetuning"]

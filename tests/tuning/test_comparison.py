@@ -94,7 +94,7 @@ def test_a_range_that_continual_cannot_search_is_refused_there():
     ("call", "message"),
     [
         (lambda: methods(typo=1), "typo: unknown; known are "),
-        (lambda: methods({"a": {"trails": 3}}), "trails: unknown; known are "),
+        (lambda: methods({"a": {"trails": 3}}), "trails: unknown (did you mean trials?); known are "),
         (lambda: methods({"a": {"algorithm": "ewcc"}}), "algorithm: must be one of finetuning, "),
         (lambda: methods(protocol="firstk"), "protocol: must be 'end_of_sequence', "),
         (lambda: methods({}), "kind: must be one of methods, protocols, of at least one study; got 'methods'"),

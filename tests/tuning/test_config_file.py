@@ -9,6 +9,7 @@ import yaml
 
 from clsearch import ConfigError, LogRange
 from clsearch.tuning.config_file import written
+from clsearch.tuning.display import near
 from clsearch.tuning.identity import description
 from tests.tuning.builders import STUDIES, study_of
 
@@ -78,13 +79,49 @@ def test_the_recorded_command_needs_no_file(file: Path) -> None:
         ("epoch: 7", "config: epoch in "),
         ("- epochs", "config: must be a YAML file with a line `option: value` for each option; got "),
         ("", "config: must be a YAML file with a line `option: value` for each option; got "),
-        ("epochs: {a: 1}", "config: epochs must be a value or a list of values; got {'a': 1}"),
+        ("epochs: {a: 1}", "must be a value or a list of values; got {'a': 1}"),
         ("epochs: [", "config: must be a YAML file of options; got "),
     ],
 )
 def test_what_is_no_file_of_options_is_refused(file: Path, content: str, rule: str) -> None:
     file.write_text(content)
-    assert refusal(study_of(), "--config", str(file)).startswith(rule)
+    said = refusal(study_of(), "--config", str(file))
+    assert said.startswith("config: ")
+    assert rule in said
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("trials: abc", "config: trials in {} must be a whole number; got 'abc'"),
+        ("seeds: [1, 2]", "config: seeds in {} must be one value; got [1, 2]"),
+        ("final: perhaps", "config: final in {} must be true or false; got 'perhaps'"),
+        ("hidden: [a]", "config: hidden in {} must be a whole number; got ['a']"),
+        ("distillation_factor: [a, 2]", "config: distillation_factor in {} must be a number; got ['a', 2]"),
+        ("optimizer: sdg", "config: optimizer in {} must be 'sgd', 'adam' or 'adamw'; got 'sdg'"),
+        ("trails: 3", "config: trails in {} is no option (did you mean trials?); known are "),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_with_the_option_and_the_file(file: Path, content: str, rule: str) -> None:
+    file.write_text(content)
+    assert refusal(study_of("lwf"), "--config", str(file)).startswith(rule.format(near(file)))
+
+
+@pytest.mark.parametrize(
+    "content", ["hidden: 8", "distillation_factor: 1e-3", "trials: null", "distillation_factor: [1e-3, 2]"]
+)
+def test_one_value_stands_for_several_and_numbers_may_be_written_as_people_do(file: Path, content: str) -> None:
+    file.write_text(content)
+    assert study_of().plan_for(["--config", str(file)])
+
+
+def test_what_is_not_set_is_printed_as_comments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        study_of(trials=None).main(["--print-config"])
+    printed = capsys.readouterr().out
+    assert "\n# Not set:\n# trials: 32\n" in printed
+    assert "\n# data_root:\n" in printed
+    assert not any(line.startswith("# distillation") for line in printed.splitlines())
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

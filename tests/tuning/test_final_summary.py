@@ -161,7 +161,7 @@ def test_optimism_is_a_sentence_with_what_was_believed_and_what_was_found():
     assert optimism_of(final_of(row_of())) == [
         "Optimism: the search believed 95.00 % average accuracy; on 3 fresh seeds the same configuration has 93.00 "
         "(90.52 to 95.48) on validation data, +2.00 points of optimism, and 91.00 (88.52 to 93.48) on test data, +4.00 "
-        "points."
+        "points there."
     ]
 
 
@@ -185,7 +185,7 @@ def test_where_other_tasks_are_reported_optimism_says_that_the_test_is_of_those(
     reported, full = row_of(on="reported", tasks=(3, 4, 5), scores=(0.7, 0.7, 0.7)), row_of(forgotten=0)
     (line,) = optimism_of(final_of(reported, full, plan=plan_of(protocol="first_k", first_k=2)))
     assert "has 93.00 (90.52 to 95.48) on validation data, +2.00 points" in line
-    assert line.endswith("and 70.00 (70.00 to 70.00) on test data of what is reported, +25.00 points.")
+    assert line.endswith("and 70.00 (70.00 to 70.00) on test data of what is reported, +25.00 points there.")
 
 
 def test_a_choice_that_diverged_has_no_sentence():

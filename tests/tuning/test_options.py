@@ -306,13 +306,13 @@ REFUSED = [
     ("learning_rates", (0.1, 0.0), "must all be greater than 0"),
     ("learning_rates", (0.1, 0.1), "must name each at most once"),
     ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
-    ("name", "../evil", "pattern"),
-    ("name", "a/b", "pattern"),
-    ("name", "", "pattern"),
-    ("name", "..", "pattern"),
-    ("name", ".hidden", "pattern"),
-    ("name", "a b", "pattern"),
-    ("name", "a\n", "pattern"),
+    ("name", "../evil", "letter or digit"),
+    ("name", "a/b", "letter or digit"),
+    ("name", "", "letter or digit"),
+    ("name", "..", "letter or digit"),
+    ("name", ".hidden", "letter or digit"),
+    ("name", "a b", "letter or digit"),
+    ("name", "a\n", "letter or digit"),
 ]
 
 

@@ -96,18 +96,21 @@ def test_nothing_is_left_at_the_end(line, plan):
     assert "left" not in line.line()
 
 
-def test_without_a_terminal_there_is_a_plain_line_per_ended_trial(plan, monkeypatch):
+def test_without_a_terminal_there_is_a_plain_line_per_ended_trial_once_its_worker_has_another(plan, monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
     line = ProgressLine(Console(file=io.StringIO(), width=80), 3)
     with line.shown():
         line.say("starting Ray")
         line.update(record_of(plan, 0, [0.5, 0.5], state="running", learned=1))
         line.update(record_of(plan, 0, [0.5, 0.5]))
+        line.update(record_of(plan, 1, [0.5, 0.5], state="running", learned=0))
         line.update(record_of(plan, 1, [0.5, 0.5], state="failed", learned=0))
+        for learned in range(3):
+            line.update(record_of(plan, 2, [0.5, 0.5], state="running", learned=learned))
     first, second, third = printed(line)
     assert first == "starting Ray"
-    assert second.startswith("1/3 trials · 0 running · best 50.00 %")
-    assert third.startswith("2/3 trials · 0 running · 1 failed · best 50.00 %")
+    assert second.startswith("1/3 trials · 1 running · best 50.00 %")
+    assert third.startswith("2/3 trials · 1 running · 1 failed · best 50.00 %")
     assert "\x1b" not in line.console.file.getvalue()
 
 
@@ -115,6 +118,7 @@ def test_plain_lines_keep_their_distance_but_the_last_is_always_told(plan, monke
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 1e9)
     line = ProgressLine(Console(file=io.StringIO(), width=80), 3)
     for number in range(3):
+        line.update(record_of(plan, number, [0.5, 0.5], state="running", learned=1))
         line.update(record_of(plan, number, [0.5, 0.5]))
     assert [text.split()[0] for text in printed(line)] == ["1/3", "3/3"]
 

@@ -325,9 +325,10 @@ def test_the_command_trains_the_same_configuration_on_the_same_seeds(args):
     assert again.seeds == plan.seeds
     assert again.options.results == plan.options.results
     assert (again.space, again.trials) == ({}, 1)
-    for name in ("protocol", "tasks", "reported", "report_seeds", "objectives"):
+    for name in ("protocol", "tasks", "reported", "objectives"):
         assert getattr(again, name) == getattr(plan, name)
-    assert again.options.final == plan.options.final
+    assert not again.options.final  # test data is not opened once more
+    assert rerun_command(again, record_of(again, 0, [0.5] * 3, {})) is None
     assert again.report == (plan.report and plan.trial_config(values, on=plan.report))
 
 

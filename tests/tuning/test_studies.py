@@ -62,6 +62,21 @@ def test_what_is_no_study_is_refused(tmp_path: Path, capsys, command: str) -> No
     assert capsys.readouterr().err.startswith("error: results: must be the folder of a study, results/<study>; got ")
 
 
+def test_a_comparison_names_its_studies_where_one_is_asked_for(tmp_path: Path, capsys) -> None:
+    (tmp_path / "pair").mkdir()
+    (tmp_path / "pair" / "comparison.json").write_text('{"studies": {"a": "pair-a", "b": "pair-b"}}')
+    assert main(["show", str(tmp_path / "pair")]) == 2
+    said = capsys.readouterr().err
+    assert f"got {tmp_path}/pair, a comparison of {tmp_path}/pair-a, {tmp_path}/pair-b: name one of them" in said
+
+
+def test_a_bare_name_is_of_a_study_in_results(whole: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "results").mkdir()
+    whole.rename(tmp_path / "results" / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert "Best configuration (trial 2)" in printed(capsys, "show", "mine")
+
+
 def test_best_of_nothing_is_refused(tmp_path: Path, capsys) -> None:
     assert main(["best", str(written(plan_of(tmp_path), [], state="running"))]) == 2
     assert "of which a trial has finished" in capsys.readouterr().err

@@ -219,7 +219,8 @@ def test_a_reference_that_failed_has_no_row_but_its_reason(plan):
 def test_a_study_that_searches_nothing_is_shown_as_given(tmp_path):
     plan = plan_of(tmp_path, space={})
     text = shown(plan, [record_of(plan, 0, [0.9] * 3, {})])
-    assert "Best configuration (trial 0): as given" in text
+    assert "\nConfiguration (trial 0): as given" in text
+    assert "optimistic" not in text
 
 
 # Where everything is
@@ -448,7 +449,7 @@ def test_the_final_evaluation_is_one_table_one_optimism_and_one_opening(tmp_path
     assert said.count("Optimism: ") == 1
     assert "the search believed 95.00 % average accuracy" in said
     assert "+3.00 points of optimism" in said
-    assert "+14.00 points." in said
+    assert "+14.00 points there." in said
     assert said.count("was opened once for this") == 1
     assert "it had been opened 4 times before" in said
     assert "No final evaluation" not in said
