@@ -16,6 +16,7 @@ from clsearch.core.lessons import Lesson, epochs_of, prepare_lesson
 from clsearch.core.method_parts import unlearned_by
 from clsearch.core.networks import Params, allowed_mask, per_member, restricted
 from clsearch.core.optimizers import Moments
+from clsearch.core.prefix import first_task, shares
 from clsearch.core.regularizers import Student
 from clsearch.core.run import Run
 from clsearch.core.samples import Batch, Samples
@@ -220,7 +221,11 @@ def of_retained(accuracy: Tensor, unlearning: dict[str, Tensor]) -> Tensor:
 def attempted(run: Run, state: TrialState) -> TrialState:
     """The next task, trained and nothing else: not remembered, not measured. Raises DivergedError."""
     before = state if run.course is Course.CONTINUAL else restarted(run, state)
-    return train_task(run, before, run.benchmark.tasks[state.tasks_learned])
+
+    def train() -> TrialState:
+        return train_task(run, before, run.benchmark.tasks[state.tasks_learned])
+
+    return first_task(run, before, train) if shares(run, state) else train()
 
 
 def remembered(run: Run, trained: TrialState) -> TrialState:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ class Run:
     """One configuration on M seeds, ready to train; each seed is a member.
 
     references: number of tasks learned -> parameters of a model that never saw those unlearned by then, see
-    `retraining`.
+    `retraining`. prefixes: the folder where trials leave the first task for each other, see `prefix`; None: they don't.
     """
 
     config: TrialConfig
@@ -38,6 +40,7 @@ class Run:
     course: Course
     hyperparameters: Hyperparameters
     references: Mapping[int, Params] = field(default_factory=dict)
+    prefixes: Path | None = None
 
     def with_numbers(self, values: Mapping[str, float]) -> Run:
         """The run with other values of some hyperparameters (of NUMBERS), the same for all members. Its states go on
@@ -82,13 +85,17 @@ class Run:
         """Names the configuration, the seeds and the tasks learned. The device is left out, so a trial may move, and so
         is the data's place: images of a folder count by what they are.
         """
+        sequence = [task.origin for task in self.benchmark.tasks]
+        text = json.dumps([self.config.algorithm, self.settings(), self.seeds, sequence], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def settings(self, names: Collection[str] | None = None) -> dict[str, Any]:
+        """The configuration's settings, or those of these names, with what the data are in place of where they lie."""
         settings, source = self.config.flat(), self.config.source
         settings |= {"data_root": None, "grouping": source.groups}
         if source.identity:
             settings["benchmark"] = source.identity
-        sequence = [task.origin for task in self.benchmark.tasks]
-        text = json.dumps([self.config.algorithm, settings, self.seeds, sequence], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return {name: value for name, value in settings.items() if names is None or name in names}
 
     def initial_state(self) -> TrialState:
         """The state before the first task, row 0 of the accuracy matrix not measured yet."""

@@ -21,7 +21,7 @@ class TrialState:
     accuracy: R [M, T+1, T] float64, NaN where not measured; of tasks that were unlearned, from then on.
     curve: [E, M, K] one row per epoch so far, averaged over its samples (columns: Run.columns).
     epochs: [E, 2] task and epoch of each row.
-    seconds: spent in learning so far.
+    seconds: spent in learning so far. shared: spent by another trial on the first task, which this one took over.
     updates: <task>/<name> -> what learning a task changed of a parameter, [M, ...], where tasks may be unlearned.
     unlearned: indices of the tasks that were. unlearning: what was measured of it, see `metrics.unlearning`.
     """
@@ -38,6 +38,7 @@ class TrialState:
     updates: dict[str, Tensor] = field(default_factory=dict)
     unlearned: tuple[int, ...] = ()
     unlearning: dict[str, Tensor] = field(default_factory=dict)
+    shared: float = 0.0
 
     def save(self, path: Path) -> None:
         """Write atomically: `path` holds this state or the one before."""

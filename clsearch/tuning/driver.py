@@ -18,6 +18,7 @@ from rich.console import Console
 
 from clsearch.core.datasets import Data
 from clsearch.core.files import write_atomically
+from clsearch.core.prefix import tidy
 from clsearch.core.registry import OWN
 from clsearch.tuning import preflight, summary
 from clsearch.tuning.addresses import cluster_address
@@ -33,7 +34,7 @@ from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.pruning import PruningScheduler, pruned_of
 from clsearch.tuning.ranking import Ranking, best_content, choice_of, rank
 from clsearch.tuning.reading import plain, read_study
-from clsearch.tuning.records import Results, latest
+from clsearch.tuning.records import PREFIXES, Results, latest
 from clsearch.tuning.report import write_report
 from clsearch.tuning.report_note import note_of
 from clsearch.tuning.result import StudyResult
@@ -94,6 +95,7 @@ def execute_in(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> St
     results = Results(plan)
     study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
     results.begin()
+    tidy(plan.folder.parent / PREFIXES)
     quiet()
     warn = partial(line.console.print, markup=False)
     tracker = Tracker(results.study, plan.folder, preflight.tracking_uri(plan), warn)

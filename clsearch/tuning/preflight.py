@@ -254,9 +254,8 @@ def check_resources(plan: Plan, nodes: Sequence[Node]) -> None:
         return
     most_gpus = max(nodes, key=lambda node: node.gpus)
     if most_gpus.gpus < gpus:
-        raise ConfigError(
-            [f"gpus_per_trial: must be at most what one node has, {most_gpus.gpus:g} ({most_gpus.name}); got {gpus:g}"]
-        )
+        rule = f"gpus_per_trial: must be at most what one node has, {most_gpus.gpus:g} ({most_gpus.name}); got {gpus:g}"
+        raise ConfigError([rule if most_gpus.gpus else f"{rule}. Leave it out to train on the CPU"])
     most_cpus = max((n for n in nodes if n.gpus >= gpus), key=lambda node: node.cpus)
     raise ConfigError(
         [f"cpus_per_trial: must be at most what one node has, {most_cpus.cpus:g} ({most_cpus.name}); got {cpus}"]

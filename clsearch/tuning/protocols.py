@@ -103,6 +103,8 @@ def protocol_problems(options: Options, given: set[str], config: TrialConfig, sp
             "objectives: forward_transfer is not defined for independent networks, which later tasks have none of yet; "
             "got both"
         )
+    if options.quiet and options.verbose:
+        problems.append("quiet, verbose: at most one of the two; got both")
     problems += [
         f"learning_rates: must lie in single precision, {SMALLEST:g} to {LARGEST:g}; got {rate:g}"
         for rate in options.learning_rates or ()

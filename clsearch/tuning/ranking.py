@@ -51,20 +51,31 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a search spent: tasks trained, each on each seed, and seconds of training in the workers."""
+    """What a search spent: tasks trained, each on each seed, and seconds of training in the workers. shared: how many
+    of those were taken over from another trial; saved: the seconds that it had spent on them.
+    """
 
     task_trainings: int
     seconds: float
+    shared: int = 0
+    saved: float = 0.0
 
     def __str__(self) -> str:
         spent = f"{self.task_trainings:,} task-trainings (a task on a seed), {self.seconds:.0f} s of training"
-        return f"The search cost {spent}."
+        if not self.shared:
+            return f"The search cost {spent}."
+        return (
+            f"The search cost {spent}. {self.shared:,} of them, the first task of trials that train it alike, were "
+            f"taken over from another trial, which saved {self.saved:.0f} s."
+        )
 
 
 def cost_of(records: list[TrialRecord]) -> Cost:
     """The cost of trials, references apart. A task in which training diverged counts as trained."""
     tasks = sum(len(r.seeds) * (r.tasks_learned + (r.state == "failed")) for r in records)
-    return Cost(tasks, sum(r.seconds for r in records))
+    shared = [r for r in records if r.shared_seconds]
+    saved = sum(r.shared_seconds for r in shared)
+    return Cost(tasks, sum(r.seconds for r in records), sum(len(r.seeds) for r in shared), saved)
 
 
 def choice_of(ranking: Ranking) -> Choice | None:

@@ -45,6 +45,9 @@ PACKAGES = ("ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas"
 ENDED = ("finished", "pruned", "failed")
 """States of trials of which nothing more comes."""
 
+PREFIXES = ".prefixes"
+"""Folder beside the studies where trials leave the first task for each other."""
+
 CURVE, STATE_FILE = "learning_curve.csv", "state.pt"
 """Files of a trial's folder: the second is its own checkpoint."""
 
@@ -68,6 +71,7 @@ class TrialRecord:
     metrics: name -> mean over seeds, `<name>/std` its spread, after `tasks_learned` tasks.
     accuracy: R [M][T+1][T] with None where not measured. unlearning: what was measured of it, see `metrics.unlearning`.
     curve: [E][M][K] with its columns and [E][2] (task, epoch).
+    shared_seconds: that another trial spent on the first task, which this one took over.
     times: when the driver was told of each learned task, in milliseconds since 1970; told: of anything, last. restarts:
     after a worker died. place: the node, and the GPU, that it was trained on last.
     """
@@ -82,6 +86,7 @@ class TrialRecord:
     reason: str = ""
     tasks_learned: int = 0
     seconds: float = 0.0
+    shared_seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
     accuracy: list[Any] = field(default_factory=list)
     unlearning: dict[str, Any] = field(default_factory=dict)

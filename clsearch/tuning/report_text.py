@@ -51,7 +51,8 @@ def of_course(study: Reading) -> list[str]:
     lost, plain = (fall(study, name) for name in ("chosen", "finetuning"))
     if lost is None or plain is None:
         return [line]
-    return [f"{line} From its peak to the end a task loses {lost:.1f} points on average; with finetuning {plain:.1f}."]
+    other = "AmnesiacFinetuning" if study.requests else "finetuning"
+    return [f"{line} From its peak to the end a task loses {lost:.1f} points on average; with {other} {plain:.1f}."]
 
 
 def fall(study: Reading, name: str) -> float | None:

@@ -34,6 +34,7 @@ OUT_OF_MEMORY = "out_of_memory"
 UNBUILT = {
     "tasks_learned": 0,
     "seconds": 0.0,
+    "shared_seconds": 0.0,
     "record": {name: [] for name in ("accuracy", "columns", "curve", "epochs")} | {"unlearning": {}},
 }
 """Result of a trial that could not be built."""
@@ -47,6 +48,7 @@ class ContinualTrainable(Trainable):
     goes on from it. Without it, Ray's checkpoints are the only ones.
     algorithm: instead of the class's own (so that a study's references run in the same actors).
     sequence: numbers of the tasks that are learned; default all.
+    prefixes: folder where trials leave the first task for each other, see `clsearch.core.prefix`; default: they don't.
     label: a name for the driver, not read here.
     """
 
@@ -70,7 +72,7 @@ class ContinualTrainable(Trainable):
         seeds = settings.pop("seeds", [0, 1, 2])
         self.kind = settings.pop("device", "cpu")
         sequence = settings.pop("sequence", None)
-        state_file = settings.pop("state_file", None)
+        state_file, prefixes = settings.pop("state_file", None), settings.pop("prefixes", None)
         algorithm = settings.pop("algorithm", self.algorithm)
         resources = self.trial_resources.required_resources if self.trial_resources else {}
         self.share = Share(math.floor(resources.get("CPU", 1)), resources.get("GPU", 0))
@@ -79,6 +81,7 @@ class ContinualTrainable(Trainable):
         configuration = TrialConfig.of(algorithm, settings, None if held is None else held.source)
         try:
             run = build_run(configuration, seeds, self.share.take(self.kind), held, sequence)
+            run = replace(run, prefixes=None if prefixes is None else Path(prefixes))
             self.run = measured_against(run, references, held)
             if self.state_file is not None and self.state_file.exists():
                 self.state = TrialState.load(self.state_file, self.run.fingerprint, self.run.device)
@@ -241,6 +244,7 @@ def report(run: Run, state: TrialState) -> dict[str, Any]:
         "tasks_learned": t,
         "done": t == len(run.benchmark.tasks),
         "seconds": state.seconds,
+        "shared_seconds": state.shared,
         "record": {
             "accuracy": state.accuracy.tolist(),
             "unlearning": {name: values.tolist() for name, values in state.unlearning.items()},

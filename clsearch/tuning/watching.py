@@ -26,7 +26,7 @@ from clsearch.tuning.placement import remedy
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.ranking import with_intransigence
-from clsearch.tuning.records import STATE_FILE, Results, TrialRecord, metrics_of, now, read_trials
+from clsearch.tuning.records import PREFIXES, STATE_FILE, Results, TrialRecord, metrics_of, now, read_trials
 from clsearch.tuning.tracking import Tracker
 
 TABLE_SECONDS = 10.0
@@ -93,6 +93,7 @@ class Watcher(tune.Callback):
             "sequence": list(self.plan.tasks),
             "device": self.plan.device,
             "state_file": str(self.results.trial_folder(label) / STATE_FILE),
+            "prefixes": None if "learning_rate" in self.plan.space else str(self.results.folder.parent / PREFIXES),
         }
 
     def recall(self) -> None:
@@ -260,6 +261,7 @@ def advanced(record: TrialRecord, result: dict[str, Any], time: int) -> TrialRec
         told=time,
         times=[*record.times, *[time] * (learned - len(record.times))],
         seconds=result["seconds"],
+        shared_seconds=result["shared_seconds"],
         place=result.get("place", ""),
         metrics=metrics_of(result),
         **result["record"],

@@ -1,0 +1,74 @@
+"""What does the Fisher information cost, against one pass of training over the same data?
+
+    python benchmarks/fisher.py
+
+Each estimator measures a whole task; beside it, one epoch of finetuning's training steps on that task. They take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+import tyro
+from step import NETWORKS, lesson_of, run_of
+from timing import show, side_by_side, table
+
+from clsearch.core.importance import Fisher
+from clsearch.core.loop import train_step
+from clsearch.core.method_parts import EWCConfig
+from clsearch.core.networks import allowed_mask
+from clsearch.core.run import Run
+
+KINDS: tuple[str, ...] = get_args(EWCConfig.model_fields["fisher"].annotation)
+
+
+@dataclass
+class Options:
+    seeds: int = 1
+    """Members measured together."""
+    rounds: int = 5
+    """How often each piece is timed."""
+
+
+def epoch(run: Run) -> Callable[[], object]:
+    """One pass of training over a task."""
+    state = run.initial_state()
+    lesson, steps = lesson_of(run, state)
+
+    def work() -> object:
+        params, moments = state.params, run.optimizer.initial(state.params)
+        for step in steps:
+            params, moments, _ = train_step(run, lesson, params, moments, step.batch, step.rate)
+        return params
+
+    return work
+
+
+def measured(run: Run, kind: str) -> Callable[[], object]:
+    """The Fisher information of the first task."""
+    task, params = run.benchmark.tasks[0], run.initial_state().params
+    allowed = allowed_mask(run.benchmark.answers(1, 1), run.benchmark.outputs, run.device)
+    estimator = Fisher(kind, None, run.config.batch_size)
+    return lambda: estimator(run.network, params, task.train, allowed, run.seeds, task.origin)
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(1)
+    shown = table(
+        f"Fisher information of a task over one epoch of training on it, {options.seeds} member(s)",
+        *("network", "epoch (ms)", *(f"{kind}" for kind in KINDS)),
+    )
+    settings: dict[str, dict[str, Any]] = NETWORKS | {"permuted MNIST": {"benchmark": "permuted-mnist", "tasks": 2}}
+    for network, own in settings.items():
+        run = run_of("finetuning", own, options.seeds, samples=0 if network == "digits" else 12_000)
+        timed = side_by_side({"epoch": epoch(run)} | {kind: measured(run, kind) for kind in KINDS}, options.rounds)
+        ratios = [f"{timed.ratio(kind, 'epoch'):.2f}" for kind in KINDS]
+        shown.add_row(network, f"{1e3 * timed.median('epoch'):,.1f}", *ratios)
+    show(shown)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
