@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test lint clean
+.PHONY: study test lint bench clean
 
 study: $(VENV)/.installed
 	$(BIN)/python studies/lwf_temperature_sweep.py
@@ -17,6 +17,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/fisher.py
+	$(BIN)/python benchmarks/cohort.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "clsearch needs Python 3.11 or newer: make PYTHON=python3.11")'

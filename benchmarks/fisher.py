@@ -18,11 +18,11 @@ from timing import show, side_by_side, table
 
 from clsearch.core.importance import Fisher
 from clsearch.core.loop import train_step
-from clsearch.core.method_parts import EWCConfig
+from clsearch.core.method_parts import ParameterChangeConfig
 from clsearch.core.networks import allowed_mask
 from clsearch.core.run import Run
 
-KINDS: tuple[str, ...] = get_args(EWCConfig.model_fields["fisher"].annotation)
+KINDS: tuple[str, ...] = get_args(ParameterChangeConfig.model_fields["fisher"].annotation)
 
 
 @dataclass

@@ -21,9 +21,10 @@ from timing import micro, noise_like, show, side_by_side, table
 
 from clsearch.core.config import TrialConfig
 from clsearch.core.lessons import Lesson, Step, epochs_of, prepare_lesson
-from clsearch.core.loop import remembered, train_step
+from clsearch.core.loop import CHECK_STEPS, remembered, train_step
 from clsearch.core.run import Run, build_run
 from clsearch.core.state import TrialState
+from clsearch.core.step_logs import rows_of
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "digits": {"benchmark": "split-digits", "batch_size": 32},
@@ -42,7 +43,7 @@ ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass
 class Options:
-    rounds: int = 9
+    rounds: int = 7
     """How often each piece is timed."""
     steps: int = 100
     """Steps per round."""
@@ -76,11 +77,15 @@ def loop(run: Run, state: TrialState, steps: int) -> Callable[[], object]:
     lesson, own = lesson_of(run, state)
 
     def work() -> object:
-        params, moments = state.params, run.optimizer.initial(state.params)
-        for n in range(steps):
-            step = own[n % len(own)]
-            params, moments, logged = train_step(run, lesson, params, moments, step.batch, step.rate)
-        return params, logged
+        params, moments, rows = state.params, run.optimizer.initial(state.params), []
+        for first in range(0, steps, CHECK_STEPS):  # as `train_task` has it
+            logs = []
+            for n in range(first, min(first + CHECK_STEPS, steps)):
+                step = own[n % len(own)]
+                params, moments, log = train_step(run, lesson, params, moments, step.batch, step.rate)
+                logs.append(log)
+            rows.append(rows_of(run.columns, logs))
+        return params, rows
 
     return work
 
@@ -104,14 +109,14 @@ def against_minimal(options: Options) -> None:
 def over_tasks(options: Options) -> None:
     shown = table(
         "permuted-mnist, 20 tasks, one member: task 20 over task 2",
-        *("algorithm", "step at 2 (µs)", "at 20 (µs)", "ratio"),
-        *("prepared at 2 (ms)", "at 20 (ms)", "remembered at 20 (ms)", "epoch at 20 (ms)"),
+        *("algorithm", "step, 2 (µs)", "20 (µs)", "ratio"),
+        *("prepared, 2 (ms)", "20 (ms)", "remembered, 20 (ms)", "epoch, 20 (ms)"),
     )
     for name, (algorithm, own) in ALGORITHMS.items():
-        run = run_of(algorithm, {"benchmark": "permuted-mnist", "tasks": 20, "batch_size": 128} | own, samples=12_000)
+        run = run_of(algorithm, {"benchmark": "permuted-mnist", "tasks": 20, "batch_size": 128} | own, samples=6_000)
         early, late = before(run, 2), before(run, 20)
         batches = len(lesson_of(run, late)[1])
-        timed = side_by_side({"2": loop(run, early, 40), "20": loop(run, late, 40)}, options.rounds)
+        timed = side_by_side({"2": loop(run, early, 40), "20": loop(run, late, 40)}, min(options.rounds, 5))
         besides = side_by_side(
             {
                 "2": lambda run=run, early=early: lesson_of(run, early),

@@ -66,7 +66,7 @@ def table(title: str, *columns: str) -> Table:
 
 def show(made: Table) -> None:
     """Print a table, whole wherever it goes."""
-    Console(width=120).print(made)
+    Console(width=130).print(made)
 
 
 def micro(seconds: float) -> str:

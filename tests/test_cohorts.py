@@ -13,6 +13,7 @@ from clsearch.core.loop import learn_sequence, learn_task, train_step
 from clsearch.core.run import Run, build_run
 from clsearch.core.samples import Batch, Samples, stacked_rows
 from clsearch.core.state import TrialState
+from clsearch.core.step_logs import rows_of as told_by
 from tests.helpers import in_double, small_config, small_run
 
 EVERY = {3: 6, 0: 17, 11: 10}
@@ -160,7 +161,8 @@ def test_a_member_without_a_sample_in_a_batch_stands_still_bit_for_bit(algorithm
     lesson = prepare_lesson(run, state, run.benchmark.tasks[1])
     valid = torch.tensor([[True, True, True], [False] * 3, [True, False, False]])
     batch = Batch(torch.tensor([[0, 1, 2], [0, 0, 0], [4, 0, 0]]), valid)
-    params, moments, logged = train_step(run, lesson, state.params, state.moments, batch)
+    params, moments, log = train_step(run, lesson, state.params, state.moments, batch)
+    logged = told_by(run.columns, [log])
     for new, old in ((params, state.params), (moments, state.moments)):
         assert new.keys() == old.keys()
         for name, value in new.items():
@@ -185,7 +187,7 @@ def test_what_is_in_the_places_that_do_not_count_changes_nothing():
         results.append(train_step(run, lesson, state.params, state.moments, Batch(positions, valid)))
     for name in results[0][0]:
         assert torch.equal(results[0][0][name], results[1][0][name])
-    assert torch.equal(results[0][2], results[1][2])
+    assert torch.equal(*(told_by(run.columns, [log]) for *_, log in results))
 
 
 def test_an_epochs_row_weighs_each_step_by_the_members_own_samples():

@@ -19,6 +19,7 @@ from clsearch.core.parts import Scenario
 from clsearch.core.regularizers import Penalty, recalled
 from clsearch.core.run import Run
 from clsearch.core.samples import Batch
+from clsearch.core.step_logs import rows_of
 from tests.helpers import (
     CPU,
     doubled,
@@ -393,7 +394,8 @@ def test_teachers_answer_about_the_images_as_the_student_sees_them(scenario, new
     step = next(epochs_of(run, lesson))[0]
     # Not the newest teacher itself, so that what is compared is not 0.
     student = {name: 3 * value for name, value in state.params.items()}
-    _, _, logged = train_step(run, lesson, student, state.moments, step.batch)
+    _, _, log = train_step(run, lesson, student, state.moments, step.batch)
+    (logged,) = rows_of(run.columns, [log])
     inputs, _ = run.benchmark.tasks[2].train.take(step.batch.positions)
     seen = [run.benchmark.answers(k, k) for k in (1, 2)]
     voices = [(2 if newest_only else k, classes) for k, classes in zip((1, 2), seen, strict=True)]

@@ -19,6 +19,7 @@ from clsearch.core.networks import Params, allowed_mask, restricted
 from clsearch.core.run import Run, build_run
 from clsearch.core.samples import Batch, Samples, stacked_rows
 from clsearch.core.seeding import generator_of
+from clsearch.core.step_logs import rows_of
 from clsearch.core.views import PixelOrder
 from tests import textbook
 from tests.helpers import in_double, small_config
@@ -155,7 +156,8 @@ def assert_training_is_the_textbooks(run: Run) -> Params:
             learner.begin()
         for step in itertools.chain(*epochs_of(run, lesson)):
             batch = step.batch
-            params, moments, logged = train_step(run, lesson, params, moments, batch, step.rate)
+            params, moments, log = train_step(run, lesson, params, moments, batch, step.rate)
+            (logged,) = rows_of(run.columns, [log])
             for m, learner in enumerate(learners):
                 counts = (
                     torch.ones(batch.positions.shape[1], dtype=torch.bool) if batch.valid is None else batch.valid[m]

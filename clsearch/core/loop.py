@@ -21,6 +21,7 @@ from clsearch.core.regularizers import Student
 from clsearch.core.run import Run
 from clsearch.core.samples import Batch, Samples
 from clsearch.core.state import TrialState
+from clsearch.core.step_logs import StepLog, rows_of
 from clsearch.core.unlearning import feature_distance, may_go, retaining, unlearn, with_update
 
 CHECK_STEPS = 50
@@ -33,12 +34,12 @@ class DivergedError(ArithmeticError):
 
 def train_step(
     run: Run, lesson: Lesson, params: Params, moments: Moments, batch: Batch, rate: Tensor | None = None
-) -> tuple[Params, Moments, Tensor]:
+) -> tuple[Params, Moments, StepLog]:
     """One step; pure, no branch on a tensor's value. rate: [M] of this step; None: the learning rate as it is.
 
     The gradient of the sum of the members' losses is each member's own, because members share no parameter. A member
     without a sample in the batch stands still: its parameters and moments stay what they were.
-    Returns: parameters, moments, and what the step logs, [M, K] in the order of run.columns.
+    Returns: parameters, moments, and what the step logs, see `rows_of`.
     """
     inputs, labels = lesson.samples.take(batch.positions)
     if batch.crops is not None:
@@ -51,20 +52,15 @@ def train_step(
     answers = lesson.answers(student.logits, labels)
     losses = torch.nn.functional.cross_entropy(answers.flatten(0, 1), labels.flatten(), reduction="none")
     classification = batch.mean(losses.view_as(labels))
-    terms = [penalty(student, batch) for penalty in lesson.penalties]
-    zero = torch.zeros_like(classification)
-    penalty = sum((term.penalty for term in terms), zero)
-    total = classification + penalty if terms else classification
-    gradients = torch.autograd.grad(total, list(leaves.values()), torch.ones_like(total))
+    told = {"learning_rate": rate, "loss_classification": classification.detach()}
+    total = classification
+    if terms := [penalty(student, batch) for penalty in lesson.penalties]:
+        penalty = sum((term.penalty for term in terms[1:]), terms[0].penalty)
+        total = classification + penalty
+        told |= {name: value for term in terms for name, value in term.logged.items()} | {"penalty": penalty.detach()}
+    gradients = torch.autograd.grad(total, list(leaves.values()), lesson.ones)
     found = dict(zip(leaves, gradients, strict=True))
     new_params, new_moments = run.optimizer.update(params, found, moments, rate)
-    logged = {name: value for term in terms for name, value in term.logged.items()} | {
-        "loss": total,
-        "loss_classification": classification,
-        "penalty": penalty,
-        "accuracy": batch.mean((answers.argmax(-1) == labels).float()),
-        "learning_rate": rate,
-    }
     # Momentum and weight decay reach masked outputs though their gradient is 0.
     new_params, new_moments = (
         _held(new, old, lesson.movable) for new, old in ((new_params, params), (new_moments, moments))
@@ -74,11 +70,7 @@ def train_step(
         new_params, new_moments = (
             _resting(new, old, moving) for new, old in ((new_params, params), (new_moments, moments))
         )
-    return (
-        new_params,
-        new_moments,
-        torch.stack([logged.get(name, zero) for name in run.columns], 1).detach(),
-    )
+    return new_params, new_moments, StepLog(told | {"loss": total.detach()}, answers.argmax(-1), labels, batch)
 
 
 def _held(new: dict[str, Tensor], old: dict[str, Tensor], movable: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -105,16 +97,18 @@ def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
     moments = state.moments if run.config.optimizer_state == "keep" else run.optimizer.initial(params)
     rows: list[Tensor] = []
     for epoch, steps in enumerate(epochs_of(run, lesson), start=1):
-        logged: list[Tensor] = []
-        for number, step in enumerate(steps, start=1):
-            params, moments, row = train_step(run, lesson, params, moments, step.batch, step.rate)
-            logged.append(row)
-            if number % CHECK_STEPS == 0:
-                _check_finite(run, logged[-CHECK_STEPS:], params, task, epoch)
-        _check_finite(run, logged, params, task, epoch)
-        sizes = torch.stack([step.batch.sizes for step in steps])[:, :, None]
-        # NaN for a member whose steps were over before this epoch
-        rows.append(((torch.stack(logged) * sizes).sum(0) / sizes.sum(0)).cpu())
+        total = torch.zeros(len(run.seeds), len(run.columns), device=run.device)
+        samples = torch.zeros(len(run.seeds), 1, device=run.device)
+        for first in range(0, len(steps), CHECK_STEPS):
+            part, logs = steps[first : first + CHECK_STEPS], []
+            for step in part:
+                params, moments, log = train_step(run, lesson, params, moments, step.batch, step.rate)
+                logs.append(log)
+            sizes = torch.stack([step.batch.sizes for step in part])[:, :, None]
+            total = total + (rows_of(run.columns, logs) * sizes).sum(0)
+            samples = samples + sizes.sum(0)
+            _check_finite(run, total, params, task, epoch)
+        rows.append((total / samples).cpu())  # NaN for a member whose steps were over before this epoch
     at = torch.tensor([[task.index, epoch] for epoch in range(1, len(rows) + 1)])
     return replace(
         state,
@@ -125,8 +119,8 @@ def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
     )
 
 
-def _check_finite(run: Run, logged: Sequence[Tensor], params: Params, task: Task, epoch: int) -> None:
-    finite = torch.stack(list(logged)).isfinite().all(2).all(0)
+def _check_finite(run: Run, logged: Tensor, params: Params, task: Task, epoch: int) -> None:
+    finite = logged.isfinite().all(1)
     for value in params.values():
         finite = finite & value.isfinite().flatten(1).all(1)
     if not finite.all():

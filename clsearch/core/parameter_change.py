@@ -119,6 +119,10 @@ class Quadratic(torch.autograd.Function):
         return 2 * gradient[:, None] * slope, None, None
 
 
+CACHED = 2**18
+"""Numbers that one pass over anchors handles on a CPU, so that its buffers stay in the cache."""
+
+
 class PowerDistance(torch.autograd.Function):
     """Σ_k Σ_i F_{k,i} |θ_i - θ*_{k,i}|^p for θ [M, P], anchors and importance [K, M, P], p [M, 1]; gives [M].
 
@@ -128,12 +132,16 @@ class PowerDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, theta: Tensor, anchors: Tensor, importance: Tensor, p: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        change = theta - anchors
-        size = change.abs()
-        # exp2(log2(.)) takes half the time of pow with a tensor exponent; the floor keeps 0 * log2(0) from being NaN.
-        slope = size.clamp_min(torch.finfo(size.dtype).tiny).log2_().mul_(p - 1).exp2_().mul_(importance)
-        value = (slope * size).sum((0, 2))
-        ctx.save_for_backward(p * slope.mul_(change.sign()).sum(0))
+        value, slopes = theta.new_zeros(len(theta)), torch.zeros_like(theta)
+        at_once = len(anchors) if theta.is_cuda else max(1, CACHED // theta.numel())
+        for own, weights in zip(anchors.split(at_once), importance.split(at_once), strict=True):
+            change = theta - own
+            size = change.abs()
+            # exp2(log2(.)) takes half the time of pow with a tensor exponent; the floor keeps log2(0) out of a NaN.
+            slope = size.clamp_min(torch.finfo(size.dtype).tiny).log2_().mul_(p - 1).exp2_().mul_(weights)
+            value = value + size.mul_(slope).sum((0, 2))
+            slopes += slope.mul_(change.sign_()).sum(0)
+        ctx.save_for_backward(p * slopes)
         return value
 
     @staticmethod

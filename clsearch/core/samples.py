@@ -79,7 +79,7 @@ class Samples:
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The samples at `positions` [M, B] of each member: inputs [M, B, D] float in [0, 1], labels [M, B]."""
         rows = self.rows.gather(1, positions)
-        inputs = self.inputs[rows].float() / self.scale
+        inputs = self.inputs[rows].float().div_(self.scale)
         if self.view is not None:
             inputs = self.view(inputs)
         return inputs, self.outputs.gather(1, self.labels[rows])
