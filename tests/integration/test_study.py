@@ -97,6 +97,17 @@ def test_a_trial_measured_what_its_configuration_gives_without_ray(lwf: StudyRes
     np.testing.assert_array_equal(np.array(record.accuracy, dtype=float)[:, 1:], learn_sequence(run).accuracy[:, 1:])
 
 
+def test_the_first_task_is_trained_once_and_what_that_saved_is_said(
+    lwf_and_its_words: tuple[StudyResult, str], results: Path
+) -> None:
+    found, text = lwf_and_its_words
+    taken = [record.label for record in [*found.records, *found.references] if record.shared_seconds > 0]
+    assert len(taken) >= 3  # all but the one that trained it, and that one, too, where another study had
+    assert list((results / ".prefixes").glob("*.pt"))
+    assert "the first task of trials that train it alike, were taken over" in " ".join(text.split())
+    assert found.cost.saved == sum(record.shared_seconds for record in found.records)
+
+
 def test_a_finetuning_reference_on_the_same_seeds_runs_beside_the_search(lwf: StudyResult) -> None:
     (reference,) = lwf.references
     settings = {k: v for k, v in reference.settings.items() if v is not None}

@@ -291,7 +291,7 @@ def test_best_json_of_an_undecided_study_says_why() -> None:
         },
         "per_task": [{"learning_rate": 0.1, "distillation_factor": 4.0}],
         "seeds": [0, 1],
-        "cost": {"task_trainings": 2, "seconds": 1.5},
+        "cost": {"task_trainings": 2, "seconds": 1.5, "shared": 0, "saved": 0.0},
         "scores": {},
     }
 

@@ -372,7 +372,12 @@ def test_a_trial_fits_where_one_node_holds_all_of_it(tmp_path, cpus, gpus, nodes
     [
         (5, 0, [SMALL], "cpus_per_trial: must be at most what one node has, 4 (small); got 5"),
         (65, 0, [SMALL, WIDE], "cpus_per_trial: must be at most what one node has, 64 (wide); got 65"),
-        (1, 1, [SMALL, WIDE], "gpus_per_trial: must be at most what one node has, 0 (small); got 1"),
+        (
+            1,
+            1,
+            [SMALL, WIDE],
+            "gpus_per_trial: must be at most what one node has, 0 (small); got 1. Leave it out to train on the CPU",
+        ),
         (1, 3, [SMALL, GRAPHIC], "gpus_per_trial: must be at most what one node has, 2 (graphic); got 3"),
         # 64 cores and a GPU exist, but not on one node.
         (64, 1, [WIDE, GRAPHIC], "cpus_per_trial: must be at most what one node has, 8 (graphic); got 64"),
