@@ -143,7 +143,8 @@ def evaluates(final: Final, study: Reading) -> bool:
 
 
 def record_named(study: Reading, trial: str) -> TrialRecord:
-    """A trial by its number, a reference by its algorithm. Raises ConfigError."""
+    """A trial by its number, `#` before it or not, a reference by its algorithm. Raises ConfigError."""
+    trial = trial.removeprefix("#")
     for record in (*study.trials, *study.references):
         if trial in (str(record.number), record.label) or (record.number is None and trial == record.algorithm):
             return record

@@ -30,7 +30,6 @@ from clsearch.core.state import TrialState
 from clsearch.tuning import tracking
 from clsearch.tuning.openings import read_openings
 from clsearch.tuning.selection import measure
-from clsearch.tuning.tracking import PATIENCE_SECONDS
 from tests.integration.servers import Served, stop, wait_for_answer
 
 SPACE = {"distillation_factor": LogRange(0.1, 10)}
@@ -77,7 +76,9 @@ def test_a_server_that_hangs_costs_the_study_seconds_and_is_brought_up_to_date_l
     results: Path,
     own_server: Served,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 8.0)
     uri, process = own_server
     folder = results / "hung"
 
@@ -92,7 +93,7 @@ def test_a_server_that_hangs_costs_the_study_seconds_and_is_brought_up_to_date_l
     hanger.join()
     ended = time.time()
     assert result.exit_code == 0
-    assert ended - max(record.told for record in result.records) / 1000 < PATIENCE_SECONDS + 15
+    assert ended - max(record.told for record in result.records) / 1000 < tracking.PATIENCE_SECONDS + 15
     assert "python -m clsearch sync" in capsys.readouterr().err
     os.killpg(process.pid, signal.SIGCONT)
     wait_for_answer(uri)
@@ -205,7 +206,7 @@ def killing(folder: Path, times: int, label: str = "trial_00000") -> Iterator[li
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_task(ray_session: str, results: Path) -> None:
     folder = results / "killed"
     with killing(folder, times=2) as killed:
-        result = Study(name="killed", results=results, trials=2, epochs=40, max_concurrent=1, **TINY).run()
+        result = Study(name="killed", results=results, trials=2, epochs=30, max_concurrent=1, **TINY).run()
     assert len(killed) == 2
     assert [r.state for r in result.records] == ["finished"] * 2
     first = result.records[0]
@@ -220,7 +221,7 @@ def test_a_trial_whose_worker_is_killed_once_too_often_fails_with_a_reason_and_t
     ray_session: str, results: Path
 ) -> None:
     folder = results / "given-up"
-    settings = TINY | {"epochs": 40, "max_concurrent": 1, "max_failures": 1}
+    settings = TINY | {"epochs": 30, "max_concurrent": 1, "max_failures": 1}
     with killing(folder, times=2) as killed:
         result = Study(name="given-up", results=results, trials=2, **settings).run()
     assert len(killed) == 2

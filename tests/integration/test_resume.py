@@ -75,7 +75,7 @@ def written(folder: Path) -> dict[str, bytes]:
 CHAOS = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "chaos.py")))
 """The benchmark that kills a study again and again, which is for a night: here it is killed once."""
 
-SURVIVORS = ("--max-concurrent", "1", "--epochs", "12")
+SURVIVORS = ("--max-concurrent", "1", "--epochs", "8")
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +265,8 @@ def test_an_interrupted_study_says_how_to_go_on_and_goes_on(
     assert "Interrupted: " in said
     assert "Go on    run the same study again" in said
     assert ("study", "KILLED") in mlflow_runs(results, name)
+    if how is signal.SIGTERM:  # what goes on does not know which of the two it was
+        return
     done = study(results, name, **settings).run()
     assert done.exit_code == 0
     assert [r.number for r in done.records] == [0, 1, 2]

@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.integration.test_secrets import SECRETS, assert_nowhere
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,7 +36,14 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     results = tmp_path_factory.mktemp("script")
     args = ["--trials", "2", "--seeds", "2", "--epochs", "1", "--hidden", "16", "--report-seeds", "2"]
     args += ["--max-concurrent", "1", "--results", str(results)]
-    return results, run_script("studies/lwf_temperature_sweep.py", *args)
+    return results, run_script("studies/lwf_temperature_sweep.py", *args, **SECRETS)
+
+
+def test_secrets_of_the_environment_are_nowhere(first) -> None:
+    results, done = first
+    kept = [path for path in results.rglob("*") if path.is_file()]
+    assert "mlflow.db" in {path.name for path in kept}
+    assert_nowhere(SECRETS.values(), done.stdout + done.stderr, kept)
 
 
 def test_a_script_ends_with_the_answer_and_where_it_is(first) -> None:
