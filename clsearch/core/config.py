@@ -296,7 +296,6 @@ PLAINLY = {
     "float_parsing": "must be a number",
     "bool_parsing": "must be true or false",
     "tuple_type": "must be several values, a tuple or list",
-    "string_pattern_mismatch": "must begin with a letter or digit and have letters, digits, dots, - and _ only",
 }
 """Types of pydantic's errors that it words for programmers -> the rule."""
 

@@ -20,9 +20,9 @@ EITHER = {"--epochs": "--iterations", "--iterations": "--epochs"}
 """Options of which one alone acts: the command line's, not the file's."""
 
 
-def with_files(args: list[str], known: Mapping[str, FieldInfo | None]) -> list[str]:
+def with_files(args: list[str], known: Mapping[str, FieldInfo]) -> list[str]:
     """A command line whose `--config FILE` have become the options that the files hold, before all others, which win.
-    known: what may be in a file, by name; None for what takes a value or nothing. Raises ConfigError.
+    known: what may be in a file, by name. Raises ConfigError.
     """
     own, files = [], []
     words = iter(args)
@@ -42,7 +42,7 @@ def with_files(args: list[str], known: Mapping[str, FieldInfo | None]) -> list[s
     return [*(word for name, value in kept.items() for word in option(name, value)), *own]
 
 
-def options_in(file: Path, known: Mapping[str, FieldInfo | None]) -> dict[str, Any]:
+def options_in(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """What a file holds: name of an option -> value, a list for several. Raises ConfigError."""
     import yaml
 
@@ -67,11 +67,11 @@ def options_in(file: Path, known: Mapping[str, FieldInfo | None]) -> dict[str, A
     return named
 
 
-def problem_of(name: str, value: Any, field: FieldInfo | None) -> str:
+def problem_of(name: str, value: Any, field: FieldInfo) -> str:
     """What rule a value of a file breaks by its kind; what else holds is checked with the command line."""
     if isinstance(value, dict):
         return "must be a value or a list of values"
-    if field is None or value is None:
+    if value is None:
         return ""
     kind: Any = tuple[float, ...] if name in searchable() else field.annotation
     several, many = isinstance(value, list), "tuple" in str(kind)
@@ -80,7 +80,7 @@ def problem_of(name: str, value: Any, field: FieldInfo | None) -> str:
     except ValidationError as error:
         if several and not many:
             return "must be one value"
-        return explain(error)[0].removeprefix("config: ").rpartition("; got")[0] or explain(error)[0]
+        return explain(error)[0]
     return ""
 
 

@@ -21,7 +21,7 @@ from clsearch.tuning.plan import Plan
 from clsearch.tuning.preflight import this_node, tracking_uri
 from clsearch.tuning.protocols import HALVINGS
 from clsearch.tuning.records import ENDED
-from clsearch.tuning.runs import default_store
+from clsearch.tuning.runs import shown_store
 from clsearch.tuning.selection import rows_of
 
 PROBES = (2, 10)
@@ -142,8 +142,7 @@ def places(plan: Plan) -> list[tuple[str, str]]:
     elif study is not None:
         counts, _ = so_far(plan.folder, plan.objectives[0])
         there = f"{state_of(plan.folder, study)}, {sum(counts[name] for name in ENDED)} trials have ended"
-    uri = tracking_uri(plan) or default_store(plan.folder)
-    shown = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan.folder) else uri
+    shown = shown_store(plan.folder, tracking_uri(plan))
     rows = [
         ("Record", f"{near(plan.folder)}/ ({there})"),
         ("MLflow", f"{without_password(shown)}, experiment {plan.options.name}"),

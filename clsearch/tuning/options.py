@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,6 @@ class StudyOptions(Part):
 
     name: str = Field(
         "study",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         max_length=100,
         description="Name of the study, and of its folder in the results.",
     )
@@ -89,6 +89,13 @@ class StudyOptions(Part):
     @classmethod
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return once(value)
+
+    @field_validator("name")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError("must begin with a letter or digit and have letters, digits, dots, - and _ only")
+        return value
 
     @field_validator("results")
     @classmethod

@@ -38,16 +38,21 @@ def check(plan: Plan) -> None:
     check_name(plan)
     check_outlives_job(plan)
     check_data(plan)
-    check_tracking(tracking_uri(plan))
     check_address(plan)
     check_device(plan)
     if connected():
         check_resources(plan, cluster_nodes())
     elif not joins(plan):
         check_resources(plan, [this_node(plan)])
+    check_places(plan)
+    check_backbone(plan)
+
+
+def check_places(plan: Plan) -> None:
+    """Where a study's record goes can be written. Raises ConfigError."""
+    check_tracking(tracking_uri(plan))
     check_writable(plan.options.results)
     check_mirror(plan.folder, plan.options.mirror)
-    check_backbone(plan)
 
 
 def check_name(plan: Plan) -> None:

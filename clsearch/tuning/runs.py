@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from clsearch.core.files import made_once
 from clsearch.core.metrics import over_seeds
 from clsearch.tuning.continual import Decision, metrics_of
+from clsearch.tuning.display import near
 from clsearch.tuning.figures import accuracy_matrix
 from clsearch.tuning.final import PARTS, Final, content_of
 from clsearch.tuning.identity import FINAL, Bounds, finite
@@ -42,6 +43,12 @@ PARENT = "study"
 def default_store(folder: Path) -> str:
     """URI of the SQLite store that a study, whose folder this is, shares with those beside it."""
     return f"sqlite:///{folder.parent / STORE}"
+
+
+def shown_store(folder: Path, uri: str | None) -> str:
+    """Where the runs of a study are, as it is printed. uri: the store; None for the study's own."""
+    own = default_store(folder)
+    return f"sqlite:///{near(folder.parent / STORE)}" if uri in (None, own) else uri
 
 
 class Runs:

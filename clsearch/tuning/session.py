@@ -80,12 +80,11 @@ def begin(plan: Plan) -> None:
 
 def size_of_cluster() -> str:
     """Which cluster this process is in, in words."""
-    there, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
-    gpus = f", {there['GPU']:g} GPUs" if there.get("GPU") else ""
-    return (
-        f"in the cluster at {ray.get_runtime_context().gcs_address}: {nodes} node{'s' * (nodes > 1)}, "
-        f"{there.get('CPU', 0):g} CPUs{gpus}, {ray.available_resources().get('CPU', 0):g} of them free"
-    )
+    there, free = ray.cluster_resources(), ray.available_resources()
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    held = [f"{there[kind]:g} {kind}s ({free.get(kind, 0):g} free)" for kind in ("CPU", "GPU") if there.get(kind)]
+    at = ray.get_runtime_context().gcs_address
+    return f"in the cluster at {at}: {', '.join([f'{nodes} node' + 's' * (nodes > 1), *held])}"
 
 
 def holds(plan: Plan, node: dict[str, Any]) -> bool:

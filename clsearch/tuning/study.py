@@ -128,6 +128,9 @@ def _carry_out(plan: Plan) -> StudyResult:
     from clsearch.tuning.resume import nothing_left
 
     if nothing_left(plan):
+        from clsearch.tuning.preflight import check_places
+
+        check_places(plan)
         from clsearch.tuning.driver import tell_again
 
         return tell_again(plan)

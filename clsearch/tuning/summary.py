@@ -25,7 +25,7 @@ from clsearch.tuning.pruning import pruned_of, saving_of
 from clsearch.tuning.ranking import Ranking, against, rerun_command
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.result import StudyResult
-from clsearch.tuning.runs import default_store
+from clsearch.tuning.runs import shown_store
 from clsearch.tuning.unlearning_summary import retraining_of, trade_off_reading, unlearning_reading
 
 SHOWN, MOST = 5, 12
@@ -270,10 +270,9 @@ def where(console: Console, found: StudyResult) -> None:
 
 def mlflow_row(plan: Plan, pages: bool) -> tuple[str, str]:
     """Where the runs are, or the command that serves them. pages: whether their addresses are said."""
-    uri = tracking_uri(plan) or default_store(plan.folder)
-    if not uri.startswith("sqlite:"):
-        return "MLflow", f"{without_password(uri)}, experiment {plan.options.name}"
-    store = f"sqlite:///{near(plan.folder.parent)}/mlflow.db" if uri == default_store(plan.folder) else uri
+    store = shown_store(plan.folder, tracking_uri(plan))
+    if not store.startswith("sqlite:"):
+        return "MLflow", f"{without_password(store)}, experiment {plan.options.name}"
     then = "" if pages else f"   then open http://{HOST}:{PORT}"
     return "MLflow", f"{server_command(store)}{then}"
 

@@ -15,7 +15,7 @@ from clsearch.tuning.records import latest, read_trials
 from clsearch.tuning.report import REPORT, write_report
 from clsearch.tuning.report_note import note_of
 from clsearch.tuning.resume import claimed
-from clsearch.tuning.runs import Runs, default_store
+from clsearch.tuning.runs import Runs, default_store, shown_store
 from clsearch.tuning.summary import server_command
 from clsearch.tuning.tracking import quiet
 
@@ -35,7 +35,7 @@ def sync(folder: Path, uri: str | None) -> str:
         before = len(runs.ids)
         send(runs, folder)
     lines = [f"{near(folder)}: {len(runs.ids)} runs in MLflow, {len(runs.ids) - before} of them new"]
-    if (store := uri or default_store(folder)).startswith("sqlite:"):
+    if (store := shown_store(folder, uri)).startswith("sqlite:"):
         lines.append(f"{'MLflow':<8} {server_command(store)}")
     lines += [f"{name:<8} {page}" for name, page in runs.pages(read_study(folder).ranking.trials).items()]
     return "\n".join(lines)
