@@ -75,6 +75,14 @@ class Benchmark:
                 own = self.tasks[k - 1].classes if k in self.unlearned else ()
                 return tuple(sorted({*self.seen(i), *own}))
 
+    def first(self, members: int) -> Benchmark:
+        """The same for the first members alone."""
+        tasks = [
+            replace(task, train=task.train.first(members), validation=task.validation.first(members))
+            for task in self.tasks
+        ]
+        return replace(self, seeds=self.seeds[:members], tasks=tuple(tasks))
+
     def is_defined(self, i: int, k: int) -> bool:
         """Whether accuracy on task k after learning task i has a meaning (class-incremental: only for k <= i)."""
         return self.scenario is not Scenario.CLASS or k <= i
@@ -87,8 +95,8 @@ def build_benchmark(
     data: Data | None = None,
     sequence: Sequence[int] | None = None,
 ) -> Benchmark:
-    """The tasks of a configuration for M members, one per seed. data: the source's, unless it is to be read here (once
-    per process).
+    """The tasks of a configuration for M members, one per seed, of which several may have the same. data: the source's,
+    unless it is to be read here (once per process).
 
     sequence: numbers of the tasks that are learned, rising; None for all. The others are not built, so nothing can read
     them. Those that are, and the width of the head, are what they are among all: learning tasks 1..k alone is learning
@@ -99,7 +107,8 @@ def build_benchmark(
         raise ValueError(f"sequence: must rise, within 1 to {config.tasks}; got {' '.join(map(str, sequence))}")
     data = data or training_data(config.source, config.data_root)
     inputs, labels = tensor_of(data.inputs).to(device), tensor_of(data.labels).to(device)
-    cuts = [cut_by_class(data.labels, config.source.validation_fraction, seed) for seed in seeds]
+    cut = {seed: cut_by_class(data.labels, config.source.validation_fraction, seed) for seed in {*seeds}}
+    cuts = [cut[seed] for seed in seeds]
     tasks = []
     for index, origin in enumerate(sequence, start=1):
         members = [classes_of(config, origin, seed) for seed in seeds]

@@ -98,10 +98,11 @@ def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Step]]:
     for epoch in itertools.count(1):
         if not any(left):
             return
-        orders = [
-            torch.randperm(n, generator=generator_of(seed, lesson.origin, epoch, "batches"))[: steps * size]
-            for seed, n, steps in zip(run.seeds, lesson.samples.sizes, left, strict=True)
-        ]
+        drawn = {  # members of a cohort have the same seeds
+            seed: torch.randperm(n, generator=generator_of(seed, lesson.origin, epoch, "batches"))[: steps * size]
+            for seed, n, steps in dict.fromkeys(zip(run.seeds, lesson.samples.sizes, left, strict=True))
+        }
+        orders = [drawn[seed] for seed in run.seeds]
         batches = batches_of(orders, size, run.device)
         if config.augmented:
             batches = _with_crops(run, lesson, epoch, batches, [len(order) for order in orders])
@@ -115,14 +116,15 @@ def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Step]]:
 def _with_crops(run: Run, lesson: Lesson, epoch: int, batches: list[Batch], images: list[int]) -> list[Batch]:
     """An epoch's batches with how each image is augmented. images: how many each member sees."""
     config = run.config
-    drawn = [
-        drawn_crops(
+    drawn = {
+        seed: drawn_crops(
             n, config.random_crop, config.horizontal_flip, generator_of(seed, lesson.origin, epoch, "augmentation")
         )
-        for seed, n in zip(run.seeds, images, strict=True)
-    ]
-    crops = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True).to(run.device).split(config.batch_size, dim=1)
-    return [replace(batch, crops=own) for batch, own in zip(batches, crops, strict=True)]
+        for seed, n in dict.fromkeys(zip(run.seeds, images, strict=True))
+    }
+    own = [drawn[seed] for seed in run.seeds]
+    crops = torch.nn.utils.rnn.pad_sequence(own, batch_first=True).to(run.device).split(config.batch_size, dim=1)
+    return [replace(batch, crops=each) for batch, each in zip(batches, crops, strict=True)]
 
 
 def _rates(run: Run, shares: Sequence[Tensor], steps: int) -> Sequence[Tensor]:

@@ -29,7 +29,13 @@ CHECK_STEPS = 50
 
 
 class DivergedError(ArithmeticError):
-    """Training left the finite numbers; no later number of this trial would mean anything."""
+    """Training left the finite numbers; no later number of this trial would mean anything. reasons: of several
+    configurations, the place of each -> why.
+    """
+
+    def __init__(self, why: str, reasons: dict[int, str] | None = None) -> None:
+        super().__init__(why)
+        self.reasons = reasons or {}
 
 
 def train_step(
@@ -90,9 +96,10 @@ def _resting(new: dict[str, Tensor], old: dict[str, Tensor], moving: Tensor) -> 
 def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
     """Train on one task: new parameters, moments and rows of the learning curve.
 
-    Raises DivergedError within CHECK_STEPS steps of a loss or parameter of any member that is not finite.
+    Raises DivergedError within CHECK_STEPS steps of a loss or parameter of any member that is not finite; of several
+    configurations, where all have diverged. One that has, of others that have not, ends the task where it began it.
     """
-    lesson = prepare_lesson(run, state, task)
+    lesson, diverged = prepare_lesson(run, state, task), dict[int, str]()
     params = state.params
     moments = state.moments if run.config.optimizer_state == "keep" else run.optimizer.initial(params)
     rows: list[Tensor] = []
@@ -107,28 +114,40 @@ def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
             sizes = torch.stack([step.batch.sizes for step in part])[:, :, None]
             total = total + (rows_of(run.columns, logs) * sizes).sum(0)
             samples = samples + sizes.sum(0)
-            _check_finite(run, total, params, task, epoch)
+            diverged = _diverged(run, total, params, task, epoch) | diverged
+            if len(diverged) == run.configurations:
+                raise DivergedError(diverged[0], diverged)
         rows.append((total / samples).cpu())  # NaN for a member whose steps were over before this epoch
     at = torch.tensor([[task.index, epoch] for epoch in range(1, len(rows) + 1)])
+    if diverged:
+        going = torch.tensor([place not in diverged for place in range(run.configurations)], device=run.device)
+        going = going.repeat_interleave(run.seeds_each)
+        params, moments = _resting(params, state.params, going), _resting(moments, state.moments, going)
     return replace(
         state,
         params=params,
         moments=moments,
+        diverged=diverged,
         curve=torch.cat([state.curve, torch.stack(rows)]),
         epochs=torch.cat([state.epochs, at]),
     )
 
 
-def _check_finite(run: Run, logged: Tensor, params: Params, task: Task, epoch: int) -> None:
+def _diverged(run: Run, logged: Tensor, params: Params, task: Task, epoch: int) -> dict[int, str]:
+    """The configurations of which a member's logs [M, K] or parameters are not finite: place -> what is said of it."""
     finite = logged.isfinite().all(1)
     for value in params.values():
         finite = finite & value.isfinite().flatten(1).all(1)
-    if not finite.all():
-        seeds = [s for s, ok in zip(run.seeds, finite.tolist(), strict=True) if not ok]
-        raise DivergedError(
-            f"training diverged in epoch {epoch} of task {task.index} (loss or parameters not finite; "
-            f"seeds {', '.join(map(str, seeds))})"
-        )
+    if finite.all():
+        return {}
+    lost: dict[int, list[int]] = {}
+    for member in (~finite).nonzero().flatten().tolist():
+        lost.setdefault(member // run.seeds_each, []).append(run.seeds[member])
+    return {
+        place: f"training diverged in epoch {epoch} of task {task.index} (loss or parameters not finite; "
+        f"seeds {', '.join(map(str, seeds))})"
+        for place, seeds in lost.items()
+    }
 
 
 def accuracies(run: Run, params: Params, learned: int, samples: Sequence[Samples]) -> Tensor:
@@ -216,10 +235,10 @@ def attempted(run: Run, state: TrialState) -> TrialState:
     """The next task, trained and nothing else: not remembered, not measured. Raises DivergedError."""
     before = state if run.course is Course.CONTINUAL else restarted(run, state)
 
-    def train() -> TrialState:
-        return train_task(run, before, run.benchmark.tasks[state.tasks_learned])
+    def train(own: Run, start: TrialState) -> TrialState:
+        return train_task(own, start, own.benchmark.tasks[state.tasks_learned])
 
-    return first_task(run, before, train) if shares(run, state) else train()
+    return first_task(run, before, train) if shares(run, state) else train(run, before)
 
 
 def remembered(run: Run, trained: TrialState) -> TrialState:

@@ -29,8 +29,8 @@ from clsearch.core.algorithms import ALGORITHMS, Course
 from clsearch.core.config import fields_of
 from clsearch.core.files import TEMPORARY, write_atomically
 from clsearch.core.parts import BACKBONES
-from clsearch.core.run import Run
-from clsearch.core.state import TrialState
+from clsearch.core.run import Run, settings_of
+from clsearch.core.state import TrialState, members_of, together
 
 UNUSED_SECONDS = 24 * 3600.0
 """A file that no trial took over for so long is removed when the next study begins."""
@@ -49,32 +49,42 @@ def shares(run: Run, state: TrialState) -> bool:
     )
 
 
-def first_task(run: Run, state: TrialState, train: Callable[[], TrialState]) -> TrialState:
+def first_task(run: Run, state: TrialState, train: Callable[[Run, TrialState], TrialState]) -> TrialState:
     """A state that is trained on the first task: taken over where another trial has left it, else by `train`, and left
-    for others. A folder that can't be read or written costs the sharing and nothing else.
+    for others. Several configurations that train together train it once. A folder that can't be read or written costs
+    the sharing and nothing else.
     """
-    assert run.prefixes is not None
-    path = run.prefixes / f"{name_of(run)}.pt"
-    began = time.perf_counter()
+    lead, G = run.lead, run.configurations
+    start = members_of(state, 0, run.seeds_each)
+    path, began = _path(lead), time.perf_counter()
     found = _read(path, run.device)
-    if found is not None:
-        with suppress(OSError):
-            path.touch()  # still used
-        return replace(
-            state,
-            params=found["params"],
-            moments=found["moments"],
-            curve=arranged(found["curve"], found["columns"], run.columns),
-            epochs=found["epochs"],
-            shared=found["seconds"],
-        )
-    trained = train()
+    if found is None:
+        trained = train(lead, start)
+        _leave(path, trained, lead.columns, time.perf_counter() - began)
+        return together([trained] * G)
+    with suppress(OSError):
+        path.touch()  # still used
+    taken = replace(
+        start,
+        params=found["params"],
+        moments=found["moments"],
+        curve=arranged(found["curve"], found["columns"], run.columns),
+        epochs=found["epochs"],
+    )
+    return replace(together([taken] * G), shared=found["seconds"])
+
+
+def _path(lead: Run) -> Path:
+    assert lead.prefixes is not None
+    return lead.prefixes / f"{name_of(lead)}.pt"
+
+
+def _leave(path: Path, trained: TrialState, columns: tuple[str, ...], seconds: float) -> None:
     content = {"params": trained.params, "moments": trained.moments, "curve": trained.curve, "epochs": trained.epochs}
     buffer = io.BytesIO()
-    torch.save(content | {"columns": list(run.columns), "seconds": time.perf_counter() - began}, buffer)
+    torch.save(content | {"columns": list(columns), "seconds": seconds}, buffer)
     with suppress(OSError):  # a trial's own state can't be written then either, which ends the search with what to do
         write_atomically(path, buffer.getvalue())
-    return trained
 
 
 def arranged(curve: Tensor, columns: list[str], wanted: tuple[str, ...]) -> Tensor:
@@ -108,7 +118,7 @@ def name_of(run: Run) -> str:
         device.append(torch.cuda.get_device_name(run.device))
     first = run.benchmark.tasks[0]
     data = [zlib.crc32(values.cpu().numpy().data) for values in (first.train.inputs, first.train.labels)]
-    settings = run.settings(fields_of("finetuning"))
+    settings = settings_of(run.config, fields_of("finetuning"))
     text = json.dumps([settings, run.seeds, first.origin, data, code_digest(), machine, device], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 

@@ -25,8 +25,10 @@ from clsearch.core.state import TrialState
 
 @dataclass(frozen=True)
 class Run:
-    """One configuration on M seeds, ready to train; each seed is a member.
+    """Configurations on seeds, ready to train; each seed of each is one of M members, in this order. Usually there is
+    one configuration; several differ in NUMBERS only.
 
+    config: what they share. configurations: how many they are.
     references: number of tasks learned -> parameters of a model that never saw those unlearned by then, see
     `retraining`. prefixes: the folder where trials leave the first task for each other, see `prefix`; None: they don't.
     """
@@ -39,6 +41,7 @@ class Run:
     regularizers: tuple[Regularizer, ...]
     course: Course
     hyperparameters: Hyperparameters
+    configurations: int = 1
     references: Mapping[int, Params] = field(default_factory=dict)
     prefixes: Path | None = None
 
@@ -61,6 +64,27 @@ class Run:
         """One per member."""
         return self.benchmark.seeds
 
+    @property
+    def seeds_each(self) -> int:
+        """How many members a configuration has."""
+        return len(self.seeds) // self.configurations
+
+    @property
+    def lead(self) -> Run:
+        """The first configuration alone."""
+        if self.configurations == 1:
+            return self
+        S = self.seeds_each
+        own = {name: numbers[:S] for name, numbers in self.hyperparameters.items()}
+        references = {at: {name: value[:S] for name, value in of.items()} for at, of in self.references.items()}
+        return replace(
+            self,
+            benchmark=self.benchmark.first(S),
+            hyperparameters=own,
+            configurations=1,
+            references=references,
+        )
+
     def features(self, params: Params, inputs: Tensor) -> Tensor:
         """Backbone features [M, B, H] in float32, as training computes them: in the configured precision."""
         if self.config.precision == "float32":
@@ -82,20 +106,8 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """Names the configuration, the seeds and the tasks learned. The device is left out, so a trial may move, and so
-        is the data's place: images of a folder count by what they are.
-        """
-        sequence = [task.origin for task in self.benchmark.tasks]
-        text = json.dumps([self.config.algorithm, self.settings(), self.seeds, sequence], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def settings(self, names: Collection[str] | None = None) -> dict[str, Any]:
-        """The configuration's settings, or those of these names, with what the data are in place of where they lie."""
-        settings, source = self.config.flat(), self.config.source
-        settings |= {"data_root": None, "grouping": source.groups}
-        if source.identity:
-            settings["benchmark"] = source.identity
-        return {name: value for name, value in settings.items() if names is None or name in names}
+        """See `fingerprint_of`."""
+        return fingerprint_of(self.config, self.seeds, [task.origin for task in self.benchmark.tasks])
 
     def initial_state(self) -> TrialState:
         """The state before the first task, row 0 of the accuracy matrix not measured yet."""
@@ -114,6 +126,23 @@ class Run:
         )
 
 
+def settings_of(config: TrialConfig, names: Collection[str] | None = None) -> dict[str, Any]:
+    """A configuration's settings, or those of these names, with what the data are in place of where they lie."""
+    settings, source = config.flat(), config.source
+    settings |= {"data_root": None, "grouping": source.groups}
+    if source.identity:
+        settings["benchmark"] = source.identity
+    return {name: value for name, value in settings.items() if names is None or name in names}
+
+
+def fingerprint_of(config: TrialConfig, seeds: Sequence[int], sequence: Sequence[int]) -> str:
+    """Names a configuration, its seeds and the tasks learned. The device is left out, so a trial may move, and so is
+    the data's place: images of a folder count by what they are.
+    """
+    text = json.dumps([config.algorithm, settings_of(config), tuple(seeds), list(sequence)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def build_run(
     config: TrialConfig,
     seeds: Sequence[int],
@@ -127,13 +156,30 @@ def build_run(
     Raises ValueError without seeds, where one comes twice, or for a task that is not there, ConfigError for a backbone
     that cannot be used, and as Reader does where data cannot be read.
     """
+    return build_cohort([config], seeds, device, data, sequence)
+
+
+def build_cohort(
+    configs: Sequence[TrialConfig],
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+    data: Data | None = None,
+    sequence: Sequence[int] | None = None,
+) -> Run:
+    """As `build_run`, of several configurations that train together, each on all seeds: members 0..S-1 are the first
+    one's. Raises ValueError where they differ in more than NUMBERS, too.
+    """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: must be at least one, each once; got {list(seeds)}")
+    if others := {name for config in configs for name in differing(configs[0], config)} - {*NUMBERS}:
+        raise ValueError(f"configurations that train together must have the same {min(others)}")
+    # An exponent of 2 chooses what a step does, which must serve them all.
+    config = next((config for config in configs if config.penalty_p_norm != 2), configs[0])
     where, algorithm = torch.device(device), algorithm_named(config.algorithm)
-    benchmark = build_benchmark(config, seeds, where, data, sequence)
+    benchmark = build_benchmark(config, [*seeds] * len(configs), where, data, sequence)
 
-    def number(name: str) -> Tensor:
-        return torch.full((len(seeds),), getattr(config, name), device=where)
+    def numbers(name: str) -> Tensor:
+        return torch.tensor([float(getattr(c, name)) for c in configs], device=where).repeat_interleave(len(seeds))
 
     return Run(
         config=config,
@@ -143,5 +189,12 @@ def build_run(
         optimizer=build_optimizer(config),
         regularizers=tuple(build(config) for build in algorithm.build),
         course=algorithm.course,
-        hyperparameters={name: number(name) for name in NUMBERS},
+        hyperparameters={name: numbers(name) for name in NUMBERS},
+        configurations=len(configs),
     )
+
+
+def differing(one: TrialConfig, other: TrialConfig) -> list[str]:
+    """Names of the settings, the algorithm among them, in which two configurations differ."""
+    ours, theirs = ({"algorithm": config.algorithm} | config.flat() for config in (one, other))
+    return [name for name in ours | theirs if ours.get(name) != theirs.get(name)]

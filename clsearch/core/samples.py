@@ -88,6 +88,16 @@ class Samples:
         """All samples in batches of at most `size`, for passes that do not train."""
         return batches_of([torch.arange(n) for n in self.sizes], size, self.rows.device)
 
+    def first(self, members: int) -> Samples:
+        """The first members' alone."""
+        return replace(
+            self,
+            rows=self.rows[:members],
+            sizes=self.sizes[:members],
+            outputs=self.outputs[:members],
+            view=None if self.view is None else self.view.first(members),
+        )
+
     def thinned(self, most: int) -> Samples:
         """At most `most` of each member's samples, evenly spread over its rows (which are sorted by class)."""
         steps = [-(-n // most) for n in self.sizes]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from clsearch.core.files import write_atomically
+
+STACKED = ("params", "moments", "memory", "updates", "unlearning")
+"""Dicts of tensors [M, ...] in a state."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class TrialState:
     seconds: spent in learning so far. shared: spent by another trial on the first task, which this one took over.
     updates: <task>/<name> -> what learning a task changed of a parameter, [M, ...], where tasks may be unlearned.
     unlearned: indices of the tasks that were. unlearning: what was measured of it, see `metrics.unlearning`.
+    diverged: of several configurations, the place of one that diverged in the last task -> why.
     """
 
     fingerprint: str
@@ -39,6 +45,7 @@ class TrialState:
     unlearned: tuple[int, ...] = ()
     unlearning: dict[str, Tensor] = field(default_factory=dict)
     shared: float = 0.0
+    diverged: dict[int, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write atomically: `path` holds this state or the one before."""
@@ -76,3 +83,50 @@ class TrialState:
         for name in parts:  # the records stay on the CPU, where the loop keeps them
             content[name] = {key: value.to(device) for key, value in content.get(name, {}).items()}
         return cls(**content)
+
+
+def together(states: Sequence[TrialState]) -> TrialState:
+    """One state of the members of several, which have learned the same tasks. It has cost nothing yet."""
+    first = states[0]
+    if len(states) == 1:
+        return replace(first, seconds=0.0, shared=0.0)
+    stacked: dict[str, Any] = {
+        kind: {name: torch.cat([getattr(state, kind)[name] for state in states]) for name in getattr(first, kind)}
+        for kind in STACKED
+    }
+    return replace(
+        first,
+        accuracy=torch.cat([state.accuracy for state in states]),
+        curve=torch.cat([state.curve for state in states], 1),
+        seconds=0.0,
+        shared=0.0,
+        **stacked,
+    )
+
+
+def apart(state: TrialState, before: Sequence[TrialState]) -> list[TrialState]:
+    """What became of each of several states that were put together, with its share of what that cost."""
+    M, G = len(state.accuracy), len(before)
+    found = []
+    for place, own in enumerate(before):
+        part = members_of(state, place * M // G, (place + 1) * M // G)
+        found.append(
+            replace(
+                part,
+                fingerprint=own.fingerprint,
+                seconds=own.seconds + state.seconds / G,
+                shared=own.shared + state.shared,
+                diverged={},
+            )
+        )
+    return found
+
+
+def members_of(state: TrialState, first: int, end: int) -> TrialState:
+    """Some members' state."""
+    if (first, end) == (0, len(state.accuracy)):
+        return state
+    own: dict[str, Any] = {
+        kind: {name: value[first:end].clone() for name, value in getattr(state, kind).items()} for kind in STACKED
+    }
+    return replace(state, accuracy=state.accuracy[first:end].clone(), curve=state.curve[:, first:end].clone(), **own)

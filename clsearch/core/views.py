@@ -14,6 +14,10 @@ class View(Protocol):
 
     def __call__(self, inputs: Tensor) -> Tensor: ...
 
+    def first(self, members: int) -> View:
+        """The first members' alone."""
+        ...
+
 
 @dataclass(frozen=True)
 class PixelOrder:
@@ -23,6 +27,9 @@ class PixelOrder:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         return inputs.gather(2, self.order[:, None, :].expand_as(inputs))
+
+    def first(self, members: int) -> PixelOrder:
+        return PixelOrder(self.order[:members])
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class Rotation:
 
     def to(self, device: torch.device) -> Rotation:
         return Rotation(self.grid.to(device))
+
+    def first(self, members: int) -> Rotation:
+        return Rotation(self.grid[:members])
 
     def __call__(self, inputs: Tensor) -> Tensor:
         members, height, width, _ = self.grid.shape

@@ -39,9 +39,10 @@ from clsearch.tuning.report import write_report
 from clsearch.tuning.report_note import note_of
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.resume import check_same, claimed, set_aside
-from clsearch.tuning.search import OptunaSearcher, open_storage
+from clsearch.tuning.search import OptunaSearcher
 from clsearch.tuning.selection import SealedError, already_evaluated, evaluate
 from clsearch.tuning.session import ray_session, size_of_cluster
+from clsearch.tuning.storage import open_storage
 from clsearch.tuning.tracking import Tracker, quiet
 from clsearch.tuning.trainable import TRAINABLES, ContinualTrainable
 from clsearch.tuning.watching import Watcher
@@ -131,6 +132,8 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
     ended = {label: record.values for label, record in watcher.records.items()}
     searcher = OptunaSearcher(plan, study, watcher, ended)
     left = len(ended) < plan.trials + len(plan.references)
+    if note := about_cohort(plan):
+        watcher.line.tell(note)
     against = unlearning_references(plan, plan.seeds, data, watcher.line.say) if left else None
     trainable = TRAINABLES.get(plan.algorithm, ContinualTrainable)
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
@@ -157,6 +160,18 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
     )
     with interrupts_restored():
         tuner.fit()
+
+
+def about_cohort(plan: Plan) -> str:
+    """What is said where so many trials are asked for at once that the sampler learns from few."""
+    trials, together = plan.trials, plan.cohort
+    advised = max(1, trials // 8)
+    if together <= advised or plan.options.sampler not in ("tpe", "nsga2"):
+        return ""
+    return (
+        f"cohort: {together} of the {trials} trials are asked for at once, so the search learns from fewer results; at "
+        f"most {advised} is advised"
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.console import Console
 from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import Data
 from clsearch.core.loop import DivergedError, learn_sequence
-from clsearch.core.run import build_run
+from clsearch.core.run import build_cohort, build_run
 from clsearch.tuning.addresses import joins
 from clsearch.tuning.display import near, span, without_password
 from clsearch.tuning.identity import STUDY, Bounds, stored
@@ -54,14 +54,14 @@ def probe(plan: Plan, data: Data) -> Pace | None:
         settings = plan.config.flat() | {"epochs": None, "iterations": steps}
         settings |= {"unlearn": ()} if plan.config.amnesiac else {}
         config = TrialConfig.of(plan.algorithm, settings, plan.config.source)
-        run = build_run(config, plan.seeds, device, data, plan.tasks[:2])
+        run = build_cohort([config] * plan.cohort, plan.seeds, device, data, plan.tasks[:2])
         try:
             seconds[steps] = learn_sequence(run).seconds / len(run.benchmark.tasks)
         except DivergedError:
             return None
     few, many = (seconds[steps] for steps in PROBES)
     step = max(many - few, 0.0) / (PROBES[1] - PROBES[0])
-    return Pace(step, max(few - PROBES[0] * step, 0.0), len(plan.seeds))
+    return Pace(step, max(few - PROBES[0] * step, 0.0), len(plan.seeds) * plan.cohort)
 
 
 def steps_of(plan: Plan, data: Data) -> int:
@@ -98,7 +98,8 @@ def training(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, str]]
         rows.append(("Final", f"{of} on {len(plan.report_seeds)} fresh seeds; opens test data at the end"))
     share = f"{plan.options.cpus_per_trial} CPU" + f", {plan.options.gpus_per_trial:g} GPU" * (plan.device == "cuda")
     where = "what the cluster has room for" if joins(plan) else f"{at_a_time(plan)} at a time on this machine"
-    rows.append(("Resources", f"{share} a trial, {where}"))
+    of = "a trial" if plan.cohort == 1 else f"for {plan.cohort} trials that train together"
+    rows.append(("Resources", f"{share} {of}, {where}"))
     return [*rows, ("Time", time_of(plan, pace, steps, max(0, trials - ended), most))]
 
 
@@ -130,7 +131,7 @@ def at_a_time(plan: Plan) -> int:
     fit = int(node.cpus // options.cpus_per_trial)
     if options.gpus_per_trial:
         fit = min(fit, int(node.gpus / options.gpus_per_trial))
-    return max(1, min(fit, options.max_concurrent or fit, plan.trials))
+    return max(1, min(fit, options.max_concurrent or fit, -(-plan.trials // plan.cohort)))
 
 
 def places(plan: Plan) -> list[tuple[str, str]]:

@@ -62,6 +62,13 @@ class StudyOptions(Part):
         description="Stop trials early, from task 2 on, by average accuracy over the tasks so far: asha lets the best "
         "third of those that got to 2, 6, 18... tasks go on; median stops what is below the median of the finished.",
     )
+    cohort: int = Field(
+        1,
+        ge=1,
+        description="Configurations that are asked for together and train together in one worker; each is a trial of "
+        "its own. Pays with small networks and on GPUs; the search learns from fewer results, so at most an eighth of "
+        "the trials is advised.",
+    )
     grid_points: int = Field(5, ge=2, description="Values per hyperparameter of a grid, spaced as the range is.")
     results: Path = Field(Path("results"), description="Folder that keeps the records of studies.")
     mirror: str | None = Field(

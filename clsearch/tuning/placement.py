@@ -72,9 +72,11 @@ def short_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def remedy(kind: str, gpus: float) -> str:
-    """What to do where a trial's memory does not suffice, by the names of the options."""
-    smaller = "a smaller --batch-size or fewer --seeds"
+def remedy(kind: str, gpus: float, together: int = 1) -> str:
+    """What to do where a trial's memory does not suffice, by the names of the options. together: how many
+    configurations it trained.
+    """
+    smaller = f"a smaller --cohort (now {together}), " * (together > 1) + "a smaller --batch-size or fewer --seeds"
     if kind == "cpu":
         return f"out of memory on its node: take fewer trials at a time (--max-concurrent), {smaller}"
     more = f"a larger share for each trial (--gpus-per-trial, now {gpus:g}), " if 0 < gpus < 1 else ""

@@ -91,6 +91,11 @@ class Plan:
         return tuple(own.get(name, name) for name in self.options.references if own.get(name, name) != self.algorithm)
 
     @property
+    def cohort(self) -> int:
+        """How many configurations train together, at most."""
+        return min(self.options.cohort, self.trials)
+
+    @property
     def device(self) -> str:
         """Where trials train: cpu or cuda."""
         if self.options.device != "auto":

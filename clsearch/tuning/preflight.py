@@ -22,6 +22,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from clsearch.core.config import ConfigError, TrialConfig
 from clsearch.core.datasets import ImageFolder
 from clsearch.core.image_folder import Part, listed
+from clsearch.core.registry import OWN
 from clsearch.tuning.addresses import PROBE_SECONDS, check_address, check_outlives_job, connected, joins
 from clsearch.tuning.display import without_password
 from clsearch.tuning.mirror import check_mirror
@@ -46,6 +47,7 @@ def check(plan: Plan) -> None:
         check_resources(plan, [this_node(plan)])
     check_places(plan)
     check_backbone(plan)
+    check_cohort(plan)
 
 
 def check_places(plan: Plan) -> None:
@@ -197,6 +199,24 @@ def check_backbone(plan: Plan) -> None:
 
             device = torch.device(plan.device if torch.cuda.is_available() else "cpu")
             build_network(config, config.source.shape, 2, device)
+
+
+def check_cohort(plan: Plan) -> None:
+    """Regularizers of the user's own that train together are built once, so what is searched must reach them through
+    their hyperparameters, not when they are built.
+    """
+    if plan.options.cohort == 1 or plan.algorithm not in OWN:
+        return
+    ends = [plan.trial_config({name: getattr(r, end) for name, r in plan.space.items()}) for end in ("low", "high")]
+    from ray import cloudpickle
+
+    for build in OWN[plan.algorithm].build:
+        low, high = (cloudpickle.dumps(build(config)) for config in ends)
+        if low != high:
+            rule = f"cohort: must be 1 where what is searched chooses how {plan.algorithm} is built"
+            raise ConfigError(
+                [f"{rule}; its regularizers may read it from their hyperparameters; got {plan.options.cohort}"]
+            )
 
 
 def check_device(plan: Plan) -> None:

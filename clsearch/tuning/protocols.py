@@ -37,7 +37,7 @@ OWN = {
 }
 """Protocol -> options that act in it only."""
 
-SEARCHING = ("trials", "sampler", "sampler_seed", "pruner", "grid_points", "objectives")
+SEARCHING = ("trials", "sampler", "sampler_seed", "pruner", "grid_points", "objectives", "cohort")
 """Options that act where a sampler chooses, which is not in continual."""
 
 HALVINGS = 10

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -49,11 +49,29 @@ class MedianAtTask(BasePruner):
         return bool(others) and sign * trial.intermediate_values[step] < sign * median(others)
 
 
+class HalvingAtTask(BasePruner):
+    """Asynchronous successive halving (Li et al. 2020, algorithm 2): of the trials that have reached a rung, the best
+    1 / REDUCTION go on, and the best of fewer than REDUCTION.
+
+    Optuna's own lets a trial into its rung as it is asked about, so of those that train together, which are known all
+    at once, the first would always go on.
+    """
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        step = trial.last_step
+        if step is None or step not in halvings(step):
+            return False
+        sign = 1 if study.direction is optuna.study.StudyDirection.MAXIMIZE else -1
+        reached = [t.intermediate_values for t in study.get_trials(deepcopy=False) if step in t.intermediate_values]
+        scores = sorted((sign * values[step] for values in reached), reverse=True)
+        return bool(sign * trial.intermediate_values[step] < scores[max(1, len(scores) // REDUCTION) - 1])
+
+
 def pruner_of(plan: Plan) -> BasePruner:
     """The pruner of a plan."""
     match plan.options.pruner:
         case Pruner.ASHA:
-            return SuccessiveHalvingPruner(min_resource=GRACE, reduction_factor=REDUCTION)
+            return HalvingAtTask()
         case Pruner.MEDIAN:
             return MedianAtTask()
     return NopPruner()
@@ -63,8 +81,13 @@ def rungs(plan: Plan) -> list[int]:
     """After how many tasks trials are compared."""
     tasks = len(plan.tasks)
     if plan.options.pruner is Pruner.ASHA:
-        return [GRACE * REDUCTION**n for n in range(tasks) if GRACE * REDUCTION**n < tasks]
+        return halvings(tasks - 1)
     return list(range(GRACE, tasks)) if plan.options.pruner is Pruner.MEDIAN else []
+
+
+def halvings(tasks: int) -> list[int]:
+    """The rungs of asha up to a number of tasks."""
+    return [rung for n in range(tasks) if (rung := GRACE * REDUCTION**n) <= tasks]
 
 
 class PruningScheduler(FIFOScheduler):

@@ -16,7 +16,7 @@ from clsearch.core.statistics import Interval, indistinguishable, paired_differe
 from clsearch.tuning.objectives import chosen, front, sign
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.records import ENDED, TrialRecord
-from clsearch.tuning.trainable import last_rows
+from clsearch.tuning.trial_results import last_rows
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
     if plan.command is None or not plan.space:
         return None
     words, dropped = [], {"--name", "--trials", "--sampler", "--grid-points", "--sampler-seed", "--pruner"}
-    dropped |= {"--no-final", "--report-seeds"}
+    dropped |= {"--cohort", "--no-final", "--report-seeds"}
     dropped |= {"--" + name.replace("_", "-") for name in plan.space}
     keep = True
     for word in plan.command:

@@ -73,7 +73,8 @@ class TrialRecord:
     curve: [E][M][K] with its columns and [E][2] (task, epoch).
     shared_seconds: that another trial spent on the first task, which this one took over.
     times: when the driver was told of each learned task, in milliseconds since 1970; told: of anything, last. restarts:
-    after a worker died. place: the node, and the GPU, that it was trained on last.
+    after a worker died. place: the node, and the GPU, that it was trained on last. cohort: how many configurations it
+    was begun with, itself among them.
     """
 
     label: str
@@ -97,6 +98,7 @@ class TrialRecord:
     told: int = 0
     restarts: int = 0
     place: str = ""
+    cohort: int = 1
 
     @property
     def ended(self) -> bool:

@@ -19,8 +19,8 @@ from clsearch.tuning.report_answer import answer, missing, notes, question
 from clsearch.tuning.report_comparison import comparison_parts
 from clsearch.tuning.report_unlearning import unlearning
 from clsearch.tuning.response_plots import response
-from clsearch.tuning.search import JOURNAL
 from clsearch.tuning.search_plots import importance, optimism, parallel, trade_off, workers
+from clsearch.tuning.storage import JOURNAL
 from clsearch.tuning.task_plots import course, forgetting, heat_map
 
 REPORT, COMPARISON_REPORT = "report.html", "comparison.html"

@@ -108,6 +108,8 @@ def told(found: Rerun) -> list[str]:
     for part, (then, now) in found.differences.items():
         lines.append(f"{part}: {then} then, {now} now")
     if not found.equal:
+        if record.cohort > 1:
+            lines.append(f"it was trained in a cohort of {record.cohort}, which rounds otherwise than one alone")
         lines.append(
             f"it was trained on {record.place or 'a machine that is not named'}; another device, or number of threads "
             f"(--cpus, as --cpus-per-trial then), adds in another order"

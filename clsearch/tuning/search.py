@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
-from clsearch.core.config import ConfigError, fields_of
-from clsearch.core.seeding import seed_of
-from clsearch.tuning.objectives import chosen, direction, sign
+from clsearch.core.config import fields_of
+from clsearch.tuning.objectives import chosen, sign
 from clsearch.tuning.plan import Plan
-from clsearch.tuning.pruning import pruner_of
-from clsearch.tuning.spaces import Space, grid
-from clsearch.tuning.trainable import OUT_OF_MEMORY
-
-JOURNAL = "optuna.journal"
+from clsearch.tuning.storage import asked_of, distributions_of, sampler_for
+from clsearch.tuning.trial_results import OUT_OF_MEMORY, results_in
 
 REASON = "reason"
 """Attribute of trials that diverged: why."""
@@ -34,76 +23,13 @@ REASON = "reason"
 T = TypeVar("T")
 
 
-def open_storage(plan: Plan) -> optuna.Study:
-    """The Optuna study of a plan in its journal file, created where it is not there yet; a grid is queued there as a
-    whole. Only for a process that holds the study (`resume.claimed`).
-
-    Raises ConfigError where more trials were asked for than the plan has.
-    """
-    optuna.logging.set_verbosity(optuna.logging.INFO if plan.options.verbose else optuna.logging.WARNING)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    mend(plan.folder / JOURNAL)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(plan.folder / JOURNAL))),
-        study_name=plan.options.name,
-        directions=[direction(name) for name in plan.objectives],
-        pruner=pruner_of(plan),
-        load_if_exists=True,
-    )
-    if plan.options.sampler == "grid" and plan.space:
-        # GridSampler raises at the last `tell` outside `optimize`; a queue gives the same points.
-        queued = len(study.get_trials(deepcopy=False))
-        for point in islice(grid(plan.space, plan.options.grid_points), queued, None):
-            study.enqueue_trial(point)
-    asked = len(asked_of(study))
-    if asked > plan.trials:
-        raise ConfigError([f"trials: must be at least {asked}, as many as the study has already; got {plan.trials}"])
-    return study
-
-
-def mend(journal: Path) -> None:
-    """Undo what a killed process may leave: its lock, for which every write would wait, and a line half written."""
-    for lock in journal.parent.glob(f"{journal.name}.lock*"):
-        lock.unlink(missing_ok=True)
-    if journal.exists():
-        with journal.open("r+b") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
-
-
-def asked_of(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that were asked for, whatever became of them; a grid's queue is not."""
-    return study.get_trials(deepcopy=False, states=_ASKED)
-
-
-def distributions_of(space: Space) -> dict[str, BaseDistribution]:
-    """A space in Optuna's words."""
-    return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in space.items()}
-
-
-def sampler_for(plan: Plan, asked: int) -> BaseSampler:
-    """The sampler for the next suggestion. Its seed is derived from the number of trials asked so far, because a
-    fixed one would repeat its first suggestions after a reload.
-    """
-    seed = plan.options.sampler_seed
-    derived = seed_of(seed, 0, asked, "sampler") % 2**32
-    match plan.options.sampler:
-        case "tpe":
-            return TPESampler(seed=derived, constant_liar=True, multivariate=True)
-        case "nsga2":  # at least two generations, whatever the budget
-            return NSGAIISampler(population_size=min(50, max(4, plan.trials // 4)), seed=derived)
-        case "qmc":  # one sequence, whose place Optuna keeps in its storage
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return QMCSampler(scramble=True, seed=seed, independent_sampler=RandomSampler(derived))
-    return RandomSampler(seed=derived)
-
-
 class Desk(Protocol):
     """Who watches a search."""
 
-    def configure(self, label: str, values: dict[str, float], algorithm: str | None) -> dict[str, Any]:
-        """The config of a trial that begins, or of a reference, which has an algorithm of its own."""
+    def configure(self, asked: Mapping[str, dict[str, float]], algorithm: str | None) -> dict[str, Any]:
+        """What Ray Tune runs for configurations (label -> searched values) that train together, or for a reference,
+        which has an algorithm of its own.
+        """
 
     def room(self) -> bool:
         """Whether one more may be suggested now."""
@@ -138,8 +64,8 @@ class OptunaSearcher(Searcher):
         asked = asked_of(study)
         self.asked = len(asked)
         self.again = [trial for trial in asked if trial_label(trial.number) not in self.ended]
+        self.labels: dict[str, list[str]] = {}
         self.open: dict[str, optuna.trial.Trial] = {}
-        self.stopped: set[str] = set()
         self.known: dict[str, FrozenTrial] = {}
         self.told = {trial.number: max(trial.intermediate_values, default=0) for trial in self.again}
 
@@ -157,30 +83,45 @@ class OptunaSearcher(Searcher):
 
     def _next(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.references and not self._shared(self.references[0]):
-            name = self.references.pop(0)
-            return self.desk.configure(reference_label(name), {}, name)
-        if self.again:
-            return self._continued(trial_id, self.again.pop(0))
-        if self.asked >= self.plan.trials:
-            return self._last()
-        self.study.sampler = sampler_for(self.plan, self.asked)
-        trial = self.study.ask(fixed_distributions=self.distributions)
-        self.asked += 1
-        self.open[trial_id] = trial
-        return self.desk.configure(trial_label(trial.number), trial.params, None)
+            return self._reference(trial_id, self.references.pop(0), {})
+        if self.again or self.asked < self.plan.trials:
+            asked = dict(self._continued() if self.again else self._asked())
+            self.labels[trial_id] = list(asked)
+            return self.desk.configure(asked, None)
+        return self._last(trial_id)
 
-    def _continued(self, trial_id: str, found: FrozenTrial) -> dict[str, Any]:
-        """A trial that an earlier process asked for. Where Optuna was told of its end, but its record was not written,
-        it is not told again.
+    def _asked(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """New trials that train together: label and searched values."""
+        for _ in range(min(self.plan.cohort, self.plan.trials - self.asked)):
+            self.study.sampler = sampler_for(self.plan, self.asked)
+            trial = self.study.ask(fixed_distributions=self.distributions)
+            self.asked += 1
+            label = trial_label(trial.number)
+            self.open[label] = trial
+            yield label, trial.params
+
+    def _continued(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """Trials that an earlier process asked for. Where Optuna was told of the end of one, but its record was not
+        written, it is not told again.
         """
-        if found.state.is_finished():
-            self.known[trial_id] = found
-            return self.desk.configure(trial_label(found.number), found.params, None)
-        trial = optuna.trial.Trial(self.study, found._trial_id)
-        for name, values in self.plan.space.items():  # as they were suggested; new where the process died in between
-            trial.suggest_float(name, values.low, values.high, log=values.log)
-        self.open[trial_id] = trial
-        return self.desk.configure(trial_label(found.number), trial.params, None)
+        size = self.plan.cohort
+        taken, self.again = self.again[:size], self.again[size:]
+        for found in taken:
+            label = trial_label(found.number)
+            if found.state.is_finished():
+                self.known[label] = found
+                yield label, found.params
+                continue
+            trial = optuna.trial.Trial(self.study, found._trial_id)
+            for name, values in self.plan.space.items():  # as suggested; new where the process died in between
+                trial.suggest_float(name, values.low, values.high, log=values.log)
+            self.open[label] = trial
+            yield label, trial.params
+
+    def _reference(self, trial_id: str, algorithm: str, values: dict[str, float]) -> dict[str, Any]:
+        label = reference_label(algorithm)
+        self.labels[trial_id] = [label]
+        return self.desk.configure({label: values}, algorithm)
 
     def _is_done(self, reference: str, values: Mapping[str, float]) -> bool:
         """Whether a reference ended in an earlier process, with these values."""
@@ -190,7 +131,7 @@ class OptunaSearcher(Searcher):
         """The searched hyperparameters that a reference has, too."""
         return [name for name in self.plan.space if name in fields_of(algorithm)]
 
-    def _last(self) -> dict[str, Any] | str | None:
+    def _last(self, trial_id: str) -> dict[str, Any] | str | None:
         """References that wait for the best trial; without a finished trial there is nothing to compare."""
         if self.references and self.open:
             return None
@@ -202,38 +143,62 @@ class OptunaSearcher(Searcher):
         best = finished[chosen(signs * np.array([trial.values for trial in finished]))]
         values = {key: best.params[key] for key in self._shared(name)}
         if self._is_done(name, values):
-            return self._last()
-        return self.desk.configure(reference_label(name), values, name)
+            return self._last(trial_id)
+        return self._reference(trial_id, name, values)
 
     def should_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether a trial is to be stopped early, after the task that a result is of; Optuna is told of that first."""
+        """Whether nothing is left of a trial of Ray Tune after the task that a result is of. Optuna is told of every
+        configuration first, so those of a cohort are judged against each other, too; one that is stopped early is
+        marked as done in the result.
+        """
         if result.get("done"):
             return False
-        if (known := self.known.get(trial_id)) is not None:  # as it was decided
+        labels = self.labels[trial_id]
+        moved = results_in(result, labels)
+        for label in [label for label, own in moved.items() if own.get("done")]:
+            self._ended(label, moved[label])
+        news = {label: self._note(label, own) for label, own in moved.items() if not own.get("done")}
+        for label, is_new in news.items():
+            if self._is_stopped(label, moved[label], is_new):
+                moved[label]["done"] = True
+                self._ended(label, moved[label], stopped=True)
+        gone = [label for label, own in moved.items() if own.get("done")]
+        labels[:] = [label for label in labels if label not in gone]
+        return not labels
+
+    def _is_stopped(self, label: str, result: dict[str, Any], is_new: bool) -> bool:
+        if (known := self.known.get(label)) is not None:  # as it was decided
             last = max(known.intermediate_values, default=0)
             pruned = known.state is OptunaState.PRUNED and REASON not in known.user_attrs
             return pruned and result["tasks_learned"] >= last
-        if trial_id not in self.open or len(self.plan.objectives) > 1:
-            return False
-        self.on_trial_result(trial_id, result)
-        if self._kept(self.open[trial_id].should_prune):
-            self.stopped.add(trial_id)
-        return trial_id in self.stopped
+        # Who was let go on is not asked about again, though others have come to the same task since.
+        return is_new and bool(self._kept(self.open[label].should_prune))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if trial_id in self.open:
-            self._kept(lambda: self._report(self.open[trial_id], result))
+        for label, own in results_in(result, self.labels.get(trial_id, [])).items():
+            self._note(label, own)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Diverged trials are told as pruned, as those are that were stopped early: TPE avoids their region, and learns
         nothing from failed ones, as those are whose worker died or had too little memory.
         """
-        trial = self.open.pop(trial_id, None)
-        if trial is not None:
-            self._kept(lambda: self._tell(trial, result, error, trial_id in self.stopped))
+        labels = self.labels.pop(trial_id, [])
+        told = results_in(result, labels) if result and labels and not error else {}
+        for label in labels:
+            self._ended(label, told.get(label))
 
-    def _tell(self, trial: optuna.trial.Trial, result: dict[str, Any] | None, error: bool, stopped: bool) -> None:
-        if error or result is None or OUT_OF_MEMORY in result:
+    def _note(self, label: str, result: dict[str, Any]) -> bool:
+        """Tell Optuna how a trial stands; gives whether that was news."""
+        return label in self.open and bool(self._kept(lambda: self._report(self.open[label], result)))
+
+    def _ended(self, label: str, result: dict[str, Any] | None, stopped: bool = False) -> None:
+        """Tell Optuna how a trial ended; without a result it failed."""
+        trial = self.open.pop(label, None)
+        if trial is not None:
+            self._kept(lambda: self._tell(trial, result, stopped))
+
+    def _tell(self, trial: optuna.trial.Trial, result: dict[str, Any] | None, stopped: bool) -> None:
+        if result is None or OUT_OF_MEMORY in result:
             self.study.tell(trial, state=OptunaState.FAIL)
             return
         self._report(trial, result)
@@ -244,14 +209,16 @@ class OptunaSearcher(Searcher):
         else:
             self.study.tell(trial, [result[name] for name in self.plan.objectives])
 
-    def _report(self, trial: optuna.trial.Trial, result: dict[str, Any]) -> None:
-        """An intermediate value per learned task; the same task told again is no news. Optuna takes none where there
-        are several objectives.
+    def _report(self, trial: optuna.trial.Trial, result: dict[str, Any]) -> bool:
+        """An intermediate value per learned task; gives whether there was one: the same task told again is no news, and
+        Optuna takes none where there are several objectives.
         """
         learned, name = result["tasks_learned"], self.plan.objectives[0]
-        if len(self.plan.objectives) == 1 and name in result and learned > self.told.get(trial.number, 0):
-            trial.report(result[name], step=learned)
-            self.told[trial.number] = learned
+        if len(self.plan.objectives) > 1 or name not in result or learned <= self.told.get(trial.number, 0):
+            return False
+        trial.report(result[name], step=learned)
+        self.told[trial.number] = learned
+        return True
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: Optuna's storage already holds all of it."""
@@ -265,9 +232,6 @@ class OptunaSearcher(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its Tuner for a restore that is never used; open files and handles stay here."""
         return {}
-
-
-_ASKED = (OptunaState.RUNNING, OptunaState.COMPLETE, OptunaState.PRUNED, OptunaState.FAIL)
 
 
 def trial_label(number: int) -> str:

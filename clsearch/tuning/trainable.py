@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,46 @@ import ray
 import torch
 from ray.tune import Trainable
 
-from clsearch.core import metrics
+from clsearch.core.cohorts import initial_states, learn_together
 from clsearch.core.config import TrialConfig
 from clsearch.core.datasets import Data
-from clsearch.core.loop import DivergedError, learn_task
+from clsearch.core.loop import DivergedError
 from clsearch.core.registry import Own, accept
 from clsearch.core.retraining import References, placed, retrained
-from clsearch.core.run import Run, build_run
+from clsearch.core.run import Run, build_cohort
 from clsearch.core.state import TrialState
 from clsearch.tuning.placement import Share, place, remedy, short_of_memory
+from clsearch.tuning.trial_results import COHORT, OUT_OF_MEMORY, UNBUILT, report
 
 STATE_FILE = "state.pt"
 
-OUT_OF_MEMORY = "out_of_memory"
-"""In a result: the trial failed for its size, which says nothing of the searched values."""
 
-UNBUILT = {
-    "tasks_learned": 0,
-    "seconds": 0.0,
-    "shared_seconds": 0.0,
-    "record": {name: [] for name in ("accuracy", "columns", "curve", "epochs")} | {"unlearning": {}},
-}
-"""Result of a trial that could not be built."""
+@dataclass
+class Member:
+    """A configuration of a trial. file: its own checkpoint, replaced atomically after each task. told: whether the
+    driver has heard of its state. over: whether nothing more comes of it.
+    """
+
+    label: str
+    config: TrialConfig
+    file: Path | None
+    state: TrialState
+    told: bool
+    over: bool = False
+
+    @property
+    def dropped(self) -> bool:
+        """Whether the driver has removed the checkpoint, which was written after each task."""
+        return self.file is not None and self.state.tasks_learned > 0 and not self.file.exists()
+
+    def saved(self) -> dict[str, Any]:
+        """Write the checkpoint; gives what to report where it can't be written."""
+        try:
+            if self.file is not None:
+                self.state.save(self.file)
+        except OSError as error:
+            return {"unwritable": str(error)}
+        return {}
 
 
 class ContinualTrainable(Trainable):
@@ -49,7 +67,10 @@ class ContinualTrainable(Trainable):
     algorithm: instead of the class's own (so that a study's references run in the same actors).
     sequence: numbers of the tasks that are learned; default all.
     prefixes: folder where trials leave the first task for each other, see `clsearch.core.prefix`; default: they don't.
-    label: a name for the driver, not read here.
+    label: a name for the driver.
+    cohort: list of {label, values, state_file}: configurations that train together, which differ from the settings in
+    their values; a result then has one per configuration that moved (`trial_results.COHORT`). Those furthest behind
+    move first. One whose state file is removed, as the driver does at a trial's end, drops out at the next task.
     """
 
     algorithm = "finetuning"
@@ -66,32 +87,45 @@ class ContinualTrainable(Trainable):
         references: what unlearning is measured against; None: each trial trains its own.
         """
         accept(own or {})
-        held: Data | None = ray.get(data) if isinstance(data, ray.ObjectRef) else data
+        self.data: Data | None = ray.get(data) if isinstance(data, ray.ObjectRef) else data
+        self.references = references
         settings = dict(config)
-        settings.pop("label", None)
-        seeds = settings.pop("seeds", [0, 1, 2])
-        self.kind = settings.pop("device", "cpu")
-        sequence = settings.pop("sequence", None)
-        state_file, prefixes = settings.pop("state_file", None), settings.pop("prefixes", None)
-        algorithm = settings.pop("algorithm", self.algorithm)
+        alone = {name: settings.pop(name, None) for name in ("label", "state_file")} | {"values": {}}
+        self.seeds, self.kind = settings.pop("seeds", [0, 1, 2]), settings.pop("device", "cpu")
+        self.sequence, prefixes = settings.pop("sequence", None), settings.pop("prefixes", None)
+        self.prefixes = None if prefixes is None else Path(prefixes)
+        self.together = COHORT in settings
+        wanted, algorithm = settings.pop(COHORT, [alone]), settings.pop("algorithm", self.algorithm)
         resources = self.trial_resources.required_resources if self.trial_resources else {}
         self.share = Share(math.floor(resources.get("CPU", 1)), resources.get("GPU", 0))
-        self.state_file = None if state_file is None else Path(state_file)
         self.short, self.place = False, place()
-        configuration = TrialConfig.of(algorithm, settings, None if held is None else held.source)
+        source = None if self.data is None else self.data.source
+        configs = [TrialConfig.of(algorithm, settings | each["values"], source) for each in wanted]
+        self.cohort: list[Member] = []
+        self.labels = [each["label"] for each in wanted]
         try:
-            run = build_run(configuration, seeds, self.share.take(self.kind), held, sequence)
-            run = replace(run, prefixes=None if prefixes is None else Path(prefixes))
-            self.run = measured_against(run, references, held)
-            if self.state_file is not None and self.state_file.exists():
-                self.state = TrialState.load(self.state_file, self.run.fingerprint, self.run.device)
-            else:
-                self.state = self.run.initial_state()
-            self.told = self.state.tasks_learned == 0
+            self.device = self.share.take(self.kind)
+            self.run = self._run_of(configs)
+            for each, made, fresh in zip(wanted, configs, initial_states(self.run, configs), strict=True):
+                file = None if each["state_file"] is None else Path(each["state_file"])
+                state = fresh
+                if file is not None and file.exists():
+                    state = TrialState.load(file, fresh.fingerprint, self.device)
+                self.cohort.append(Member(each["label"], made, file, state, told=state.tasks_learned == 0))
+            self.trained = self.cohort
         except Exception as error:
             self.short = short_of_memory(error)
             if not self.short:
                 raise
+
+    @property
+    def state(self) -> TrialState:
+        """Of the first configuration."""
+        return self.cohort[0].state
+
+    def _run_of(self, configs: Sequence[TrialConfig]) -> Run:
+        run = build_cohort(configs, self.seeds, self.device, self.data, self.sequence)
+        return measured_against(replace(run, prefixes=self.prefixes), self.references, self.data)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._release()
@@ -102,49 +136,75 @@ class ContinualTrainable(Trainable):
         """Learn the next task. One for which the memory does not suffice ends the trial, not the worker."""
         try:
             if not self.short:
-                return self._learned() | {"place": self.place}
+                return self._result(self._moved())
         except Exception as error:
             if not short_of_memory(error):
                 raise
-        known = UNBUILT if self.short else report(self.run, self.state)
+        why = remedy(self.kind, self.share.gpus, len(self.labels))
+        out = {"failed": why, OUT_OF_MEMORY: True, "done": True}
+        known = {m.label: report(self.run, m.state) for m in self.cohort if not m.over} if not self.short else {}
+        ended = {m.label for m in self.cohort if m.over}
+        left = {label: known.get(label, UNBUILT) | out for label in self.labels if label not in ended}
         self._release()
-        why = remedy(self.kind, self.share.gpus)
-        return known | {"failed": why, OUT_OF_MEMORY: True, "done": True, "place": self.place}
+        return self._result(left, done=True)
+
+    def _result(self, moved: dict[str, dict[str, Any]], done: bool = False) -> dict[str, Any]:
+        """What is told to Ray Tune, of what is told of each configuration."""
+        if not self.together:
+            return next(iter(moved.values())) | {"place": self.place}
+        own = [result | {"label": label, "place": self.place} for label, result in moved.items()]
+        return {COHORT: own, "done": done or all(member.over for member in self.cohort)}
 
     def _release(self) -> None:
         """Give the memory of a trial back, of which a GPU's is waited for by others."""
-        for name in ("run", "state"):
+        for name in ("run", "cohort", "trained"):
             vars(self).pop(name, None)
         if torch.cuda.is_initialized():
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _learned(self) -> dict[str, Any]:
-        if not self.told:  # of the task that it goes on from, of which nobody may have heard
-            self.told = True
-            return report(self.run, self.state)
-        if self.state.tasks_learned < len(self.run.benchmark.tasks):
-            try:
-                self.state = learn_task(self.run, self.state)
-            except DivergedError as error:
-                return report(self.run, self.state) | {"failed": str(error), "done": True}
-            return report(self.run, self.state) | self._saved()
-        return report(self.run, self.state)
+    def _moved(self) -> dict[str, dict[str, Any]]:
+        """Let those furthest behind learn their next task; what is told of each, by label."""
+        if untold := [member for member in self.cohort if not member.told]:
+            return {member.label: self._told(member) for member in untold}
+        for member in self.cohort:
+            member.over = member.over or (self.together and member.dropped)
+        going = [member for member in self.cohort if not member.over]
+        if not going:  # a bare trial that is asked once more
+            return {member.label: self._told(member) for member in self.cohort}
+        least = min(member.state.tasks_learned for member in going)
+        group = [member for member in going if member.state.tasks_learned == least]
+        if group != self.trained:
+            self.run, self.trained = self._run_of([member.config for member in group]), group
+        found = learn_together(self.run, [member.state for member in group])
+        return {member.label: self._after(member, new) for member, new in zip(group, found, strict=True)}
 
-    def _saved(self) -> dict[str, Any]:
-        """Keep the state in the trial's own file; gives what to report where that can't be written."""
-        try:
-            if self.state_file is not None:
-                self.state.save(self.state_file)
-        except OSError as error:
-            return {"unwritable": str(error)}
-        return {}
+    def _after(self, member: Member, new: TrialState | DivergedError) -> dict[str, Any]:
+        if isinstance(new, DivergedError):
+            member.over = True
+            return report(self.run, member.state) | {"failed": str(new), "done": True}
+        member.state = new
+        return self._told(member) | member.saved()
+
+    def _told(self, member: Member) -> dict[str, Any]:
+        """What is told of a configuration as it stands; the driver has heard of it then."""
+        told = report(self.run, member.state)
+        member.told, member.over = True, told["done"]
+        return told
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        self.state.save(Path(checkpoint_dir) / STATE_FILE)
+        for number, member in enumerate(self.cohort):
+            member.state.save(Path(checkpoint_dir) / checkpoint_name(number))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
-        self.state = TrialState.load(Path(checkpoint_dir) / STATE_FILE, self.run.fingerprint, self.run.device)
+        for number, member in enumerate(self.cohort):
+            path = Path(checkpoint_dir) / checkpoint_name(number)
+            member.state = TrialState.load(path, member.state.fingerprint, self.device)
+
+
+def checkpoint_name(number: int) -> str:
+    """The file of a cohort's n-th configuration in Ray's checkpoint."""
+    return f"{number}-{STATE_FILE}" if number else STATE_FILE
 
 
 def measured_against(run: Run, references: References | ray.ObjectRef | None, data: Data | None) -> Run:
@@ -153,8 +213,12 @@ def measured_against(run: Run, references: References | ray.ObjectRef | None, da
         return run
     found: References = ray.get(references) if isinstance(references, ray.ObjectRef) else references or {}
     if not found:
-        found = retrained(run.config, run.seeds, run.device, data)
-    return replace(run, references=placed(found, run.device))
+        found = retrained(run.config, run.seeds[: run.seeds_each], run.device, data)
+    repeated = {
+        at: {name: torch.cat([value] * run.configurations) for name, value in params.items()}
+        for at, params in found.items()
+    }
+    return replace(run, references=placed(repeated, run.device))
 
 
 class FinetuningTrainable(ContinualTrainable):
@@ -226,37 +290,3 @@ TRAINABLES: dict[str, type[ContinualTrainable]] = {
     )
 }
 """Algorithm -> its Trainable."""
-
-
-def report(run: Run, state: TrialState) -> dict[str, Any]:
-    """What a step tells the driver: numbers, and small arrays as lists.
-
-    Metrics are means over seeds, `<name>/std` their standard deviations (n - 1; absent for one seed). `train/<name>`
-    are of the last epoch. `record` holds R [M, T+1, T], what was measured of unlearning, and the learning curve
-    [E, M, K].
-    """
-    t = state.tasks_learned
-    values = metrics.summary(state.accuracy, t) | metrics.unlearning(state.unlearning, t) if t else {}
-    if t:
-        last = last_rows(state.curve).double()
-        values |= {f"train/{name}": last[:, k] for k, name in enumerate(run.columns)}
-    return metrics.over_seeds(values) | {
-        "tasks_learned": t,
-        "done": t == len(run.benchmark.tasks),
-        "seconds": state.seconds,
-        "shared_seconds": state.shared,
-        "record": {
-            "accuracy": state.accuracy.tolist(),
-            "unlearning": {name: values.tolist() for name, values in state.unlearning.items()},
-            "columns": list(run.columns),
-            "curve": state.curve.tolist(),
-            "epochs": state.epochs.tolist(),
-        },
-    }
-
-
-def last_rows(curve: torch.Tensor) -> torch.Tensor:
-    """[M, K] each member's last row of a learning curve [E, M, K]; one that ended earlier has NaN after it."""
-    epochs, members = (torch.arange(n) for n in curve.shape[:2])
-    last = torch.where(curve.isnan().all(2), -1, epochs[:, None]).amax(0)
-    return curve[last, members]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from clsearch.tuning.progress import ProgressLine
 from clsearch.tuning.ranking import with_intransigence
 from clsearch.tuning.records import PREFIXES, STATE_FILE, Results, TrialRecord, metrics_of, now, read_trials
 from clsearch.tuning.tracking import Tracker
+from clsearch.tuning.trial_results import COHORT, labels_in, results_in
 
 TABLE_SECONDS = 10.0
 """trials.csv is rewritten no more often than this while a study runs; each trial's own record is written at its end."""
@@ -60,6 +62,7 @@ class Watcher(tune.Callback):
         self.kept = kept
         self.earlier = read_trials(results.folder)
         self.records = {label: record for label, record in self.earlier.items() if record.ended}
+        self.groups: list[list[str]] = []
         self.written = 0.0
         self.tasks_decided = 0
         self.trouble: OSError | None = None
@@ -69,14 +72,33 @@ class Watcher(tune.Callback):
         """Ray pickles its Tuner for a restore that is never used."""
         return {}
 
-    def configure(self, label: str, values: dict[str, float], algorithm: str | None) -> dict[str, Any]:
-        """The config of a trial, flat, as ContinualTrainable reads it; its record begins here."""
-        config = self.plan.trial_config(values, algorithm)
-        number = None if algorithm else int(label.rpartition("_")[2])
-        begun = self.earlier.get(label)
-        self.records[label] = TrialRecord(
+    def configure(self, asked: Mapping[str, dict[str, float]], algorithm: str | None) -> dict[str, Any]:
+        """The config of a trial of Ray Tune, flat, as ContinualTrainable reads it, of the configurations that it
+        trains: label -> searched values. Their records begin here.
+        """
+        self.groups.append(list(asked))
+        for label, values in asked.items():
+            self.records[label] = self._begun(label, values, algorithm, len(asked))
+        config = self.plan.trial_config(next(iter(asked.values())), algorithm)
+        members = [
+            {"label": label, "values": values, "state_file": self._state(label)} for label, values in asked.items()
+        ]
+        own = members[0] if len(asked) == 1 else {"label": f"{members[0]['label']}+{len(asked) - 1}", COHORT: members}
+        return config.flat() | {
+            "backbone": config.backbone,  # a function as itself
+            "algorithm": config.algorithm,
+            "seeds": list(self.plan.seeds),
+            "sequence": list(self.plan.tasks),
+            "device": self.plan.device,
+            "prefixes": None if "learning_rate" in self.plan.space else str(self.results.folder.parent / PREFIXES),
+            **{name: value for name, value in own.items() if name != "values"},
+        }
+
+    def _begun(self, label: str, values: dict[str, float], algorithm: str | None, together: int) -> TrialRecord:
+        config, begun = self.plan.trial_config(values, algorithm), self.earlier.get(label)
+        return TrialRecord(
             label=label,
-            number=number,
+            number=None if algorithm else int(label.rpartition("_")[2]),
             algorithm=config.algorithm,
             values=values,
             settings=config.flat(),
@@ -84,17 +106,11 @@ class Watcher(tune.Callback):
             state="waiting",
             times=begun.times if begun is not None and begun.values == values else [],
             told=now(),
+            cohort=together,
         )
-        return config.flat() | {
-            "backbone": config.backbone,  # a function as itself
-            "algorithm": config.algorithm,
-            "label": label,
-            "seeds": list(self.plan.seeds),
-            "sequence": list(self.plan.tasks),
-            "device": self.plan.device,
-            "state_file": str(self.results.trial_folder(label) / STATE_FILE),
-            "prefixes": None if "learning_rate" in self.plan.space else str(self.results.folder.parent / PREFIXES),
-        }
+
+    def _state(self, label: str) -> str:
+        return str(self.results.trial_folder(label) / STATE_FILE)
 
     def recall(self) -> None:
         """Begin with what an earlier process brought to its end."""
@@ -104,12 +120,13 @@ class Watcher(tune.Callback):
             self.tracker.update(record)
 
     def room(self) -> bool:
-        """Whether another trial may be made: one for each worker that is not there yet, so that all start at the same
-        time, and one that waits while all are busy, as Ray Tune ends a worker that falls free while none waits for it.
-        No more: the later a trial is asked for, the more results it follows from.
+        """Whether another trial of Ray Tune may be made: one for each worker that is not there yet, so that all start
+        at the same time, and one that waits while all are busy, as Ray Tune ends a worker that falls free while none
+        waits for it. No more: the later a trial is asked for, the more results it follows from.
         """
-        states = [record.state for record in self.records.values()]
-        return states.count("waiting") < max(1, self.slots - states.count("running"))
+        states = [{self.records[label].state for label in group} for group in self.groups]
+        waiting = sum("waiting" in own for own in states)
+        return waiting < max(1, self.slots - sum("running" in own for own in states))
 
     def halt(self, error: OSError) -> None:
         """End the search after this step, because its record can't be written: what is there can be gone on with. Ray
@@ -122,31 +139,48 @@ class Watcher(tune.Callback):
             raise self.trouble
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._note(trial, lambda record: replace(record, state="running"))
+        for label in self._going(trial):
+            self._note(label, lambda record: replace(record, state="running"))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        if "unwritable" in result:  # of the trial's own state, on whichever node it is
-            self.halt(OSError(result["unwritable"]))
-        self._note(trial, lambda record: advanced(record, result, now()), ended=bool(result.get("done")))
+        going = self._going(trial)
+        for label, own in results_in(result, labels_in(trial.config)).items():
+            if label not in going:  # its end was not seen in time by its worker
+                continue
+            if "unwritable" in own:  # of the trial's own state, on whichever node it is
+                self.halt(OSError(own["unwritable"]))
+            self._note(label, partial(advanced, result=own, time=now()), ended=bool(own.get("done")))
+            if own.get("done") and not result.get("done"):  # the others go on
+                self._complete(label, own)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Its worker died; another one goes on from its last task."""
-        self._note(trial, lambda record: replace(record, state="waiting", restarts=record.restarts + 1))
+        for label in self._going(trial):
+            self._note(label, lambda record: replace(record, state="waiting", restarts=record.restarts + 1))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        reason = trial.last_result.get("failed", "")
-        learned = self.records[trial.config["label"]].tasks_learned
-        early = learned < len(self.plan.tasks)
-        self._end(trial, "failed" if reason else "pruned" if early else "finished", reason)
+        told = results_in(trial.last_result, labels_in(trial.config))
+        for label in self._going(trial):
+            self._complete(label, told.get(label, {}))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         error, told = trial.get_pickled_error(), errors_of(trial)
         said = getattr(error, "cause", None) or error or told
         reason = remedy("cpu", 0) if KILLED_FOR_MEMORY in told else last_line(said) or "the worker died"
-        self._write(lambda: self.results.write_error(trial.config["label"], told))
-        self._end(trial, "failed", reason)
+        for label in self._going(trial):
+            self._write(partial(self.results.write_error, label, told))
+            self._end(label, "failed", reason)
+
+    def _going(self, trial: Trial) -> list[str]:
+        """The labels of a trial's configurations that have not ended."""
+        return [label for label in labels_in(trial.config) if not self.records[label].ended]
+
+    def _complete(self, label: str, result: dict[str, Any]) -> None:
+        reason = result.get("failed", "")
+        early = self.records[label].tasks_learned < len(self.plan.tasks)
+        self._end(label, "failed" if reason else "pruned" if early else "finished", reason)
 
     def leave_unfinished(self) -> None:
         """Record the trials that an interrupt cut off; their checkpoints stay."""
@@ -210,8 +244,7 @@ class Watcher(tune.Callback):
         self.results.write_json(FINAL, content_of(final))  # last: with it, all is there
         self.tracker.evaluated(final)
 
-    def _note(self, trial: Trial, change: Callable[[TrialRecord], TrialRecord], ended: bool = False) -> None:
-        label = trial.config["label"]
+    def _note(self, label: str, change: Callable[[TrialRecord], TrialRecord], ended: bool = False) -> None:
         record = self.records[label] = change(self.records[label])
         if record.state != "waiting":
             self._write(lambda: self.results.note_trial(record))
@@ -219,8 +252,7 @@ class Watcher(tune.Callback):
             self.tracker.update(record)
             self.line.update(record)
 
-    def _end(self, trial: Trial, state: str, reason: str) -> None:
-        label = trial.config["label"]
+    def _end(self, label: str, state: str, reason: str) -> None:
         record = self.records[label] = replace(self.records[label], state=state, reason=reason)
         self._write(lambda: self._write_end(record))
         self.tracker.update(record)

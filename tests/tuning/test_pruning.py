@@ -9,7 +9,8 @@ from scipy import stats
 from clsearch.core.config import ConfigError
 from clsearch.tuning.options import Pruner
 from clsearch.tuning.pruning import MedianAtTask, pruned_of, rungs, saving_of
-from clsearch.tuning.search import OptunaSearcher, open_storage
+from clsearch.tuning.search import OptunaSearcher
+from clsearch.tuning.storage import open_storage
 from tests.tuning.builders import plan_of, record_of
 from tests.tuning.test_search import Desk, reopened
 

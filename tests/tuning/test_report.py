@@ -26,8 +26,8 @@ from clsearch.tuning.report_answer import answer, notes, question
 from clsearch.tuning.report_comparison import differences, overview
 from clsearch.tuning.report_text import fall, made_with, of_cost
 from clsearch.tuning.response_plots import interpolated
-from clsearch.tuning.search import JOURNAL, distributions_of, open_storage
 from clsearch.tuning.search_plots import spans_of, workers
+from clsearch.tuning.storage import JOURNAL, distributions_of, open_storage
 from clsearch.tuning.task_plots import forgetting
 from tests.tuning.builders import final_of, measured_of, plan_of, record_of
 

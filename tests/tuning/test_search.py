@@ -16,15 +16,9 @@ from scipy.stats import qmc
 
 from clsearch import LogRange, Range
 from clsearch.core.config import ConfigError
-from clsearch.tuning.search import (
-    JOURNAL,
-    OptunaSearcher,
-    distributions_of,
-    open_storage,
-    reference_label,
-    trial_label,
-)
+from clsearch.tuning.search import OptunaSearcher, reference_label, trial_label
 from clsearch.tuning.spaces import grid
+from clsearch.tuning.storage import JOURNAL, distributions_of, open_storage
 from tests.tuning.builders import plan_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # see the one test of it
@@ -37,8 +31,9 @@ class Desk:
         self.rooms = list(rooms)
         self.troubles = []
 
-    def configure(self, label, values, algorithm):
-        return {"label": label, "values": dict(values), "algorithm": algorithm}
+    def configure(self, asked, algorithm):
+        made = [{"label": label, "values": dict(values), "algorithm": algorithm} for label, values in asked.items()]
+        return made[0] if len(made) == 1 else {"cohort": made}
 
     def room(self):
         return self.rooms.pop(0) if self.rooms else True

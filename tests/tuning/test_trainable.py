@@ -17,15 +17,8 @@ from clsearch.core.networks import MLP
 from clsearch.core.parts import backbone_name
 from clsearch.core.run import build_run
 from clsearch.tuning.records import metrics_of
-from clsearch.tuning.trainable import (
-    OUT_OF_MEMORY,
-    STATE_FILE,
-    TRAINABLES,
-    EWCTrainable,
-    FinetuningTrainable,
-    LwFTrainable,
-    last_rows,
-)
+from clsearch.tuning.trainable import STATE_FILE, TRAINABLES, EWCTrainable, FinetuningTrainable, LwFTrainable
+from clsearch.tuning.trial_results import OUT_OF_MEMORY, last_rows
 from tests.tuning.builders import write_images
 
 SETTINGS = {"hidden": (8,), "epochs": 1, "batch_size": 64, "tasks": 3}
