@@ -42,6 +42,18 @@ def test_the_time_is_that_of_trials_references_and_the_final_evaluation(tmp_path
     assert f"{6 * one:.0f} s in all" in final["Time"]
 
 
+def test_configurations_that_train_together_share_a_worker(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, trials=6, seeds=2, cohort=4, final=False, references=(), max_concurrent=8)
+    rows = said(plan, Pace(0.01, 0.5, 8))
+    assert rows["Resources"].startswith("1 CPU for 4 trials that train together, ")
+    one = (0.01 * 100 + 0.5 * 3) / 4
+    assert at_a_time(plan) <= 2  # 4 and 2
+    assert f"{6 * one / at_a_time(plan):.0f} s in all" in rows["Time"]
+    found = probe(plan, read_data(plan.config.source, None))
+    assert found is not None
+    assert found.seeds == 8
+
+
 @pytest.mark.parametrize("settings", [{"pruner": "asha"}, {"protocol": "continual", "space": None}])
 def test_what_may_end_sooner_is_told_as_the_most(tmp_path: Path, settings: dict) -> None:
     rows = said(plan_of(tmp_path, "ewc", **settings))

@@ -6,8 +6,11 @@ import shutil
 import pytest
 import torch
 
+from clsearch import LogRange
 from clsearch.core.config import ConfigError
+from clsearch.core.registry import register
 from clsearch.tuning import addresses, preflight
+from clsearch.tuning.driver import about_cohort
 from clsearch.tuning.preflight import Node
 from tests.helpers import write_mnist
 from tests.tuning.builders import closed_port, http_port, plan_of, silent_port, write_images
@@ -50,6 +53,52 @@ def test_results_at_or_below_a_regular_file_are_refused(tmp_path, below):
 def test_the_write_check_leaves_nothing_in_the_folder(tmp_path):
     preflight.check_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+# Configurations together
+
+
+class Weighed:
+    """A regularizer of the user's own."""
+
+    logs = ()
+    trains_head = False
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = torch.tensor(weight)
+
+
+def test_an_own_algorithm_that_is_built_from_what_is_searched_cannot_train_together(tmp_path):
+    settings = {"space": {"penalty_factor": LogRange(0.1, 10)}, "references": (), "trials": 4}
+    register("weighed", lambda config: Weighed(config.penalty_factor), settings=["penalty_factor"])
+    preflight.check_cohort(plan_of(tmp_path, "weighed", **settings))
+    assert refusal(preflight.check_cohort, plan_of(tmp_path, "weighed", cohort=2, **settings)) == (
+        "cohort: must be 1 where what is searched chooses how weighed is built; its regularizers may read it from "
+        "their hyperparameters; got 2"
+    )
+    register("weighed", lambda config: Weighed(config.learning_rate), settings=["penalty_factor"])
+    preflight.check_cohort(plan_of(tmp_path, "weighed", cohort=2, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"trials": 32, "cohort": 4}, ""),
+        (
+            {"trials": 32, "cohort": 5},
+            "cohort: 5 of the 32 trials are asked for at once, so the search learns from fewer ",
+        ),
+        (
+            {"trials": 3, "cohort": 64},
+            "cohort: 3 of the 3 trials are asked for at once, so the search learns from fewer ",
+        ),
+        ({"trials": 32, "cohort": 32, "sampler": "random"}, ""),
+        ({"trials": 1, "cohort": 32}, ""),
+    ],
+)
+def test_a_cohort_from_which_the_search_learns_little_is_said(tmp_path, settings, said):
+    found = about_cohort(plan_of(tmp_path, **settings))
+    assert found.startswith(said) if said else not found
 
 
 # The data
