@@ -27,7 +27,7 @@ class ConfigError(ValueError):
 
 def meant(word: str, known: Iterable[str]) -> str:
     """What is added to a refusal of a word that is nearly one of the known ones."""
-    near = get_close_matches(word, list(known), 1)
+    near = get_close_matches(word, list(known), 1, cutoff=0.7)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
