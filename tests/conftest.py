@@ -82,7 +82,8 @@ def ray_session() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty store of MLflow's, to be copied: it takes seconds to create."""
-    from clsearch.tuning.runs import STORE, new_store
+    from clsearch.tuning.runs import new_store
+    from clsearch.tuning.stores import STORE
 
     path = tmp_path_factory.mktemp("store") / STORE
     new_store(path)

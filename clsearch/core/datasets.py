@@ -6,6 +6,7 @@ Importing this module is cheap (configuration is checked against its table befor
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import os
 from dataclasses import dataclass
@@ -102,6 +103,21 @@ def _by_class(order: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
     return [order[labels[order] == c] for c in np.unique(labels)]
 
 
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's images [1797, 64] and labels. Its file is read where it is found, because importing the package
+    takes a second at each start of a study.
+    """
+    package = importlib.util.find_spec("sklearn")
+    file = Path((package and package.origin) or "").parent / "datasets" / "data" / "digits.csv.gz"
+    if file.exists():
+        rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+        return rows[:, :-1], rows[:, -1]
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return images, labels
+
+
 @dataclass(frozen=True)
 class Digits:
     """scikit-learn's 8x8 handwritten digits (1,797 images, values 0..16), one of their two parts."""
@@ -109,9 +125,7 @@ class Digits:
     part: Part = "train"
 
     def __call__(self, root: Path | None = None, download: bool = False, progress: Progress | None = None) -> Arrays:
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
+        images, labels = digits()
         rows = dict(zip(("train", "test"), digits_cut(labels), strict=True))[self.part]
         return images[rows].astype(np.uint8).reshape(-1, 1, 8, 8), labels[rows].astype(np.int64)
 

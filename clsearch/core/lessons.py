@@ -30,7 +30,6 @@ class Lesson:
     samples: trained on; all tasks' so far in joint training. tasks: how many tasks they are of.
     barred: what is added to the logits: 0 where an output may be answered, -inf elsewhere; [C], or [C, C] with a row
     per label where tasks are mixed, or None where all may.
-    ones: [M], what the members' losses are weighed with: their sum's gradient is each member's own.
     movable: parameter -> mask of the entries that may move, for parameters of which not all may, though the optimizer
     would move them.
     """
@@ -40,7 +39,6 @@ class Lesson:
     tasks: int
     barred: Tensor | None
     penalties: tuple[Penalty, ...]
-    ones: Tensor
     movable: dict[str, Tensor]
 
     def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -72,7 +70,6 @@ def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
         tasks=t if joint else 1,
         barred=None if allowed is None else torch.where(allowed, 0.0, -torch.inf),
         penalties=tuple(p for p in prepared if p is not None),
-        ones=torch.ones(len(run.seeds), device=run.device),
         movable={} if movable is None else {"head.weight": movable, "head.bias": movable},
     )
 

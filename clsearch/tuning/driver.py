@@ -24,7 +24,6 @@ from clsearch.tuning import preflight, summary
 from clsearch.tuning.addresses import cluster_address
 from clsearch.tuning.continual import SCORE, STATE, Decision, decide, decision_content, read_begun
 from clsearch.tuning.display import last_line, near
-from clsearch.tuning.figures import pareto_front, response
 from clsearch.tuning.identity import RAY
 from clsearch.tuning.importances import importances
 from clsearch.tuning.mirror import Mirror
@@ -187,6 +186,8 @@ def interrupts_restored() -> Iterator[None]:
 
 def conclude(plan: Plan, watcher: Watcher, study: optuna.Study) -> StudyResult:
     """Rank, and write the tables and pictures."""
+    from clsearch.tuning.figures import pareto_front, response  # half a second, which no trial waits for
+
     watcher.line.say("writing results")
     watcher.leave_unfinished()
     watcher.add_intransigence()

@@ -21,8 +21,8 @@ from clsearch.tuning.plan import Plan
 from clsearch.tuning.preflight import this_node, tracking_uri
 from clsearch.tuning.protocols import HALVINGS
 from clsearch.tuning.records import ENDED
-from clsearch.tuning.runs import shown_store
 from clsearch.tuning.selection import rows_of
+from clsearch.tuning.stores import shown_store
 
 PROBES = (2, 10)
 """Steps per task of the two probes: what they differ by is the cost of steps, the rest that of a task."""

@@ -42,7 +42,8 @@ class ProgressLine:
         self.started = time.monotonic()
         self.last_plain = -PLAIN_SECONDS
         self.untold = False
-        self.moves = console.is_terminal and not quiet
+        self.terminal = console.is_terminal  # asking takes a millisecond
+        self.moves = self.terminal and not quiet
         self.bar = Progress(SpinnerColumn(), BarColumn(bar_width=12), TextColumn("{task.description}"), console=console)
         self.row = self.bar.add_task("starting Ray", total=trials)
 
@@ -64,7 +65,7 @@ class ProgressLine:
     def say(self, what: str, moving: bool = False) -> None:
         """What a long step without trials is doing. moving: only on the line that moves."""
         self.bar.update(self.row, description=what)
-        if not (moving or self.console.is_terminal):
+        if not (moving or self.terminal):
             self.tell(what)
 
     def tell(self, what: str) -> None:
@@ -101,7 +102,7 @@ class ProgressLine:
         now = time.monotonic()
         # After an end, once another trial has moved: until then its worker counts as idle.
         due = record.state == "running" and now - self.last_plain >= PLAIN_SECONDS
-        if not self.console.is_terminal and self.untold and (due or done == self.total):
+        if not self.terminal and self.untold and (due or done == self.total):
             self.last_plain, self.untold = now, False
             self.tell(self.line())
 

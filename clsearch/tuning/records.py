@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -185,7 +185,8 @@ class Results:
 
     def note_trial(self, record: TrialRecord) -> None:
         """Write how a trial stands."""
-        content = {k: v for k, v in asdict(record).items() if k not in ("curve", "epochs", "columns")}
+        # Not `asdict`, which copies the learning curve, too, at each task.
+        content = {k: v for k, v in vars(record).items() if k not in ("curve", "epochs", "columns")}
         write_json(self.trial_folder(record.label) / "record.json", content)
 
     def write_error(self, label: str, text: str) -> None:

@@ -18,8 +18,6 @@ from mlflow.tracking import MlflowClient
 from clsearch.core.files import made_once
 from clsearch.core.metrics import over_seeds
 from clsearch.tuning.continual import Decision, metrics_of
-from clsearch.tuning.display import near
-from clsearch.tuning.figures import accuracy_matrix
 from clsearch.tuning.final import PARTS, Final, content_of
 from clsearch.tuning.identity import FINAL, Bounds, finite
 from clsearch.tuning.mlflow_pages import COMPARED, VIEW_TAG, base_of, comparison_page, trials_page, view_name, view_of
@@ -28,8 +26,8 @@ from clsearch.tuning.ranking import metrics_after
 from clsearch.tuning.records import TrialRecord, code_version, now, with_curve
 from clsearch.tuning.run_metrics import bounds, final_name, finite_only, means, summary_of, told_at
 from clsearch.tuning.run_names import label_of, logarithms, run_name, text
+from clsearch.tuning.stores import STORE, default_store
 
-STORE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Has the UI open on training runs, not on traces of language models."""
@@ -38,17 +36,6 @@ NOTE = "mlflow.note.content"
 """The tag that the user interface shows as a description, in Markdown."""
 PARENT = "study"
 """The parent's label."""
-
-
-def default_store(folder: Path) -> str:
-    """URI of the SQLite store that a study, whose folder this is, shares with those beside it."""
-    return f"sqlite:///{folder.parent / STORE}"
-
-
-def shown_store(folder: Path, uri: str | None) -> str:
-    """Where the runs of a study are, as it is printed. uri: the store; None for the study's own."""
-    own = default_store(folder)
-    return f"sqlite:///{near(folder.parent / STORE)}" if uri in (None, own) else uri
 
 
 class Runs:
@@ -276,6 +263,8 @@ class Runs:
     ) -> None:
         """R [M, T+1, T] as numbers and as a picture. of: whose accuracy."""
         self.client.log_dict(run_id, {"seeds": list(seeds), "accuracy": finite(R.tolist())}, f"{name}.json")
+        from clsearch.tuning.figures import accuracy_matrix
+
         self.client.log_figure(run_id, accuracy_matrix(R, f"{of} accuracy (%)", tasks), f"{name}.png")
 
     def _log(self, run_id: str, values: dict[str, float], step: int, when: int) -> None:

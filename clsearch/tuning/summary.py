@@ -25,7 +25,7 @@ from clsearch.tuning.pruning import pruned_of, saving_of
 from clsearch.tuning.ranking import Ranking, against, rerun_command
 from clsearch.tuning.records import TrialRecord
 from clsearch.tuning.result import StudyResult
-from clsearch.tuning.runs import shown_store
+from clsearch.tuning.stores import shown_store
 from clsearch.tuning.unlearning_summary import retraining_of, trade_off_reading, unlearning_reading
 
 SHOWN, MOST = 5, 12

@@ -15,7 +15,8 @@ from clsearch.tuning.records import latest, read_trials
 from clsearch.tuning.report import REPORT, write_report
 from clsearch.tuning.report_note import note_of
 from clsearch.tuning.resume import claimed
-from clsearch.tuning.runs import Runs, default_store, shown_store
+from clsearch.tuning.runs import Runs
+from clsearch.tuning.stores import default_store, shown_store
 from clsearch.tuning.summary import server_command
 from clsearch.tuning.tracking import quiet
 

@@ -5,22 +5,26 @@ search nothing. results/ is the record; what MLflow misses can be sent again.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import mlflow
+from typing import TYPE_CHECKING, Any
 
 from clsearch.tuning.continual import Decision
 from clsearch.tuning.display import near, without_password
 from clsearch.tuning.final import Final
 from clsearch.tuning.openings import Opening
 from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.runs import Runs, default_store
+from clsearch.tuning.stores import default_store
 
+if TYPE_CHECKING:
+    from clsearch.tuning.runs import Runs
+
+HEAD_START_SECONDS = 15.0
+"""For so long MLflow waits for the first learned task: its start would take a core from the workers'."""
 RETRY_SECONDS = 10.0
 """After an error, records wait this long before they are sent again."""
 PATIENCE_SECONDS = 20.0
@@ -28,7 +32,7 @@ PATIENCE_SECONDS = 20.0
 TRIES = 3
 """A record that a store refuses, which answers, is sent this often."""
 
-Task = Callable[[Runs], None]
+Task = Callable[["Runs"], None]
 
 
 class Tracker:
@@ -40,11 +44,12 @@ class Tracker:
 
     def __init__(self, study: dict[str, Any], folder: Path, uri: str | None, warn: Callable[[str], None]) -> None:
         self.uri = uri or default_store(folder)
-        self.runs = Runs(study, folder, self.uri)
-        self.folder = folder
+        self.study, self.folder = study, folder
+        self.runs: Runs | None = None
         self.warn = warn
         self.connected = self.warned = self.behind = self.gone = self.left = False
         self.ending = threading.Event()
+        self.trained = threading.Event()
         self.progress = 0.0
         self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -52,10 +57,12 @@ class Tracker:
     def begin(self) -> None:
         """Connect, create the experiment and the parent run (in the thread: a new SQLite store takes seconds)."""
         self.thread.start()
-        self.tasks.put(Runs.begin)
+        self.tasks.put(lambda runs: runs.begin())
 
     def update(self, record: TrialRecord) -> None:
         """Send a trial as it stands."""
+        if record.tasks_learned:
+            self.trained.set()
         self.tasks.put(lambda runs: runs.trial(record))
 
     def add(self, record: TrialRecord, name: str) -> None:
@@ -92,10 +99,12 @@ class Tracker:
         self.tasks.put(None)
         self.progress = time.monotonic()
         self.ending.set()
+        self.trained.set()
         while self.thread.is_alive() and time.monotonic() - self.progress < PATIENCE_SECONDS:
             self.thread.join(0.1)
         self.left = True
-        self.runs.close()  # whoever holds the study next is the only one to send it
+        if self.runs is not None:
+            self.runs.close()  # whoever holds the study next is the only one to send it
         if self.thread.is_alive() or self.behind:
             self.warn(
                 f"MLflow has not all of the study, results/ has. Once it answers, send what is missing: "
@@ -104,9 +113,12 @@ class Tracker:
 
     def pages(self, ranked: Sequence[TrialRecord]) -> dict[str, str]:
         """See `Runs.pages`; none where MLflow has not all of the study."""
-        return {} if self.behind or not self.connected or self.thread.is_alive() else self.runs.pages(ranked)
+        if self.runs is None or self.behind or not self.connected or self.thread.is_alive():
+            return {}
+        return self.runs.pages(ranked)
 
     def _work(self) -> None:
+        self.trained.wait(HEAD_START_SECONDS)
         while (task := self.tasks.get()) is not None:
             self._send(task)
             self.progress = time.monotonic()
@@ -118,6 +130,8 @@ class Tracker:
         while not self.left:
             last = self.ending.is_set()
             try:
+                if self.runs is None:
+                    self.runs = self._runs()
                 if not self.connected:
                     self.runs.connect()
                     self.connected = True
@@ -138,6 +152,12 @@ class Tracker:
                 if away:
                     self.ending.wait(RETRY_SECONDS)
 
+    def _runs(self) -> Runs:
+        from clsearch.tuning.runs import Runs  # with MLflow, which takes a second: nobody but this thread waits for it
+
+        quiet()  # MLflow sets its own level as it is imported
+        return Runs(self.study, self.folder, self.uri)
+
     def _warn_once(self, error: Exception) -> None:
         if not self.warned:
             self.warned = True
@@ -154,6 +174,6 @@ def quiet() -> None:
     """
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    mlflow.environment_variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
-    mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(1)
-    mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.set(15)
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "15"

@@ -152,6 +152,7 @@ class Watcher(tune.Callback):
             if "unwritable" in own:  # of the trial's own state, on whichever node it is
                 self.halt(OSError(own["unwritable"]))
             self._note(label, partial(advanced, result=own, time=now()), ended=bool(own.get("done")))
+            own.pop("record")  # Ray Tune keeps the rest, and writes it again and again
             if own.get("done") and not result.get("done"):  # the others go on
                 self._complete(label, own)
 

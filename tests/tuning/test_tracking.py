@@ -27,7 +27,8 @@ from clsearch.tuning.identity import description, finite
 from clsearch.tuning.ranking import metrics_after
 from clsearch.tuning.records import Results, code_version, read_trials
 from clsearch.tuning.run_names import run_name, text
-from clsearch.tuning.runs import Runs, default_store
+from clsearch.tuning.runs import Runs
+from clsearch.tuning.stores import default_store
 from clsearch.tuning.tracking import Tracker, quiet
 from tests.tuning.builders import closed_port, final_of, measured_of, plan_of, record_of
 
