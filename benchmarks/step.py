@@ -23,6 +23,7 @@ from clsearch.core.config import TrialConfig
 from clsearch.core.lessons import Lesson, Step, epochs_of, prepare_lesson
 from clsearch.core.loop import CHECK_STEPS, remembered, train_step
 from clsearch.core.run import Run, build_run
+from clsearch.core.samples import taken
 from clsearch.core.state import TrialState
 from clsearch.core.step_logs import rows_of
 
@@ -80,9 +81,9 @@ def loop(run: Run, state: TrialState, steps: int) -> Callable[[], object]:
         params, moments, rows = state.params, run.optimizer.initial(state.params), []
         for first in range(0, steps, CHECK_STEPS):  # as `train_task` has it
             logs = []
-            for n in range(first, min(first + CHECK_STEPS, steps)):
-                step = own[n % len(own)]
-                params, moments, log = train_step(run, lesson, params, moments, step.batch, step.rate)
+            part = [own[n % len(own)] for n in range(first, min(first + CHECK_STEPS, steps))]
+            for step, seen in zip(part, taken(lesson.samples, [step.batch for step in part]), strict=True):
+                params, moments, log = train_step(run, lesson, params, moments, step.batch, step.rate, seen)
                 logs.append(log)
             rows.append(rows_of(run.columns, logs))
         return params, rows

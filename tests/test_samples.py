@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
+from clsearch.core import samples as samples_module
 from clsearch.core.parts import Scenario
-from clsearch.core.samples import Batch, Mixture, batches_of, stacked_rows
+from clsearch.core.samples import Batch, Mixture, batches_of, stacked_rows, taken
 from tests.helpers import CPU, everything, tiny_benchmark
 
 VALUES = torch.tensor([[1.0, 2.0, 6.0], [4.0, 8.0, 1e30], [1e30, torch.inf, torch.nan]])
@@ -130,3 +131,17 @@ def test_a_mixture_of_one_is_that_one():
     positions = torch.tensor([[3, 0, 8], [1, 1, 3]])
     for ours, theirs in zip(Mixture((train,)).take(positions), train.take(positions), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("at_once", [1, 30, 10**6])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_what_is_taken_for_several_batches_at_a_time_is_what_each_takes(monkeypatch, at_once, mixed):
+    monkeypatch.setattr(samples_module, "TAKEN", at_once)
+    benchmark = tiny_benchmark(Scenario.CLASS, (2, 3), members=2, samples=(9, 5))
+    samples = Mixture(tuple(task.train for task in benchmark.tasks)) if mixed else benchmark.tasks[0].train
+    batches = batches_of([torch.randperm(n) for n in samples.sizes], 4, CPU)
+    found = list(taken(samples, batches))
+    assert len(found) == len(batches) == (5 if mixed else 3)
+    for own, batch in zip(found, batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(own, samples.take(batch.positions), strict=True))
+    assert samples.width == own[0].shape[-1]

@@ -19,7 +19,7 @@ from clsearch.core.optimizers import Moments
 from clsearch.core.prefix import first_task, shares
 from clsearch.core.regularizers import Student
 from clsearch.core.run import Run
-from clsearch.core.samples import Batch, Samples
+from clsearch.core.samples import Batch, Samples, taken
 from clsearch.core.state import TrialState
 from clsearch.core.step_logs import StepLog, rows_of
 from clsearch.core.unlearning import feature_distance, may_go, retaining, unlearn, with_update
@@ -39,15 +39,22 @@ class DivergedError(ArithmeticError):
 
 
 def train_step(
-    run: Run, lesson: Lesson, params: Params, moments: Moments, batch: Batch, rate: Tensor | None = None
+    run: Run,
+    lesson: Lesson,
+    params: Params,
+    moments: Moments,
+    batch: Batch,
+    rate: Tensor | None = None,
+    seen: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Params, Moments, StepLog]:
-    """One step; pure, no branch on a tensor's value. rate: [M] of this step; None: the learning rate as it is.
+    """One step; pure, no branch on a tensor's value. rate: [M] of this step; None: the learning rate as it is. seen:
+    the batch's inputs and labels, where they are taken already.
 
     The gradient of the sum of the members' losses is each member's own, because members share no parameter. A member
     without a sample in the batch stands still: its parameters and moments stay what they were.
     Returns: parameters, moments, and what the step logs, see `rows_of`.
     """
-    inputs, labels = lesson.samples.take(batch.positions)
+    inputs, labels = seen or lesson.samples.take(batch.positions)
     if batch.crops is not None:
         inputs = cropped(inputs, batch.crops, run.benchmark.shape)
     if rate is None:
@@ -109,8 +116,8 @@ def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
         samples = torch.zeros(len(run.seeds), 1, device=run.device)
         for first in range(0, len(steps), CHECK_STEPS):
             part, logs = steps[first : first + CHECK_STEPS], []
-            for step in part:
-                params, moments, log = train_step(run, lesson, params, moments, step.batch, step.rate)
+            for step, seen in zip(part, taken(lesson.samples, [step.batch for step in part]), strict=True):
+                params, moments, log = train_step(run, lesson, params, moments, step.batch, step.rate, seen)
                 logs.append(log)
             sizes = torch.stack([step.batch.sizes for step in part])[:, :, None]
             total = total + (rows_of(run.columns, logs) * sizes).sum(0)
