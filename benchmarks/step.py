@@ -6,6 +6,8 @@ Three tables of medians; pieces that are compared take turns, on one thread and 
 1. A step of each algorithm in its third task, one member, over the same arithmetic written by hand (`minimal`).
 2. A step at task 20 of permuted-mnist over one at task 2; and what a task costs besides its steps.
 3. A step of many seeds over one of one seed.
+
+With --peers, instead: the same task learned by other libraries (`peers`), where they are installed, over ours.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from typing import Any
 import torch
 import tyro
 from minimal import minimal_loop
+from peers import PEERS
 from timing import micro, noise_like, show, side_by_side, table
 
 from clsearch.core.config import TrialConfig
 from clsearch.core.lessons import Lesson, Step, epochs_of, prepare_lesson
-from clsearch.core.loop import CHECK_STEPS, remembered, train_step
+from clsearch.core.loop import CHECK_STEPS, remembered, train_step, train_task
 from clsearch.core.run import Run, build_run
 from clsearch.core.samples import taken
 from clsearch.core.state import TrialState
@@ -42,6 +45,10 @@ ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+PEER_EPOCHS = 5
+"""Of the task that other libraries learn."""
+
+
 @dataclass
 class Options:
     rounds: int = 7
@@ -50,6 +57,8 @@ class Options:
     """Steps per round."""
     seeds: tuple[int, ...] = (3, 10)
     """Numbers of seeds that are compared with one."""
+    peers: bool = False
+    """Compare with other libraries that are installed."""
 
 
 def run_of(algorithm: str, settings: dict[str, Any], seeds: int = 1, samples: int = 0) -> Run:
@@ -152,8 +161,39 @@ def over_seeds(options: Options) -> None:
     show(shown)
 
 
+def against_peers(options: Options) -> None:
+    shown = table(
+        f"Learning task 3, {PEER_EPOCHS} epochs, one seed, with what is remembered of it; nothing is evaluated",
+        *("network", "algorithm", "library", "its (ms)", "ours (ms)", "ratio"),
+    )
+    for network, settings in NETWORKS.items():
+        for name in ("finetuning", "LwF", "EWC, p = 2"):
+            algorithm, own = ALGORITHMS[name]
+            more = own | {"epochs": PEER_EPOCHS}
+            run = run_of(algorithm, settings | more, samples=0 if network == "digits" else 12_000)
+            state = before(run, 3)
+            for library, peer in PEERS.items():
+                try:
+                    theirs = peer(run, 2)
+                except ImportError as error:
+                    raise SystemExit(f"error: {library} must be installed here for --peers; got {error}") from None
+                work = {"theirs": theirs, "ours": lambda run=run, state=state: learned(run, state)}
+                timed = side_by_side(work, options.rounds)
+                each = [f"{1e3 * timed.median(kind):,.0f}" for kind in ("theirs", "ours")]
+                shown.add_row(network, name, library, *each, f"{timed.ratio('theirs', 'ours'):.1f}")
+    show(shown)
+
+
+def learned(run: Run, state: TrialState) -> TrialState:
+    """The next task, as `learn_task` has it, not measured."""
+    return remembered(run, train_task(run, state, run.benchmark.tasks[state.tasks_learned]))
+
+
 def main(options: Options) -> None:
     torch.set_num_threads(1)
+    if options.peers:
+        against_peers(options)
+        return
     against_minimal(options)
     over_tasks(options)
     over_seeds(options)
