@@ -22,6 +22,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/fisher.py
 	$(BIN)/python benchmarks/cohort.py
+	$(BIN)/python benchmarks/study.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "clsearch needs Python 3.11 or newer: make PYTHON=python3.11")'

@@ -5,22 +5,28 @@
 
 Members (here: seeds of one configuration) train together as one stack of networks. Each size learns the same two tasks
 as a trial does, evaluation and what is remembered included. Sizes take turns; the ratio is to one member at a time.
+
+The second table has a step of task 2 over its matrix products alone, which no step can beat; on a GPU also the step
+captured as a CUDA graph, whose launches cost next to nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
 import tyro
 from step import NETWORKS
-from timing import noise_like, show, side_by_side, table
+from timing import micro, noise_like, show, side_by_side, table
 
 from clsearch.core.config import TrialConfig
-from clsearch.core.loop import learn_sequence
-from clsearch.core.run import build_run
+from clsearch.core.lessons import epochs_of, prepare_lesson
+from clsearch.core.loop import learn_sequence, learn_task, train_step
+from clsearch.core.networks import MLP
+from clsearch.core.run import Run, build_run
 
 
 @dataclass
@@ -41,12 +47,17 @@ class Options:
     """Torch's, on a CPU."""
 
 
-def trained(options: Options, members: int) -> Callable[[], object]:
-    """Two tasks of so many members."""
+def run_of(options: Options, members: int) -> Run:
+    """Two tasks for so many members, on random images."""
     settings = NETWORKS[options.network] | {"iterations": options.iterations, "learning_rate": 1e-2}
     config = TrialConfig.of(options.algorithm, settings)
     data = noise_like(config, 0 if options.network == "digits" else 12_000)
-    run = build_run(config, range(members), options.device, data, sequence=(1, 2))
+    return build_run(config, range(members), options.device, data, sequence=(1, 2))
+
+
+def trained(options: Options, members: int) -> Callable[[], object]:
+    """Two tasks of so many members, learned."""
+    run = run_of(options, members)
 
     def work() -> object:
         state = learn_sequence(run)
@@ -55,6 +66,88 @@ def trained(options: Options, members: int) -> Callable[[], object]:
         return state
 
     return work
+
+
+STEPS = 20
+"""Steps, and products, per round of the second table."""
+
+
+def stepping(run: Run, captured: bool) -> Callable[[], object]:
+    """Steps of task 2, one launch after the other, or captured as a CUDA graph."""
+    state = learn_task(run, run.initial_state())
+    lesson = prepare_lesson(run, state, run.benchmark.tasks[1])
+    step = next(epochs_of(run, lesson))[0]
+    seen = lesson.samples.take(step.batch.positions)
+    params = {name: value.clone() for name, value in state.params.items()}
+    moments = run.optimizer.initial(params)
+
+    def once() -> None:
+        new_params, new_moments, _ = train_step(run, lesson, params, moments, step.batch, step.rate, seen)
+        for old, new in ((params, new_params), (moments, new_moments)):
+            for name, value in new.items():
+                old[name].copy_(value)
+
+    if not captured:
+        return repeated(once, run.device)
+    side = torch.cuda.Stream()  # capture wants a step that has run on another stream
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            once()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        once()
+    return repeated(graph.replay, run.device)
+
+
+def products(run: Run) -> Callable[[], object]:
+    """The matrix products of a step, forward and back, on tensors of their sizes."""
+    assert isinstance(run.network, MLP)
+    M, B = len(run.seeds), run.config.batch_size
+    widths = (run.network.inputs, *run.network.hidden, run.network.outputs)
+    layers = [
+        tuple(torch.randn(M, *size, device=run.device) for size in ((B, before), (before, after), (B, after)))
+        for before, after in pairwise(widths)
+    ]
+
+    def once() -> None:
+        for number, (inputs, weights, outputs) in enumerate(layers):
+            torch.bmm(inputs, weights)
+            torch.bmm(inputs.mT, outputs)
+            if number:
+                torch.bmm(outputs, weights.mT)
+
+    return repeated(once, run.device)
+
+
+def repeated(once: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """So many of something, waited for."""
+
+    def work() -> None:
+        for _ in range(STEPS):
+            once()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return work
+
+
+def steps_over_products(options: Options) -> None:
+    cuda = options.device != "cpu"
+    more = ("captured (µs)", "over products") if cuda else ()
+    shown = table("A step of task 2", "members", "products (µs)", "step (µs)", "over products", *more)
+    for size in options.sizes:
+        run = run_of(options, size)
+        work = {"products": products(run), "step": stepping(run, False)}
+        if cuda:
+            work["captured"] = stepping(run, True)
+        timed = side_by_side(work, options.rounds)
+        cells = [micro(timed.median("products") / STEPS)]
+        for kind in list(work)[1:]:
+            cells += [micro(timed.median(kind) / STEPS), f"{timed.ratio(kind, 'products'):.2f}"]
+        shown.add_row(str(size), *cells)
+    show(shown)
 
 
 def main(options: Options) -> None:
@@ -70,6 +163,7 @@ def main(options: Options) -> None:
         gain = size / options.sizes[0] / timed.ratio(str(size), first)
         shown.add_row(str(size), f"{seconds:.3f}", f"{size / seconds:,.1f}", f"{gain:.2f}")
     show(shown)
+    steps_over_products(options)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import itertools
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from clsearch.core.datasets import (
     Data,
     Digits,
     Torchvision,
+    digits,
     digits_cut,
     folder_source,
     read_data,
@@ -51,6 +54,25 @@ def test_digits_are_scikit_learns_images_with_their_labels(part):
     assert np.array_equal(inputs, images[rows].reshape(-1, 1, 8, 8))
     assert np.array_equal(labels, targets[rows])
     assert inputs.max() == SOURCES["digits"].maximum
+
+
+def test_digits_are_scikit_learns_where_its_file_is_elsewhere(monkeypatch):
+    found = digits()
+    monkeypatch.setattr("clsearch.core.datasets.importlib.util.find_spec", lambda name: None)
+    for ours, theirs in zip(found, digits(), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_importing_what_trains_loads_nothing_that_takes_long():
+    """Each worker would load it before its first step, and each study before its first trial."""
+    code = (
+        "import sys; from clsearch.core.config import TrialConfig; from clsearch.core.loop import learn_sequence; "
+        "from clsearch.core.run import build_run; import clsearch.tuning.driver; "
+        "learn_sequence(build_run(TrialConfig.of('lwf_ewc', {'iterations': 1, 'hidden': [4]}), [0, 1])); "
+        "print([name for name in ('sympy', 'sklearn', 'scipy', 'mlflow', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_digits_cut_is_the_same_every_time():

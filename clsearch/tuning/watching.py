@@ -157,8 +157,11 @@ class Watcher(tune.Callback):
                 self._complete(label, own)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Its worker died; another one goes on from its last task."""
-        for label in self._going(trial):
+        """Its worker died; another one goes on from its last task, without those that have ended."""
+        going = self._going(trial)
+        if COHORT in trial.config:
+            trial.config[COHORT] = [own for own in trial.config[COHORT] if own["label"] in going]
+        for label in going:
             self._note(label, lambda record: replace(record, state="waiting", restarts=record.restarts + 1))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

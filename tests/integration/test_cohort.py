@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 
 from clsearch import LogRange, Study
+from clsearch.tuning.records import read_trials
 from clsearch.tuning.result import StudyResult
+from tests.integration.test_faults import workers_of
 from tests.integration.test_resume import matrix_in_peace, mlflow_runs, optuna_trials
 
 STATES = {"finished": "COMPLETE", "pruned": "PRUNED", "failed": "PRUNED"}
@@ -111,3 +113,33 @@ def test_a_study_of_cohorts_that_goes_on_regroups_what_was_unfinished(ray_sessio
         np.testing.assert_allclose(np.array(record.accuracy, dtype=float), matrix_in_peace(record), atol=0.02)
     assert set(mlflow_runs(results, "regrouped").values()) == {1}
     assert not list(folder.rglob("state.pt"))
+
+
+def test_a_cohort_whose_worker_dies_goes_on_without_those_that_had_ended(ray_session: str, results: Path) -> None:
+    """A new worker finds no state of them, as of those that have not begun."""
+    folder, ended, reborn = results / "mourned", threading.Event(), []
+
+    def kill() -> None:
+        while not ended.wait(0.02):
+            failed = [label for label, record in read_trials(folder).items() if record.state == "failed"]
+            if failed and (found := workers_of("ray::EWCTrainable")):
+                found[0].kill()
+                break
+        while not ended.wait(0.02):
+            reborn.extend(label for label in failed if (folder / "trials" / label / "state.pt").exists())
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    space = {"penalty_factor": LogRange(1e-3, 1e29)}
+    settings = {"algorithm": "ewc", "space": space, "sampler": "grid", "grid_points": 5, "cohort": 5, "final": False}
+    more = {"hidden": (32,), "epochs": 20, "seeds": 2, "references": (), "scenario": "domain"}
+    found = Study(name="mourned", results=results, benchmark="permuted-digits", tasks=4, **settings, **more).run()
+    ended.set()
+    killer.join()
+    states = [r.state for r in found.records]
+    assert {*states} == {"finished", "failed"}
+    for record in found.records:
+        assert record.restarts == (0 if record.state == "failed" else 1)
+        if record.state == "finished":
+            np.testing.assert_allclose(np.array(record.accuracy, dtype=float), matrix_in_peace(record), atol=0.02)
+    assert not reborn

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -1330,6 +1331,8 @@ def test_trials_wait_for_workers_that_are_not_there_yet_and_for_those_that_will_
 
 
 def test_configurations_that_train_together_are_handed_over_with_what_they_differ_in(tmp_path):
+    from ray.tune.experiment import Trial
+
     from clsearch.tuning.watching import Watcher
 
     plan = study_of(results=tmp_path, space={"distillation_factor": LogRange(0.1, 10)}, cohort=2).plan
@@ -1347,6 +1350,12 @@ def test_configurations_that_train_together_are_handed_over_with_what_they_diffe
         record = watcher.records[label]
         assert (record.number, record.values, record.cohort, record.state) == (number, values, 2, "waiting")
         assert record.settings["distillation_factor"] == values["distillation_factor"]
+    trial = Trial("EWCTrainable", config=config, stub=True)
+    watcher.records["trial_00000"] = replace(watcher.records["trial_00000"], state="failed")
+    watcher.tracker = watcher.line = SimpleNamespace(update=lambda record: None)
+    watcher.on_trial_recover(1, [trial], trial)  # whose next worker is not to begin the failed one anew
+    assert [own["label"] for own in trial.config["cohort"]] == ["trial_00001"]
+    assert [watcher.records[label].restarts for label in asked] == [0, 1]
     assert "cohort" not in watcher.configure({"trial_00002": {"distillation_factor": 3.0}}, None)
 
 
