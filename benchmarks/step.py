@@ -51,7 +51,7 @@ PEER_EPOCHS = 5
 
 @dataclass
 class Options:
-    rounds: int = 7
+    rounds: int = 5
     """How often each piece is timed."""
     steps: int = 100
     """Steps per round."""

@@ -5,7 +5,7 @@ terminal.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from clsearch.tuning.display import amount, span, unit
 from clsearch.tuning.display import words as worded
 from clsearch.tuning.objectives import sign
-from clsearch.tuning.records import TrialRecord
+from clsearch.tuning.records import ENDED, TrialRecord
 from clsearch.tuning.run_names import run_name
 
 PLAIN_SECONDS = 5.0
@@ -36,6 +36,7 @@ class ProgressLine:
         self.total = trials
         self.quiet = quiet
         self.records: dict[str, TrialRecord] = {}
+        self.states = Counter[str]()
         self.recent: deque[TrialRecord] = deque(maxlen=RECENT)
         self.best: float | None = None
         self.earlier = 0
@@ -86,6 +87,9 @@ class ProgressLine:
         self.records[record.label] = record
         if record.number is None:
             return
+        self.states[record.state] += 1
+        if before is not None:
+            self.states[before.state] -= 1
         if record.ended and not (before is not None and before.ended):
             self.recent.append(record)
             self.untold = True
@@ -108,11 +112,11 @@ class ProgressLine:
 
     def done(self) -> int:
         """Trials that ended, whichever way."""
-        return sum(r.ended for r in self.records.values() if r.number is not None)
+        return sum(self.states[state] for state in ENDED)
 
     def count(self, state: str) -> int:
         """Trials in a state, references apart."""
-        return sum(r.state == state for r in self.records.values() if r.number is not None)
+        return self.states[state]
 
     def line(self) -> str:
         """How the study stands."""

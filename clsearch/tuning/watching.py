@@ -124,6 +124,7 @@ class Watcher(tune.Callback):
         at the same time, and one that waits while all are busy, as Ray Tune ends a worker that falls free while none
         waits for it. No more: the later a trial is asked for, the more results it follows from.
         """
+        self.groups = [own for own in self.groups if not all(self.records[label].ended for label in own)]
         states = [{self.records[label].state for label in group} for group in self.groups]
         waiting = sum("waiting" in own for own in states)
         return waiting < max(1, self.slots - sum("running" in own for own in states))
