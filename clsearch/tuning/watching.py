@@ -173,7 +173,8 @@ class Watcher(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         error, told = trial.get_pickled_error(), errors_of(trial)
         said = getattr(error, "cause", None) or error or told
-        reason = remedy("cpu", 0) if KILLED_FOR_MEMORY in told else last_line(said) or "the worker died"
+        short = remedy("cpu", 0, len(labels_in(trial.config))) if KILLED_FOR_MEMORY in told else ""
+        reason = short or last_line(said) or "the worker died"
         for label in self._going(trial):
             self._write(partial(self.results.write_error, label, told))
             self._end(label, "failed", reason)
