@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from clsearch.core.backbones import ModuleNetwork
-from clsearch.core.loop import learn_sequence, learn_task
-from clsearch.core.run import Run, build_run
+from clsearch.core.cohorts import initial_states, learn_together
+from clsearch.core.loop import DivergedError, learn_sequence, learn_task
+from clsearch.core.run import Run, build_cohort, build_run
 from clsearch.core.state import TrialState
 from clsearch.tuning.placement import Share, short_of_memory
 from tests.helpers import small_config
@@ -110,3 +111,17 @@ def test_trials_of_a_study_share_it(tmp_path) -> None:
     table = pd.read_csv(tmp_path / "lwf_temperature_sweep" / "trials.csv")
     assert set(table.state) == {"finished"}
     assert all(", GPU " in place for place in table.place)
+
+
+def test_configurations_that_train_together_are_each_what_it_is_alone(monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    configs = [small_config("ewc", penalty_factor=factor) for factor in (0.5, 1e37, 5.0)]
+    run = build_cohort(configs, (0, 1), "cuda")
+    found = learn_together(run, learn_together(run, initial_states(run, configs)))
+    assert [isinstance(state, DivergedError) for state in found] == [False, True, False]
+    for config, state in zip(configs, found, strict=True):
+        if isinstance(state, TrialState):
+            alone = build_run(config, (0, 1), "cuda")
+            expected = learn_task(alone, learn_task(alone, alone.initial_state()))
+            for name, value in expected.params.items():
+                torch.testing.assert_close(state.params[name], value, rtol=1e-3, atol=1e-3)
