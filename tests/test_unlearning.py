@@ -180,9 +180,9 @@ def test_retained_tasks_of_the_reference_and_of_a_trial_see_the_same_batches(sce
     """As both really train; the trial goes on learning after its request."""
     seen: dict[int, list[torch.Tensor]] = {}
 
-    def recorded(run, lesson, params, moments, batch, rate):
-        seen.setdefault(lesson.origin, []).extend(lesson.samples.take(batch.positions))
-        return train_step(run, lesson, params, moments, batch, rate)
+    def recorded(run, lesson, params, moments, batch, rate, taken):
+        seen.setdefault(lesson.origin, []).extend(taken)
+        return train_step(run, lesson, params, moments, batch, rate, taken)
 
     monkeypatch.setattr(loop, "train_step", recorded)
     config = config_of("amnesiac_lwf", scenario, unlearn={3: 2})
