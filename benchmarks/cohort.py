@@ -6,8 +6,9 @@
 Members (here: seeds of one configuration) train together as one stack of networks. Each size learns the same two tasks
 as a trial does, evaluation and what is remembered included. Sizes take turns; the ratio is to one member at a time.
 
-The second table has a step of task 2 over its matrix products alone, which no step can beat; on a GPU also the step
-captured as a CUDA graph, whose launches cost next to nothing.
+The second table has 32 members over one for networks of two layers of other widths. The third has a step of task 2 over
+its matrix products alone, which no step can beat; on a GPU also the step captured as a CUDA graph, whose launches cost
+next to nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Options:
     """Members trained together."""
     iterations: int = 60
     """Steps per task."""
+    widths: tuple[int, ...] = (16, 32, 64, 100, 256)
+    """Widths of the second table's networks; none leaves it out."""
     rounds: int = 5
     """How often each size is timed."""
     device: str = "cpu"
@@ -47,17 +50,18 @@ class Options:
     """Torch's, on a CPU."""
 
 
-def run_of(options: Options, members: int) -> Run:
-    """Two tasks for so many members, on random images."""
+def run_of(options: Options, members: int, width: int | None = None) -> Run:
+    """Two tasks for so many members, on random images. width: of two hidden layers, instead of the network's own."""
     settings = NETWORKS[options.network] | {"iterations": options.iterations, "learning_rate": 1e-2}
+    settings |= {} if width is None else {"hidden": (width, width)}
     config = TrialConfig.of(options.algorithm, settings)
     data = noise_like(config, 0 if options.network == "digits" else 12_000)
     return build_run(config, range(members), options.device, data, sequence=(1, 2))
 
 
-def trained(options: Options, members: int) -> Callable[[], object]:
+def trained(options: Options, members: int, width: int | None = None) -> Callable[[], object]:
     """Two tasks of so many members, learned."""
-    run = run_of(options, members)
+    run = run_of(options, members, width)
 
     def work() -> object:
         state = learn_sequence(run)
@@ -68,8 +72,17 @@ def trained(options: Options, members: int) -> Callable[[], object]:
     return work
 
 
+def over_widths(options: Options) -> None:
+    shown = table(f"32 members, {options.network}", "hidden layers", "one (s)", "32 (s)", "times one at a time")
+    for width in options.widths:
+        timed = side_by_side({str(n): trained(options, n, width) for n in (1, 32)}, options.rounds)
+        seconds = [f"{timed.median(name):.3f}" for name in ("1", "32")]
+        shown.add_row(f"{width}, {width}", *seconds, f"{32 / timed.ratio('32', '1'):.1f}")
+    show(shown)
+
+
 STEPS = 20
-"""Steps, and products, per round of the second table."""
+"""Steps, and products, per round of the third table."""
 
 
 def stepping(run: Run, captured: bool) -> Callable[[], object]:
@@ -163,6 +176,8 @@ def main(options: Options) -> None:
         gain = size / options.sizes[0] / timed.ratio(str(size), first)
         shown.add_row(str(size), f"{seconds:.3f}", f"{size / seconds:,.1f}", f"{gain:.2f}")
     show(shown)
+    if options.widths:
+        over_widths(options)
     steps_over_products(options)
 
 
