@@ -42,7 +42,7 @@ class Options:
     """Steps per task."""
     widths: tuple[int, ...] = (16, 32, 64, 100, 256)
     """Widths of the second table's networks; none leaves it out."""
-    rounds: int = 5
+    rounds: int = 3
     """How often each size is timed."""
     device: str = "cpu"
     """Where."""

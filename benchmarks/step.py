@@ -126,7 +126,7 @@ def over_tasks(options: Options) -> None:
         run = run_of(algorithm, {"benchmark": "permuted-mnist", "tasks": 20, "batch_size": 128} | own, samples=6_000)
         early, late = before(run, 2), before(run, 20)
         batches = len(lesson_of(run, late)[1])
-        timed = side_by_side({"2": loop(run, early, 40), "20": loop(run, late, 40)}, min(options.rounds, 5))
+        timed = side_by_side({"2": loop(run, early, 40), "20": loop(run, late, 40)}, min(options.rounds, 3))
         besides = side_by_side(
             {
                 "2": lambda run=run, early=early: lesson_of(run, early),
@@ -150,14 +150,14 @@ def over_seeds(options: Options) -> None:
     )
     for network, settings in NETWORKS.items():
         for name in ("LwF", "EWC, p = 2"):
-            algorithm, own = ALGORITHMS[name]
+            (algorithm, own), steps = ALGORITHMS[name], options.steps // 4
             work = {}
             for n in (1, *options.seeds):
                 run = run_of(algorithm, settings | own, n, samples=0 if network == "digits" else 12_000)
-                work[str(n)] = loop(run, before(run, 3), options.steps)
-            timed = side_by_side(work, options.rounds)
+                work[str(n)] = loop(run, before(run, 3), steps)
+            timed = side_by_side(work, 3)
             ratios = [f"{timed.ratio(str(n), '1') / n:.2f}" for n in options.seeds]
-            shown.add_row(network, name, micro(timed.median("1") / options.steps), *ratios)
+            shown.add_row(network, name, micro(timed.median("1") / steps), *ratios)
     show(shown)
 
 

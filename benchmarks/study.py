@@ -73,7 +73,7 @@ class Options:
     """Trials of the second table."""
     epochs: int = 25
     """Of their tasks: about two seconds a trial."""
-    rounds: int = 3
+    rounds: int = 2
     """How often each command of the first table is run."""
     few: int = 100
     """Tiny trials of the third table."""
