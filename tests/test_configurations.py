@@ -177,6 +177,14 @@ def test_where_the_shared_first_task_diverges_it_does_for_all(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_configurations_of_several_learning_rates_share_no_first_task(tmp_path):
+    configs = configs_of("finetuning")
+    found = all_learned(configs, lambda *of: replace(build_cohort(*of), prefixes=tmp_path))
+    assert not list(tmp_path.iterdir())
+    for config, state in zip(configs, found, strict=True):
+        assert_equal(state, alone(config), rtol=0, atol=1e-5)
+
+
 def test_distances_of_unlearning_are_each_configurations_own():
     configs = configs_of("amnesiac_lwf", unlearn=("2:1",))
     references = retrained(configs[0], SEEDS)

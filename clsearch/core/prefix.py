@@ -38,7 +38,8 @@ UNUSED_SECONDS = 24 * 3600.0
 
 def shares(run: Run, state: TrialState) -> bool:
     """Whether what is trained next is the same in other trials. Not with a user's own regularizer, which may act from
-    the first step, nor with a network of the user's own, whose code has no digest.
+    the first step, nor with a network of the user's own, whose code has no digest, nor among configurations that differ
+    in their learning rate.
     """
     return (
         run.prefixes is not None
@@ -46,6 +47,7 @@ def shares(run: Run, state: TrialState) -> bool:
         and run.course is Course.CONTINUAL
         and run.config.algorithm in ALGORITHMS
         and run.config.backbone in BACKBONES
+        and len({*run.hyperparameters["learning_rate"].tolist()}) == 1
     )
 
 
