@@ -26,7 +26,7 @@ from timing import micro, noise_like, show, side_by_side, table
 from clsearch.core.config import TrialConfig
 from clsearch.core.lessons import epochs_of, prepare_lesson
 from clsearch.core.loop import learn_sequence, learn_task, train_step
-from clsearch.core.networks import MLP
+from clsearch.core.networks import MLP, leaves_of
 from clsearch.core.run import Run, build_run
 
 
@@ -91,14 +91,10 @@ def stepping(run: Run, captured: bool) -> Callable[[], object]:
     lesson = prepare_lesson(run, state, run.benchmark.tasks[1])
     step = next(epochs_of(run, lesson))[0]
     seen = lesson.samples.take(step.batch.positions)
-    params = {name: value.clone() for name, value in state.params.items()}
-    moments = run.optimizer.initial(params)
+    params, moments = leaves_of(state.params), run.optimizer.initial(state.params)
 
     def once() -> None:
-        new_params, new_moments, _ = train_step(run, lesson, params, moments, step.batch, step.rate, seen)
-        for old, new in ((params, new_params), (moments, new_moments)):
-            for name, value in new.items():
-                old[name].copy_(value)
+        train_step(run, lesson, params, moments, step.batch, step.rate, seen)
 
     if not captured:
         return repeated(once, run.device)

@@ -19,7 +19,7 @@ from timing import show, side_by_side, table
 from clsearch.core.importance import Fisher
 from clsearch.core.loop import train_step
 from clsearch.core.method_parts import ParameterChangeConfig
-from clsearch.core.networks import allowed_mask
+from clsearch.core.networks import allowed_mask, leaves_of
 from clsearch.core.run import Run
 
 KINDS: tuple[str, ...] = get_args(ParameterChangeConfig.model_fields["fisher"].annotation)
@@ -39,9 +39,9 @@ def epoch(run: Run) -> Callable[[], object]:
     lesson, steps = lesson_of(run, state)
 
     def work() -> object:
-        params, moments = state.params, run.optimizer.initial(state.params)
+        params, moments = leaves_of(state.params), run.optimizer.initial(state.params)
         for step in steps:
-            params, moments, _ = train_step(run, lesson, params, moments, step.batch, step.rate)
+            train_step(run, lesson, params, moments, step.batch, step.rate)
         return params
 
     return work

@@ -25,6 +25,7 @@ from timing import micro, noise_like, show, side_by_side, table
 from clsearch.core.config import TrialConfig
 from clsearch.core.lessons import Lesson, Step, epochs_of, prepare_lesson
 from clsearch.core.loop import CHECK_STEPS, remembered, train_step, train_task
+from clsearch.core.networks import leaves_of
 from clsearch.core.run import Run, build_run
 from clsearch.core.samples import taken
 from clsearch.core.state import TrialState
@@ -87,13 +88,12 @@ def loop(run: Run, state: TrialState, steps: int) -> Callable[[], object]:
     lesson, own = lesson_of(run, state)
 
     def work() -> object:
-        params, moments, rows = state.params, run.optimizer.initial(state.params), []
+        params, moments, rows = leaves_of(state.params), run.optimizer.initial(state.params), []
         for first in range(0, steps, CHECK_STEPS):  # as `train_task` has it
             logs = []
             part = [own[n % len(own)] for n in range(first, min(first + CHECK_STEPS, steps))]
             for step, seen in zip(part, taken(lesson.samples, [step.batch for step in part]), strict=True):
-                params, moments, log = train_step(run, lesson, params, moments, step.batch, step.rate, seen)
-                logs.append(log)
+                logs.append(train_step(run, lesson, params, moments, step.batch, step.rate, seen))
             rows.append(rows_of(run.columns, logs))
         return params, rows
 

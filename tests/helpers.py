@@ -60,10 +60,6 @@ def forward(params: Params, inputs: Tensor) -> Tensor:
     return values
 
 
-def leaves_of(params: Params) -> Params:
-    return {name: value.detach().clone().requires_grad_() for name, value in params.items()}
-
-
 def doubled(params: Params) -> Params:
     return {name: value.detach().double().requires_grad_() for name, value in params.items()}
 

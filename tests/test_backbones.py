@@ -19,10 +19,10 @@ from clsearch.core.backbones import (
     resnet18,
 )
 from clsearch.core.importance import Fisher
-from clsearch.core.networks import LinearLayers, Params
+from clsearch.core.networks import LinearLayers, Params, leaves_of
 from clsearch.core.parts import Scenario
 from clsearch.core.seeding import generator_of, seed_of
-from tests.helpers import CPU, doubled, everything, in_double, leaves_of, member_of, tiny_benchmark
+from tests.helpers import CPU, doubled, everything, in_double, member_of, tiny_benchmark
 
 GREY, COLOUR = (1, 8, 8), (3, 8, 8)
 OUTPUTS = 5

@@ -14,7 +14,7 @@ from clsearch.core.benchmarks import Benchmark, miniature
 from clsearch.core.distillation import Distillation, at, digested, speech
 from clsearch.core.lessons import epochs_of, prepare_lesson
 from clsearch.core.loop import learn_sequence, learn_task, train_step, train_task
-from clsearch.core.networks import MLP, Network, Params, is_head
+from clsearch.core.networks import MLP, Network, Params, is_head, leaves_of
 from clsearch.core.parts import Scenario
 from clsearch.core.regularizers import Penalty, recalled
 from clsearch.core.run import Run
@@ -24,7 +24,6 @@ from tests.helpers import (
     CPU,
     doubled,
     forward,
-    leaves_of,
     member_of,
     network_for,
     random_params,
@@ -394,7 +393,7 @@ def test_teachers_answer_about_the_images_as_the_student_sees_them(scenario, new
     step = next(epochs_of(run, lesson))[0]
     # Not the newest teacher itself, so that what is compared is not 0.
     student = {name: 3 * value for name, value in state.params.items()}
-    _, _, log = train_step(run, lesson, student, state.moments, step.batch)
+    log = train_step(run, lesson, leaves_of(student), state.moments, step.batch)
     (logged,) = rows_of(run.columns, [log])
     inputs, _ = run.benchmark.tasks[2].train.take(step.batch.positions)
     seen = [run.benchmark.answers(k, k) for k in (1, 2)]

@@ -20,12 +20,11 @@ from clsearch.core.loop import (
     learn_task,
     measured,
     remembered,
-    train_step,
+    train_task,
 )
 from clsearch.core.networks import Params, is_head
 from clsearch.core.regularizers import recalled
 from clsearch.core.run import Run, build_run
-from clsearch.core.samples import Batch
 from clsearch.core.seeding import generator_of
 from tests.helpers import (
     assert_bit_equal,
@@ -137,19 +136,17 @@ def test_one_full_batch_a_task_is_one_step_of_plain_gradient_descent(scenario, a
 
 
 @pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
-def test_a_step_leaves_what_it_was_given_as_it_was(algorithm):
+def test_a_task_leaves_the_state_that_it_was_given_as_it_was(algorithm):
     run = small_run(algorithm, (0, 1), optimizer="adam", optimizer_state="keep", scenario="class")
     state = learn_task(run, run.initial_state())
-    lesson = prepare_lesson(run, state, run.benchmark.tasks[1])
     before = {name: value.clone() for name, value in (state.params | state.moments | state.memory).items()}
-    batch = Batch(torch.arange(8).expand(2, -1))
-    params, moments, _ = train_step(run, lesson, state.params, state.moments, batch)
-    again, _, _ = train_step(run, lesson, state.params, state.moments, batch)
+    found, again = (train_task(run, state, run.benchmark.tasks[1]) for _ in range(2))
     for name, value in (state.params | state.moments | state.memory).items():
         assert torch.equal(value, before[name])
-    assert all(torch.equal(params[name], again[name]) for name in params)
-    assert distance(params, state.params) > 0
-    assert not any(value.requires_grad for value in (params | moments).values())
+    moved = found.params | found.moments
+    assert all(torch.equal(moved[name], value) for name, value in (again.params | again.moments).items())
+    assert distance(found.params, state.params) > 0
+    assert not any(value.requires_grad for value in moved.values())
 
 
 # --- regularizers in the loop ---

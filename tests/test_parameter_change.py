@@ -9,12 +9,12 @@ from torch import Tensor
 
 from clsearch.core.benchmarks import Benchmark
 from clsearch.core.importance import Fisher, scaled
-from clsearch.core.networks import MLP, Params, allowed_mask, is_head
+from clsearch.core.networks import MLP, Params, allowed_mask, is_head, leaves_of
 from clsearch.core.parameter_change import ParameterChange
 from clsearch.core.parts import Scenario
 from clsearch.core.regularizers import Penalty, Student
 from clsearch.core.samples import Batch
-from tests.helpers import CPU, doubled, leaves_of, member_of, network_for, random_params, tiny_benchmark
+from tests.helpers import CPU, doubled, member_of, network_for, random_params, tiny_benchmark
 
 TASK, DOMAIN, CLASS = Scenario.TASK, Scenario.DOMAIN, Scenario.CLASS
 

@@ -15,7 +15,7 @@ from clsearch.core.benchmarks import Task, classes_of, miniature
 from clsearch.core.importance import drawn
 from clsearch.core.lessons import epochs_of, prepare_lesson
 from clsearch.core.loop import learn_sequence, train_step
-from clsearch.core.networks import Params, allowed_mask, restricted
+from clsearch.core.networks import Params, allowed_mask, leaves_of, restricted
 from clsearch.core.run import Run, build_run
 from clsearch.core.samples import Batch, Samples, stacked_rows
 from clsearch.core.seeding import generator_of
@@ -147,8 +147,8 @@ def assert_training_is_the_textbooks(run: Run) -> Params:
     near = NEAR[state.params["head.bias"].dtype]
     whole = learn_sequence(run)
     for task in run.benchmark.tasks:
-        lesson, params = prepare_lesson(run, state, task), state.params
-        moments = state.moments if run.config.optimizer_state == "keep" else run.optimizer.initial(params)
+        lesson, params = prepare_lesson(run, state, task), leaves_of(state.params)
+        moments = state.moments if run.config.optimizer_state == "keep" else run.optimizer.initial(state.params)
         samples = [samples_of(task.train, m) for m in range(len(run.seeds))]
         left = [run.config.iterations or run.config.epochs * math.ceil(len(own) / 3) for own in samples]
         steps, schedule = list(left), schedule_of(run)
@@ -156,7 +156,7 @@ def assert_training_is_the_textbooks(run: Run) -> Params:
             learner.begin()
         for step in itertools.chain(*epochs_of(run, lesson)):
             batch = step.batch
-            params, moments, log = train_step(run, lesson, params, moments, batch, step.rate)
+            log = train_step(run, lesson, params, moments, batch, step.rate)
             (logged,) = rows_of(run.columns, [log])
             for m, learner in enumerate(learners):
                 counts = (
@@ -176,6 +176,7 @@ def assert_training_is_the_textbooks(run: Run) -> Params:
                 for name, value in learner.theta.items():
                     torch.testing.assert_close(ours[name], value, **near, msg=lambda text, n=name: f"{n}: {text}")
         assert left == [0, 0]
+        params = {name: value.detach() for name, value in params.items()}
         tell_what_was_drawn(run, task, params, learners)
         memory = state.memory
         for regularizer in run.regularizers:

@@ -1,4 +1,4 @@
-"""The training loop: a pure step, a task, a sequence of tasks."""
+"""The training loop: a step, a task, a sequence of tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clsearch.core.augmentation import cropped
 from clsearch.core.benchmarks import Task
 from clsearch.core.lessons import Lesson, epochs_of, prepare_lesson
 from clsearch.core.method_parts import unlearned_by
-from clsearch.core.networks import Params, allowed_mask, per_member, restricted
+from clsearch.core.networks import Params, allowed_mask, leaves_of, per_member, restricted
 from clsearch.core.optimizers import Moments
 from clsearch.core.prefix import first_task, shares
 from clsearch.core.regularizers import Student
@@ -46,22 +46,21 @@ def train_step(
     batch: Batch,
     rate: Tensor | None = None,
     seen: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Params, Moments, StepLog]:
-    """One step; pure, no branch on a tensor's value. rate: [M] of this step; None: the learning rate as it is. seen:
-    the batch's inputs and labels, where they are taken already.
+) -> StepLog:
+    """One step, in place: moves `params`, which are leaves (see `leaves_of`), and `moments`. No branch on a value.
 
     The gradient of the sum of the members' losses is each member's own, because members share no parameter. A member
     without a sample in the batch stands still: its parameters and moments stay what they were.
-    Returns: parameters, moments, and what the step logs, see `rows_of`.
+    rate: [M] of this step; None: the learning rate as it is. seen: the batch's inputs and labels, where they are taken
+    already. Returns: what the step logs, see `rows_of`.
     """
     inputs, labels = seen or lesson.samples.take(batch.positions)
     if batch.crops is not None:
         inputs = cropped(inputs, batch.crops, run.benchmark.shape)
     if rate is None:
         rate = run.hyperparameters["learning_rate"]
-    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-    features = run.features(leaves, inputs)
-    student = Student(leaves, features, run.network.logits(leaves, features), inputs)
+    features = run.features(params, inputs)
+    student = Student(params, features, run.network.logits(params, features), inputs)
     answers = lesson.answers(student.logits, labels)
     losses = torch.nn.functional.cross_entropy(answers.flatten(0, 1), labels.flatten(), reduction="none")
     classification = batch.mean(losses.view_as(labels))
@@ -72,33 +71,28 @@ def train_step(
         total = classification + penalty
         told |= {name: value for term in terms for name, value in term.logged.items()} | {"penalty": penalty.detach()}
     # Not with weights of one: for those torch imports what takes half a second.
-    gradients = torch.autograd.grad(total if len(total) == 1 else total.sum(), list(leaves.values()))
-    found = dict(zip(leaves, gradients, strict=True))
-    new_params, new_moments = run.optimizer.update(params, found, moments, rate)
-    # Momentum and weight decay reach masked outputs though their gradient is 0.
-    new_params, new_moments = (
-        _held(new, old, lesson.movable) for new, old in ((new_params, params), (new_moments, moments))
-    )
+    gradients = torch.autograd.grad(total if len(total) == 1 else total.sum(), list(params.values()))
+    with torch.no_grad():
+        _move(run, lesson, params, dict(zip(params, gradients, strict=True)), moments, batch, rate)
+    return StepLog(told | {"loss": total.detach()}, answers.detach().argmax(-1), labels, batch)
+
+
+def _move(
+    run: Run, lesson: Lesson, params: Params, gradients: Params, moments: Moments, batch: Batch, rate: Tensor
+) -> None:
+    """The optimizer's update, but for what must stay: momentum and weight decay would reach masked outputs too, though
+    their gradient is 0.
+    """
+    values = params | moments
+    mobile = {name: mask for name in values if (mask := lesson.movable.get(name.rpartition("/")[2])) is not None}
     if batch.valid is not None:
         moving = batch.valid.any(1)
-        new_params, new_moments = (
-            _resting(new, old, moving) for new, old in ((new_params, params), (new_moments, moments))
-        )
-    return new_params, new_moments, StepLog(told | {"loss": total.detach()}, answers.argmax(-1), labels, batch)
-
-
-def _held(new: dict[str, Tensor], old: dict[str, Tensor], movable: dict[str, Tensor]) -> dict[str, Tensor]:
-    if not movable:
-        return new
-    masks = {name: movable.get(name.rpartition("/")[2]) for name in new}
-    return {
-        name: value if (mask := masks[name]) is None else torch.where(mask, value, old[name])
-        for name, value in new.items()
-    }
-
-
-def _resting(new: dict[str, Tensor], old: dict[str, Tensor], moving: Tensor) -> dict[str, Tensor]:
-    return {name: torch.where(per_member(moving, value), value, old[name]) for name, value in new.items()}
+        rows = {name: per_member(moving, value) for name, value in values.items()}
+        mobile = {name: row & mobile[name] if name in mobile else row for name, row in rows.items()}
+    old = {name: values[name].clone() for name in mobile}
+    run.optimizer.update(params, gradients, moments, rate)
+    for name, mask in mobile.items():
+        values[name].copy_(torch.where(mask, values[name], old[name]))
 
 
 def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
@@ -108,8 +102,9 @@ def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
     configurations, where all have diverged. One that has, of others that have not, ends the task where it began it.
     """
     lesson, diverged = prepare_lesson(run, state, task), dict[int, str]()
-    params = state.params
-    moments = state.moments if run.config.optimizer_state == "keep" else run.optimizer.initial(params)
+    params = leaves_of(state.params)
+    keep = run.config.optimizer_state == "keep"
+    moments = {n: v.clone() for n, v in state.moments.items()} if keep else run.optimizer.initial(state.params)
     rows: list[Tensor] = []
     for epoch, steps in enumerate(epochs_of(run, lesson), start=1):
         total = torch.zeros(len(run.seeds), len(run.columns), device=run.device)
@@ -117,8 +112,7 @@ def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
         for first in range(0, len(steps), CHECK_STEPS):
             part, logs = steps[first : first + CHECK_STEPS], []
             for step, seen in zip(part, taken(lesson.samples, [step.batch for step in part]), strict=True):
-                params, moments, log = train_step(run, lesson, params, moments, step.batch, step.rate, seen)
-                logs.append(log)
+                logs.append(train_step(run, lesson, params, moments, step.batch, step.rate, seen))
             sizes = torch.stack([step.batch.sizes for step in part])[:, :, None]
             total = total + (rows_of(run.columns, logs) * sizes).sum(0)
             samples = samples + sizes.sum(0)
@@ -127,18 +121,24 @@ def train_task(run: Run, state: TrialState, task: Task) -> TrialState:
                 raise DivergedError(diverged[0], diverged)
         rows.append((total / samples).cpu())  # NaN for a member whose steps were over before this epoch
     at = torch.tensor([[task.index, epoch] for epoch in range(1, len(rows) + 1)])
+    trained = {name: value.detach() for name, value in params.items()}
     if diverged:
         going = torch.tensor([place not in diverged for place in range(run.configurations)], device=run.device)
         going = going.repeat_interleave(run.seeds_each)
-        params, moments = _resting(params, state.params, going), _resting(moments, state.moments, going)
+        trained, moments = _where(going, trained, state.params), _where(going, moments, state.moments)
     return replace(
         state,
-        params=params,
+        params=trained,
         moments=moments,
         diverged=diverged,
         curve=torch.cat([state.curve, torch.stack(rows)]),
         epochs=torch.cat([state.epochs, at]),
     )
+
+
+def _where(going: Tensor, new: dict[str, Tensor], old: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The new values of members that are `going` [M], the old ones of the others."""
+    return {name: torch.where(per_member(going, value), value, old[name]) for name, value in new.items()}
 
 
 def _diverged(run: Run, logged: Tensor, params: Params, task: Task, epoch: int) -> dict[int, str]:

@@ -120,6 +120,11 @@ class MLP:
         return torch.baddbmm(params[f"{HEAD}.bias"], features, params[f"{HEAD}.weight"])
 
 
+def leaves_of(params: Params) -> Params:
+    """A copy of parameters that training steps may move."""
+    return {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+
+
 def per_member(values: Tensor, like: Tensor) -> Tensor:
     """`values` [M] shaped to multiply a tensor [M, ...]."""
     return values.view(-1, *[1] * (like.dim() - 1))

@@ -1,14 +1,13 @@
 """Optimizers as functions over dicts of tensors; each member has its own learning rate.
 
-An update has no branch on a tensor's value and allocates new tensors, so a training step stays a pure function. All
-parameters go through one call per operation (torch's foreach functions, which torch.optim is made of): a small
-network's update takes half the time of a loop over its parameters.
+An update is in place, as torch.optim's are, and has no branch on a tensor's value. All parameters go through one call
+per operation (torch's foreach functions, which torch.optim is made of): a small network's update takes half the time of
+a loop over its parameters.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +21,7 @@ Moments = dict[str, Tensor]
 
 
 class Optimizer(Protocol):
-    """`initial` makes the moments; `update` returns new parameters and moments.
+    """`initial` makes the moments; `update` moves parameters and moments.
 
     Moments of a parameter are named `<kind>/<parameter>` and have its shape; `steps` is [M].
     drifts: whether it may move a parameter whose gradient is 0.
@@ -33,9 +32,7 @@ class Optimizer(Protocol):
 
     def initial(self, params: Params) -> Moments: ...
 
-    def update(
-        self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor
-    ) -> tuple[Params, Moments]: ...
+    def update(self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -54,16 +51,16 @@ class SGD:
             return {}
         return {f"velocity/{name}": torch.zeros_like(value) for name, value in params.items()}
 
-    def update(
-        self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor
-    ) -> tuple[Params, Moments]:
+    def update(self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor) -> None:
         values, steps = list(params.values()), [gradients[name] for name in params]
         if self.weight_decay:
             steps = [*torch._foreach_add(steps, values, alpha=self.weight_decay)]
         if self.momentum:
-            steps = [*torch._foreach_add(steps, _kept(moments, "velocity", params), alpha=self.momentum)]
-        new = torch._foreach_addcmul(values, _rates(learning_rate, values), steps, -1)
-        return dict(zip(params, new, strict=True)), _named("velocity", params, steps) if self.momentum else {}
+            velocities = _kept(moments, "velocity", params)
+            torch._foreach_mul_(velocities, self.momentum)
+            torch._foreach_add_(velocities, steps)
+            steps = velocities
+        torch._foreach_addcmul_(values, _rates(learning_rate, values), steps, -1)
 
 
 @dataclass(frozen=True)
@@ -85,36 +82,29 @@ class Adam:
         zeros = {f"{kind}/{n}": torch.zeros_like(v) for kind in ("mean", "square") for n, v in params.items()}
         return zeros | {"steps": torch.zeros(len(first), device=first.device)}
 
-    def update(
-        self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor
-    ) -> tuple[Params, Moments]:
-        moved = moments["steps"] + 1
+    def update(self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor) -> None:
+        moved = moments["steps"].add_(1)
         # 1 - beta**steps would lose digits in single precision.
         size = learning_rate / -torch.expm1(moved * math.log(self.beta1))
         correction = (-torch.expm1(moved * math.log(self.beta2))).sqrt()
         values, found = list(params.values()), [gradients[name] for name in params]
         if self.weight_decay and self.decoupled:
-            values = [*torch._foreach_mul(values, _rates(1 - learning_rate * self.weight_decay, values))]
+            torch._foreach_mul_(values, _rates(1 - learning_rate * self.weight_decay, values))
         elif self.weight_decay:
             found = [*torch._foreach_add(found, values, alpha=self.weight_decay)]
-        means = torch._foreach_lerp(_kept(moments, "mean", params), found, 1 - self.beta1)
-        squares = torch._foreach_mul(_kept(moments, "square", params), self.beta2)
+        means, squares = _kept(moments, "mean", params), _kept(moments, "square", params)
+        torch._foreach_lerp_(means, found, 1 - self.beta1)
+        torch._foreach_mul_(squares, self.beta2)
         torch._foreach_addcmul_(squares, found, found, 1 - self.beta2)
         denominators = torch._foreach_sqrt(squares)
         torch._foreach_div_(denominators, _rates(correction, values))
         torch._foreach_add_(denominators, self.epsilon)
         steps = torch._foreach_mul(means, _rates(-size, values))
-        new = torch._foreach_addcdiv(values, steps, denominators)
-        kept = _named("mean", params, means) | _named("square", params, squares)
-        return dict(zip(params, new, strict=True)), {"steps": moved} | kept
+        torch._foreach_addcdiv_(values, steps, denominators)
 
 
 def _kept(moments: Moments, kind: str, params: Params) -> list[Tensor]:
     return [moments[f"{kind}/{name}"] for name in params]
-
-
-def _named(kind: str, params: Params, values: Iterable[Tensor]) -> Moments:
-    return {f"{kind}/{name}": value for name, value in zip(params, values, strict=True)}
 
 
 def _rates(numbers: Tensor, values: list[Tensor]) -> list[Tensor]:
