@@ -28,6 +28,7 @@ from clsearch.core.lessons import epochs_of, prepare_lesson
 from clsearch.core.loop import learn_sequence, learn_task, train_step
 from clsearch.core.networks import MLP, leaves_of
 from clsearch.core.run import Run, build_run
+from clsearch.tuning.placement import Share
 
 
 @dataclass
@@ -160,7 +161,7 @@ def steps_over_products(options: Options) -> None:
 
 
 def main(options: Options) -> None:
-    torch.set_num_threads(options.threads)
+    Share(options.threads, 0).take("cpu")
     timed = side_by_side({str(size): trained(options, size) for size in options.sizes}, options.rounds)
     first = str(options.sizes[0])
     shown = table(

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import torch
 import tyro
 from step import NETWORKS, lesson_of, run_of
 from timing import show, side_by_side, table
@@ -21,6 +20,7 @@ from clsearch.core.loop import train_step
 from clsearch.core.method_parts import ParameterChangeConfig
 from clsearch.core.networks import allowed_mask, leaves_of
 from clsearch.core.run import Run
+from clsearch.tuning.placement import Share
 
 KINDS: tuple[str, ...] = get_args(ParameterChangeConfig.model_fields["fisher"].annotation)
 
@@ -56,7 +56,7 @@ def measured(run: Run, kind: str) -> Callable[[], object]:
 
 
 def main(options: Options) -> None:
-    torch.set_num_threads(1)
+    Share(1, 0).take("cpu")
     shown = table(
         f"Fisher information of a task over one epoch of training on it, {options.seeds} member(s)",
         *("network", "epoch (ms)", *(f"{kind}" for kind in KINDS)),

@@ -30,6 +30,7 @@ from clsearch.core.run import Run, build_run
 from clsearch.core.samples import taken
 from clsearch.core.state import TrialState
 from clsearch.core.step_logs import rows_of
+from clsearch.tuning.placement import Share
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "digits": {"benchmark": "split-digits", "batch_size": 32},
@@ -190,7 +191,7 @@ def learned(run: Run, state: TrialState) -> TrialState:
 
 
 def main(options: Options) -> None:
-    torch.set_num_threads(1)
+    Share(1, 0).take("cpu")
     if options.peers:
         against_peers(options)
         return

@@ -101,7 +101,7 @@ class Distillation:
             if self.distance == "mse":
                 squares = (logits - said["centers"]).square() @ spoken
                 distance = batch.mean(squares + said["constants"])
-            return Terms(scale * (kl if self.distance == "kl" else distance), {"kl": kl.detach()})
+            return Terms(scale * (kl if self.distance == "kl" else distance), {"kl": kl})
 
         return penalty
 
@@ -208,9 +208,13 @@ def at(values: Tensor, batch: Batch) -> Tensor:
 def normalizers(voices: list[Voice], device: torch.device) -> Callable[[Tensor], Tensor]:
     """z/τ of the student [M, B, C] -> Σ_k w_k logsumexp_k(z/τ), [M, B]."""
     columns, padding, weights = column_groups(voices, device)
-    if not padding.any():
-        return lambda warm: warm[..., columns].logsumexp(-1) @ weights
-    return lambda warm: (warm[..., columns] + padding).logsumexp(-1) @ weights
+    ragged, weighed = bool(padding.any()), bool((weights != 1).any())  # a product that changes nothing costs, too
+
+    def normalizer(warm: Tensor) -> Tensor:
+        own = warm[..., columns] + padding if ragged else warm[..., columns]
+        return own.logsumexp(-1) @ weights if weighed else own.logsumexp(-1).sum(-1)
+
+    return normalizer
 
 
 def column_groups(voices: list[Voice], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

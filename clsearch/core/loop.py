@@ -64,17 +64,18 @@ def train_step(
     answers = lesson.answers(student.logits, labels)
     losses = torch.nn.functional.cross_entropy(answers.flatten(0, 1), labels.flatten(), reduction="none")
     classification = batch.mean(losses.view_as(labels))
-    told = {"learning_rate": rate, "loss_classification": classification.detach()}
+    told = {"learning_rate": rate, "loss_classification": classification}
     total = classification
     if terms := [penalty(student, batch) for penalty in lesson.penalties]:
         penalty = sum((term.penalty for term in terms[1:]), terms[0].penalty)
         total = classification + penalty
-        told |= {name: value for term in terms for name, value in term.logged.items()} | {"penalty": penalty.detach()}
+        told |= {name: value.detach() for term in terms for name, value in term.logged.items()} | {"penalty": penalty}
     # Not with weights of one: for those torch imports what takes half a second.
     gradients = torch.autograd.grad(total if len(total) == 1 else total.sum(), list(params.values()))
     with torch.no_grad():
         _move(run, lesson, params, dict(zip(params, gradients, strict=True)), moments, batch, rate)
-    return StepLog(told | {"loss": total.detach()}, answers.detach().argmax(-1), labels, batch)
+    # The graph of what is told has let go of its tensors by now.
+    return StepLog(told | {"loss": total}, answers.detach().argmax(-1), labels, batch)
 
 
 def _move(

@@ -22,6 +22,7 @@ class StepLog:
     batch: Batch
 
 
+@torch.no_grad()
 def rows_of(columns: Sequence[str], logs: Sequence[StepLog]) -> Tensor:
     """[S, M, K] of S steps, in the order of the columns: means over the batch of each; what is not logged is 0."""
     correct = torch.cat([_accuracies(list(own)) for _, own in groupby(logs, _shape)])

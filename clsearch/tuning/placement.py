@@ -9,6 +9,8 @@ from typing import Any
 import ray
 import torch
 
+from clsearch.core.heap import keep_freed_memory
+
 
 @dataclass(frozen=True)
 class Share:
@@ -24,6 +26,7 @@ class Share:
         much does not take it from the others.
         """
         torch.set_num_threads(max(1, self.cpus))
+        keep_freed_memory()
         if kind == "cpu":
             return torch.device(kind)
         device = gpu_given(given_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
