@@ -166,7 +166,6 @@ def test_the_logged_divergence_is_never_negative_and_zero_for_a_student_that_equ
     inputs, _ = benchmark.tasks[2].train.take(BATCH.positions)
     for seed in range(1, 20):
         terms = penalty(student_of(network, leaves_of(random_params(network, 2, seed)), inputs), BATCH)
-        assert not terms.logged["kl"].requires_grad
         if seed == 1:
             torch.testing.assert_close(terms.logged["kl"], torch.zeros(2), rtol=0, atol=1e-6)
         else:
