@@ -69,7 +69,7 @@ def test_importing_what_trains_loads_nothing_that_takes_long():
         "import sys; from clsearch.core.config import TrialConfig; from clsearch.core.loop import learn_sequence; "
         "from clsearch.core.run import build_run; import clsearch.tuning.driver; "
         "learn_sequence(build_run(TrialConfig.of('lwf_ewc', {'iterations': 1, 'hidden': [4]}), [0, 1])); "
-        "print([name for name in ('sympy', 'sklearn', 'scipy', 'mlflow', 'matplotlib') if name in sys.modules])"
+        "print([name for name in ('sympy', 'sklearn', 'scipy', 'mlflow', 'matplotlib', 'plotly') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

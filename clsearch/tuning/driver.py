@@ -34,7 +34,6 @@ from clsearch.tuning.pruning import PruningScheduler, pruned_of
 from clsearch.tuning.ranking import Ranking, best_content, choice_of, rank
 from clsearch.tuning.reading import plain, read_study
 from clsearch.tuning.records import PREFIXES, Results, latest
-from clsearch.tuning.report import write_report
 from clsearch.tuning.report_note import note_of
 from clsearch.tuning.result import StudyResult
 from clsearch.tuning.resume import check_same, claimed, set_aside
@@ -112,6 +111,8 @@ def execute_in(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> St
         found = conclude(plan, watcher, study)
     found = finally_evaluated(found, data, watcher)
     results.end(state_of(found))
+    from clsearch.tuning.report import write_report  # with what it draws, which no trial waits for
+
     line.say("writing the report")
     if (report := reported(lambda: write_report(plan.folder), [plan.folder], warn)) is not None:
         tracker.reported(report)

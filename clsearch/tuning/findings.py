@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from clsearch.tuning.final import Final
 from clsearch.tuning.reading import Reading, read_study, record_named
 from clsearch.tuning.records import TrialRecord, table_of
-from clsearch.tuning.report import figures_of
 from clsearch.tuning.report_answer import answer
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -69,4 +71,6 @@ class Findings:
     @property
     def figures(self) -> dict[str, go.Figure]:
         """The report's pictures, by the names of its sections: response, importance, tasks, ..."""
+        from clsearch.tuning.report import figures_of  # with what it draws, which a study's start does not wait for
+
         return figures_of(self.reading)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from clsearch.tuning.continual import Decision
 from clsearch.tuning.final import Final
@@ -15,6 +15,9 @@ from clsearch.tuning.findings import Findings
 from clsearch.tuning.plan import Plan
 from clsearch.tuning.ranking import Choice, Cost, Ranking, cost_of
 from clsearch.tuning.records import TrialRecord
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
