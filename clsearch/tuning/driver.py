@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import optuna
 import ray
 from ray import tune
+from ray.air._internal import usage as air_usage
 from rich.console import Console
 
 from clsearch.core.datasets import Data
@@ -158,7 +160,7 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
         ),
     )
-    with interrupts_restored():
+    with interrupts_restored(), uncounted():
         tuner.fit()
 
 
@@ -172,6 +174,20 @@ def about_cohort(plan: Plan) -> str:
         f"cohort: {together} of the {trials} trials are asked for at once, so the search learns from fewer results; at "
         f"most {advised} is advised"
     )
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Where Ray's telemetry is off, don't let it count callbacks: it imports MLflow to know its own, for more than a
+    second that the first trial would wait.
+    """
+    count = air_usage.tag_callbacks
+    if os.environ.get("RAY_USAGE_STATS_ENABLED") == "0":
+        air_usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        air_usage.tag_callbacks = count
 
 
 @contextmanager

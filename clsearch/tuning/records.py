@@ -17,6 +17,8 @@ report.html                all of it in pictures, see `report`
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -24,7 +26,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -162,7 +164,7 @@ class Results:
             for seed, matrix in zip(record.seeds, record.accuracy, strict=False)
             for learned, row in enumerate(matrix)
         ]
-        self._csv(folder / "accuracy.csv", pd.DataFrame(rows, columns=["seed", "tasks_learned", *tasks]))
+        write_rows(folder / "accuracy.csv", ["seed", "tasks_learned", *tasks], rows)
         if record.unlearning:
             both = [
                 [when, seed, learned, *row]
@@ -171,7 +173,7 @@ class Results:
                 for learned, row in enumerate(matrix)
             ]
             columns = ["requests", "seed", "tasks_learned", *tasks]
-            self._csv(folder / "unlearning.csv", pd.DataFrame(both, columns=columns))
+            write_rows(folder / "unlearning.csv", columns, both)
         path = folder / CURVE
         if record.columns or not path.exists():  # else it was read back, and the curve is there
             curve = [
@@ -180,7 +182,7 @@ class Results:
                 for seed, numbers in zip(record.seeds, members, strict=True)
             ]
             columns = ["seed", "task", "epoch", *record.columns]
-            self._csv(path, pd.DataFrame(curve, columns=columns))
+            write_rows(path, columns, curve)
         self.note_trial(record)
 
     def note_trial(self, record: TrialRecord) -> None:
@@ -240,6 +242,17 @@ def table_of(records: Iterable[TrialRecord], searched: Iterable[str]) -> pd.Data
     ]
     always = ["label", "number", "algorithm", "state", *searched, "tasks_learned", "seconds", "place", "reason"]
     return pd.DataFrame(rows, columns=None if rows else always)
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, atomically, empty where a number is missing. As pandas writes it, in a tenth of the time, which
+    each trial's end takes from the driver.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([None if value != value else value for value in row] for row in rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000000"  # `Watcher.room` says how many
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000"  # of Ray's own record, which nobody reads
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -65,6 +66,7 @@ class Watcher(tune.Callback):
         self.groups: list[list[str]] = []
         self.written = 0.0
         self.tasks_decided = 0
+        self.unwritten: dict[str, TrialRecord] = {}
         self.trouble: OSError | None = None
         self.openings: tuple[Opening, ...] = ()
 
@@ -136,6 +138,10 @@ class Watcher(tune.Callback):
         self.trouble = self.trouble or error
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Workers have their next task by now, so they do not wait for what is written here."""
+        while self.unwritten:
+            _, record = self.unwritten.popitem()
+            self._write(partial(self.results.note_trial, record))
         if self.trouble is not None:
             raise self.trouble
 
@@ -253,14 +259,15 @@ class Watcher(tune.Callback):
     def _note(self, label: str, change: Callable[[TrialRecord], TrialRecord], ended: bool = False) -> None:
         record = self.records[label] = change(self.records[label])
         if record.state != "waiting":
-            self._write(lambda: self.results.note_trial(record))
+            self.unwritten[label] = record
         if not ended:
             self.tracker.update(record)
             self.line.update(record)
 
     def _end(self, label: str, state: str, reason: str) -> None:
         record = self.records[label] = replace(self.records[label], state=state, reason=reason)
-        self._write(lambda: self._write_end(record))
+        self.unwritten.pop(label, None)
+        self._write(partial(self._write_end, record))
         self.tracker.update(record)
         self.line.update(record)
 
