@@ -71,7 +71,7 @@ tune.Tuner(
 class Options:
     trials: int = 64
     """Trials of the second table."""
-    epochs: int = 25
+    epochs: int = 35
     """Of their tasks: about two seconds a trial."""
     rounds: int = 2
     """How often each command of the first table is run."""
@@ -126,7 +126,7 @@ def searched(name: str, results: Path, **settings: Any) -> tuple[list[TrialRecor
     """A study without references and final evaluation: its trials, and what the search took."""
     space = {"distillation_factor": LogRange(0.01, 100)}
     study = Study(algorithm="lwf", name=name, space=space, results=results, references=(), final=False, quiet=True,
-                  max_concurrent=WORKERS, **settings)  # fmt: skip
+                  **settings)  # fmt: skip
     with measured() as spent, contextlib.redirect_stdout(None):
         return study.run().records, spent
 
