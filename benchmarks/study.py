@@ -71,7 +71,7 @@ tune.Tuner(
 class Options:
     trials: int = 64
     """Trials of the second table."""
-    epochs: int = 35
+    epochs: int = 30
     """Of their tasks: about two seconds a trial."""
     rounds: int = 2
     """How often each command of the first table is run."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import optuna
 import ray
 from ray import tune
-from ray.air._internal import usage as air_usage
 from rich.console import Console
 
 from clsearch.core.datasets import Data
@@ -181,13 +181,18 @@ def uncounted() -> Iterator[None]:
     """Where Ray's telemetry is off, don't let it count callbacks: it imports MLflow to know its own, for more than a
     second that the first trial would wait.
     """
-    count = air_usage.tag_callbacks
+    try:
+        usage = import_module("ray.air._internal.usage")
+        count = usage.tag_callbacks
+    except (ImportError, AttributeError):  # not Ray's interface: another version may count otherwise
+        yield
+        return
     if os.environ.get("RAY_USAGE_STATS_ENABLED") == "0":
-        air_usage.tag_callbacks = lambda callbacks: False
+        usage.tag_callbacks = lambda callbacks: False
     try:
         yield
     finally:
-        air_usage.tag_callbacks = count
+        usage.tag_callbacks = count
 
 
 @contextmanager
