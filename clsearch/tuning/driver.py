@@ -182,7 +182,7 @@ def uncounted() -> Iterator[None]:
     second that the first trial would wait.
     """
     try:
-        usage = import_module("ray.air._internal.usage")
+        usage: Any = import_module("ray.air._internal.usage")
         count = usage.tag_callbacks
     except (ImportError, AttributeError):  # not Ray's interface: another version may count otherwise
         yield
