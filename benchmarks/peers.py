@@ -1,12 +1,14 @@
 """The same work in other libraries, where they are installed: what `step.py --peers` measures beside ours.
 
-They are not dependencies. `pip install avalanche-lib` into the environment adds Avalanche's rows.
+They are not dependencies. `pip install avalanche-lib clarena` into the environment adds their rows.
 """
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -32,9 +34,7 @@ def perceptron(network: MLP) -> torch.nn.Sequential:
 
 
 def avalanche(run: Run, tasks: int) -> Callable[[], object]:
-    """Avalanche's strategy of the run's algorithm in the task after `tasks`; raises ImportError where it is not
-    installed.
-    """
+    """Avalanche's strategy of the run's algorithm in the task after `tasks`."""
     from avalanche.benchmarks import tensors_benchmark
     from avalanche.training.plugins import EvaluationPlugin
     from avalanche.training.supervised import EWC, LwF, Naive
@@ -73,5 +73,56 @@ def avalanche(run: Run, tasks: int) -> Callable[[], object]:
     return learn
 
 
-PEERS = {"Avalanche": avalanche}
-"""Name -> (run, number of tasks that are learned before) -> what learns the next task. Raises ImportError."""
+def clarena(run: Run, tasks: int) -> Callable[[], object]:
+    """CLArena's algorithm in the task after `tasks`, as its pipeline has it: a Lightning trainer per task."""
+    from clarena.backbones import CLMLP
+    from clarena.cl_algorithms import EWC, Finetuning, LwF
+    from clarena.heads import HeadsTIL
+    from lightning import LightningDataModule, Trainer
+    from torch.utils.data import DataLoader, TensorDataset
+
+    class Data(LightningDataModule):
+        def __init__(self, task: Task) -> None:
+            super().__init__()
+            inputs, labels = whole(task)
+            self.own = TensorDataset(inputs, labels - task.classes[0])
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(self.own, config.batch_size, shuffle=True)
+
+    config, network = run.config, run.network
+    assert isinstance(network, MLP)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.manual_seed(0)
+    hidden = list(network.hidden)
+    parts = {"backbone": CLMLP(network.inputs, hidden[:-1], hidden[-1]), "heads": HeadsTIL(hidden[-1])}
+    factor, temperature = config.distillation_factor, config.distillation_temperature
+    model = {
+        "finetuning": lambda: Finetuning(**parts),
+        "lwf": lambda: LwF(distillation_reg_factor=factor, distillation_reg_temperature=temperature, **parts),
+        "ewc": lambda: EWC(
+            parameter_change_reg_factor=config.penalty_factor, when_calculate_fisher_information="train_end", **parts
+        ),
+    }[config.algorithm]()
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+
+    def learn(task: Task) -> object:
+        rate = partial(torch.optim.SGD, lr=config.learning_rate)
+        model.setup_task_id(task.index, len(task.classes), rate, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # no validation, no workers for data in memory, as is wanted
+            Trainer(accelerator="cpu", max_epochs=config.epochs, **quiet).fit(model, datamodule=Data(task))
+        return model
+
+    for task in run.benchmark.tasks[:tasks]:
+        learn(task)
+    return partial(learn, run.benchmark.tasks[tasks])
+
+
+PEERS = {"Avalanche": avalanche, "CLArena": clarena}
+"""Name, in small letters the module's -> (run, how many tasks are learned before) -> what learns the next task."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -163,6 +164,9 @@ def over_seeds(options: Options) -> None:
 
 
 def against_peers(options: Options) -> None:
+    there = {library: peer for library, peer in PEERS.items() if find_spec(library.lower()) is not None}
+    if not there:
+        raise SystemExit(f"error: {' or '.join(PEERS)} must be installed here for --peers; got neither")
     shown = table(
         f"Learning task 3, {PEER_EPOCHS} epochs, one seed, with what is remembered of it; nothing is evaluated",
         *("network", "algorithm", "library", "its (ms)", "ours (ms)", "ratio"),
@@ -173,12 +177,8 @@ def against_peers(options: Options) -> None:
             more = own | {"epochs": PEER_EPOCHS}
             run = run_of(algorithm, settings | more, samples=0 if network == "digits" else 12_000)
             state = before(run, 3)
-            for library, peer in PEERS.items():
-                try:
-                    theirs = peer(run, 2)
-                except ImportError as error:
-                    raise SystemExit(f"error: {library} must be installed here for --peers; got {error}") from None
-                work = {"theirs": theirs, "ours": lambda run=run, state=state: learned(run, state)}
+            for library, peer in there.items():
+                work = {"theirs": peer(run, 2), "ours": lambda run=run, state=state: learned(run, state)}
                 timed = side_by_side(work, options.rounds)
                 each = [f"{1e3 * timed.median(kind):,.0f}" for kind in ("theirs", "ours")]
                 shown.add_row(network, name, library, *each, f"{timed.ratio('theirs', 'ours'):.1f}")
