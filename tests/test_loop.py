@@ -20,12 +20,15 @@ from clsearch.core.loop import (
     learn_task,
     measured,
     remembered,
+    train_step,
     train_task,
 )
-from clsearch.core.networks import Params, is_head
-from clsearch.core.regularizers import recalled
+from clsearch.core.networks import Params, is_head, leaves_of
+from clsearch.core.regularizers import Student, recalled
 from clsearch.core.run import Run, build_run
+from clsearch.core.samples import Batch
 from clsearch.core.seeding import generator_of
+from clsearch.core.terms import Terms
 from tests.helpers import (
     assert_bit_equal,
     beyond,
@@ -147,6 +150,23 @@ def test_a_task_leaves_the_state_that_it_was_given_as_it_was(algorithm):
     assert all(torch.equal(moved[name], value) for name, value in (again.params | again.moments).items())
     assert distance(found.params, state.params) > 0
     assert not any(value.requires_grad for value in moved.values())
+
+
+def test_what_a_step_logs_is_of_that_step_even_where_it_is_part_of_the_parameters():
+    run = small_run("ewc", (0, 1))
+    state = run.initial_state()
+    lesson, params = prepare_lesson(run, state, run.benchmark.tasks[0]), leaves_of(state.params)
+
+    def penalty(student: Student, batch: Batch) -> Terms:
+        bias = student.params["head.bias"][:, 0, 0]
+        return Terms(bias, {"seen": bias})
+
+    own = dataclasses.replace(lesson, penalties=(penalty,))
+    before = params["head.bias"][:, 0, 0].detach().clone()
+    first, second = (train_step(run, own, params, {}, Batch(torch.arange(8).expand(2, -1))) for _ in range(2))
+    for name in ("seen", "penalty"):
+        assert torch.equal(first.terms[name], before)
+        assert not torch.equal(second.terms[name], before)
 
 
 # --- regularizers in the loop ---

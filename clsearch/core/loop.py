@@ -69,13 +69,15 @@ def train_step(
     if terms := [penalty(student, batch) for penalty in lesson.penalties]:
         penalty = sum((term.penalty for term in terms[1:]), terms[0].penalty)
         total = classification + penalty
-        told |= {name: value.detach() for term in terms for name, value in term.logged.items()} | {"penalty": penalty}
+        logged = {name: value for term in terms for name, value in term.logged.items()} | {"penalty": penalty}
+        # Copies, since they may be views of parameters, which move; cut off, since they may hold what is large.
+        told |= {name: value.detach().clone() for name, value in logged.items()}
     # Not with weights of one: for those torch imports what takes half a second.
     gradients = torch.autograd.grad(total if len(total) == 1 else total.sum(), list(params.values()))
     with torch.no_grad():
         _move(run, lesson, params, dict(zip(params, gradients, strict=True)), moments, batch, rate)
-    # The graph of what is told has let go of its tensors by now.
-    return StepLog(told | {"loss": total}, answers.detach().argmax(-1), labels, batch)
+    # Where there are no penalties, the graph of what is told has let go of its tensors by now.
+    return StepLog(told | {"loss": total.detach() if terms else total}, answers.detach().argmax(-1), labels, batch)
 
 
 def _move(

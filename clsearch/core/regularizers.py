@@ -27,7 +27,7 @@ Hyperparameters = dict[str, Tensor]
 @dataclass(frozen=True)
 class Student:
     """The network in training, on one batch: parameters, features [M, B, H], logits [M, B, C], and the inputs
-    [M, B, D] that it saw, augmented.
+    [M, B, D] that it saw, augmented. Parameters move in place once the step is over: clone what is kept of them.
     """
 
     params: Params

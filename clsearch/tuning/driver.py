@@ -113,10 +113,8 @@ def execute_in(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> St
         found = conclude(plan, watcher, study)
     found = finally_evaluated(found, data, watcher)
     results.end(state_of(found))
-    from clsearch.tuning.report import write_report  # with what it draws, which no trial waits for
-
     line.say("writing the report")
-    if (report := reported(lambda: write_report(plan.folder), [plan.folder], warn)) is not None:
+    if (report := reported(partial(drawn, plan.folder), [plan.folder], warn)) is not None:
         tracker.reported(report)
     describe(plan, tracker, warn)
     line.say("sending the last records to MLflow")
@@ -160,7 +158,7 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
         ),
     )
-    with interrupts_restored(), uncounted():
+    with interrupts_restored(), uncounted(), unsaved():
         tuner.fit()
 
 
@@ -174,6 +172,27 @@ def about_cohort(plan: Plan) -> str:
         f"cohort: {together} of the {trials} trials are asked for at once, so the search learns from fewer results; at "
         f"most {advised} is advised"
     )
+
+
+def drawn(folder: Path) -> Path:
+    """A study's report, written; what draws it is loaded only now, so no trial waits for it."""
+    from clsearch.tuning.report import write_report
+
+    return write_report(folder)
+
+
+@contextmanager
+def unsaved() -> Iterator[None]:
+    """Ray Tune writes its own record at the start and the end only: nobody reads it."""
+    name = "TUNE_GLOBAL_CHECKPOINT_S"
+    before = os.environ.get(name)
+    os.environ[name] = "1000000"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextmanager

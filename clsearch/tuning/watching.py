@@ -14,7 +14,6 @@ from typing import Any
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000000"  # `Watcher.room` says how many
-os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1000000"  # of Ray's own record, which nobody reads
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -66,7 +65,7 @@ class Watcher(tune.Callback):
         self.groups: list[list[str]] = []
         self.written = 0.0
         self.tasks_decided = 0
-        self.unwritten: dict[str, TrialRecord] = {}
+        self.noted: dict[str, TrialRecord] = {}
         self.trouble: OSError | None = None
         self.openings: tuple[Opening, ...] = ()
 
@@ -139,9 +138,12 @@ class Watcher(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Workers have their next task by now, so they do not wait for what is written here."""
-        while self.unwritten:
-            _, record = self.unwritten.popitem()
-            self._write(partial(self.results.note_trial, record))
+        while self.noted:
+            _, record = self.noted.popitem()
+            if record.state != "waiting":
+                self._write(partial(self.results.note_trial, record))
+            self.tracker.update(record)
+            self.line.update(record)
         if self.trouble is not None:
             raise self.trouble
 
@@ -158,7 +160,7 @@ class Watcher(tune.Callback):
                 continue
             if "unwritable" in own:  # of the trial's own state, on whichever node it is
                 self.halt(OSError(own["unwritable"]))
-            self._note(label, partial(advanced, result=own, time=now()), ended=bool(own.get("done")))
+            self._note(label, partial(advanced, result=own, time=now()))
             own.pop("record")  # Ray Tune keeps the rest, and writes it again and again
             if own.get("done") and not result.get("done"):  # the others go on
                 self._complete(label, own)
@@ -256,17 +258,12 @@ class Watcher(tune.Callback):
         self.results.write_json(FINAL, content_of(final))  # last: with it, all is there
         self.tracker.evaluated(final)
 
-    def _note(self, label: str, change: Callable[[TrialRecord], TrialRecord], ended: bool = False) -> None:
-        record = self.records[label] = change(self.records[label])
-        if record.state != "waiting":
-            self.unwritten[label] = record
-        if not ended:
-            self.tracker.update(record)
-            self.line.update(record)
+    def _note(self, label: str, change: Callable[[TrialRecord], TrialRecord]) -> None:
+        self.records[label] = self.noted[label] = change(self.records[label])
 
     def _end(self, label: str, state: str, reason: str) -> None:
         record = self.records[label] = replace(self.records[label], state=state, reason=reason)
-        self.unwritten.pop(label, None)
+        self.noted.pop(label, None)
         self._write(partial(self._write_end, record))
         self.tracker.update(record)
         self.line.update(record)
