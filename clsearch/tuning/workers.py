@@ -17,6 +17,12 @@ from clsearch.tuning.placement import Share, remedy, short_of_memory
 from clsearch.tuning.plan import Plan
 
 
+SETTLING_SECONDS = 1.0
+"""A job is cancelled no sooner than this: one that is on its way to its worker then makes Ray (2.60) abort this process,
+with "Tried to complete task that was not pending".
+"""
+
+
 def side_by_side(
     plan: Plan, function: Callable[..., Any], jobs: Sequence[Sequence[Any]], returns: int = 1
 ) -> Iterator[tuple[int, Any]]:
@@ -38,8 +44,10 @@ def side_by_side(
             (done,), _ = ray.wait(list(running))
             yield running.pop(done)
     finally:
-        for left in running:  # interrupted: nobody waits for them
-            ray.cancel(left)
+        if running:  # interrupted: nobody waits for them
+            _, left = ray.wait(list(running), num_returns=len(running), timeout=SETTLING_SECONDS)
+            for job in left:
+                ray.cancel(job)
 
 
 def unlearning_references(
