@@ -16,9 +16,8 @@ from clsearch.core.retraining import References, placed, retrained
 from clsearch.tuning.placement import Share, remedy, short_of_memory
 from clsearch.tuning.plan import Plan
 
-
 SETTLING_SECONDS = 1.0
-"""A job is cancelled no sooner than this: one that is on its way to its worker then makes Ray (2.60) abort this process,
+"""A job is cancelled no sooner than this: one that is on its way to its worker would make Ray (2.60) abort this process
 with "Tried to complete task that was not pending".
 """
 
