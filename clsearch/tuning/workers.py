@@ -45,8 +45,8 @@ def side_by_side(
     finally:
         if running:  # interrupted: nobody waits for them
             _, left = ray.wait(list(running), num_returns=len(running), timeout=SETTLING_SECONDS)
-            for job in left:
-                ray.cancel(job)
+            for unfinished in left:
+                ray.cancel(unfinished)
 
 
 def unlearning_references(
