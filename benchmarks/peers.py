@@ -73,11 +73,28 @@ def avalanche(run: Run, tasks: int) -> Callable[[], object]:
     return learn
 
 
-def clarena(run: Run, tasks: int) -> Callable[[], object]:
-    """CLArena's algorithm in the task after `tasks`, as its pipeline has it: a Lightning trainer per task."""
+def clarena_model(run: Run) -> Any:
+    """CLArena's algorithm on the run's network."""
     from clarena.backbones import CLMLP
     from clarena.cl_algorithms import EWC, Finetuning, LwF
     from clarena.heads import HeadsTIL
+
+    config = run.config
+    assert isinstance(run.network, MLP)
+    *hidden, last = run.network.hidden
+    parts = {"backbone": CLMLP(run.network.inputs, hidden, last), "heads": HeadsTIL(last)}
+    factor, temperature = config.distillation_factor, config.distillation_temperature
+    return {
+        "finetuning": lambda: Finetuning(**parts),
+        "lwf": lambda: LwF(distillation_reg_factor=factor, distillation_reg_temperature=temperature, **parts),
+        "ewc": lambda: EWC(
+            parameter_change_reg_factor=config.penalty_factor, when_calculate_fisher_information="train_end", **parts
+        ),
+    }[config.algorithm]()
+
+
+def clarena(run: Run, tasks: int) -> Callable[[], object]:
+    """CLArena's algorithm in the task after `tasks`, as its pipeline has it: a Lightning trainer per task."""
     from lightning import LightningDataModule, Trainer
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -88,35 +105,19 @@ def clarena(run: Run, tasks: int) -> Callable[[], object]:
             self.own = TensorDataset(inputs, labels - task.classes[0])
 
         def train_dataloader(self) -> DataLoader[Any]:
-            return DataLoader(self.own, config.batch_size, shuffle=True)
+            return DataLoader(self.own, run.config.batch_size, shuffle=True)
 
-    config, network = run.config, run.network
-    assert isinstance(network, MLP)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(0)
-    hidden = list(network.hidden)
-    parts = {"backbone": CLMLP(network.inputs, hidden[:-1], hidden[-1]), "heads": HeadsTIL(hidden[-1])}
-    factor, temperature = config.distillation_factor, config.distillation_temperature
-    model = {
-        "finetuning": lambda: Finetuning(**parts),
-        "lwf": lambda: LwF(distillation_reg_factor=factor, distillation_reg_temperature=temperature, **parts),
-        "ewc": lambda: EWC(
-            parameter_change_reg_factor=config.penalty_factor, when_calculate_fisher_information="train_end", **parts
-        ),
-    }[config.algorithm]()
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
+    model, rate = clarena_model(run), partial(torch.optim.SGD, lr=run.config.learning_rate)
+    said = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 
     def learn(task: Task) -> object:
-        rate = partial(torch.optim.SGD, lr=config.learning_rate)
         model.setup_task_id(task.index, len(task.classes), rate, None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # no validation, no workers for data in memory, as is wanted
-            Trainer(accelerator="cpu", max_epochs=config.epochs, **quiet).fit(model, datamodule=Data(task))
+            trainer = Trainer(accelerator="cpu", max_epochs=run.config.epochs, **dict.fromkeys(said, False))
+            trainer.fit(model, datamodule=Data(task))
         return model
 
     for task in run.benchmark.tasks[:tasks]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import optuna
 import ray
@@ -97,7 +98,7 @@ class Spent:
 @contextlib.contextmanager
 def measured() -> Iterator[Spent]:
     """Measure the search of the studies that run within."""
-    spent, search, ask, update = Spent(), driver.search, optuna.Study.ask, Tracker.update
+    spent, search = Spent(), driver.search
 
     def counted(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **settings: Any) -> Any:
@@ -114,12 +115,12 @@ def measured() -> Iterator[Spent]:
         counted("driver", search)(*args)
         spent.wall = time.perf_counter() - start
 
-    driver.search, optuna.Study.ask = whole, counted("asking", ask)  # type: ignore[assignment, method-assign]
-    Tracker.update = counted("tracking", update)  # type: ignore[method-assign]
-    try:
+    with (
+        patch.object(driver, "search", whole),
+        patch.object(optuna.Study, "ask", counted("asking", optuna.Study.ask)),
+        patch.object(Tracker, "update", counted("tracking", Tracker.update)),
+    ):
         yield spent
-    finally:
-        driver.search, optuna.Study.ask, Tracker.update = search, ask, update  # type: ignore[method-assign]
 
 
 def searched(name: str, results: Path, **settings: Any) -> tuple[list[TrialRecord], Spent]:

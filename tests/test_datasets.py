@@ -67,10 +67,10 @@ def test_importing_what_trains_loads_nothing_that_takes_long():
     """Each worker would load it before its first step, and each study before its first trial."""
     code = (
         "import sys; from clsearch.core.config import TrialConfig; from clsearch.core.loop import learn_sequence; "
-        "from clsearch.core.run import build_run; from clsearch.tuning import driver; "
+        "from clsearch.core.run import build_run; from clsearch.tuning import driver, executing; "
         "from ray.tune import Callback, tune; "
         "learn_sequence(build_run(TrialConfig.of('lwf_ewc', {'iterations': 1, 'hidden': [4]}), [0, 1]))\n"
-        "with driver.uncounted(): assert tune.air_usage.tag_callbacks([Callback()]) is False\n"
+        "with executing.uncounted(): assert tune.air_usage.tag_callbacks([Callback()]) is False\n"
         "print({'sympy', 'sklearn', 'scipy', 'mlflow', 'matplotlib', 'plotly'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from clsearch.tuning import preflight, summary
 from clsearch.tuning.addresses import cluster_address
 from clsearch.tuning.continual import SCORE, STATE, Decision, decide, decision_content, read_begun
 from clsearch.tuning.display import last_line, near
+from clsearch.tuning.executing import executing_only
 from clsearch.tuning.identity import RAY
 from clsearch.tuning.importances import importances
 from clsearch.tuning.mirror import Mirror
@@ -158,7 +155,7 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
             failure_config=tune.FailureConfig(max_failures=options.max_failures),
         ),
     )
-    with interrupts_restored(), uncounted(), unsaved():
+    with executing_only():
         tuner.fit()
 
 
@@ -179,50 +176,6 @@ def drawn(folder: Path) -> Path:
     from clsearch.tuning.report import write_report
 
     return write_report(folder)
-
-
-@contextmanager
-def unsaved() -> Iterator[None]:
-    """Ray Tune writes its own record at the start and the end only: nobody reads it."""
-    name = "TUNE_GLOBAL_CHECKPOINT_S"
-    before = os.environ.get(name)
-    os.environ[name] = "1000000"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
-
-
-@contextmanager
-def uncounted() -> Iterator[None]:
-    """Where Ray's telemetry is off, don't let it count callbacks: it imports MLflow to know its own, for more than a
-    second that the first trial would wait.
-    """
-    try:
-        usage: Any = import_module("ray.air._internal.usage")
-        count = usage.tag_callbacks
-    except (ImportError, AttributeError):  # not Ray's interface: another version may count otherwise
-        yield
-        return
-    if os.environ.get("RAY_USAGE_STATS_ENABLED") == "0":
-        usage.tag_callbacks = lambda callbacks: False
-    try:
-        yield
-    finally:
-        usage.tag_callbacks = count
-
-
-@contextmanager
-def interrupts_restored() -> Iterator[None]:
-    """What Ctrl-C does afterwards is what it did before: Ray Tune leaves its own handler, which swallows one."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 def conclude(plan: Plan, watcher: Watcher, study: optuna.Study) -> StudyResult:
