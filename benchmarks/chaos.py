@@ -34,10 +34,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from clsearch import LogRange, Study
-from clsearch.core.config import TrialConfig
-from clsearch.core.loop import learn_sequence
-from clsearch.core.run import build_run
-from clsearch.tuning.records import TrialRecord, read_trials
+from clsearch.config.trial import TrialConfig
+from clsearch.records.trials import TrialRecord, read_trials
+from clsearch.training.loop import learn_sequence
+from clsearch.training.trial_setup import build_run
 
 LONGEST = 240.0
 """Seconds that a session may take before it counts as hung."""

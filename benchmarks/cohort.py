@@ -23,12 +23,12 @@ import tyro
 from step import NETWORKS
 from timing import micro, noise_like, show, side_by_side, table
 
-from clsearch.core.config import TrialConfig
-from clsearch.core.lessons import epochs_of, prepare_lesson
-from clsearch.core.loop import learn_sequence, learn_task, train_step
-from clsearch.core.networks import MLP, leaves_of
-from clsearch.core.run import Run, build_run
-from clsearch.tuning.placement import Share
+from clsearch.config.trial import TrialConfig
+from clsearch.execution.resources import Share
+from clsearch.networks.mlp import MLP, leaves_of
+from clsearch.training.loop import learn_sequence, learn_task, train_step
+from clsearch.training.task_setup import epochs_of, prepare_lesson
+from clsearch.training.trial_setup import Run, build_run
 
 
 @dataclass

@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from clsearch import LogRange, Study
-from clsearch.core.config import ConfigError, TrialConfig
-from clsearch.core.datasets import SOURCES, training_data
-from clsearch.core.files import write_atomically
-from clsearch.core.metrics import average_accuracy
-from clsearch.core.statistics import interval
-from clsearch.tuning.records import PACKAGES, code_version, version
-from clsearch.tuning.selection import measure, open_test
+from clsearch.common.files import write_atomically
+from clsearch.common.statistics import interval
+from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.data.datasets import SOURCES, training_data
+from clsearch.execution.final_evaluation import measure, open_test
+from clsearch.metrics import average_accuracy
+from clsearch.records.trials import PACKAGES, code_version, version
 
 PUBLISHED = {"finetuning": 84.3, "lwf": 99.6, "ewc": 99.1, "joint": 99.7}
 """Test accuracy in %, van de Ven et al. 2022, Table 2."""

@@ -15,12 +15,12 @@ import tyro
 from step import NETWORKS, lesson_of, run_of
 from timing import show, side_by_side, table
 
-from clsearch.core.importance import Fisher
-from clsearch.core.loop import train_step
-from clsearch.core.method_parts import ParameterChangeConfig
-from clsearch.core.networks import allowed_mask, leaves_of
-from clsearch.core.run import Run
-from clsearch.tuning.placement import Share
+from clsearch.config.method_sections import ParameterChangeConfig
+from clsearch.execution.resources import Share
+from clsearch.methods.fisher import Fisher
+from clsearch.networks.mlp import allowed_mask, leaves_of
+from clsearch.training.loop import train_step
+from clsearch.training.trial_setup import Run
 
 KINDS: tuple[str, ...] = get_args(ParameterChangeConfig.model_fields["fisher"].annotation)
 

@@ -19,13 +19,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clsearch.core.config import ConfigError, TrialConfig, fields_of
-from clsearch.core.loop import DivergedError, learn_sequence
-from clsearch.core.metrics import average_accuracy, forgetting
-from clsearch.core.parts import BACKBONES
-from clsearch.core.run import build_run
-from clsearch.core.statistics import interval, paired_difference
-from clsearch.tuning.reading import Reading, read_study
+from clsearch.common.statistics import interval, paired_difference
+from clsearch.config.sections import BACKBONES
+from clsearch.config.trial import ConfigError, TrialConfig, fields_of
+from clsearch.metrics import average_accuracy, forgetting
+from clsearch.records.study_record import Reading, read_study
+from clsearch.training.loop import DivergedError, learn_sequence
+from clsearch.training.trial_setup import build_run
 
 
 @dataclass

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, relu
 
-from clsearch.core.benchmarks import Benchmark
-from clsearch.core.lessons import Step
-from clsearch.core.run import Run
-from clsearch.core.state import TrialState
+from clsearch.tasks.benchmark import Benchmark
+from clsearch.training.state import TrialState
+from clsearch.training.task_setup import Step
+from clsearch.training.trial_setup import Run
 
 Addition = Callable[[list[Tensor], Tensor, Tensor, Tensor], Tensor]
 """(parameters, features, logits, indices) -> what is added to the loss."""

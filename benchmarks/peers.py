@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from clsearch.core.benchmarks import Task
-from clsearch.core.networks import MLP
-from clsearch.core.run import Run
+from clsearch.networks.mlp import MLP
+from clsearch.tasks.benchmark import Task
+from clsearch.training.trial_setup import Run
 
 
 def whole(task: Task) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,9 +27,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import read_data
-from clsearch.tuning.trainable import LwFTrainable
+from clsearch.config.trial import TrialConfig
+from clsearch.data.datasets import read_data
+from clsearch.execution.trainable import LwFTrainable
 
 FEW = 2000
 """Images of the data set that stands for none."""

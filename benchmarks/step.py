@@ -23,15 +23,15 @@ from minimal import minimal_loop
 from peers import PEERS
 from timing import micro, noise_like, show, side_by_side, table
 
-from clsearch.core.config import TrialConfig
-from clsearch.core.lessons import Lesson, Step, epochs_of, prepare_lesson
-from clsearch.core.loop import CHECK_STEPS, remembered, train_step, train_task
-from clsearch.core.networks import leaves_of
-from clsearch.core.run import Run, build_run
-from clsearch.core.samples import taken
-from clsearch.core.state import TrialState
-from clsearch.core.step_logs import rows_of
-from clsearch.tuning.placement import Share
+from clsearch.config.trial import TrialConfig
+from clsearch.execution.resources import Share
+from clsearch.networks.mlp import leaves_of
+from clsearch.tasks.samples import taken
+from clsearch.training.learning_curve import rows_of
+from clsearch.training.loop import CHECK_STEPS, remembered, train_step, train_task
+from clsearch.training.state import TrialState
+from clsearch.training.task_setup import Lesson, Step, epochs_of, prepare_lesson
+from clsearch.training.trial_setup import Run, build_run
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "digits": {"benchmark": "split-digits", "batch_size": 32},

@@ -31,9 +31,9 @@ import tyro
 from timing import show, table
 
 from clsearch import LogRange, Study
-from clsearch.tuning import driver
-from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.tracking import Tracker
+from clsearch.execution import run_study as driver
+from clsearch.records.trials import TrialRecord
+from clsearch.tracking.sender import Tracker
 
 WORKERS = 2
 

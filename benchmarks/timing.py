@@ -12,8 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import SOURCES, Data
+from clsearch.config.trial import TrialConfig
+from clsearch.data.datasets import SOURCES, Data
 
 Work = Callable[[], object]
 

@@ -13,13 +13,13 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-from clsearch.core.config import ConfigError
-from clsearch.core.errors import tell_uncaught
-from clsearch.core.registry import register
-from clsearch.core.terms import Terms
-from clsearch.tuning.comparison import Comparison
-from clsearch.tuning.spaces import SPACES, LogRange, Range
-from clsearch.tuning.study import Study
+from clsearch.common.errors import tell_uncaught
+from clsearch.comparison import Comparison
+from clsearch.config.trial import ConfigError
+from clsearch.methods.penalty_output import Terms
+from clsearch.methods.registry import register
+from clsearch.planning.spaces import SPACES, LogRange, Range
+from clsearch.study import Study
 from clsearch.version import __version__
 
 tell_uncaught()

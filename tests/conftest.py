@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import clsearch  # noqa: F401  (turns telemetry off before Ray or MLflow is imported)
-from clsearch.core.config import PARTS
-from clsearch.core.registry import OWN
+from clsearch.config.trial import PARTS
+from clsearch.methods.registry import OWN
 
 os.environ["TQDM_DISABLE"] = "1"
 
@@ -82,8 +82,8 @@ def ray_session() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty store of MLflow's, to be copied: it takes seconds to create."""
-    from clsearch.tuning.runs import new_store
-    from clsearch.tuning.stores import STORE
+    from clsearch.tracking.stores import STORE
+    from clsearch.tracking.study_runs import new_store
 
     path = tmp_path_factory.mktemp("store") / STORE
     new_store(path)

@@ -16,15 +16,15 @@ from PIL import Image
 from scipy.io import savemat
 from torch import Tensor
 
-from clsearch.core.benchmarks import Benchmark, Task
-from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import SOURCES
-from clsearch.core.networks import MLP, Params
-from clsearch.core.parts import Scenario
-from clsearch.core.regularizers import Student
-from clsearch.core.run import Run, build_run
-from clsearch.core.samples import Batch, Mixture, Samples, stacked_rows
-from clsearch.core.state import TrialState
+from clsearch.config.sections import Scenario
+from clsearch.config.trial import TrialConfig
+from clsearch.data.datasets import SOURCES
+from clsearch.methods.base import Student
+from clsearch.networks.mlp import MLP, Params
+from clsearch.tasks.benchmark import Benchmark, Task
+from clsearch.tasks.samples import Batch, Mixture, Samples, stacked_rows
+from clsearch.training.state import TrialState
+from clsearch.training.trial_setup import Run, build_run
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clsearch.core.errors import ConfigError
+from clsearch.common.errors import ConfigError
 
 
 def picture(mode="RGB", width=12, height=10, seed=0):

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from clsearch.core.backbones import ModuleNetwork
-from clsearch.core.cohorts import initial_states, learn_together
-from clsearch.core.loop import DivergedError, learn_sequence, learn_task
-from clsearch.core.run import Run, build_cohort, build_run
-from clsearch.core.state import TrialState
-from clsearch.tuning.placement import Share, short_of_memory
+from clsearch.execution.resources import Share, short_of_memory
+from clsearch.networks.modules import ModuleNetwork
+from clsearch.training.cohorts import initial_states, learn_together
+from clsearch.training.loop import DivergedError, learn_sequence, learn_task
+from clsearch.training.state import TrialState
+from clsearch.training.trial_setup import Run, build_cohort, build_run
 from tests.helpers import small_config
 
 pytestmark = pytest.mark.gpu

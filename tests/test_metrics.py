@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from clsearch.core import metrics
+from clsearch import metrics
 
 NAN = math.nan
 # Rows: at initialisation, after task 1, 2, 3. Columns: task 1, 2, 3.

@@ -14,11 +14,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from clsearch import LogRange, Study
-from clsearch.__main__ import main
-from clsearch.tuning.reading import read_study
-from clsearch.tuning.run_names import run_name
+from clsearch.cli.main import main
+from clsearch.records.study_record import read_study
+from clsearch.reporting.trial_names import run_name
 from tests.integration.servers import Served
-from tests.tuning.test_report import SECTIONS
+from tests.reporting.html.test_report import SECTIONS
 
 pytestmark = pytest.mark.browser
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clsearch.core.config import TrialConfig
-from clsearch.core.loop import learn_sequence
-from clsearch.core.run import build_run
-from clsearch.tuning.records import TrialRecord, read_trials
+from clsearch.config.trial import TrialConfig
+from clsearch.records.trials import TrialRecord, read_trials
+from clsearch.training.loop import learn_sequence
+from clsearch.training.trial_setup import build_run
 from tests.integration.clusters import Nodes, cluster
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from clsearch import LogRange, Study
-from clsearch.tuning.records import read_trials
-from clsearch.tuning.result import StudyResult
+from clsearch.records.trials import read_trials
+from clsearch.reporting.result import StudyResult
 from tests.integration.test_faults import workers_of
 from tests.integration.test_resume import matrix_in_peace, mlflow_runs, optuna_trials
 

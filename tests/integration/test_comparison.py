@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from clsearch import Comparison, LogRange
-from clsearch.tuning.tables import reported_rows
+from clsearch.reporting.tables import reported_rows
 
 TINY = {"benchmark": "permuted-digits", "tasks": 3, "hidden": (16,), "epochs": 1, "trials": 2, "seeds": 2}
 TINY |= {"report_seeds": 3, "optimizer": "adam", "learning_rate": 0.01}

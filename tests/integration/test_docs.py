@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from clsearch import Study
-from clsearch.__main__ import main
+from clsearch.cli.main import main
+from tests.builders import write_images
 from tests.integration.servers import Served
-from tests.tuning.builders import write_images
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -21,15 +21,15 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from clsearch import LogRange, Study
-from clsearch.__main__ import main
-from clsearch.core.datasets import read_data
-from clsearch.core.held_out import read_test
-from clsearch.core.loop import learn_sequence
-from clsearch.core.run import build_run
-from clsearch.core.state import TrialState
-from clsearch.tuning import tracking
-from clsearch.tuning.openings import read_openings
-from clsearch.tuning.selection import measure
+from clsearch.cli.main import main
+from clsearch.data.datasets import read_data
+from clsearch.execution.final_evaluation import measure
+from clsearch.records.test_ledger import read_openings
+from clsearch.tasks.test_data import read_test
+from clsearch.tracking import sender as tracking
+from clsearch.training.loop import learn_sequence
+from clsearch.training.state import TrialState
+from clsearch.training.trial_setup import build_run
 from tests.integration.servers import Served, stop, wait_for_answer
 
 SPACE = {"distillation_factor": LogRange(0.1, 10)}

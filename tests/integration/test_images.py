@@ -15,9 +15,9 @@ import ray
 from PIL import Image
 from ray import tune
 
-from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import read_data
-from clsearch.tuning.trainable import LwFTrainable
+from clsearch.config.trial import TrialConfig
+from clsearch.data.datasets import read_data
+from clsearch.execution.trainable import LwFTrainable
 
 COLOURS = {"grass": (40, 160, 50), "sea": (30, 70, 190), "sand": (220, 190, 120), "fire": (210, 60, 20)}
 

@@ -22,14 +22,14 @@ from optuna.storages.journal import JournalFileBackend
 from scipy import stats
 
 from clsearch import LogRange, Study
-from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import read_data
-from clsearch.core.held_out import read_test
-from clsearch.core.loop import learn_sequence, learn_task
-from clsearch.core.run import build_run
-from clsearch.tuning.display import named
-from clsearch.tuning.openings import LEDGER, read_openings
-from clsearch.tuning.selection import measure
+from clsearch.common.formatting import named
+from clsearch.config.trial import TrialConfig
+from clsearch.data.datasets import read_data
+from clsearch.execution.final_evaluation import measure
+from clsearch.records.test_ledger import LEDGER, read_openings
+from clsearch.tasks.test_data import read_test
+from clsearch.training.loop import learn_sequence, learn_task
+from clsearch.training.trial_setup import build_run
 
 FACTOR = {"distillation_factor": LogRange(0.1, 1000)}
 TINY = {

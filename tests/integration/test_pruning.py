@@ -10,7 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from clsearch import LogRange, Study
-from clsearch.tuning.result import StudyResult
+from clsearch.reporting.result import StudyResult
 from tests.integration.test_resume import optuna_trials
 
 

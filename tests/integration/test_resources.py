@@ -17,7 +17,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from clsearch import LogRange, Study
-from clsearch.tuning.records import read_trials
+from clsearch.records.trials import read_trials
 
 ROOT = Path(__file__).parents[2]
 

@@ -24,12 +24,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from clsearch import Comparison, LogRange, Study
-from clsearch.core.config import TrialConfig
-from clsearch.core.loop import learn_sequence
-from clsearch.core.run import build_run
-from clsearch.tuning.openings import read_openings
-from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.result import StudyResult
+from clsearch.config.trial import TrialConfig
+from clsearch.records.test_ledger import read_openings
+from clsearch.records.trials import TrialRecord
+from clsearch.reporting.result import StudyResult
+from clsearch.training.loop import learn_sequence
+from clsearch.training.trial_setup import build_run
 from tests.integration.scripts import wait_for
 
 SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
@@ -166,7 +166,7 @@ def test_the_benchmark_of_chaos_finds_nothing_wrong_with_it_and_what_is_wrong_wi
 
 
 def test_a_second_driver_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
-    words = "from clsearch.tuning.resume import claimed\nwith claimed(Path(sys.argv[1])): print(flush=True), input()"
+    words = "from clsearch.records.resume import claimed\nwith claimed(Path(sys.argv[1])): print(flush=True), input()"
     first = subprocess.Popen(
         [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{words}", str(tmp_path / "results" / "chaos")],
         stdin=subprocess.PIPE,

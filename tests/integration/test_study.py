@@ -22,22 +22,21 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from scipy import stats
 
-from clsearch import LogRange, Range, Study
-from clsearch.core import metrics
-from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import read_data
-from clsearch.core.held_out import read_test
-from clsearch.core.loop import learn_sequence
-from clsearch.core.run import build_run
-from clsearch.tuning.display import near
-from clsearch.tuning.driver import execute
-from clsearch.tuning.loading import load
-from clsearch.tuning.openings import read_openings
-from clsearch.tuning.preflight import check
-from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.result import StudyResult
-from clsearch.tuning.run_names import run_name
-from clsearch.tuning.selection import measure
+from clsearch import LogRange, Range, Study, metrics
+from clsearch.common.formatting import near
+from clsearch.config.trial import TrialConfig
+from clsearch.data.datasets import read_data
+from clsearch.execution.data_loading import load
+from clsearch.execution.final_evaluation import measure
+from clsearch.execution.preflight import check
+from clsearch.execution.run_study import execute
+from clsearch.records.test_ledger import read_openings
+from clsearch.records.trials import TrialRecord
+from clsearch.reporting.result import StudyResult
+from clsearch.reporting.trial_names import run_name
+from clsearch.tasks.test_data import read_test
+from clsearch.training.loop import learn_sequence
+from clsearch.training.trial_setup import build_run
 
 LWF_SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
 TINY = {"hidden": (16,), "epochs": 1, "trials": 3, "seeds": 2, "final": False}

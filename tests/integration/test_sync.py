@@ -13,8 +13,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from clsearch import LogRange, Study
-from clsearch.__main__ import main
-from clsearch.tuning.resume import claimed
+from clsearch.cli.main import main
+from clsearch.records.resume import claimed
 from tests.integration.servers import Served, free_ports
 from tests.integration.test_resume import CONTINUAL, study
 

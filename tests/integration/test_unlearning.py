@@ -17,20 +17,19 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from clsearch import LogRange, Study
-from clsearch.__main__ import main
-from clsearch.core import metrics
-from clsearch.core.config import TrialConfig
-from clsearch.core.datasets import read_data
-from clsearch.core.held_out import read_test
-from clsearch.core.loop import learn_sequence
-from clsearch.core.retraining import retrained
-from clsearch.core.run import build_run
-from clsearch.core.state import TrialState
-from clsearch.tuning.ranking import matrices, unlearning_of
-from clsearch.tuning.records import TrialRecord
-from clsearch.tuning.result import StudyResult
-from clsearch.tuning.selection import measure
+from clsearch import LogRange, Study, metrics
+from clsearch.cli.main import main
+from clsearch.config.trial import TrialConfig
+from clsearch.data.datasets import read_data
+from clsearch.execution.final_evaluation import measure
+from clsearch.records.ranking import matrices, unlearning_of
+from clsearch.records.trials import TrialRecord
+from clsearch.reporting.result import StudyResult
+from clsearch.tasks.test_data import read_test
+from clsearch.training.loop import learn_sequence
+from clsearch.training.retraining import retrained
+from clsearch.training.state import TrialState
+from clsearch.training.trial_setup import build_run
 from tests.integration.scripts import wait_for
 
 SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}

@@ -1,0 +1,1 @@
+"""Files, errors, seeds, statistics and formatting that every package uses."""

@@ -1,0 +1,1 @@
+"""The configuration of one trial and its rules."""

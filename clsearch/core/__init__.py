@@ -1,1 +1,0 @@
-"""Continual learning in plain PyTorch. Knows nothing of Ray, Optuna or MLflow."""

@@ -1,0 +1,1 @@
+"""Data sets: torchvision's, scikit-learn's digits and folders of images."""

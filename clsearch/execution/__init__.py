@@ -1,0 +1,1 @@
+"""Ray and Optuna carry out a plan."""

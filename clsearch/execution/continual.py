@@ -1,0 +1,148 @@
+"""The continual protocol (De Lange et al. 2021, "A continual learning survey", Algorithm 1): hyperparameters are chosen
+task by task, on the current task's data only.
+
+For each task: (1) the best learning rate of a grid by plain finetuning from the current model; A* is its validation
+accuracy on the task. (2) The method learns the task at that rate with its factor at the top of the range. That is
+accepted at accuracy >= 0.8 A*, else the factor is halved, at most 10 times; the last one tried is kept. Everything else
+stays as configured, and each task begins at the top again. Accuracies are means over seeds: one decision holds for all.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import ray
+import torch
+
+from clsearch.config.trial import TrialConfig
+from clsearch.data.datasets import Data
+from clsearch.execution.ray_tasks import side_by_side
+from clsearch.planning.plan import Plan
+from clsearch.planning.protocols import DECAYING, HALVINGS
+from clsearch.records.attempts import METHOD, RATE, SCORE, SHARE, Attempt, Begun, Decision
+from clsearch.records.ranking import Choice
+from clsearch.records.trials import now
+from clsearch.training.evaluation import accuracy_on
+from clsearch.training.loop import DivergedError, attempted, remembered
+from clsearch.training.state import TrialState
+from clsearch.training.trial_setup import build_run
+
+
+def decide(
+    plan: Plan, data: ray.ObjectRef, begun: Begun | None = None, keep: Callable[[bytes], None] = lambda state: None
+) -> Iterator[Decision]:
+    """Choose the hyperparameters of every task; gives what is decided after each step of it. begun: where an earlier
+    process left it. keep: told the state after each task, packed, once the decision that it follows from was given.
+    """
+    begun = begun or Begun()
+    decision, known = Decision(), begun.attempts
+    state = None if begun.state is None else ray.put(begun.state)
+    if begun.tasks:
+        decision = Decision(tuple(a for a in known if a.task <= begun.tasks))
+        yield decision
+    for task in plan.tasks[begun.tasks :]:
+        own = {(a.phase, *a.values.items()): a for a in known if a.task == task}
+        rates = _rates(plan, data, state, task, own)
+        best = max(rates, key=lambda attempt: attempt.accuracy)
+        decision = decision.tried(*rates)
+        if best.accuracies:
+            decision = decision.keeping(best)
+        yield decision
+        if not best.accuracies:
+            yield replace(decision, reason=f"every learning rate diverged at task {task}")
+            return
+        for factors, last in _factors(plan):
+            values, bar = best.values | factors, SHARE * best.accuracy
+            earlier = own.get((METHOD, *values.items()))
+            if earlier is not None and earlier.accuracy < bar and not last:
+                decision = decision.tried(earlier)
+                continue
+            found, after = _method(plan, data, state, task, values, bar, last)
+            decision = decision.tried(found)
+            yield decision
+            if found.accuracy >= SHARE * best.accuracy:
+                break
+        if not found.accuracies:
+            yield replace(decision, reason=f"the last factor tried diverged at task {task}")
+            return
+        decision, state = decision.keeping(found), after
+        yield decision
+        keep(ray.get(state))
+    score = math.fsum(a.accuracy for a in decision.kept) / len(decision.kept)
+    choice = Choice("continual", {}, {SCORE: score}, tuple(a.values for a in decision.kept))
+    yield replace(decision, choice=choice, reason="")
+
+
+def _factors(plan: Plan) -> Iterator[tuple[dict[str, float], bool]]:
+    """What the method is tried with, strongest first, and whether it is the last."""
+    tops = {name: plan.space[name].high for name in DECAYING if name in plan.space}
+    most = HALVINGS if tops else 0
+    for halving in range(most + 1):
+        yield {name: top / 2**halving for name, top in tops.items()}, halving == most
+
+
+def _rates(
+    plan: Plan, data: ray.ObjectRef, state: ray.ObjectRef | None, task: int, known: Mapping[Any, Attempt]
+) -> list[Attempt]:
+    """Plain finetuning at each learning rate, side by side; known: attempts that need not be made again."""
+    found = {rate: replace(a, kept=False) for rate in plan.rates if (a := known.get((RATE, ("learning_rate", rate))))}
+    rates = [rate for rate in plan.rates if rate not in found]
+    jobs = [(plan.config, plan.seeds, data, state, {"learning_rate": r}, True, None) for r in rates]
+    for index, (result, _) in side_by_side(plan, _attempt, jobs, returns=2):
+        accuracies, seconds = ray.get(result)
+        values = {"learning_rate": rates[index]}
+        found[rates[index]] = Attempt(task, RATE, values, accuracies, None, len(plan.seeds), seconds, when=now())
+    return [found[rate] for rate in plan.rates]
+
+
+def _method(
+    plan: Plan,
+    data: ray.ObjectRef,
+    state: ray.ObjectRef | None,
+    task: int,
+    values: dict[str, float],
+    bar: float,
+    last: bool,
+) -> tuple[Attempt, ray.ObjectRef]:
+    """The method with these hyperparameters, and the state that it leaves where it is accepted."""
+    job = (plan.config, plan.seeds, data, state, values, False, -math.inf if last else bar)
+    ((_, (result, after)),) = side_by_side(plan, _attempt, [job], returns=2)
+    accuracies, seconds = ray.get(result)
+    return Attempt(task, METHOD, values, accuracies, bar, len(plan.seeds), seconds, when=now()), after
+
+
+def _attempt(
+    device: torch.device,
+    config: TrialConfig,
+    seeds: tuple[int, ...],
+    data: Data,
+    before: bytes | None,
+    values: Mapping[str, float],
+    plain: bool,
+    bar: float | None,
+) -> tuple[tuple[tuple[float, ...], float], bytes | None]:
+    """In a worker: learn the next task after a state, and measure it on that task's validation data alone.
+
+    plain: without regularizers. bar: the mean accuracy from which the state is remembered.
+    Returns: (accuracy of each seed, none where it diverged; seconds), and the state with the task remembered.
+    """
+    began = time.perf_counter()
+    run = build_run(config, seeds, device, data).with_numbers(values)
+    state = run.initial_state() if before is None else TrialState.unpacked(before, run.fingerprint, run.device)
+    if plain:
+        run = replace(run, regularizers=())
+        state = replace(state, curve=torch.empty(0, len(seeds), len(run.columns)), epochs=state.epochs[:0])
+    task = run.benchmark.tasks[state.tasks_learned]
+    try:
+        trained = attempted(run, state)
+        answers = run.benchmark.answers(task.index, task.index)
+        accuracies = tuple(accuracy_on(run, trained.params, answers, task.validation).tolist())
+    except DivergedError:
+        return ((), time.perf_counter() - began), None
+    good = bar is not None and math.fsum(accuracies) / len(accuracies) >= bar
+    after = remembered(run, trained).packed() if good else None
+    return (accuracies, time.perf_counter() - began), after

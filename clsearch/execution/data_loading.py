@@ -1,0 +1,62 @@
+"""Reading a study's data, once, in the driver: downloaded, decoded, and said how far it is."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clsearch.common.errors import ConfigError
+from clsearch.config.trial import TrialConfig
+from clsearch.data.datasets import Data, read_data
+from clsearch.planning.plan import Plan
+
+
+def load(plan: Plan) -> Data:
+    """The training data of a plan's benchmark, after downloading it where that is asked for; that of the benchmark
+    which it reports on is looked at, too, so that it is known to be whole before the search.
+
+    Raises ConfigError where files cannot be fetched, or are not what they should be.
+    """
+    load_report(plan)
+    return load_training(plan.config, plan.options.download, plan.options.quiet)
+
+
+def load_report(plan: Plan) -> None:
+    """Look at, and download, the training data that two_phase reports on. Raises ConfigError, as `load`."""
+    if plan.report is not None and plan.options.final and plan.report.source != plan.config.source:
+        load_training(plan.report, plan.options.download, plan.options.quiet)
+
+
+def load_training(config: TrialConfig, download: bool, quiet: bool = False) -> Data:
+    """The training data of a configuration's benchmark. Raises ConfigError, as `load`. quiet: nothing is shown."""
+    console = Console(stderr=True, quiet=quiet)
+    source, root = config.source, config.data_root
+    missing = source.missing_files(root)
+    columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        row = None
+
+        def shown(done: int, total: int) -> None:
+            nonlocal row
+            if row is None:
+                row = bar.add_task("", total=total)
+                if not console.is_terminal:
+                    console.print(f"decoding {total:,} images")
+            bar.update(row, completed=done)
+
+        try:
+            return read_data(source, root, download and bool(missing), shown)
+        except ConfigError:
+            raise
+        except Exception as error:  # readers raise many types
+            raise ConfigError([unreadable(config, bool(missing), error)]) from None
+
+
+def unreadable(config: TrialConfig, missing: bool, error: Exception) -> str:
+    """What is said of data that cannot be read. missing: it was to be downloaded."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if missing:
+        return f"download: the files of {config.source.name} must be reachable; got: {reason}"
+    if config.source.files:
+        return f"data_root: the files of {config.benchmark} must be whole; got: {reason}, in {config.data_root}"
+    return f"benchmark: the data of {config.benchmark} must be readable; got: {reason}"

@@ -1,0 +1,151 @@
+"""What a study would do: how much it would train, about how long that takes, where everything would go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+
+from clsearch.common.formatting import near, span, without_password
+from clsearch.config.trial import TrialConfig
+from clsearch.data.datasets import Data
+from clsearch.execution.final_evaluation import rows_of
+from clsearch.execution.preflight import this_node
+from clsearch.execution.ray_address import joins
+from clsearch.execution.resources import Share
+from clsearch.planning.options import Protocol
+from clsearch.planning.plan import Plan, tracking_uri
+from clsearch.planning.protocols import HALVINGS
+from clsearch.records.listing import so_far, state_of
+from clsearch.records.study_file import STUDY, Bounds, stored
+from clsearch.records.trials import ENDED
+from clsearch.tracking.stores import shown_store
+from clsearch.training.loop import DivergedError, learn_sequence
+from clsearch.training.trial_setup import build_cohort, build_run
+
+PROBES = (2, 10)
+"""Steps per task of the two probes: what they differ by is the cost of steps, the rest that of a task."""
+
+BESIDES, BESIDES_A_TRIAL = 25.0, 0.5
+"""Seconds of a study, and of each of its trials, in which nothing is trained: measured on two cores."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a step, and of what comes with a task beside its steps (evaluation, importance), of `seeds` members
+    trained together.
+    """
+
+    step: float
+    task: float
+    seeds: int
+
+    def of(self, steps: int, tasks: int, seeds: int) -> float:
+        """Seconds of a trial of so many steps and tasks, in proportion to its seeds."""
+        return (self.step * steps + self.task * tasks) * seeds / self.seeds
+
+
+def probe(plan: Plan, data: Data) -> Pace | None:
+    """How fast a trial trains here, by its first two tasks cut short; None where that diverges."""
+    seconds = {}
+    device = Share(plan.options.cpus_per_trial, 0).take(plan.device if torch.cuda.is_available() else "cpu")
+    for steps in (PROBES[0], *PROBES):  # the first is not counted: what is loaded once is loaded there
+        settings = plan.config.flat() | {"epochs": None, "iterations": steps}
+        settings |= {"unlearn": ()} if plan.config.amnesiac else {}
+        config = TrialConfig.of(plan.algorithm, settings, plan.config.source)
+        run = build_cohort([config] * plan.cohort, plan.seeds, device, data, plan.tasks[:2])
+        try:
+            seconds[steps] = learn_sequence(run).seconds / len(run.benchmark.tasks)
+        except DivergedError:
+            return None
+    few, many = (seconds[steps] for steps in PROBES)
+    step = max(many - few, 0.0) / (PROBES[1] - PROBES[0])
+    return Pace(step, max(few - PROBES[0] * step, 0.0), len(plan.seeds) * plan.cohort)
+
+
+def steps_of(plan: Plan, data: Data) -> int:
+    """How many steps a trial takes, over all its tasks."""
+    config, benchmark = plan.config, build_run(plan.config, plan.seeds, "cpu", data, plan.tasks).benchmark
+    sizes = [max(task.train.sizes) for task in benchmark.tasks]
+    return sum(config.iterations or (config.epochs or 0) * -(-size // config.batch_size) for size in sizes)
+
+
+def tell(plan: Plan, data: Data) -> None:
+    """Print what a study would do."""
+    console = Console()
+    rows = [("Study", f"{plan.options.name}: {plan.algorithm} on {plan.config.benchmark}, {plan.protocol} protocol")]
+    rows += [("Search", f"{name}, {Bounds(vars(values))}") for name, values in plan.space.items()]
+    for name, value in [*rows, *training(plan, probe(plan, data), steps_of(plan, data)), *places(plan)]:
+        console.print(f"{name:<10} {value}", highlight=False, markup=False, soft_wrap=True)
+
+
+def training(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, str]]:
+    """How much would be trained, and how long that would take."""
+    T, M = len(plan.tasks), len(plan.seeds)
+    trials, most = plan.trials, ""
+    if plan.protocol is Protocol.CONTINUAL:  # an attempt is a task
+        trials, most = len(plan.rates) + HALVINGS + 1, "at most "
+    elif plan.options.pruner != "none":
+        most = "at most "
+    ended = sum(so_far(plan.folder, plan.objectives[0])[0][name] for name in ENDED) if not plan.options.fresh else 0
+    rows = [("Trials", f"{most}{trials} x {M} seed{'s' * (M > 1)} x {T} tasks = {trials * M * T:,} task-trainings")]
+    rows += [("Ended", f"{ended} trials; the study goes on with the others")] * bool(ended)
+    searched = plan.protocol is not Protocol.CONTINUAL
+    rows += [("References", f"{', '.join(plan.references)} on the same seeds")] * bool(plan.references and searched)
+    if plan.options.final:
+        of = ", ".join(["the choice", *plan.references])
+        rows.append(("Final", f"{of} on {len(plan.report_seeds)} fresh seeds; opens test data at the end"))
+    share = f"{plan.options.cpus_per_trial} CPU" + f", {plan.options.gpus_per_trial:g} GPU" * (plan.device == "cuda")
+    where = "what the cluster has room for" if joins(plan) else f"{at_a_time(plan)} at a time on this machine"
+    of = "a trial" if plan.cohort == 1 else f"for {plan.cohort} trials that train together"
+    rows.append(("Resources", f"{share} {of}, {where}"))
+    return [*rows, ("Time", time_of(plan, pace, steps, max(0, trials - ended), most))]
+
+
+def time_of(plan: Plan, pace: Pace | None, steps: int, trials: int, most: str) -> str:
+    """About how long the trials that are left take, with references and the final evaluation."""
+    if pace is None:
+        return "unknown: a probe of a few steps diverged, with the low end of each range"
+    T, M = len(plan.tasks), len(plan.seeds)
+    weights = {name: (T + 1) / 2 if name == "joint" else 1.0 for name in (plan.algorithm, *plan.references)}
+    one = weights[plan.algorithm] * pace.of(steps, T, M)
+    seconds = (trials + len(plan.config.requests)) * one  # of which one that never sees the unlearned tasks each
+    if plan.protocol is not Protocol.CONTINUAL:
+        seconds += sum(weights[name] for name in plan.references) * pace.of(steps, T, M)
+    if plan.options.final:  # each on every target of the protocol
+        seconds += sum(
+            weights[name] * pace.of(steps, T, len(plan.report_seeds)) * len(target.tasks) / T
+            for target, name in rows_of(plan)
+        )
+    by = f"by a probe of {PROBES[1]} steps on this machine"
+    if joins(plan):
+        return f"{most}about {span(one)} a trial, {span(seconds)} of one worker in all; {by}"
+    besides = f"records, starts and the report add some {span(BESIDES + BESIDES_A_TRIAL * trials)}"
+    return f"{most}about {span(one)} a trial, {span(seconds / at_a_time(plan))} in all to train, {by}; {besides}"
+
+
+def at_a_time(plan: Plan) -> int:
+    """How many trials this machine holds; one where it does not hold any."""
+    node, options = this_node(plan), plan.options
+    fit = int(node.cpus // options.cpus_per_trial)
+    if options.gpus_per_trial:
+        fit = min(fit, int(node.gpus / options.gpus_per_trial))
+    return max(1, min(fit, options.max_concurrent or fit, -(-plan.trials // plan.cohort)))
+
+
+def places(plan: Plan) -> list[tuple[str, str]]:
+    """Where everything would go, and what is there."""
+    study = stored(plan.folder / STUDY)
+    there = "new"
+    if study is not None and plan.options.fresh:
+        there = "begun anew; what is there is moved aside"
+    elif study is not None:
+        counts, _ = so_far(plan.folder, plan.objectives[0])
+        there = f"{state_of(plan.folder, study)}, {sum(counts[name] for name in ENDED)} trials have ended"
+    shown = shown_store(plan.folder, tracking_uri(plan))
+    rows = [
+        ("Record", f"{near(plan.folder)}/ ({there})"),
+        ("MLflow", f"{without_password(shown)}, experiment {plan.options.name}"),
+    ]
+    return [*rows, ("Mirror", without_password(plan.options.mirror))] if plan.options.mirror else rows

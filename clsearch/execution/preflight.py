@@ -1,0 +1,206 @@
+"""Everything that can be refused before Ray starts is refused here, cheapest first.
+
+Messages have the field, the rule, and the value; each says what to do where that is not plain.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.data.datasets import ImageFolder
+from clsearch.data.image_folder import Part, listed
+from clsearch.execution.ray_address import check_address, check_outlives_job, connected, joins
+from clsearch.methods.registry import OWN
+from clsearch.planning.plan import Plan, tracking_uri
+from clsearch.records.mirror import check_mirror
+from clsearch.tracking.store_check import check_tracking
+
+RESERVED = ("mlartifacts", "mlflow.db", "test_openings.jsonl", "test_openings.lock")
+"""Names in a results folder that are not studies: MLflow's artifacts and store, the ledger of test data."""
+
+
+def check(plan: Plan) -> None:
+    """Refuse what cannot run. Raises ConfigError. Takes under 5 s, 10 s where a tracking server does not answer."""
+    check_name(plan)
+    check_outlives_job(plan)
+    check_data(plan)
+    check_address(plan)
+    check_device(plan)
+    if connected():
+        check_resources(plan, cluster_nodes())
+    elif not joins(plan):
+        check_resources(plan, [this_node(plan)])
+    check_places(plan)
+    check_backbone(plan)
+    check_cohort(plan)
+
+
+def check_places(plan: Plan) -> None:
+    """Where a study's record goes can be written. Raises ConfigError."""
+    check_tracking(tracking_uri(plan))
+    check_writable(plan.options.results)
+    check_mirror(plan.folder, plan.options.mirror)
+
+
+def check_name(plan: Plan) -> None:
+    """A study's name is not that of what lies beside the studies."""
+    if plan.options.name in RESERVED:
+        raise ConfigError(
+            [f"name: must not be one of {', '.join(RESERVED)}, which lie beside the studies; got {plan.options.name}"]
+        )
+
+
+def check_writable(results: Path) -> None:
+    """The results folder can be made and written."""
+    folder = results.resolve()
+    if any(mark in str(folder) for mark in "?#%"):
+        raise ConfigError(
+            [f"results: must not contain ?, # or % (they mean something in MLflow's addresses); got {folder}"]
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError([f"results: must be a folder that can be written; got {folder} ({error.strerror})"]) from None
+
+
+def check_data(plan: Plan) -> None:
+    """The files that the search and the final evaluation need are there, or will be downloaded; none is opened."""
+    check_files(plan, plan.config, "train")
+    if plan.options.final:
+        check_files(plan, plan.config, "test")
+        if plan.report is not None:
+            check_files(plan, plan.report, "train")
+            check_files(plan, plan.report, "test")
+
+
+def check_files(plan: Plan, config: TrialConfig, part: Part) -> None:
+    """The files of one part of a configuration's source."""
+    source, download = config.source, plan.options.download
+    without = ", or leave the final evaluation out (--no-final)" if part == "test" else ""
+    if isinstance(source.read, ImageFolder):
+        try:
+            listed(source.read.folder, part, source.read.only)
+        except ConfigError as error:
+            raise ConfigError([f"{problem}{without}" for problem in error.problems]) from None
+    missing = source.missing_files(config.data_root, part)
+    if missing and config.data_root is None:
+        raise ConfigError(
+            [
+                f"data_root: {config.benchmark} needs the folder of its files; got none. Give --data-root DIR, "
+                f"with --download if the files are not there yet"
+            ]
+        )
+    if missing and not download:
+        raise ConfigError(
+            [
+                f"data_root: must hold {', '.join(missing)} for {config.benchmark}; got {config.data_root}. "
+                f"Add --download to fetch them into it{without}"
+            ]
+        )
+
+
+def check_backbone(plan: Plan) -> None:
+    """The backbone can be built for the benchmarks' images and be trained."""
+    for config in (plan.config, plan.report):
+        if config is not None and config.backbone != "mlp":
+            import torch
+
+            from clsearch.networks.validation import build_network
+
+            device = torch.device(plan.device if torch.cuda.is_available() else "cpu")
+            build_network(config, config.source.shape, 2, device)
+
+
+def check_cohort(plan: Plan) -> None:
+    """Regularizers of the user's own that train together are built once, so what is searched must reach them through
+    their hyperparameters, not when they are built.
+    """
+    if plan.options.cohort == 1 or plan.algorithm not in OWN:
+        return
+    ends = [plan.trial_config({name: getattr(r, end) for name, r in plan.space.items()}) for end in ("low", "high")]
+    from ray import cloudpickle
+
+    for build in OWN[plan.algorithm].build:
+        low, high = (cloudpickle.dumps(build(config)) for config in ends)
+        if low != high:
+            rule = f"cohort: must be 1 where what is searched chooses how {plan.algorithm} is built"
+            raise ConfigError(
+                [f"{rule}; its regularizers may read it from their hyperparameters; got {plan.options.cohort}"]
+            )
+
+
+def check_device(plan: Plan) -> None:
+    """A CUDA device is there where one is asked for."""
+    options = plan.options
+    if options.device == "cuda" and options.gpus_per_trial == 0:
+        raise ConfigError(
+            ["device: cuda needs a share of a GPU for each trial (--gpus-per-trial 1, or a fraction); got 0"]
+        )
+    if options.device == "cuda" and not joins(plan):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(["device: cuda needs a GPU that torch sees; got none on this machine"])
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node of a cluster offers to trials."""
+
+    name: str
+    cpus: float
+    gpus: float
+
+
+def this_node(plan: Plan) -> Node:
+    """This machine, as a local Ray would see it; GPUs are looked for only where a trial wants one."""
+    gpus = 0
+    if plan.options.gpus_per_trial > 0:
+        import torch
+
+        gpus = torch.cuda.device_count()
+    return Node("this machine", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(), gpus)
+
+
+def cluster_nodes() -> list[Node]:
+    """The nodes of the Ray that this process is connected to."""
+    import ray
+
+    return [offer(node) for node in ray.nodes() if node["Alive"]]
+
+
+def offer(node: dict[str, Any]) -> Node:
+    """What a node of `ray.nodes()` offers."""
+    from clsearch.execution.resources import name_of
+
+    return Node(name_of(node), node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def check_resources(plan: Plan, nodes: Sequence[Node]) -> None:
+    """Some node can hold a trial; the largest is named where none can."""
+    cpus, gpus = plan.options.cpus_per_trial, plan.options.gpus_per_trial
+    if gpus > 1 and not math.isclose(gpus, round(gpus)):
+        raise ConfigError([f"gpus_per_trial: must be a whole number above 1 (a fraction shares one); got {gpus:g}"])
+    if any(node.cpus >= cpus and node.gpus >= gpus for node in nodes):
+        return
+    most_gpus = max(nodes, key=lambda node: node.gpus)
+    if most_gpus.gpus < gpus:
+        rule = f"gpus_per_trial: must be at most what one node has, {most_gpus.gpus:g} ({most_gpus.name}); got {gpus:g}"
+        raise ConfigError([rule if most_gpus.gpus else f"{rule}. Leave it out to train on the CPU"])
+    most_cpus = max((n for n in nodes if n.gpus >= gpus), key=lambda node: node.cpus)
+    raise ConfigError(
+        [f"cpus_per_trial: must be at most what one node has, {most_cpus.cpus:g} ({most_cpus.name}); got {cpus}"]
+    )

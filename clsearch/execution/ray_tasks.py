@@ -1,0 +1,99 @@
+"""Work beside the search, in Ray's workers: with a trial's resources, side by side, on any node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+import torch
+
+from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.data.datasets import Data
+from clsearch.execution.resources import Share, remedy, short_of_memory
+from clsearch.methods.registry import OWN, Own, accept
+from clsearch.planning.plan import Plan
+from clsearch.training.loop import DivergedError
+from clsearch.training.retraining import References, placed, retrained
+
+SETTLING_SECONDS = 1.0
+"""A job is cancelled no sooner than this: one that is on its way to its worker would make Ray (2.60) abort this process
+with "Tried to complete task that was not pending".
+"""
+
+
+def side_by_side(
+    plan: Plan, function: Callable[..., Any], jobs: Sequence[Sequence[Any]], returns: int = 1
+) -> Iterator[tuple[int, Any]]:
+    """Run function(device, *job) for each job, at most `max_concurrent` at a time; gives (index of the job, reference
+    to its result, or a list of references where `returns` > 1) as they end.
+
+    Raises what a job raised, when its result is fetched.
+    """
+    options, share = plan.options, Share(plan.options.cpus_per_trial, plan.options.gpus_per_trial)
+    resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "num_returns": returns}
+    remote: Any = ray.remote(_with_share).options(name=function.__name__, **resources)
+    waiting, running = list(enumerate(jobs)), dict[Any, tuple[int, Any]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < (options.max_concurrent or len(jobs)):
+                index, job = waiting.pop(0)
+                found = remote.remote(function, share, plan.device, OWN, *job)
+                running[found if returns == 1 else found[0]] = (index, found)
+            (done,), _ = ray.wait(list(running))
+            yield running.pop(done)
+    finally:
+        if running:  # interrupted: nobody waits for them
+            _, left = ray.wait(list(running), num_returns=len(running), timeout=SETTLING_SECONDS)
+            for unfinished in left:
+                ray.cancel(unfinished)
+
+
+def unlearning_references(
+    plan: Plan, seeds: Sequence[int], data: ray.ObjectRef, say: Callable[[str], None]
+) -> ray.ObjectRef | None:
+    """What unlearning is measured against on these seeds, in the object store, trained once; None where nothing is
+    requested. data: the training data of the plan's benchmark. say: told what is being done.
+
+    Raises ConfigError where its training diverges.
+    """
+    if not plan.config.requests:
+        return None
+    say("training models that never see the unlearned tasks, to measure against")
+    ((_, found),) = side_by_side(plan, _retrained, [(plan.config, seeds, data)])
+    try:
+        ray.get(found)
+    except ray.exceptions.RayTaskError as error:
+        if not isinstance(error.cause, DivergedError):
+            raise
+        rule = "unlearn: a model that never sees the unlearned tasks must train without diverging"
+        raise ConfigError([f"{rule}; got: {error.cause}. Try a smaller learning rate"]) from None
+    return found
+
+
+def _retrained(device: torch.device, config: TrialConfig, seeds: Sequence[int], data: Data) -> References:
+    """`retrained`, in a worker; on the CPU, from where any worker takes it."""
+    return placed(retrained(config, seeds, device, data), "cpu")
+
+
+def _with_share(function: Callable[..., Any], share: Share, kind: str, own: Mapping[str, Own], *job: Any) -> Any:
+    """A job in its worker. Raises RuntimeError with what to do where it has not enough memory."""
+    accept(own)
+    try:
+        return function(share.take(kind), *job)
+    except Exception as error:
+        if not short_of_memory(error):
+            raise
+        raise RuntimeError(remedy(kind, share.gpus)) from error
+
+
+def slots(plan: Plan) -> int:
+    """How many trials the cluster holds at a time, with what is there now, whoever uses it."""
+    options = plan.options
+    needed = {"CPU": options.cpus_per_trial, "GPU": options.gpus_per_trial}
+    held = [
+        min(int(node["Resources"].get(name, 0) / count + 1e-9) for name, count in needed.items() if count)
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return min(sum(held), options.max_concurrent or sum(held))

@@ -1,0 +1,117 @@
+"""Training a recorded trial again, here, and saying whether it comes out the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.execution.data_loading import load_training
+from clsearch.execution.resources import Share
+from clsearch.records.ranking import matrices, unlearning_of
+from clsearch.records.study_record import read_study, record_named
+from clsearch.records.trials import TrialRecord, made_with
+from clsearch.training.loop import DivergedError, learn_task
+from clsearch.training.retraining import retrained
+from clsearch.training.state import TrialState
+from clsearch.training.trial_setup import Run, build_run
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A trial trained again. accuracy: R [M, T+1, T] of now. unlearning: what was measured of it now. reason: why it
+    ended early, "" where it did not. differences: of the software, name -> (then, now).
+    """
+
+    record: TrialRecord
+    accuracy: torch.Tensor
+    unlearning: dict[str, torch.Tensor]
+    reason: str
+    differences: dict[str, tuple[str, str]]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the matrices are those of the record, bit for bit, and it ended the same way."""
+        then, now = self._both()
+        same = then.keys() == now.keys() and all(
+            torch.equal(now[name].nan_to_num(-1), value.nan_to_num(-1)) for name, value in then.items()
+        )
+        return same and bool(self.reason) == (self.record.state == "failed")
+
+    @property
+    def furthest(self) -> float:
+        """The largest difference of an accuracy."""
+        then, now = self._both()
+        shared = [name for name in then if name in now and name != "distance"]
+        return max(float((now[name] - then[name]).abs().nan_to_num(0).max()) for name in shared)
+
+    def _both(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """All matrices, of then and of now."""
+        return {"R": matrices(self.record)} | unlearning_of(self.record), {"R": self.accuracy} | self.unlearning
+
+
+def rerun(
+    folder: Path, trial: str, data_root: Path | None, device: str, cpus: int, tell: Callable[[str], None]
+) -> Rerun:
+    """Train a trial of a study (its number, or a reference's algorithm) on its seeds, in this process. data_root: where
+    the data are, unless where they were. device: cpu, cuda. cpus: threads. tell: called after each task.
+
+    Raises ConfigError where there is no such trial, or its data cannot be read.
+    """
+    study = read_study(folder)
+    record = record_named(study, trial)
+    if not record.accuracy:
+        raise ConfigError([f"trial: must have a matrix to compare with; got {trial}, {record.state}: {record.reason}"])
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["device: must be one that torch sees here; got cuda"])
+    settings = record.settings | ({} if data_root is None else {"data_root": data_root})
+    config = TrialConfig.of(record.algorithm, settings)
+    if missing := config.source.missing_files(config.data_root):
+        raise ConfigError([f"data_root: must hold the files of {config.benchmark}; missing are {', '.join(missing)}"])
+    data = load_training(config, download=False)
+    where = Share(cpus, 0).take(device)
+    run = build_run(config, record.seeds, where, data, study.study["tasks"])
+    run = replace(run, references=retrained(config, record.seeds, where, data))
+    state, reason = learned(run, record.tasks_learned + (record.state == "failed"), tell)
+    now = made_with()
+    then = study.study["versions"] | {"commit": study.study["commit"]}
+    found = {"commit": now["commit"], **now["versions"]}
+    changed = {name: (str(then.get(name)), str(found[name])) for name in found if then.get(name) != found[name]}
+    return Rerun(record, state.accuracy, state.unlearning, reason, changed)
+
+
+def learned(run: Run, tasks: int, tell: Callable[[str], None]) -> tuple[TrialState, str]:
+    """The state after some tasks, or before the one in which training diverged, and why."""
+    state = run.initial_state()
+    while state.tasks_learned < min(tasks, len(run.benchmark.tasks)):
+        try:
+            state = learn_task(run, state)
+        except DivergedError as error:
+            return state, str(error)
+        tell(f"task {state.tasks_learned}/{tasks} learned")
+    return state, ""
+
+
+def told(found: Rerun) -> list[str]:
+    """What came out, in sentences."""
+    record = found.record
+    name = f"trial {record.number}" if record.number is not None else f"reference {record.algorithm}"
+    how = f"{len(record.seeds)} seed{'s' * (len(record.seeds) > 1)}, {record.tasks_learned} tasks"
+    lines = [f"{name}: {'equal, bit for bit' if found.equal else 'not equal'} ({how})"]
+    if not found.equal:
+        lines.append(f"accuracies differ by up to {100 * found.furthest:.2f} points")
+    if found.reason or record.state == "failed":
+        lines.append(f"then: {record.reason or record.state}; now: {found.reason or 'it went on'}")
+    for part, (then, now) in found.differences.items():
+        lines.append(f"{part}: {then} then, {now} now")
+    if not found.equal:
+        if record.cohort > 1:
+            lines.append(f"it was trained in a cohort of {record.cohort}, which rounds otherwise than one alone")
+        lines.append(
+            f"it was trained on {record.place or 'a machine that is not named'}; another device, or number of threads "
+            f"(--cpus, as --cpus-per-trial then), adds in another order"
+        )
+    return lines

@@ -1,0 +1,144 @@
+"""Carrying out a comparison: its studies in one Ray session, then its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from clsearch.common.formatting import near, plain_table, whole
+from clsearch.data.datasets import Data, Source
+from clsearch.execution.ray_address import cluster_address
+from clsearch.execution.ray_session import ray_session, size_of_cluster
+from clsearch.execution.run_study import begun, execute_in, reported
+from clsearch.planning.plan import Plan
+from clsearch.records.mirror import Mirror
+from clsearch.records.resume import set_aside
+from clsearch.records.study_file import COMPARISON
+from clsearch.records.trials import made_with, write_json
+from clsearch.reporting.evaluation_text import opened_of, optimism_of
+from clsearch.reporting.html.report import COMPARISON_REPORT, write_comparison
+from clsearch.reporting.progress import ProgressLine
+from clsearch.reporting.result import StudyResult
+from clsearch.reporting.tables import Row, difference_rows, method_rows, protocol_rows, shown, write
+from clsearch.reporting.terminal import decision_reading, decision_table, places, say, troubles
+from clsearch.tracking.stores import mlflow_row
+
+
+def execute_all(
+    folder: Path, described: dict[str, Any], plans: dict[str, Plan], held: dict[Source, Data]
+) -> dict[str, StudyResult]:
+    """Run checked plans one after the other, and write the tables to `folder`. described: question, kind and command.
+    held: each source's data, given up here.
+    """
+    console, results = Console(stderr=True), dict[str, StudyResult]()
+    first = next(iter(plans.values()))
+    if first.options.fresh:
+        set_aside(folder)
+    with ray_session(first):
+        if cluster_address(first):
+            ProgressLine(console, 0, quiet=first.options.quiet).tell(size_of_cluster())
+        data = {source: ray.put(held.pop(source)) for source in list(held)}
+        for number, (label, plan) in enumerate(plans.items(), start=1):
+            line = ProgressLine(console, plan.trials, plan.objectives[0], plan.options.quiet)
+            line.tell(f"study {number}/{len(plans)}: {label}")
+            with line.shown(), begun(plan):
+                results[label] = execute_in(plan, data[plan.config.source], line)
+            if results[label].interrupted:
+                break
+    show(folder, described, plans, results)
+    Mirror(folder, first.options.mirror, partial(console.print, markup=False)).end()
+    return results
+
+
+def show(
+    folder: Path, described: dict[str, Any], plans: Mapping[str, Plan], results: Mapping[str, StudyResult]
+) -> None:
+    """Write and print the tables, and say where everything is."""
+    console, first, kind = Console(), next(iter(plans.values())), described["kind"]
+    tables = {kind: protocol_rows(results) if kind == "protocols" else method_rows(results)}
+    if kind == "methods":
+        tables["differences"] = difference_rows(results)
+    captions = captions_of(first, kind)
+    write_json(
+        folder / COMPARISON,
+        {
+            **described,
+            "studies": {label: plan.options.name for label, plan in plans.items()},
+            "seeds": {"selecting": list(first.seeds), "reporting": list(first.report_seeds)},
+            **made_with(),
+        },
+    )
+    for label, result in results.items():
+        if result.decision is not None:
+            console.print(f"\n{label}", markup=False, highlight=False)
+            console.print(decision_table(result.decision))
+            say(console, *decision_reading(result.plan, result.decision))
+    for name, rows in tables.items():
+        if rows:
+            write(folder, name, rows, captions[name], signed=name == "differences")
+            console.print()
+            whole(console, rich_table(rows, signed=name == "differences"), wrapped=True)
+            say(
+                console,
+                captions[name],
+                *(f"{row[next(iter(row))]}: {row['chosen']}" for row in rows if row.get("chosen")),
+            )
+    for label, result in results.items():
+        lines = troubles(result)
+        if result.final is not None:
+            lines += [*(optimism_of(result.final) if kind == "methods" else []), *opened_of(result.final)]
+        say(console, *(f"{label}: {line}" for line in lines))
+    folders = [result.plan.folder for result in results.values()]
+    page = reported(partial(write_comparison, folders, folder / COMPARISON_REPORT), folders, partial(say, console))
+    written = ", ".join(f"{name}.csv|md|tex" for name, rows in tables.items() if rows)
+    found = [("Tables", f"{near(folder)}/ ({written})")]
+    found += [("Report", near(page))] if page is not None else []
+    found += [("Study", f"{label}: {near(result.plan.folder)}/report.html") for label, result in results.items()]
+    found += [mlflow_row(first, any(result.pages for result in results.values()))]
+    found += [(name, f"{label}: {page}") for label, result in results.items() for name, page in result.pages.items()]
+    console.print()
+    places(console, found)
+
+
+def captions_of(plan: Plan, kind: str) -> dict[str, str]:
+    """What each table shows."""
+    seeds = f"{len(plan.report_seeds)} fresh seeds, mean ± half of the 95 % interval over seeds (Student t), in percent"
+    if kind == "protocols":
+        return {
+            kind: f"{plan.algorithm} on {plan.config.benchmark}, {plan.config.tasks} tasks: average accuracy, {seeds}. "
+            f"*: another metric, the search's first objective or, in continual, "
+            f"learning accuracy. Optimism: the search's score minus the same metric on "
+            f"fresh validation data, and on the reported test "
+            f"data. Cost and seconds: of the search alone."
+        }
+    if plan.report is not None:
+        where = plan.report.benchmark
+    elif len(plan.reported) < plan.config.tasks:
+        where = f"tasks {plan.reported[0]} to {plan.reported[-1]} of {plan.config.benchmark}, fresh weights"
+    else:
+        where = f"{plan.config.benchmark}, {plan.config.tasks} tasks"
+    return {
+        kind: f"Test data of {where}: {seeds}. Protocol {plan.protocol.value}; searched on {len(plan.seeds)} other "
+        f"seeds and validation data.",
+        "differences": f"Average accuracy on test data of {where}, row minus column: {seeds}, paired over seeds, each "
+        f"pair by itself.",
+    }
+
+
+def rich_table(rows: Sequence[Row], signed: bool) -> Table:
+    """Rows for the terminal, without the column that is too wide for it."""
+    table = plain_table()
+    frame = shown(rows, signed)
+    frame = frame.drop(columns="chosen", errors="ignore")
+    for number, name in enumerate(frame.columns):  # headings may be broken, cells not
+        width = max(map(len, [*frame[name], *name.split()]))
+        table.add_column(name, justify="right" if number else "left", width=width)
+    for cells in frame.itertuples(index=False):
+        table.add_row(*cells)
+    return table

@@ -1,0 +1,1 @@
+"""Options, search spaces and protocols: a study, validated."""

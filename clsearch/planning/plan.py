@@ -1,0 +1,213 @@
+"""A study, validated: what the driver carries out. Importing this module is cheap."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clsearch.common.errors import meant
+from clsearch.config.trial import PARTS, ConfigError, TrialConfig, fields_of, preset_settings
+from clsearch.planning.options import Options, Protocol
+from clsearch.planning.protocols import (
+    DECAYING,
+    RATE_STEPS,
+    check_report,
+    protocol_problems,
+    report_settings,
+    reported_tasks,
+    reporting_seeds,
+    searched_tasks,
+)
+from clsearch.planning.spaces import Space, check_space, default_space
+
+DEFAULT_TRIALS = 32
+NSGA2_TRIALS = 8
+"""Fewer make no second generation."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, validated: what the driver carries out.
+
+    question: what the study answers. space: hyperparameter -> range searched. settings: flat settings that all trials
+    share, as given (defaults that follow other fields are not filled in). config: a full configuration of the study,
+    with the low end of each range. report: where the choice is reported on another benchmark, the same for that.
+    trials: how many configurations. command: the script and the options that differ from its defaults; None outside a
+    script.
+    """
+
+    question: str
+    algorithm: str
+    space: Space
+    settings: dict[str, Any]
+    config: TrialConfig
+    report: TrialConfig | None
+    options: Options
+    trials: int
+    command: list[str] | None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that every configuration is trained on."""
+        return tuple(range(self.options.first_seed, self.options.first_seed + self.options.seeds))
+
+    @property
+    def report_seeds(self) -> tuple[int, ...]:
+        """The fresh seeds of the final evaluation."""
+        return reporting_seeds(self.options, self.config)
+
+    @property
+    def protocol(self) -> Protocol:
+        """What the search may see."""
+        return self.options.protocol
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """Numbers of the tasks that the search learns."""
+        return searched_tasks(self.options, self.config.tasks)
+
+    @property
+    def reported(self) -> tuple[int, ...]:
+        """Numbers of the tasks that the choice is reported on."""
+        return reported_tasks(self.options, self.config.tasks)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates that continual chooses from."""
+        rate = self.config.learning_rate
+        return self.options.learning_rates or tuple(float(f"{step * rate:.6g}") for step in RATE_STEPS)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics that the search optimizes."""
+        return self.options.objectives
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Algorithms trained beside the search, on the same seeds; with its requests where it has any."""
+        own = {"finetuning": "amnesiac_finetuning"} if self.config.amnesiac else {}
+        return tuple(own.get(name, name) for name in self.options.references if own.get(name, name) != self.algorithm)
+
+    @property
+    def cohort(self) -> int:
+        """How many configurations train together, at most."""
+        return min(self.options.cohort, self.trials)
+
+    @property
+    def device(self) -> str:
+        """Where trials train: cpu or cuda."""
+        if self.options.device != "auto":
+            return self.options.device
+        return "cuda" if self.options.gpus_per_trial > 0 else "cpu"
+
+    @property
+    def folder(self) -> Path:
+        """results/<study>, absolute."""
+        return self.options.results.resolve() / self.options.name
+
+    def trial_config(
+        self, values: Mapping[str, Any], algorithm: str | None = None, on: TrialConfig | None = None
+    ) -> TrialConfig:
+        """The configuration of a trial with these hyperparameters, or of another algorithm with the same settings.
+        on: `report`, for a trial on its benchmark.
+        """
+        algorithm, settings = algorithm or self.algorithm, self.settings
+        if on is not None and on is self.report:
+            settings = report_settings(settings, self.config, on.benchmark)
+        known = fields_of(algorithm)
+        settings = {k: v for k, v in (settings | dict(values)).items() if k in known}
+        return TrialConfig.of(algorithm, settings, (on or self.config).source)
+
+
+def make_plan(
+    algorithm: str,
+    space: Space,
+    question: str,
+    settings: dict[str, Any],
+    command: list[str] | None,
+    follow: bool = False,
+) -> Plan:
+    """Validate a study. follow: what `space` and `settings` leave out is searched over the default ranges, which follow
+    the settings. Raises ConfigError.
+    """
+    own = {k: v for k, v in settings.items() if k in Options.model_fields}
+    shared = {k: v for k, v in settings.items() if k not in (own.keys() | space.keys()) and v is not None}
+    known = {*fields_of(algorithm), *Options.model_fields} if algorithm in PARTS else set(settings)
+    if unknown := [name for name in settings if name not in known]:
+        raise ConfigError(
+            [f"{name}: unknown{meant(name, known)}; known are {', '.join(sorted(known))}" for name in unknown]
+        )
+    options = Options.of(own)
+    config = TrialConfig.of(algorithm, shared)
+    if options.preset and not preset_settings(algorithm, options.preset):
+        raise ConfigError([f"preset: must set something that acts in {algorithm}; got {options.preset}"])
+    if follow:
+        space = _default_space(config, options, shared) | space
+    check_space(algorithm, space, shared, config.source)
+    config = TrialConfig.of(algorithm, shared | {name: r.low for name, r in space.items()}, config.source)
+    if problems := protocol_problems(options, {*own}, config, space):
+        raise ConfigError(problems)
+    report = _report_config(options, shared | {name: r.low for name, r in space.items()}, config)
+    plan = Plan(question, algorithm, space, shared, config, report, options, _budget(options, space), command)
+    for reference in plan.references:
+        try:
+            plan.trial_config({}, reference)
+        except ConfigError as error:
+            problems = [f"{problem}. Leave {reference} out of the references" for problem in error.problems]
+            raise ConfigError(problems) from None
+    return plan
+
+
+def _report_config(options: Options, settings: dict[str, Any], config: TrialConfig) -> TrialConfig | None:
+    """The study's configuration on the benchmark that two_phase reports on. Raises ConfigError."""
+    if options.report_benchmark is None:
+        return None
+    try:
+        report = TrialConfig.of(config.algorithm, report_settings(settings, config, options.report_benchmark))
+    except ConfigError as error:
+        problems = [problem.removeprefix("benchmark: ") for problem in error.problems]
+        raise ConfigError([f"report_benchmark: {problem}" for problem in problems]) from None
+    check_report(config, report)
+    return report
+
+
+def _default_space(config: TrialConfig, options: Options, fixed: Mapping[str, Any]) -> Space:
+    """The algorithm's default ranges, of what is not fixed and what the protocol searches."""
+    continual = options.protocol is Protocol.CONTINUAL
+    return {
+        name: values
+        for name, values in default_space(config).items()
+        if name not in fixed and (not continual or name in DECAYING)
+    }
+
+
+def _budget(options: Options, space: Space) -> int:
+    if options.protocol is Protocol.CONTINUAL:
+        return 1
+    if not space:
+        if options.trials not in (None, 1):
+            raise ConfigError([f"trials: must be 1 where nothing is searched; got {options.trials}"])
+        return 1
+    if options.sampler == "nsga2" and (options.trials or DEFAULT_TRIALS) < NSGA2_TRIALS:
+        raise ConfigError(
+            [f"trials: must be at least {NSGA2_TRIALS} with nsga2, two generations; got {options.trials}"]
+        )
+    if options.sampler != "grid":
+        return options.trials or DEFAULT_TRIALS
+    points = options.grid_points ** len(space)
+    if options.trials not in (None, points):
+        raise ConfigError(
+            [
+                f"trials: a grid of {options.grid_points} points in {len(space)} dimensions has {points} trials, "
+                f"so leave --trials out; got {options.trials}"
+            ]
+        )
+    return points
+
+
+def tracking_uri(plan: Plan) -> str | None:
+    """The tracking server or store that the user named, or None for the study's own."""
+    return plan.options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None

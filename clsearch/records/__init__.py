@@ -1,0 +1,1 @@
+"""results/ on disk: written, read, ranked, resumed."""

@@ -1,0 +1,162 @@
+"""Attempts and decisions of the continual protocol, and where a process left it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clsearch.planning.plan import Plan
+from clsearch.planning.protocols import DECAYING
+from clsearch.records.ranking import Choice, Cost
+from clsearch.training.state import TrialState
+
+ATTEMPTS, STATE = "attempts.csv", "continual.pt"
+"""Files of a study's folder."""
+
+
+RATE, METHOD = "learning_rate", "method"
+"""The phases of a task."""
+
+
+SCORE = "learning_accuracy"
+"""What the protocol sees of its choice: accuracy on each task right after learning it, for earlier data is gone."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One training of one task on `seeds` seeds. phase: `learning_rate` (plain finetuning) or `method`. values: the
+    hyperparameters tried. accuracies: validation accuracy on the task, of each seed; empty where training diverged.
+    bar: what the method's mean must reach; None in the first phase. kept: whether its values were chosen. when: it
+    ended, in milliseconds since 1970.
+    """
+
+    task: int
+    phase: str
+    values: dict[str, float]
+    accuracies: tuple[float, ...]
+    bar: float | None
+    seeds: int
+    seconds: float
+    kept: bool = False
+    when: int = 0
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over seeds; -inf where training diverged."""
+        return math.fsum(self.accuracies) / len(self.accuracies) if self.accuracies else -math.inf
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the protocol decided so far: its attempts, and once every task has values, the choice. reason: why there is
+    none.
+    """
+
+    attempts: tuple[Attempt, ...] = ()
+    choice: Choice | None = None
+    reason: str = "interrupted"
+
+    @property
+    def kept(self) -> list[Attempt]:
+        """The method's attempt that each task ended with."""
+        return [a for a in self.attempts if a.kept and a.phase == METHOD]
+
+    @property
+    def cost(self) -> Cost:
+        """What all attempts spent."""
+        trainings = sum(a.seeds for a in self.attempts)
+        return Cost(trainings, math.fsum(a.seconds for a in self.attempts))
+
+    def tried(self, *attempts: Attempt) -> Decision:
+        """With more attempts."""
+        return replace(self, attempts=(*self.attempts, *attempts))
+
+    def keeping(self, attempt: Attempt) -> Decision:
+        """With one of its attempts kept."""
+        return replace(self, attempts=tuple(replace(a, kept=True) if a is attempt else a for a in self.attempts))
+
+    def table(self, seeds: Sequence[int]) -> pd.DataFrame:
+        """A row per attempt. seeds: that they were made on."""
+        rows = [
+            {
+                "task": a.task,
+                "phase": a.phase,
+                **a.values,
+                "accuracy": a.accuracy if a.accuracies else math.nan,
+                **{f"accuracy/seed_{seed}": value for seed, value in zip(seeds, a.accuracies, strict=False)},
+                "bar": a.bar,
+                "kept": a.kept,
+                "seconds": a.seconds,
+                "when": a.when,
+            }
+            for a in self.attempts
+        ]
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Where a process left the protocol. tasks: how many have a state after them. state: that of the last, packed."""
+
+    attempts: tuple[Attempt, ...] = ()
+    tasks: int = 0
+    state: bytes | None = None
+
+
+def read_begun(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> Begun:
+    """What a study's folder holds of the protocol: attempts.csv, and the state after the last task that has one."""
+    if not (folder / ATTEMPTS).exists():
+        return Begun()
+    table = pd.read_csv(folder / ATTEMPTS, float_precision="round_trip").astype(object)
+    rows = table.where(table.notna(), None).to_dict("records")
+    attempts = tuple(
+        Attempt(
+            task=row["task"],
+            phase=row["phase"],
+            values={name: row[name] for name in (RATE, *DECAYING) if row.get(name) is not None},
+            accuracies=tuple(value for seed in seeds if (value := row.get(f"accuracy/seed_{seed}")) is not None),
+            bar=row["bar"],
+            seeds=len(seeds),
+            seconds=row["seconds"],
+            when=row["when"],
+            kept=row["kept"],
+        )
+        for row in rows
+    )
+    if {a.task for a in attempts if a.kept and a.phase == METHOD} == {*tasks}:
+        return Begun(attempts, len(tasks))
+    if not (folder / STATE).exists():
+        return Begun(attempts)
+    packed = (folder / STATE).read_bytes()
+    return Begun(attempts, TrialState.tasks_in(packed), packed)
+
+
+def metrics_of(attempt: Attempt, decision: Decision) -> dict[str, float]:
+    """What MLflow shows of a task: what was chosen, the accuracy that it gave, the bar, and how many were tried."""
+    tried = float(sum(a.task == attempt.task for a in decision.attempts))
+    bar = {} if attempt.bar is None else {"bar": attempt.bar}
+    return attempt.values | bar | {"accuracy": attempt.accuracy, "attempts": tried}
+
+
+def decision_content(plan: Plan, decision: Decision) -> dict[str, Any]:
+    """What best.json holds; `config` is what all tasks share."""
+    chosen = {"learning_rate", *plan.space}
+    return {
+        "label": None if decision.choice is None else decision.choice.label,
+        "reason": decision.reason,
+        "values": {},
+        "config": {name: value for name, value in plan.config.flat().items() if name not in chosen},
+        "per_task": [attempt.values for attempt in decision.kept],
+        "seeds": list(plan.seeds),
+        "cost": asdict(decision.cost),
+        "scores": {} if decision.choice is None else decision.choice.scores,
+    }
+
+
+SHARE = 0.8
+"""Of A*: what the method must keep of a task's accuracy (1 - p in the paper, whose p is 0.2)."""

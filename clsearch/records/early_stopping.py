@@ -1,0 +1,104 @@
+"""Which trials were stopped early, at which tasks, and what that saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clsearch.common.statistics import rank_correlation
+from clsearch.planning.options import Pruner
+from clsearch.planning.plan import Plan
+from clsearch.planning.protocols import GRACE
+from clsearch.records.ranking import per_seed
+from clsearch.records.trials import TrialRecord
+
+REDUCTION = 3
+"""Of the trials that reach a rung of asha, one in so many goes on."""
+
+
+def rungs(plan: Plan) -> list[int]:
+    """After how many tasks trials are compared."""
+    tasks = len(plan.tasks)
+    if plan.options.pruner is Pruner.ASHA:
+        return halvings(tasks - 1)
+    return list(range(GRACE, tasks)) if plan.options.pruner is Pruner.MEDIAN else []
+
+
+def halvings(tasks: int) -> list[int]:
+    """The rungs of asha up to a number of tasks."""
+    return [rung for n in range(tasks) if (rung := GRACE * REDUCTION**n) <= tasks]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Where trials were compared. stopped: how many there. correlation: Spearman's rank correlation of the scores there
+    with the scores after the last task, over the `finished` trials; NaN for fewer than three.
+    """
+
+    tasks: int
+    stopped: int
+    correlation: float
+    finished: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What stopping early did. saved: task-trainings that were not made, of `total`."""
+
+    trials: int
+    saved: int
+    total: int
+    rungs: tuple[Rung, ...]
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Pruned:
+        """What best.json has of it; a correlation that is NaN is null there."""
+        rungs = [
+            Rung(**rung | {"correlation": float("nan" if (found := rung["correlation"]) is None else found)})
+            for rung in content["rungs"]
+        ]
+        return cls(**content | {"rungs": tuple(rungs)})
+
+
+def pruned_of(plan: Plan, records: Sequence[TrialRecord]) -> Pruned | None:
+    """What stopping early did; None where it was not asked for."""
+    if plan.options.pruner is Pruner.NONE or plan.protocol.value == "continual":
+        return None
+    stopped = [r for r in records if r.state == "pruned"]
+    finished = [r for r in records if r.state == "finished"]
+    tasks, M = len(plan.tasks), len(plan.seeds)
+    saved = sum((tasks - r.tasks_learned) * M for r in stopped)
+    found = tuple(
+        Rung(at, sum(r.tasks_learned == at for r in stopped), correlation(plan, finished, at), len(finished))
+        for at in rungs(plan)
+    )
+    return Pruned(len(stopped), saved, len(records) * tasks * M, found)
+
+
+def correlation(plan: Plan, finished: Sequence[TrialRecord], tasks: int) -> float:
+    """Spearman's rank correlation of the objective after some tasks with the one after all."""
+    if len(finished) < 3:
+        return float("nan")
+    early, late = (
+        [sum(values) / len(values) for r in finished if (values := per_seed(r, plan.objectives[0], learned))]
+        for learned in (tasks, len(plan.tasks))
+    )
+    return rank_correlation(early, late)
+
+
+def saving_of(found: Pruned, pruner: str, trials: int) -> list[str]:
+    """What stopping early saved over some trials, and whether early scores can be trusted, in sentences."""
+    share = 100 * found.saved / found.total if found.total else 0
+    lines = [
+        f"Stopped early ({pruner}): {found.trials} of {trials} trials, which saved {found.saved} of {found.total} "
+        f"task-trainings ({share:.0f} %)."
+    ]
+    for rung in found.rungs:
+        told = "too few finished to tell" if math.isnan(rung.correlation) else f"{rung.correlation:.2f}"
+        lines.append(
+            f"After task {rung.tasks}: {rung.stopped} stopped; rank correlation (Spearman) of the scores there with "
+            f"the final ones, over the {rung.finished} finished trials: {told}."
+        )
+    return lines

@@ -1,0 +1,113 @@
+"""The studies of a results folder. Importing this module is cheap: it reads the small ones of their files."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.table import Table
+
+from clsearch.common.formatting import amount, named, near, plain_table, words
+from clsearch.config.trial import ConfigError
+from clsearch.planning.objectives import sign
+from clsearch.records.resume import lock_of
+from clsearch.records.study_file import STUDY, stored
+
+ENDED = ("finished", "pruned", "failed")
+"""As in `records`, whose import is not cheap."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A study in a list. best: of its trials on validation data, average accuracy unless another metric is named; test:
+    what the choice reaches; "" for none.
+    """
+
+    name: str
+    algorithm: str
+    benchmark: str
+    state: str
+    trials: str
+    best: str
+    test: str
+    started: str
+
+
+def studies_in(results: Path) -> list[Entry]:
+    """The studies of a results folder, the newest first. Raises ConfigError where there is no such folder."""
+    if not results.is_dir():
+        raise ConfigError([f"results: must be a folder that exists; got {near(results)}"])
+    folders = [path.parent for path in results.glob(f"*/{STUDY}")]
+    found = [entry_of(folder, study) for folder in folders if "id" in (study := stored(folder / STUDY) or {})]
+    return sorted(found, key=lambda entry: entry.started, reverse=True)
+
+
+def entry_of(folder: Path, study: dict[str, Any]) -> Entry:
+    """A study in a list."""
+    best, final = (stored(folder / name) or {} for name in ("best.json", "final.json"))
+    state, continual = state_of(folder, study), study["protocol"] == "continual"
+    if continual:  # its only score is not the objective
+        counts, (metric, score) = Counter[str](), next(iter(best.get("scores", {}).items()), ("", None))
+    else:
+        metric = study["objectives"][0]
+        if state in ("finished", "failed") and "trials" in best:
+            counts, score = Counter(best["trials"]), best.get("metrics", {}).get(metric)
+        else:
+            counts, score = so_far(folder, metric)
+    rows = final.get("rows", ()) if final.get("choice", {}).get("label") == best.get("label") else ()
+    chosen = [row for row in rows if row["configuration"] == "chosen" and not row["reason"]]
+    if state not in ("finished", "failed"):  # of an earlier choice, maybe
+        chosen = []
+    return Entry(
+        name=folder.name,
+        algorithm=named(study["algorithm"]),
+        benchmark=study["config"]["benchmark"],
+        state=state,
+        trials="task by task" if continual else f"{sum(counts[name] for name in ENDED)}/{study['trials']}",
+        best=" ".join([shown(metric, score), words(metric) if metric != "average_accuracy" else ""]).strip(),
+        test=shown("average_accuracy", chosen[0]["test"]["average_accuracy"]["mean"] if chosen else None),
+        started=study["started"][:16].replace("T", " "),
+    )
+
+
+def so_far(folder: Path, objective: str) -> tuple[Counter[str], float | None]:
+    """How many trials are in which state, and the best value of an objective, of a study whose search goes on."""
+    records = [stored(path) or {} for path in folder.glob("trials/trial_*/record.json")]
+    values = [r["metrics"][objective] for r in records if r.get("state") == "finished"]
+    best = max(values, key=lambda value: sign(objective) * value, default=None)
+    return Counter(str(record.get("state")) for record in records), best
+
+
+def shown(metric: str, value: float | None) -> str:
+    """A metric, in percent where it is a share; nothing for none."""
+    return "" if value is None or math.isnan(value) else f"{amount(metric, value):.2f}"
+
+
+def state_of(folder: Path, study: dict[str, Any]) -> str:
+    """finished, failed, interrupted (the same command goes on), or running: a process holds it now; running? where its
+    lock cannot be looked at.
+    """
+    try:
+        if lock_of(folder).exists():
+            with FileLock(lock_of(folder), timeout=0):
+                pass
+    except Timeout:
+        return "running"
+    except OSError:  # of a folder of somebody else's, who may run it now
+        return "running?" if study["state"] == "running" else str(study["state"])
+    return "interrupted" if study["state"] in ("running", "unfinished") else str(study["state"])
+
+
+def list_table(entries: list[Entry]) -> Table:
+    """Studies side by side."""
+    table = plain_table()
+    heads = ("study", "algorithm", "benchmark", "state", "trials", "best,\nvalidation (%)", "chosen,\ntest (%)")
+    for name in (*heads, "started"):
+        table.add_column(name, justify="right" if name in heads[4:] else "left", no_wrap=True)
+    for entry in entries:
+        table.add_row(*vars(entry).values())
+    return table

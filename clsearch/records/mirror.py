@@ -1,0 +1,163 @@
+"""A copy of a study's folder in a bucket, or wherever fsspec writes, kept up to date while the study runs."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from clsearch.common.files import TEMPORARY
+from clsearch.common.formatting import near, without_password
+from clsearch.config.trial import ConfigError
+from clsearch.records.study_file import RAY, STUDY, stored
+
+PATIENCE_SECONDS = 300.0
+"""At a study's end, a copy that takes longer than this is left."""
+
+
+class Mirror:
+    """Copies what changed, from a thread of its own: a slow store costs the search nothing. An error is told once and
+    never ends the study; what could not be copied is tried again with the next copy.
+
+    A copy of another study there is moved aside first. folder: the study's. uri: where copies go, into a folder of its
+    name; None for nowhere. warn: called with a message.
+    """
+
+    def __init__(self, folder: Path, uri: str | None, warn: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.uri = uri
+        self.warn = warn
+        self.sent: dict[Path, tuple[int, int]] = {}
+        self.due, self.last, self.warned, self.behind = threading.Event(), False, False, False
+        self.thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        if uri is not None:
+            self.thread.start()
+
+    def update(self) -> None:
+        """Copy what has changed, soon."""
+        self.due.set()
+
+    def end(self) -> None:
+        """Copy what is left, and wait for it."""
+        if self.uri is None:
+            return
+        self.last = True
+        self.due.set()
+        self.thread.join(PATIENCE_SECONDS)
+        if self.thread.is_alive() or self.behind:
+            self.warn(
+                f"{shown(self.uri)} has not all of the study, {near(self.folder)} has. The same command brings it "
+                f"up to date"
+            )
+
+    def _work(self) -> None:
+        assert self.uri is not None
+        last = False
+        while not last:
+            self.due.wait()
+            self.due.clear()
+            last = self.last  # before the copy, so that one comes after what was written last
+            try:
+                if not self.sent:
+                    set_aside(self.folder, self.uri)
+                self.sent = copied(self.folder, self.uri, self.sent)
+                self.behind = False
+            except Exception as error:  # whatever a store may raise, the study goes on
+                self.behind = True
+                self._warn_once(error)
+
+    def _warn_once(self, error: Exception) -> None:
+        if not self.warned:
+            self.warned = True
+            self.warn(
+                f"no copy to {shown(self.uri or '')} ({type(error).__name__}: {said(error, self.uri or '')}); "
+                f"the study goes on, and it is tried again after each trial"
+            )
+
+
+def copied(folder: Path, uri: str, sent: dict[Path, tuple[int, int]]) -> dict[Path, tuple[int, int]]:
+    """Copy the files of a folder that are not `sent` yet as they are now, into a folder of its name below a URI, and
+    remove those that were sent and are gone; gives what is there then.
+
+    Raises what the store raises.
+    """
+    store, root = fsspec.core.url_to_fs(uri)
+    target, found = f"{root.rstrip('/')}/{folder.name}", dict(sent)
+    now = dict(files_of(folder))
+    for path, stamp in now.items():
+        place = f"{target}/{path.relative_to(folder).as_posix()}"
+        if sent.get(path) != stamp:
+            store.makedirs(place.rpartition("/")[0], exist_ok=True)
+            try:
+                store.put_file(str(path), place)
+            except FileNotFoundError:
+                if path.exists():
+                    raise
+                continue  # gone since it was listed
+            found[path] = stamp
+    for path in sent.keys() - now.keys():
+        store.rm_file(f"{target}/{path.relative_to(folder).as_posix()}")
+        del found[path]
+    return found
+
+
+def set_aside(folder: Path, uri: str) -> None:
+    """Move the copy of another study of that name, as one that was started over leaves it, to `<name>.1`."""
+    store, root = fsspec.core.url_to_fs(uri)
+    target = f"{root.rstrip('/')}/{folder.name}"
+    own, name = stored(folder / STUDY) or {}, f"{target}/{STUDY}"
+    if store.exists(name) and json.loads(store.cat_file(name)).get("id") != own.get("id"):
+        free = next(place for n in range(1, 10_000) if not store.exists(place := f"{target}.{n}"))
+        store.mv(target, free, recursive=True)
+
+
+def files_of(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
+    """The files of a study, but for Ray's own and those that are being written -> (when changed, size)."""
+    for path in sorted(folder.rglob("*")):
+        if path.relative_to(folder).parts[0] == RAY or fnmatch(path.name, TEMPORARY):
+            continue
+        try:
+            if path.is_file():
+                stat = path.stat()
+                yield path, (stat.st_mtime_ns, stat.st_size)
+        except FileNotFoundError:
+            continue
+
+
+def check_mirror(folder: Path, uri: str | None) -> None:
+    """A file can be written at a URI, and it is no place in the study's own folder. Raises ConfigError."""
+    if uri is None:
+        return
+    try:
+        store, root = fsspec.core.url_to_fs(uri)
+        if isinstance(store, LocalFileSystem):
+            place = Path(root).resolve() / folder.name
+            if place.is_relative_to(folder) or folder.is_relative_to(place):
+                raise ConfigError([f"mirror: must lie outside the study's own folder; got {uri}"])
+        probe = f"{root.rstrip('/')}/.probe-{time.time_ns():x}"
+        store.makedirs(root, exist_ok=True)
+        store.pipe_file(probe, b"probe")
+        store.rm_file(probe)
+    except ConfigError:
+        raise
+    except Exception as error:  # stores raise many types
+        raise ConfigError(
+            [f"mirror: must be a place that can be written; got {shown(uri)} ({said(error, uri)})"]
+        ) from None
+
+
+def shown(uri: str) -> str:
+    """A URI as it may be shown."""
+    return without_password(uri) if "://" in uri else uri
+
+
+def said(error: Exception, uri: str) -> str:
+    """What a store says, in one line, without passwords."""
+    text = (str(error).strip() or type(error).__name__).partition("\n")[0]
+    return text.replace(uri, shown(uri))[:300]

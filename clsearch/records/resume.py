@@ -1,0 +1,143 @@
+"""Going on with a study: the same command again continues what its folder holds.
+
+Optuna's journal knows which trials were asked for, trials/<label>/record.json which of them ended, and
+trials/<label>/state.pt how far the others came.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from clsearch.common.formatting import near
+from clsearch.config.trial import ConfigError
+from clsearch.planning.options import Protocol
+from clsearch.planning.plan import Plan
+from clsearch.records.study_file import COMPARISON, FINAL, MAY_CHANGE, STUDY, Bounds, description, stored
+
+
+def lock_of(folder: Path) -> Path:
+    """The lock of the study whose folder this is."""
+    return folder.parent / f".{folder.name}.lock"
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a study for this process, until it ends, however it ends: the lock is the operating system's.
+
+    Raises ConfigError where another process holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_of(folder))
+    try:
+        lock.acquire(timeout=1)  # somebody may only look whether it is held
+    except Timeout:
+        raise ConfigError(
+            [f"name: a study is run by one process at a time; {near(folder)} is being run by another one now"]
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_same(plan: Plan, comparison: str | None = None) -> None:
+    """What a folder holds is gone on with by the same study only; --fresh moves it aside. comparison: the name of the
+    one that the study is part of. Raises ConfigError with each difference.
+    """
+    if plan.options.fresh:
+        return
+    if (plan.folder / COMPARISON).exists():
+        raise ConfigError([f"name: must not be that of a comparison; got {plan.options.name}"])
+    found = stored(plan.folder / STUDY)
+    if found is None:
+        return
+    if "id" not in found:
+        raise ConfigError(
+            [f"name: {near(plan.folder)} holds a study that can't be gone on with{ways_out(plan.folder, comparison)}"]
+        )
+    old, new = settled(found), settled(description(plan))
+    problems = [
+        f"{name}: must be {old.get(name, 'left out')}, as in the study that {near(plan.folder)} holds; got "
+        f"{new.get(name, 'none')}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
+    if problems:
+        raise ConfigError([*problems[:-1], problems[-1] + ways_out(plan.folder, comparison)])
+
+
+def nothing_left(plan: Plan) -> bool:
+    """Whether a folder holds this very study, done to its end."""
+    found = None if plan.options.fresh else stored(plan.folder / STUDY)
+    if not found or found.get("state") != "finished":
+        return False
+    if plan.options.final and not (stored(plan.folder / FINAL) or {}).get("rows"):
+        return False
+    trials = list(plan.folder.glob("trials/trial_*/record.json"))
+    if plan.protocol is not Protocol.CONTINUAL and len(trials) != plan.trials:
+        return False
+    new = description(plan)
+    return settled(found) == settled(new) and all(found.get(name) == new[name] for name in MAY_CHANGE)
+
+
+def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> None:
+    """What a comparison's folder holds is gone on with by the same studies only. Raises ConfigError."""
+    if stored(folder / STUDY) is not None:
+        raise ConfigError([f"name: must not be that of a study; got {folder.name}"])
+    found = stored(folder / COMPARISON)
+    if found is not None and (found.get("kind"), found.get("studies")) != (kind, studies):
+        raise ConfigError(
+            [
+                f"name: {near(folder)} holds a comparison of {found.get('kind')}, "
+                f"{', '.join(found.get('studies', []))}; got {kind}, {', '.join(studies)}{ways_out(folder, None)}"
+            ]
+        )
+
+
+def ways_out(folder: Path, comparison: str | None) -> str:
+    """What to do where a folder holds something else. comparison: the name of the one that it is part of."""
+    other = folder if comparison is None else folder.with_name(comparison)
+    free = next(path for n in range(2, 10_000) if not (path := aside(other, f"-{n}")).exists())
+    return (
+        f". Run another one under another name (--name {free.name}), or start over with --fresh, which moves what is "
+        f"there aside"
+    )
+
+
+def settled(content: dict[str, Any]) -> dict[str, str]:
+    """What must stay as it is while a study is gone on with, of study.json: name -> as it is shown. Where the data lie
+    may change, as for a trial (`Run.fingerprint`): images of a folder and a grouping count by what they are.
+    """
+    parts = ("config", "space", "data")
+    places = {"data_root", "grouping"} | ({"benchmark"} if content.get("data", {}).get("identity") else set())
+    kept = (*MAY_CHANGE, "id", "state", "command", "preset", "versions", "commit", "started", "resumed")
+    found = {name: value for name, value in content.items() if name not in (*parts, *kept)}
+    found |= {name: value for name, value in content.get("config", {}).items() if name not in places}
+    found |= {name: Bounds(value) for name, value in content.get("space", {}).items()}
+    found |= {f"data ({name})": value for name, value in content.get("data", {}).items()}
+    return {name: shown(value) for name, value in found.items() if value is not None}
+
+
+def shown(value: Any) -> str:
+    """A value of study.json as a command line has it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move what a folder holds aside, for a study that starts over; gives where to. None where there is nothing."""
+    if not os.path.exists(folder):
+        return None
+    place = next(path for n in range(1, 10_000) if not (path := aside(folder, f".{n}")).exists())
+    os.rename(folder, place)
+    return place
+
+
+def aside(folder: Path, mark: str) -> Path:
+    """A folder beside a study's, of its name with a mark."""
+    return folder.with_name(folder.name + mark)

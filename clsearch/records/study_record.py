@@ -1,0 +1,153 @@
+"""A study read back from results/<study>, for those who look at it afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clsearch.common.formatting import near
+from clsearch.config.method_sections import Requests, requests_of
+from clsearch.config.trial import ConfigError
+from clsearch.records.attempts import Decision, read_begun
+from clsearch.records.evaluation import Final, openings_of, read_final
+from clsearch.records.ranking import Ranking, rank, unlearning_of
+from clsearch.records.study_file import stored, study_at
+from clsearch.records.test_ledger import Opening
+from clsearch.records.trials import TrialRecord, read_trials
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a study's folder holds. study: study.json. best: best.json, {} where the search has not ended. decision: of
+    the protocol continual. openings: of test data. final: of the
+    present choice; None where none has ended.
+    """
+
+    folder: Path
+    study: dict[str, Any]
+    trials: list[TrialRecord]
+    references: list[TrialRecord]
+    best: dict[str, Any]
+    decision: Decision
+    openings: tuple[Opening, ...]
+    final: Final | None
+
+    @property
+    def name(self) -> str:
+        """The study's."""
+        return self.folder.name
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """Searched hyperparameter -> low, high, log."""
+        return dict(self.study["space"])
+
+    @property
+    def objective(self) -> str:
+        """The metric that trials are ranked by, first."""
+        return str(self.study["objectives"][0])
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """The finished trials."""
+        return rank(self.trials, tuple(self.study["objectives"]))
+
+    @property
+    def chosen(self) -> TrialRecord | None:
+        """The best trial so far."""
+        return self.ranking.best
+
+    def in_state(self, state: str) -> list[TrialRecord]:
+        """The trials in a state."""
+        return [record for record in self.trials if record.state == state]
+
+    def reference(self, algorithm: str) -> TrialRecord | None:
+        """A reference that finished."""
+        own = [r for r in self.references if plain(r.algorithm) == algorithm and r.state == "finished"]
+        return own[0] if own else None
+
+    @cached_property
+    def matrices(self) -> dict[str, np.ndarray]:
+        """R [M, T+1, T] of the chosen configuration (`chosen`) and of references: on test data where there is a final
+        evaluation, else as the search measured them.
+        """
+        if self.final is not None:
+            rows = [row for row in self.final.rows if row.on == "full_sequence" and not row.reason]
+            return {plain(row.configuration): row.test.numpy() for row in rows}
+        own = [] if self.chosen is None else [("chosen", self.chosen)]
+        own += self._references().items()
+        return {name: np.array(record.accuracy, dtype=float) for name, record in own}
+
+    @cached_property
+    def complete_matrices(self) -> dict[str, np.ndarray]:
+        """The same, with the accuracy on tasks that were unlearned."""
+        if self.final is not None:
+            rows = {plain(row.configuration): row for row in self.final.rows if row.on == "full_sequence"}
+            found = {name: row.unlearning.get("test", {}) for name, row in rows.items()}
+        else:
+            of = {} if self.chosen is None else {"chosen": self.chosen}
+            found = {name: unlearning_of(r) for name, r in (of | self._references()).items()}
+        return {name: found[name]["after"].numpy() if found[name] else R for name, R in self.matrices.items()}
+
+    def _references(self) -> dict[str, TrialRecord]:
+        return {plain(r.algorithm): r for r in self.references if r.state == "finished"}
+
+    @property
+    def requests(self) -> Requests:
+        """What was to be unlearned when."""
+        return requests_of(tuple(self.study["config"].get("unlearn") or ()))
+
+    @property
+    def measured_on(self) -> str:
+        """What the matrices were measured on, in words."""
+        if self.final is not None:
+            return f"test data, {len(self.final.seeds)} fresh seeds"
+        seeds = len(self.study["seeds"])
+        return f"validation data, the search's {seeds} seed{'s' * (seeds > 1)}"
+
+
+def plain(algorithm: str) -> str:
+    """An algorithm without its ability to unlearn: a reference is the same one in pictures."""
+    return algorithm.removeprefix("amnesiac_")
+
+
+def read_study(folder: Path) -> Reading:
+    """A study as its folder has it, whether it ended or not. Raises ConfigError where there is none."""
+    folder, study = study_at(folder)
+    records, best = list(read_trials(folder).values()), stored(folder / "best.json") or {}
+    wanted = {name: place for place, name in enumerate(study["references"])}
+    references = [record for record in records if record.number is None]
+    found = Reading(
+        folder=folder,
+        study=study,
+        trials=sorted((r for r in records if r.number is not None), key=lambda r: r.label),
+        references=sorted(references, key=lambda r: wanted.get(r.algorithm, len(wanted))),
+        best=best,
+        decision=Decision(read_begun(folder, study["seeds"], study["tasks"]).attempts),
+        openings=openings_of(folder),
+        final=read_final(folder),
+    )
+    return found if found.final is None or evaluates(found.final, found) else replace(found, final=None)
+
+
+def evaluates(final: Final, study: Reading) -> bool:
+    """Whether a final evaluation is of the present choice: a study that was extended may have another one by now."""
+    if study.best.get("per_task"):
+        return list(final.choice.per_task) == study.best["per_task"]
+    best = study.chosen
+    return best is not None and (final.choice.label, final.choice.values) == (best.label, best.values)
+
+
+def record_named(study: Reading, trial: str) -> TrialRecord:
+    """A trial by its number, `#` before it or not, a reference by its algorithm. Raises ConfigError."""
+    trial = trial.removeprefix("#")
+    for record in (*study.trials, *study.references):
+        if trial in (str(record.number), record.label) or (record.number is None and trial == record.algorithm):
+            return record
+    numbers = [record.number for record in study.trials if record.number is not None]
+    known = [f"{min(numbers)} to {max(numbers)}"] * bool(numbers) + [r.algorithm for r in study.references]
+    raise ConfigError([f"trial: must be one of {near(study.folder)}: {', '.join(known) or 'it has none'}; got {trial}"])

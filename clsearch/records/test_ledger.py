@@ -1,0 +1,58 @@
+"""The ledger of test data: one line in results/test_openings.jsonl each time it is opened, for all studies there.
+
+Written before the data is read, so that no opening goes uncounted; deleting a study does not lower the count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from clsearch.common.files import write_atomically
+
+LEDGER = "test_openings.jsonl"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Test data, opened once. data: which (the source's name, or the digest of a folder). when: UTC.
+    study, algorithm, values: for which configuration, as chosen by which study. seeds: that it is reported on.
+    before: how often this data was opened before, by any study of the results folder.
+    """
+
+    data: str
+    when: str
+    study: str
+    algorithm: str
+    values: dict[str, Any]
+    seeds: tuple[int, ...]
+    before: int
+
+
+def record_opening(
+    results: Path, data: str, study: str, algorithm: str, values: Mapping[str, Any], seeds: Sequence[int]
+) -> Opening:
+    """Write an opening into the ledger of a results folder. Raises OSError where that cannot be written."""
+    ledger = results / LEDGER
+    with FileLock(ledger.with_suffix(".lock"), timeout=60):
+        before = sum(opening["data"] == data for opening in read_openings(results))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        opening = Opening(data, now, study, algorithm, dict(values), tuple(seeds), before)
+        lines = [*read_openings(results), asdict(opening)]
+        write_atomically(ledger, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+    return opening
+
+
+def read_openings(results: Path) -> list[dict[str, Any]]:
+    """All openings in a results folder, oldest first."""
+    try:
+        lines = (results / LEDGER).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.strip()]

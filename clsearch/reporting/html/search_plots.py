@@ -1,0 +1,188 @@
+"""Pictures of a study's search and of its choice; None where there is nothing to show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from clsearch.common.formatting import amount, titled, unit, words
+from clsearch.planning.objectives import front, sign
+from clsearch.records.study_record import Reading, plain
+from clsearch.records.trials import TrialRecord
+from clsearch.reporting.html.style import (
+    BLUE,
+    GREY,
+    LINES,
+    RED,
+    RING,
+    scores_of,
+    shaped,
+    told,
+)
+
+
+def trade_off(study: Reading, less: str = "average_forgetting") -> go.Figure | None:
+    """Average accuracy against average forgetting, or another metric of which less is better, with the trials that no
+    other beats in both.
+    """
+    names = (less, "average_accuracy")
+    done = [r for r in study.in_state("finished") if all(name in r.metrics for name in names)]
+    if not done:
+        return None
+
+    def at(records: Sequence[TrialRecord]) -> dict[str, list[float]]:
+        return {axis: scores_of(records, name) for axis, name in zip("xy", names, strict=True)}
+
+    gains = np.array([[sign(name) * r.metrics[name] for name in names] for r in done])
+    best = sorted((done[i] for i in front(gains)), key=lambda r: r.metrics[names[0]])
+    figure = go.Figure()
+    text = {"text": [told(r, names[1]) for r in done], "hoverinfo": "text"}
+    figure.add_scatter(**at(done), mode="markers", name="trial", marker={"color": GREY, "size": 8}, **text)
+    figure.add_scatter(
+        **at(best),
+        mode="lines+markers",
+        name="Pareto front",
+        line={"color": BLUE, "width": 2},
+        marker={"size": 9},
+        text=[told(r, names[1]) for r in best],
+        hoverinfo="text",
+    )
+    if study.chosen is not None:
+        figure.add_scatter(**at([study.chosen]), mode="markers", name="chosen", marker=RING, hoverinfo="skip")
+    for record, symbol in zip(study.references, ("square", "diamond", "triangle-up"), strict=False):
+        if record.state == "finished" and all(name in record.metrics for name in names):
+            mark = {"size": 12, "symbol": symbol, "color": LINES[plain(record.algorithm)]}
+            figure.add_scatter(**at([record]), mode="markers", name=record.algorithm, marker=mark)
+    measure = " (points)" if less == "average_forgetting" else ""
+    figure.update_xaxes(title=f"{words(less)}{measure}: less is better")
+    figure.update_yaxes(title="average accuracy (%): more is better")
+    return shaped(figure, 420)
+
+
+def importance(found: dict[str, float]) -> go.Figure | None:
+    """How much of the objective's spread each hyperparameter explains; none where that is not known."""
+    if not found:
+        return None
+    names = sorted(found, key=found.__getitem__)
+    bars = go.Bar(
+        x=[100 * found[name] for name in names],
+        y=[words(name) for name in names],
+        orientation="h",
+        marker={"color": BLUE},
+        hovertemplate="%{y}: %{x:.0f} %<extra></extra>",
+    )
+    figure = go.Figure(bars)
+    figure.update_xaxes(title="share of the spread of scores (%)", range=[0, 100])
+    return shaped(figure, 120 + 50 * len(names))
+
+
+def parallel(study: Reading) -> go.Figure | None:
+    """Every finished trial as a line through its hyperparameters and its score. Optuna's picture of the same can't be
+    brushed.
+    """
+    done, metric = study.in_state("finished"), study.objective
+    if not study.space or len(done) < 2:
+        return None
+    scores = scores_of(done, metric)
+    dimensions = [
+        dimension(words(name), [r.values[name] for r in done], bool(study.space[name]["log"])) for name in study.space
+    ]
+    dimensions.append({"label": titled(metric), "values": scores})
+    line = {"color": scores, "colorscale": [[0, GREY], [1, RED]], "reversescale": sign(metric) < 0}
+    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
+    return shaped(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
+
+
+def dimension(label: str, values: Sequence[float], log: bool) -> dict[str, Any]:
+    """An axis of parallel coordinates; a logarithmic one has powers of ten, or its ends where there are few."""
+    if not log:
+        return {"label": label, "values": values}
+    logs = np.log10(values)
+    powers = [float(n) for n in range(math.ceil(logs.min()), math.floor(logs.max()) + 1)]
+    ticks = powers if len(powers) > 1 else [float(logs.min()), float(logs.max())]
+    return {
+        "label": label,
+        "values": logs,
+        "tickvals": ticks,
+        "ticktext": [f"{float(f'{10**tick:.3g}'):,.10g}" for tick in ticks],
+    }
+
+
+def optimism(study: Reading) -> go.Figure | None:
+    """What the search believed of its choice beside what fresh seeds say, on validation and on test data."""
+    if study.final is None or not study.final.optimism:
+        return None
+    found = study.final.optimism[0]
+    name = found.metric
+    rows = [("validation, fresh seeds", found.validation, BLUE), ("test, fresh seeds", found.test, RED)]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[amount(name, found.believed)],
+        y=["believed by the search"],
+        mode="markers",
+        marker={"size": 13, "color": GREY},
+        hovertemplate=f"%{{x:.2f}}{unit(name)}<extra></extra>",
+    )
+    for label, value, color in rows:
+        if value is not None:
+            ends = {
+                "array": [amount(name, value.high - value.mean)],
+                "arrayminus": [amount(name, value.mean - value.low)],
+            }
+            figure.add_scatter(
+                x=[amount(name, value.mean)],
+                y=[label],
+                mode="markers",
+                marker={"size": 13, "color": color},
+                error_x={"type": "data", "symmetric": False, "thickness": 2.5, "width": 9, **ends},
+                hovertemplate=f"%{{x:.2f}}{unit(name)}<extra></extra>",
+            )
+    figure.update_xaxes(title=f"{titled(name)}, with the 95 % interval over seeds")
+    figure.update_yaxes(autorange="reversed")
+    return shaped(figure, 240, showlegend=False)
+
+
+def workers(study: Reading) -> go.Figure | None:
+    """What each worker did when: a bar per trial, from its beginning to its end."""
+    spans = spans_of(study)
+    if not spans:
+        return None
+    origin = min(begin for begin, _, _ in spans)
+    colors = {"finished": BLUE, "pruned": GREY, "failed": RED}
+    figure = go.Figure()
+    lanes: list[float] = []
+    seen: set[str] = set()
+    for begin, end, record in sorted(spans, key=lambda span: span[0]):
+        lane = next((n for n, free in enumerate(lanes) if free <= begin + 0.5), len(lanes))
+        lanes[lane : lane + 1] = [end]
+        kind = "reference" if record.number is None else record.state
+        label = record.label if record.number is None else told(record, study.objective)
+        figure.add_bar(
+            x=[end - begin],
+            base=[begin - origin],
+            y=[f"{lane + 1}"],
+            orientation="h",
+            name=kind,
+            legendgroup=kind,
+            showlegend=kind not in seen,
+            marker={"color": colors.get(kind, "#009e73"), "line": {"width": 0.5}},
+            text=f"{label}<br>{end - begin:.1f} s, {record.place}",
+            hoverinfo="text",
+            textposition="none",
+        )
+        seen.add(kind)
+    figure.update_xaxes(title="seconds since the first trial began")
+    figure.update_yaxes(title="worker", autorange="reversed", type="category")
+    return shaped(figure, 160 + 30 * min(len(lanes), 20), barmode="overlay")
+
+
+def spans_of(study: Reading) -> list[tuple[float, float, TrialRecord]]:
+    """(beginning, end, record) of trials and references of which a task was learned, in seconds since 1970; of one that
+    went on later, as if it had been at one go.
+    """
+    ended = [r for r in (*study.trials, *study.references) if r.times]
+    return [(r.times[-1] / 1000 - r.seconds, r.times[-1] / 1000, r) for r in ended]

@@ -1,0 +1,194 @@
+"""Tables of several studies, for a terminal, a spreadsheet and a paper. A cell is an Interval, a number or text.
+Metrics are fractions until they are shown, then percent, as mean ± half of the 95 % interval (Student t over seeds).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clsearch.common.files import write_atomically
+from clsearch.common.formatting import amount
+from clsearch.common.statistics import Interval, paired_difference
+from clsearch.records.evaluation import Final, Measured
+from clsearch.reporting.result import StudyResult
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Believed:
+    """A search's own score: of which metric, and the value. Other metrics than average accuracy are marked."""
+
+    metric: str
+    value: float
+
+
+TEST_METRICS = ("average_accuracy", "average_forgetting", "backward_transfer", "learning_accuracy")
+"""What a table of methods shows of test data."""
+
+
+def method_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
+    """A row for each study's choice and each of its references, on what its protocol reports: metrics on test data."""
+    return [
+        {
+            "method": label,
+            **{name: values.get(name) for name in TEST_METRICS},
+            "task-trainings": found.cost.task_trainings if row is final.rows[0] else 0,
+            "search (s)": round(found.cost.seconds) if row is final.rows[0] else 0,
+            "final training (s)": round(row.seconds),
+            "chosen": chosen_text(found) if row is final.rows[0] else "",
+        }
+        for label, found, final, row in reported_rows(studies)
+        for values in (final.intervals(row, "test"),)
+    ]
+
+
+def reported_rows(studies: Mapping[str, StudyResult]) -> list[tuple[str, StudyResult, Final, Measured]]:
+    """(name, study, its final evaluation, row) of each choice and reference that was measured, choices first."""
+
+    def named(label: str, row: Measured) -> str:
+        if row.configuration == "chosen":
+            return label
+        own = [s for s in studies.values() if s.final and s.final.row(row.configuration, row.on)]
+        return (
+            row.configuration
+            if len(own) == 1 and row.configuration not in studies
+            else f"{row.configuration} ({label})"
+        )
+
+    found = [
+        (named(label, row), study, study.final, row)
+        for label, study in studies.items()
+        if study.final is not None
+        for row in study.final.rows
+        if row.on == study.final.reported_on and not row.reason
+    ]
+    return sorted(found, key=lambda entry: entry[3].configuration != "chosen")
+
+
+def protocol_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
+    """A row per study: what it chose, believed and cost, and what its choice is worth on fresh seeds."""
+    rows = []
+    for label, found in studies.items():
+        final = found.final
+        if final is None or final.reported is None or not final.optimism:
+            continue
+        full, first = final.row("chosen", "full_sequence"), final.optimism[0]
+        rows.append(
+            {
+                "protocol": label,
+                "believed": Believed(first.metric, first.believed),
+                "fresh validation": first.validation,
+                "reported test": final.intervals(final.reported, "test")["average_accuracy"],
+                "full sequence test": None if full is None else final.intervals(full, "test")["average_accuracy"],
+                "optimism, validation": first.against_validation,
+                "optimism, test": first.against_test,
+                "task-trainings": found.cost.task_trainings,
+                "search (s)": round(found.cost.seconds),
+                "chosen": chosen_text(found),
+            }
+        )
+    return rows
+
+
+def chosen_text(found: StudyResult) -> str:
+    """The chosen values; of values that differ between tasks, the smallest and the largest."""
+    if found.choice is None:
+        return ""
+    shared = [f"{name} {value:.3g}" for name, value in found.choice.values.items()]
+    for name in found.choice.per_task[0] if found.choice.per_task else ():
+        acting = found.choice.per_task if name == "learning_rate" else found.choice.per_task[1:]  # no penalty in task 1
+        values = [task[name] for task in acting]
+        shared.append(f"{name} {min(values):.3g} to {max(values):.3g}")
+    return ", ".join(shared) or "as given"
+
+
+def difference_rows(studies: Mapping[str, StudyResult], metric: str = "average_accuracy") -> list[Row]:
+    """Each method minus each other, on test data, paired over seeds; none where they were measured on other seeds or
+    other tasks.
+    """
+    entries = reported_rows(studies)
+    measured = {label: row.per_seed("test")[metric].tolist() for label, _, _, row in entries}
+    on = {
+        label: (final.seeds, row.benchmark, row.tasks, study.plan.config.unlearn)
+        for label, study, final, row in entries
+    }
+    rows: dict[str, Row] = {label: {"minus": label} for label in measured}
+    for first, second in product(measured, measured):
+        apart = first == second or on[first] != on[second]
+        rows[first][second] = None if apart else paired_difference(measured[first], measured[second])
+    return list(rows.values())
+
+
+def flat(rows: Sequence[Row]) -> pd.DataFrame:
+    """Numbers as they are, an interval as its mean, low and high end: for a spreadsheet."""
+    lines = []
+    for row in rows:
+        line: Row = {}
+        for name, cell in row.items():
+            if isinstance(cell, Interval):
+                line |= {name: cell.mean, f"{name}/low": cell.low, f"{name}/high": cell.high}
+            elif isinstance(cell, Believed):
+                line |= {name: cell.value, f"{name}/metric": cell.metric}
+            else:
+                line[name] = cell
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def shown(rows: Sequence[Row], signed: bool = False, latex: bool = False) -> pd.DataFrame:
+    """Cells as text."""
+    lines = [{heading(name, latex): text(cell, signed, latex) for name, cell in row.items()} for row in rows]
+    return pd.DataFrame(lines)
+
+
+def heading(name: str, latex: bool) -> str:
+    """A column's name: a metric in words, with its unit; another as it is."""
+    unit = " (%)" if "accuracy" in name else ""
+    words = name.replace("_", " ") + unit if name in TEST_METRICS else name
+    return escaped(words) if latex else words
+
+
+def text(cell: Any, signed: bool, latex: bool) -> str:
+    """A cell as text, in percent where it is a metric."""
+    match cell:
+        case None:
+            return "--" if latex else "–"
+        case Believed():
+            other = cell.metric != "average_accuracy"
+            return f"{amount(cell.metric, cell.value):.2f}" + (("$^*$" if latex else "*") if other else "")
+        case Interval():
+            mark = "+" if signed else ""
+            mean, half = f"{100 * cell.mean:{mark}.2f}", 100 * (cell.high - cell.mean)
+            if math.isnan(half):
+                return mean
+            return rf"${mean} \pm {half:.2f}$" if latex else f"{mean} ± {half:.2f}"
+        case float():
+            return text(None, signed, latex) if math.isnan(cell) else f"{100 * cell:+.2f}"
+        case int():
+            return f"{cell:,}" if cell else text(None, signed, latex)
+    return escaped(str(cell)) if latex else str(cell)
+
+
+def escaped(words: str) -> str:
+    """Text for LaTeX."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(mark, f"\\{mark}" if mark in "_%&#{}$" else mark) for mark in words)
+
+
+def write(folder: Path, name: str, rows: Sequence[Row], caption: str, signed: bool = False) -> None:
+    """<name>.csv, <name>.md and <name>.tex in a folder."""
+    column = "".join("l" if name in ("method", "protocol", "chosen", "minus") else "r" for name in rows[0])
+    latex = shown(rows, signed, latex=True).to_latex(
+        index=False, escape=False, caption=escaped(caption), label=f"tab:{name}", column_format=column
+    )
+    markdown = f"{shown(rows, signed).to_markdown(index=False, disable_numparse=True)}\n\n{caption}\n"
+    for suffix, content in (("csv", flat(rows).to_csv(index=False)), ("md", markdown), ("tex", latex)):
+        write_atomically(folder / f"{name}.{suffix}", content.encode())

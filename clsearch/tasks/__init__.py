@@ -1,0 +1,1 @@
+"""Sequences of tasks, their samples, and the sealed test data."""

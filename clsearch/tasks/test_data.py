@@ -1,0 +1,60 @@
+"""Test data of a benchmark. Only `tuning.selection` may import this module; an import contract holds it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from clsearch.common.errors import ConfigError
+from clsearch.config.sections import BenchmarkConfig
+from clsearch.data.datasets import Data, Digits, ImageFolder, Reader, Torchvision
+from clsearch.tasks.benchmark import Benchmark, classes_of, samples_of, tensor_of
+from clsearch.tasks.samples import Samples
+
+
+def reader_of_test(config: BenchmarkConfig) -> Reader:
+    """What reads the test part of a configuration's source."""
+    match config.source.read:
+        case Digits() | Torchvision() as train:
+            return replace(train, part="test")
+        case ImageFolder() as train:
+            return replace(train, part="test", key=None)
+        case other:
+            raise TypeError(f"test data must be read by one of the known readers; got {other!r}")
+
+
+def read_test(config: BenchmarkConfig) -> Data:
+    """The test part of a configuration's source.
+
+    Raises OSError, RuntimeError, ValueError, or ConfigError for a folder of images, where it cannot be read.
+    """
+    source, shape = config.source, config.source.shape
+    if isinstance(source.read, ImageFolder):  # where test data is cut off depends on what lies there
+        source.read.check_unchanged()
+    inputs, labels = reader_of_test(config)(config.data_root, False, None)
+    if inputs.shape[1:] != shape:
+        shapes = [" x ".join(map(str, sizes)) for sizes in (shape, inputs.shape[1:])]
+        raise ConfigError(
+            [f"benchmark: test images must have the shape of training images, {shapes[0]}; got {shapes[1]}"]
+        )
+    if len(inputs) != len(labels):
+        raise ValueError(f"{len(inputs):,} test images and {len(labels):,} labels")
+    return Data(source, inputs.reshape(len(inputs), math.prod(shape)), labels)
+
+
+def held_out_samples(config: BenchmarkConfig, benchmark: Benchmark, test: Data) -> tuple[Samples, ...]:
+    """Test samples of each task of a built benchmark, seen by each member as its tasks show them."""
+    device = benchmark.tasks[0].validation.rows.device
+    data = tensor_of(test.inputs).to(device), tensor_of(test.labels).to(device)
+    return tuple(
+        samples_of(
+            config,
+            data,
+            [np.flatnonzero(np.isin(test.labels, classes_of(config, task.origin, seed))) for seed in benchmark.seeds],
+            task.validation.outputs,
+            task.validation.view,
+        )
+        for task in benchmark.tasks
+    )

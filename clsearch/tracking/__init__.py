@@ -1,0 +1,1 @@
+"""MLflow: what is sent, and its pages."""

@@ -1,0 +1,24 @@
+"""What MLflow's user interface says of a study: Markdown."""
+
+from __future__ import annotations
+
+from clsearch.records.study_file import Bounds
+from clsearch.records.study_record import Reading
+from clsearch.reporting.answer_text import answer, notes, question
+from clsearch.reporting.captions import commands, made_with
+
+
+def note_of(study: Reading) -> str:
+    """The question, the answer so far, what was searched, and how to get the same again."""
+    space = [[f"`{name}`", str(Bounds(values))] for name, values in study.space.items()]
+    parts = [f"**{question(study).strip()}**", *answer(study), *notes(study)]
+    parts += [table(["searched", "range"], space)] * bool(space)
+    parts += [table(["", ""], made_with(study))]
+    parts += ["```\n" + "\n".join(own) + "\n```"] if (own := commands(study)) else []
+    return "\n\n".join(parts)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [" | ".join(cell.replace("|", "&#124;") for cell in line) for line in [head, ["---"] * len(head), *rows]]
+    return "\n".join(f"| {line} |" for line in lines)

@@ -1,0 +1,90 @@
+"""Whether a tracking server answers, or a store can be opened, before a study starts."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import os
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from clsearch.common.formatting import without_password
+from clsearch.config.trial import ConfigError
+
+STORES = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 0, "databricks-uc": 0}
+"""Schemes of stores that MLflow opens by itself -> port of a database server, 0 where there is none to ask."""
+
+
+def check_tracking(uri: str | None) -> None:
+    """A store that MLflow knows; a server that answers. One request of our own: MLflow's would block for minutes."""
+    if uri is None:
+        return
+    scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else uri.partition(":")[0]
+    shown = without_password(uri)
+    if scheme in STORES:
+        if reason := _unusable(uri, scheme):
+            raise ConfigError([f"tracking_uri: must be a store that can be opened; got {shown} ({reason})"])
+        return
+    if scheme not in ("http", "https"):
+        raise ConfigError(
+            [f"tracking_uri: must begin with http://, https:// or one of {', '.join(STORES)}; got {shown}"]
+        )
+    if reason := _unanswered(uri):
+        raise ConfigError([f"tracking_uri: must be an MLflow server that answers /health; got {shown} ({reason})"])
+
+
+def _unusable(uri: str, scheme: str) -> str:
+    """Why a database cannot be opened; empty where nothing speaks against it."""
+    try:
+        if scheme == "sqlite" and (path := uri.partition(":///")[2]):
+            folder = Path(path).absolute().parent
+            return "" if os.access(folder, os.W_OK) else f"no folder {folder} that can be written"
+        if STORES[scheme]:
+            parts = urlsplit(uri)
+            address = (parts.hostname or "localhost", parts.port or STORES[scheme])
+            socket.create_connection(address, timeout=PROBE_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return str(error) if isinstance(error, OSError) else type(error).__name__
+    return ""
+
+
+def _unanswered(uri: str) -> str:
+    """Why the server at a URI does not answer as MLflow does; empty where it does. Never repeats the URI."""
+    try:
+        parts = urlsplit(uri)
+        server = parts.netloc.rpartition("@")[2]
+        request = urllib.request.Request(
+            parts._replace(netloc=server, path=parts.path.rstrip("/") + "/health").geturl()
+        )
+        if credentials := _credentials(parts):
+            request.add_header("Authorization", credentials)
+        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
+            if answer.read(16).strip() == b"OK":
+                return ""
+            return "something else answers"
+    except urllib.error.HTTPError as error:
+        return f"status {error.code}"
+    except urllib.error.URLError as error:
+        return str(error.reason)
+    except TimeoutError:
+        return f"no answer in {PROBE_SECONDS:g} s"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return type(error).__name__
+
+
+def _credentials(parts: SplitResult) -> str | None:
+    """What MLflow would send as Authorization: of the URI, or of the environment."""
+    user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if parts.username is not None:
+        user, password = unquote(parts.username), unquote(parts.password or "")
+    if user and password is not None:
+        return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return f"Bearer {token}" if token else None
+
+
+PROBE_SECONDS = 5.0
+"""A server that has not answered by then counts as away."""

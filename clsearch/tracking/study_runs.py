@@ -1,0 +1,276 @@
+"""A study's runs in MLflow: a parent, and a child per trial, reference and finally evaluated configuration.
+
+Each is found again by its tags, `study_id` and `label`, and everything is sent with the time at which it came to be, so
+that sending it twice changes nothing. Metrics have step = tasks learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from clsearch.common.files import made_once
+from clsearch.metrics import over_seeds
+from clsearch.records.attempts import Decision, metrics_of
+from clsearch.records.evaluation import PARTS, Final, content_of
+from clsearch.records.ranking import metrics_after
+from clsearch.records.study_file import FINAL, Bounds, finite
+from clsearch.records.test_ledger import Opening
+from clsearch.records.trials import TrialRecord, code_version, now, with_curve
+from clsearch.reporting.trial_names import label_of, logarithms, run_name, text
+from clsearch.tracking.run_metrics import bounds, final_name, finite_only, means, summary_of, told_at
+from clsearch.tracking.stores import STORE, default_store
+from clsearch.tracking.ui import COMPARED, VIEW_TAG, base_of, comparison_page, trials_page, view_name, view_of
+
+ARTIFACTS = "mlartifacts"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Has the UI open on training runs, not on traces of language models."""
+MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED", "unfinished": "KILLED"}
+NOTE = "mlflow.note.content"
+"""The tag that the user interface shows as a description, in Markdown."""
+PARENT = "study"
+"""The parent's label."""
+
+
+class Runs:
+    """What MLflow holds of a study, and what is sent to it. Whatever a store raises surfaces here.
+
+    study: study.json, whose `id` is a tag of all its runs. folder: the study's. uri: of the store.
+    """
+
+    def __init__(self, study: dict[str, Any], folder: Path, uri: str) -> None:
+        self.study = study
+        self.folder = folder
+        self.uri = uri
+        served = uri.startswith(("http:", "https:", "databricks"))
+        self.artifacts = None if served else (folder.parent / ARTIFACTS / folder.name).as_uri()
+        self.ids: dict[str, str] = {}
+        self.states: dict[str, str] = {}
+        self.known: set[str] = set()
+        self.live: set[str] = set()
+        self.sent: dict[str, int] = {}
+
+    def connect(self) -> None:
+        """Find the study's experiment, which is created where there is none, and the runs that it has there."""
+        if self.uri == default_store(self.folder):
+            made_once(self.folder.parent / STORE, lambda path: path if path.exists() else None, new_store)
+        self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        name = self.folder.name
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        self.experiment = (
+            experiment.experiment_id
+            if experiment is not None
+            else self.client.create_experiment(name, artifact_location=self.artifacts, tags=EXPERIMENT_TAGS)
+        )
+        self.find()
+
+    def close(self) -> None:
+        """Send nothing more: another thread's next request raises AttributeError."""
+        vars(self).pop("client", None)
+
+    def find(self) -> None:
+        """The runs that the store has of the study. A server that hung may have made one after nobody waited for it any
+        more, and another was made since: of two with one label the one that is in use, or has parameters, stays.
+        """
+        token: str | None = ""
+        while token is not None:
+            found = self.client.search_runs(
+                [self.experiment], f"tags.study_id = '{self.study['id']}'", page_token=token or None
+            )
+            for run in found:
+                label, run_id = run.data.tags["label"], run.info.run_id
+                held = self.ids.get(label, run_id)
+                if held != run_id and (label in self.live or not run.data.params):
+                    self.client.delete_run(run_id)
+                    continue
+                if held != run_id:
+                    self.client.delete_run(held)
+                ended = run.info.status != "RUNNING"  # its tags come before its status
+                self.ids[label], self.states[label] = run_id, run.data.tags["state"] if ended else "running"
+                self.known |= {label} if run.data.params else set()
+            token = found.token or None
+
+    def begin(self) -> None:
+        """The study's own run."""
+        study = self.study
+        space = {f"space/{name}": str(Bounds(values)) for name, values in study["space"].items()}
+        own = {name: study[name] for name in ("sampler", "algorithm", "protocol", "objectives", "seeds")}
+        tags = {"trials": str(study["trials"])}
+        self._run(PARENT, "study", study["algorithm"], self.folder.name, study["config"] | space | own, tags)
+        self.client.set_experiment_tag(self.experiment, VIEW_TAG + view_name(study), view_of(study))
+
+    def described(self, note: str) -> None:
+        """What the study is, in Markdown, with the study's run and with the experiment."""
+        self.client.set_tag(self.ids[PARENT], NOTE, note)
+        self.client.set_experiment_tag(self.experiment, NOTE, note)
+
+    def trial(self, record: TrialRecord) -> None:
+        """A trial as it stands: its run is created at the first call and ended by a final state."""
+        label = label_of(record)
+        if record.ended and label not in self.live and self.states.get(label) == record.state:
+            return  # an earlier process sent all of it
+        record = with_curve(self.folder, record)
+        kind, settings = "reference", record.settings
+        if record.number is not None:
+            kind, settings = "trial", settings | logarithms(record.values, self.study["space"])
+        run_id = self._child(label, kind, record.algorithm, run_name(record), settings, record.seeds)
+        for step in range(self.sent.get(label, 0) + 1, record.tasks_learned + 1):
+            values = record.metrics if step == record.tasks_learned else metrics_after(record, step)
+            self._log(run_id, values, step, told_at(record, step))
+        self.sent[label] = record.tasks_learned
+        if record.state in MLFLOW_STATES:
+            self._log(run_id, {"seconds": record.seconds}, 0, told_at(record, record.tasks_learned))
+            if record.tasks_learned:
+                R = np.array(record.accuracy, dtype=float)
+                self._matrix(run_id, R, record.seeds, "accuracy_matrix", "Validation")
+            if record.unlearning:
+                self.client.log_dict(
+                    run_id, finite({"seeds": list(record.seeds)} | record.unlearning), "unlearning.json"
+                )
+            self._done(label, record.state, record.reason)
+
+    def add(self, record: TrialRecord, name: str) -> None:
+        """A metric, and its spread, that an ended trial was given afterwards."""
+        added = {key: value for key, value in record.metrics.items() if key.partition("/")[0] == name}
+        self._log(self.ids[label_of(record)], added, record.tasks_learned, told_at(record, record.tasks_learned))
+
+    def decided(self, decision: Decision) -> None:
+        """What the continual protocol chose for each task so far."""
+        study, kept = self.study, decision.kept
+        fixed = {name: value for name, value in study["config"].items() if name not in kept[-1].values}
+        run_id = self._child("continual", "trial", study["algorithm"], "continual", fixed, study["seeds"])
+        for attempt in kept[self.sent.get("continual", 0) :]:
+            self._log(run_id, metrics_of(attempt, decision), attempt.task, attempt.when)
+        self.sent["continual"] = len(kept)
+        if kept[-1].task == study["tasks"][-1]:
+            self._done("continual", "finished")
+
+    def concluded(self, content: dict[str, Any], when: int) -> None:
+        """best.json, and what it says as metrics, with the study."""
+        self._log(self.ids[PARENT], finite_only(summary_of(content)), len(self.study["tasks"]), when)
+        self.client.log_dict(self.ids[PARENT], finite(content), "best.json")
+
+    def opened(self, openings: tuple[Opening, ...]) -> None:
+        """When test data was opened, and how often it had been before, with the study."""
+        tags = {
+            "test_opened": " ".join(opening.when for opening in openings),
+            "test_openings_before": " ".join(str(opening.before) for opening in openings),
+        }
+        self.client.log_batch(self.ids[PARENT], tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def evaluated(self, final: Final) -> None:
+        """The final evaluation: a run per configuration, and the choice's metrics with the study."""
+        when = max((round(datetime.fromisoformat(o.when).timestamp() * 1000) for o in final.openings), default=now())
+        for row in final.rows:
+            shown = {name: value for name, value in row.settings.items() if not any(name in v for v in row.per_task)}
+            label = f"final {row.configuration} on {row.on}, opened {when}"
+            run_id = self._child(label, "final", row.algorithm, final_name(row), shown, final.seeds)
+            for learned in range(1, len(row.tasks) + 1):
+                steps = {f"{p}/{n}": v for p in PARTS for n, v in over_seeds(row.per_seed(p, learned)).items()}
+                self._log(run_id, finite_only(steps), learned, when)
+            extra = {name: v for name, v in means(final, row).items() if name.endswith("intransigence")}
+            self._log(run_id, bounds(final, row) | extra, len(row.tasks), when)
+            for part in () if row.reason else PARTS:
+                R = getattr(row, part).numpy()
+                self._matrix(run_id, R, final.seeds, f"accuracy_matrix_{part}", part.capitalize(), row.tasks)
+            self._done(label, "failed" if row.reason else "finished", row.reason)
+        if final.reported is not None:
+            reported = means(final, final.reported) | bounds(final, final.reported)
+            reported |= finite_only({f"optimism/{o.metric}": o.against_validation for o in final.optimism})
+            self._log(self.ids[PARENT], reported, len(final.reported.tasks), when)
+        self.client.log_dict(self.ids[PARENT], finite(content_of(final)), FINAL)
+
+    def reported(self, path: Path) -> None:
+        """The report, with the study."""
+        self.client.log_artifact(self.ids[PARENT], str(path))
+
+    def pages(self, ranked: Sequence[TrialRecord]) -> dict[str, str]:
+        """Addresses of pages that show the study's trials, and compare the best ones, where there are two. ranked: the
+        finished trials, the best first.
+        """
+        base = base_of(self.uri)
+        if base is None or PARENT not in self.ids:
+            return {}
+        found = {"Trials": trials_page(base, self.experiment, view_name(self.study))}
+        if len(own := [self.ids[label] for record in ranked[:COMPARED] if (label := label_of(record)) in self.ids]) > 1:
+            found["Compare"] = comparison_page(base, self.experiment, own)
+        return found
+
+    def end(self, state: str) -> None:
+        """How the study ended."""
+        if "continual" in self.ids and self.states.get("continual") != "finished":  # cut off, or nothing was chosen
+            self._done("continual", state)
+        self._done(PARENT, state)
+        self.find()
+
+    def _child(
+        self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: Sequence[int]
+    ) -> str:
+        """A run below the study's."""
+        tags = {"mlflow.parentRunId": self.ids[PARENT], "seeds": text(seeds), "benchmark": params["benchmark"]}
+        return self._run(label, kind, algorithm, name, params | {"algorithm": algorithm, "seeds": text(seeds)}, tags)
+
+    def _run(
+        self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], own: dict[str, str]
+    ) -> str:
+        """The run of a label, which goes on where an earlier process left it."""
+        if label in self.live:
+            return self.ids[label]
+        tags = self._tags(label, kind, algorithm) | own
+        if label in self.ids:
+            self.client.log_batch(self.ids[label], tags=[RunTag(key, value) for key, value in tags.items()])
+            self.client.update_run(self.ids[label], status="RUNNING")
+        else:
+            self.ids[label] = self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
+        if label not in self.known:  # parameters can't be changed
+            self.client.log_batch(self.ids[label], params=[Param(key, text(value)) for key, value in params.items()])
+        self.known.add(label)
+        self.live.add(label)
+        return self.ids[label]
+
+    def _tags(self, label: str, kind: str, algorithm: str) -> dict[str, str]:
+        study = self.study
+        return {
+            "kind": kind,
+            "label": label,
+            "study": self.folder.name,
+            "study_id": study["id"],
+            "algorithm": algorithm,
+            "benchmark": study["config"]["benchmark"],
+            "scenario": study["config"]["scenario"],
+            "seeds": text(study["seeds"]),
+            "protocol": study["protocol"],
+            "state": "running",
+            "code_version": code_version(),
+        }
+
+    def _done(self, label: str, state: str, reason: str = "") -> None:
+        tags = [RunTag("state", state)] + ([RunTag("reason", reason[:4000])] if reason else [])
+        self.client.log_batch(self.ids[label], tags=tags)
+        self.client.set_terminated(self.ids[label], MLFLOW_STATES[state])
+        self.states[label] = state
+
+    def _matrix(
+        self, run_id: str, R: np.ndarray, seeds: Sequence[int], name: str, of: str, tasks: Sequence[int] = ()
+    ) -> None:
+        """R [M, T+1, T] as numbers and as a picture. of: whose accuracy."""
+        self.client.log_dict(run_id, {"seeds": list(seeds), "accuracy": finite(R.tolist())}, f"{name}.json")
+        from clsearch.reporting.figures import accuracy_matrix
+
+        self.client.log_figure(run_id, accuracy_matrix(R, f"{of} accuracy (%)", tasks), f"{name}.png")
+
+    def _log(self, run_id: str, values: dict[str, float], step: int, when: int) -> None:
+        self.client.log_batch(run_id, metrics=[Metric(name, value, when, step) for name, value in values.items()])
+
+
+def new_store(path: Path) -> None:
+    """Make a SQLite store. MLflow's takes seconds, and one whose maker was killed in between can't be opened again."""
+    MlflowClient(tracking_uri=f"sqlite:///{path}", registry_uri=f"sqlite:///{path}")

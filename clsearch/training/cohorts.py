@@ -1,0 +1,33 @@
+"""Cohorts: configurations that train together in one stack of networks, each as it would alone but for rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from clsearch.config.trial import TrialConfig
+from clsearch.training.loop import DivergedError, learn_task
+from clsearch.training.state import TrialState, apart, together
+from clsearch.training.trial_setup import Run, fingerprint_of
+
+
+def initial_states(run: Run, configs: Sequence[TrialConfig]) -> list[TrialState]:
+    """The state of each of a run's configurations before its first task."""
+    parts = apart(state := run.initial_state(), [state] * len(configs))
+    seeds, sequence = run.seeds[: run.seeds_each], [task.origin for task in run.benchmark.tasks]
+    return [
+        replace(part, fingerprint=fingerprint_of(config, seeds, sequence))
+        for part, config in zip(parts, configs, strict=True)
+    ]
+
+
+def learn_together(run: Run, states: Sequence[TrialState]) -> list[TrialState | DivergedError]:
+    """What becomes of each configuration in its next task, which is the same for all: its new state, or why there is
+    none. One that diverges changes nothing for the others.
+    """
+    try:
+        learned = learn_task(run, together(states))
+    except DivergedError as error:  # all of them
+        return [DivergedError(error.reasons.get(place, str(error))) for place in range(len(states))]
+    lost = learned.diverged
+    return [DivergedError(lost[place]) if place in lost else own for place, own in enumerate(apart(learned, states))]

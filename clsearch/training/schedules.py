@@ -1,0 +1,30 @@
+"""How the learning rate changes within a task; it starts anew at each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clsearch.config.sections import TrainingConfig
+
+
+def rate_shares(config: TrainingConfig, steps: int) -> Tensor:
+    """[steps] float64: what the learning rate is multiplied by at each step of a task.
+
+    Over the first `warmup` share of the steps (at least one, not all) it rises linearly; over the others, x going from
+    0 to 1, it is
+    constant  1
+    cosine    (1 + cos πx) / 2 (Loshchilov & Hutter 2017, without restarts within the task)
+    step      decay^n, n of the milestones being at x or before it
+    """
+    rising = min(steps - 1, max(1, round(config.warmup * steps))) if config.warmup else 0
+    x = torch.arange(steps - rising, dtype=torch.float64) / max(1, steps - rising)
+    match config.schedule:
+        case "cosine":
+            shares = (1 + torch.cos(torch.pi * x)) / 2
+        case "step":
+            reached = (x[:, None] >= torch.tensor(config.milestones, dtype=torch.float64)).sum(1)
+            shares = torch.tensor(config.decay, dtype=torch.float64) ** reached
+        case _:
+            shares = torch.ones_like(x)
+    return torch.cat([torch.arange(1, rising + 1, dtype=torch.float64) / (rising + 1), shares])

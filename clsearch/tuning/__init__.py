@@ -1,1 +1,0 @@
-"""The edges: Ray Tune runs trials, Optuna chooses them, MLflow shows them, results/ keeps them."""

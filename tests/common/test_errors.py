@@ -1,0 +1,54 @@
+"""How refusals are told where nobody catches them, and output that nobody reads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clsearch.common.errors import NOBODY_READS, meant
+
+SWEEP = Path(__file__).parents[2] / "studies" / "lwf_temperature_sweep.py"
+
+
+def ran(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words, "-c", script], capture_output=True, text=True, check=False)
+
+
+def test_a_script_whose_study_is_refused_as_it_is_made_prints_the_problem_and_exits_with_2() -> None:
+    done = ran("from clsearch import Study\nStudy(algorithm='lwf')")
+    assert done.returncode == 2
+    assert done.stderr == "error: epochs, iterations: exactly one of the two must be given; got None, None\n"
+
+
+def test_other_errors_of_a_script_keep_their_traceback() -> None:
+    done = ran("import clsearch\nraise ValueError('mine')")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("ValueError: mine\n")
+
+
+def test_an_interpreter_that_is_typed_into_goes_on() -> None:
+    typed = "from clsearch import Study\nStudy(algorithm='lwf')\nprint('still here')\n"
+    done = subprocess.run([sys.executable, "-i"], input=typed, capture_output=True, text=True, check=True)
+    assert "error: epochs, iterations: exactly one" in done.stderr
+    assert done.stdout == "still here\n"
+
+
+@pytest.mark.parametrize("words", [[str(SWEEP), "--help"], ["-m", "clsearch", "report", "--help"]], ids=["study", "-m"])
+def test_output_that_nobody_reads_is_no_error(words: list[str]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(60) == NOBODY_READS
+
+
+def test_a_word_that_is_nearly_known_is_named() -> None:
+    assert meant("trails", ["trials", "tasks"]) == " (did you mean trials?)"
+    assert meant("xyz", ["trials", "tasks"]) == ""

@@ -1,0 +1,184 @@
+"""A trial of Ray Tune that trains several configurations, used in this process without a Ray cluster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clsearch.config.trial import TrialConfig
+from clsearch.execution.messages import OUT_OF_MEMORY, labels_in, results_in
+from clsearch.execution.trainable import STATE_FILE, EWCTrainable
+from clsearch.networks.mlp import MLP
+from clsearch.training.loop import learn_sequence
+from clsearch.training.trial_setup import build_run
+
+SETTINGS: dict[str, Any] = {"hidden": (8,), "epochs": 1, "batch_size": 64, "tasks": 3}
+FACTORS = {"a": 1.0, "b": 5.0, "c": 20.0}
+SEEDS = [0, 1]
+
+
+def cohort_of(folder: Path, factors: dict[str, float] | None = None, **more: object) -> dict[str, Any]:
+    members = [
+        {"label": label, "values": {"penalty_factor": factor}, "state_file": str(folder / label / STATE_FILE)}
+        for label, factor in (factors or FACTORS).items()
+    ]
+    return SETTINGS | {"seeds": SEEDS, "label": "a+2", "cohort": members} | more
+
+
+def played(trainable: EWCTrainable) -> list[dict[str, Any]]:
+    """The results of a trial up to its end."""
+    results = [trainable.train()]
+    while not results[-1]["done"]:
+        results.append(trainable.train())
+    return results
+
+
+def moved(result: dict[str, Any]) -> dict[str, int]:
+    """Label -> tasks learned, of those that a result tells of."""
+    return {own["label"]: own["tasks_learned"] for own in result["cohort"]}
+
+
+def matrix_of(factor: float) -> torch.Tensor:
+    config = TrialConfig.of("ewc", SETTINGS | {"penalty_factor": factor})
+    return learn_sequence(build_run(config, SEEDS)).accuracy
+
+
+def assert_as_alone(results: list[dict[str, Any]], factors: dict[str, float] = FACTORS) -> None:
+    last = {own["label"]: own for result in results for own in result["cohort"]}
+    assert {*last} == {*factors}
+    for label, factor in factors.items():
+        assert last[label]["done"]
+        found = torch.tensor(last[label]["record"]["accuracy"], dtype=torch.float64)
+        torch.testing.assert_close(found, matrix_of(factor), rtol=0, atol=1e-12, equal_nan=True)
+
+
+def test_each_configuration_has_its_own_result_and_checkpoint(tmp_path):
+    results = played(EWCTrainable(config=cohort_of(tmp_path)))
+    assert [moved(result) for result in results] == [dict.fromkeys(FACTORS, t) for t in (1, 2, 3)]
+    assert [[own["done"] for own in result["cohort"]] for result in results] == [[False] * 3] * 2 + [[True] * 3]
+    assert_as_alone(results)
+    for label in FACTORS:
+        config = cohort_of(tmp_path, {label: FACTORS[label]})
+        assert EWCTrainable(config=config).state.tasks_learned == 3  # whatever it was trained with
+
+
+def test_the_seconds_of_a_cohort_are_shared_among_its_configurations(tmp_path):
+    trainable = EWCTrainable(config=cohort_of(tmp_path))
+    result = trainable.train()
+    seconds = [own["seconds"] for own in result["cohort"]]
+    assert len({*seconds}) == 1
+    assert 0 < sum(seconds) <= result["time_this_iter_s"]
+
+
+def test_a_configuration_whose_checkpoint_is_gone_drops_out_at_the_next_task(tmp_path):
+    trainable = EWCTrainable(config=cohort_of(tmp_path))
+    first = trainable.train()
+    (tmp_path / "b" / STATE_FILE).unlink()
+    rest = played(trainable)
+    assert [moved(result) for result in rest] == [{"a": 2, "c": 2}, {"a": 3, "c": 3}]
+    assert_as_alone([first | {"cohort": [first["cohort"][0], first["cohort"][2]]}, *rest], {"a": 1.0, "c": 20.0})
+
+
+def test_one_that_diverges_ends_and_the_others_go_on(tmp_path):
+    results = played(EWCTrainable(config=cohort_of(tmp_path, FACTORS | {"b": 1e37})))
+    assert [moved(result) for result in results] == [
+        {"a": 1, "b": 1, "c": 1},
+        {"a": 2, "b": 1, "c": 2},
+        {"a": 3, "c": 3},
+    ]
+    lost = results[1]["cohort"][1]
+    assert lost["done"]
+    assert "of task 2" in lost["failed"]
+    assert [result["done"] for result in results] == [False, False, True]
+
+
+def test_a_cohort_of_which_all_diverge_is_done(tmp_path):
+    (result,) = played(EWCTrainable(config=cohort_of(tmp_path, learning_rate=1e30)))
+    assert all("of task 1" in own["failed"] and own["done"] for own in result["cohort"])
+
+
+def test_configurations_that_came_differently_far_first_tell_it_and_those_behind_catch_up(tmp_path):
+    for label, tasks in (("a", 1), ("b", 2)):
+        begun = EWCTrainable(config=cohort_of(tmp_path, {label: FACTORS[label]}))
+        for _ in range(tasks):
+            begun.train()
+    results = played(EWCTrainable(config=cohort_of(tmp_path)))
+    assert [moved(result) for result in results] == [
+        {"a": 1, "b": 2},  # of which nobody may have heard
+        {"c": 1},
+        {"a": 2, "c": 2},
+        {"a": 3, "b": 3, "c": 3},
+    ]
+    assert_as_alone(results)
+
+
+def test_a_reused_worker_takes_a_cohort_and_a_trial_alone(tmp_path):
+    trainable = EWCTrainable(config=cohort_of(tmp_path))
+    played(trainable)
+    alone = SETTINGS | {"seeds": SEEDS, "penalty_factor": 5.0}
+    assert trainable.reset(alone)
+    result = played(trainable)[-1]
+    assert "cohort" not in result
+    assert torch.equal(
+        torch.tensor(result["record"]["accuracy"], dtype=torch.float64).nan_to_num(-1), matrix_of(5.0).nan_to_num(-1)
+    )
+    assert trainable.reset(cohort_of(tmp_path / "other"))
+    assert_as_alone(played(trainable))
+
+
+def test_rays_own_checkpoint_holds_all_of_them(tmp_path):
+    trainable = EWCTrainable(config=cohort_of(tmp_path / "one"))
+    trainable.train()
+    (tmp_path / "kept").mkdir()
+    trainable.save_checkpoint(str(tmp_path / "kept"))
+    other = EWCTrainable(config=cohort_of(tmp_path / "two"))
+    other.train()
+    other.load_checkpoint(str(tmp_path / "kept"))
+    for member, was in zip(other.cohort, trainable.cohort, strict=True):
+        assert all(torch.equal(member.state.params[name], value) for name, value in was.state.params.items())
+
+
+class GreedyMLP(MLP):
+    """Wants more memory than there is."""
+
+    def features(self, params, inputs):
+        return torch.empty(2**50)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_memory_that_does_not_suffice_fails_those_that_go_on_with_the_remedy(tmp_path, built):
+    factors = FACTORS | {"b": 1e37}
+    if not built:
+        trainable = EWCTrainable(config=cohort_of(tmp_path, factors, hidden=(10**8, 10**8)))
+    else:
+        trainable = EWCTrainable(config=cohort_of(tmp_path, factors))
+        trainable.train()
+        trainable.train()  # of which b diverges
+        network = trainable.run.network
+        trainable._run_of = lambda configs: replace(
+            trainable.run, network=GreedyMLP(network.inputs, network.hidden, network.outputs)
+        )
+    result = trainable.train()
+    assert result["done"]
+    assert moved(result) == ({"a": 2, "c": 2} if built else {"a": 0, "b": 0, "c": 0})
+    for own in result["cohort"]:
+        assert own["done"]
+        assert own[OUT_OF_MEMORY]
+        assert "a smaller --cohort (now 3), a smaller --batch-size or fewer --seeds" in own["failed"]
+
+
+def test_the_state_of_another_configuration_is_refused(tmp_path):
+    EWCTrainable(config=cohort_of(tmp_path)).train()
+    with pytest.raises(ValueError, match="must belong to this configuration and these seeds"):
+        EWCTrainable(config=cohort_of(tmp_path, FACTORS | {"b": 6.0}))
+
+
+def test_labels_and_results_are_found_of_one_and_of_many(tmp_path):
+    assert labels_in(cohort_of(tmp_path)) == ["a", "b", "c"]
+    assert labels_in({"label": "x"}) == ["x"]
+    assert results_in({"seconds": 1}, ["x"]) == {"x": {"seconds": 1}}
+    assert results_in({"cohort": [{"label": "b", "seconds": 2}]}, ["a", "b"]) == {"b": {"label": "b", "seconds": 2}}

@@ -1,0 +1,83 @@
+"""What a worker computes with, and what is said where its memory does not suffice."""
+
+import pytest
+import ray
+import torch
+
+from clsearch.execution.resources import Share, gpu_given, name_of, place, remedy, short_of_memory
+
+
+@pytest.mark.parametrize(
+    ("given", "visible", "index"),
+    [
+        (["2"], "2", 0),  # as Ray sets it: the given ones are all that is visible
+        (["1", "3"], "1,3", 0),
+        (["3"], "0,1,2,3", 3),  # Ray was told not to set it
+        (["3"], "2,3", 1),  # the node was started with two of four
+        (["GPU-5e1f"], "GPU-a0b1,GPU-5e1f", 1),
+        (["2"], None, 2),
+        (["2"], "", 2),
+        ([], None, 0),  # outside Ray
+        ([], "4", 0),
+        (["GPU-5e1f"], None, 0),
+    ],
+)
+def test_the_device_is_the_gpu_that_ray_gave_as_torch_counts_the_visible_ones(given, visible, index) -> None:
+    assert gpu_given(given, visible) == torch.device("cuda", index)
+
+
+@pytest.mark.parametrize("gpus", [0, 0.25, 1])
+def test_a_trial_on_the_cpu_stays_there_whatever_gpus_it_holds(gpus) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert Share(2, gpus).take("cpu") == torch.device("cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def too_much() -> Exception:
+    try:
+        torch.empty(2**50)
+    except RuntimeError as error:
+        return error
+    raise AssertionError("a petabyte of floats fitted")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [too_much(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_memory_that_does_not_suffice_is_recognised(error) -> None:
+    assert short_of_memory(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("memory")])
+def test_other_errors_are_not_taken_for_it(error) -> None:
+    assert not short_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gpus", "named", "unnamed"),
+    [
+        ("cuda", 0.25, ("--gpus-per-trial, now 0.25", "--batch-size", "--seeds"), ("--max-concurrent",)),
+        ("cuda", 1, ("--batch-size", "--seeds"), ("--gpus-per-trial", "--max-concurrent")),
+        ("cpu", 0, ("--max-concurrent", "--batch-size", "--seeds"), ("--gpus-per-trial",)),
+    ],
+)
+def test_the_remedy_names_the_options_that_help(kind, gpus, named, unnamed) -> None:
+    said = remedy(kind, gpus)
+    assert all(word in said for word in named)
+    assert not any(word in said for word in unnamed)
+
+
+def test_a_node_goes_by_the_name_that_it_was_given_or_its_hosts() -> None:
+    node = {"NodeManagerAddress": "10.0.0.7", "NodeManagerHostname": "gpu-box"}
+    assert name_of(node | {"NodeName": "rack-2"}) == "rack-2"
+    assert name_of(node | {"NodeName": "10.0.0.7"}) == name_of(node) == "gpu-box"
+
+
+def test_a_worker_says_on_which_node_it_is(ray_session: str) -> None:
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    assert ray.get(ray.remote(num_cpus=0)(place).remote()) == name_of(node)

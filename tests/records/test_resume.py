@@ -1,0 +1,248 @@
+"""Going on with a study: who holds it, what must be as it was, and what a killed process leaves."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from clsearch import LogRange
+from clsearch.common.files import whole
+from clsearch.config.trial import ConfigError
+from clsearch.records.resume import check_same, check_same_comparison, claimed, set_aside
+from clsearch.records.study_file import STUDY, stored
+from clsearch.records.trials import Results, read_trials
+from tests.builders import plan_of, record_of
+from tests.pictures import fill
+
+
+def refusal(call, *args):
+    with pytest.raises(ConfigError) as error:
+        call(*args)
+    return error.value.problems
+
+
+def begun(plan):
+    Results(plan).begin()
+    return plan
+
+
+# The lock
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from clsearch.records.resume import claimed
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "mine")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+
+
+def test_a_study_that_another_process_runs_is_refused(holder, tmp_path):
+    (problem,) = refusal(lambda: claimed(tmp_path / "mine").__enter__())
+    assert problem.startswith("name: a study is run by one process at a time; ")
+    assert "mine is being run by another one now" in problem
+    with claimed(tmp_path / "other"):
+        pass
+
+
+def test_a_process_that_was_killed_holds_nothing(holder, tmp_path):
+    holder.kill()
+    holder.wait()
+    with claimed(tmp_path / "mine"):
+        pass
+
+
+def test_a_study_is_free_again_after_it_ended_and_not_before(tmp_path):
+    for _ in range(2):
+        with claimed(tmp_path / "new" / "mine"):
+            assert refusal(lambda: claimed(tmp_path / "new" / "mine").__enter__())
+
+
+# What must be the same
+
+
+def test_a_study_that_was_never_begun_may_be_anything(tmp_path):
+    check_same(plan_of(tmp_path))
+    (tmp_path / "mine").mkdir()
+    check_same(plan_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"trials": 99},
+        {"references": ("finetuning", "joint")},
+        {"report_seeds": 7},
+        {"final": False},
+        {"max_concurrent": 1, "cpus_per_trial": 2},
+        {"max_failures": 0},
+        {"tracking_uri": "sqlite:///elsewhere.db"},
+        {"question": "Another way to ask?"},
+    ],
+)
+def test_what_a_trial_does_not_depend_on_may_change(tmp_path, settings):
+    begun(plan_of(tmp_path))
+    check_same(plan_of(tmp_path, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"epochs": 3}, "epochs: must be 1, as in the study that {} holds; got 3"),
+        ({"benchmark": "permuted-digits"}, "benchmark: must be split-digits, as in"),
+        ({"seeds": 2}, "seeds: must be 0 1 2, as in the study that {} holds; got 0 1"),
+        ({"first_seed": 5}, "seeds: must be 0 1 2, as in the study that {} holds; got 5 6 7"),
+        ({"sampler": "random"}, "sampler: must be tpe, as in"),
+        ({"sampler_seed": 4}, "sampler_seed: must be 0, as in"),
+        ({"objectives": ("average_forgetting",)}, "objectives: must be average_accuracy, as in"),
+        ({"protocol": "first_k", "tasks": 5}, "protocol: must be end_of_sequence, as in"),
+        (
+            {"space": {"distillation_factor": LogRange(0.1, 20)}},
+            "distillation_factor: must be 0.01 to 100 (log), as in the study that {} holds; got 0.1 to 20 (log)",
+        ),
+        (
+            {"space": {"learning_rate": LogRange(0.1, 1)}, "distillation_factor": 2.0},
+            "distillation_factor: must be 0.01 to 100 (log), as in the study that {} holds; got 2.0",
+        ),
+    ],
+)
+def test_every_difference_is_shown_with_the_ways_out(tmp_path, settings, problem):
+    plan = begun(plan_of(tmp_path))
+    before = (plan.folder / "study.json").read_bytes()
+    problems = refusal(check_same, plan_of(tmp_path, **settings))
+    assert any(found.startswith(problem.format(plan.folder)) for found in problems)
+    assert "--name mine-2" in problems[-1]
+    assert "--fresh" in problems[-1]
+    assert (plan.folder / "study.json").read_bytes() == before
+
+
+def test_images_may_lie_elsewhere_when_a_study_goes_on_and_must_be_the_same(tmp_path):
+    first, moved = fill(tmp_path / "pictures", ("ants", "bees", "cats", "dogs"), count=8), tmp_path / "moved"
+    begun(plan_of(tmp_path, benchmark=f"folder:{first}", tasks=2))
+    first.rename(moved)
+    check_same(plan_of(tmp_path, benchmark=f"folder:{moved}", tasks=2))
+    next(moved.rglob("*.png")).unlink()
+    (problem,) = refusal(check_same, plan_of(tmp_path, benchmark=f"folder:{moved}", tasks=2))
+    assert problem.startswith("data (identity): must be ")
+
+
+def test_another_algorithm_is_refused(tmp_path):
+    begun(plan_of(tmp_path, "lwf"))
+    problems = refusal(check_same, plan_of(tmp_path, "ewc", space={"penalty_factor": LogRange(1, 10)}))
+    assert problems[0].startswith("algorithm: must be lwf, as in")
+
+
+def test_starting_over_may_be_anything(tmp_path):
+    begun(plan_of(tmp_path))
+    check_same(plan_of(tmp_path, epochs=3, fresh=True))
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"algorithm": "lwf"}'])
+def test_a_record_that_is_no_studys_is_never_gone_on_with(tmp_path, content):
+    plan = plan_of(tmp_path)
+    plan.folder.mkdir()
+    (plan.folder / "study.json").write_text(content)
+    (problem,) = refusal(check_same, plan)
+    assert problem.startswith(f"name: {plan.folder} holds a study that can't be gone on with. Run another one under")
+
+
+def test_the_free_name_that_is_offered_is_free(tmp_path):
+    plan = begun(plan_of(tmp_path))
+    for name in ("mine-2", "mine-3"):
+        (tmp_path / name).mkdir()
+    assert "--name mine-4" in refusal(check_same, plan_of(tmp_path, epochs=3))[-1]
+    assert "--name all-2" in refusal(check_same, plan_of(tmp_path, epochs=3), "all")[-1]
+    assert plan.folder.exists()
+
+
+def test_a_comparison_goes_on_with_the_same_studies(tmp_path):
+    folder = tmp_path / "all"
+    check_same_comparison(folder, "methods", {"a": "all-a"})
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps({"kind": "methods", "studies": {"a": "all-a"}}))
+    check_same_comparison(folder, "methods", {"a": "all-a"})
+    (problem,) = refusal(check_same_comparison, folder, "methods", {"a": "all-a", "b": "all-b"})
+    assert "holds a comparison of methods, a; got methods, a, b" in problem
+
+
+# study.json
+
+
+def test_study_json_says_when_a_study_was_gone_on_with_and_keeps_how_it_began(tmp_path):
+    plan = begun(plan_of(tmp_path))
+    first = stored(plan.folder / STUDY)
+    assert first["resumed"] == []
+    later = Results(plan_of(tmp_path, trials=99))
+    later.begin()
+    second = stored(plan.folder / STUDY)
+    assert second["trials"] == 99
+    assert later.study["id"] == second["id"] == first["id"]
+    (session,) = second["resumed"]
+    assert {"command", "versions", "commit", "started"} == {*session}
+    same = {*first} - {"trials", "resumed"}
+    assert {name: first[name] for name in same} == {name: second[name] for name in same}
+
+
+def test_two_studies_have_two_ids(tmp_path):
+    ids = [stored(begun(plan_of(tmp_path, name=name)).folder / STUDY)["id"] for name in ("one", "two")]
+    assert len({*ids}) == 2
+
+
+# What is left
+
+
+def test_what_is_there_is_moved_aside_and_never_over_something_else(tmp_path):
+    folder = tmp_path / "mine"
+    assert set_aside(folder) is None
+    for number in (1, 2):
+        folder.mkdir()
+        (folder / "file").write_text(str(number))
+        assert set_aside(folder) == tmp_path / f"mine.{number}"
+        assert not folder.exists()
+    assert [(tmp_path / f"mine.{number}" / "file").read_text() for number in (1, 2)] == ["1", "2"]
+
+
+def test_leftovers_of_a_killed_process_go_and_the_states_of_what_did_not_end_stay(tmp_path):
+    results = Results(plan_of(tmp_path))
+    names = ["study.json", "trials/b/state.pt", "trials/a/record.json", "ray/x/y", "trials/a/state.pt"]
+    kept, left = ([results.folder / name for name in own] for own in (names[:3], names[3:]))
+    for path in (*kept, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    for path in (results.folder / "trials.csv", results.folder / "trials" / "b" / "accuracy.csv"):
+        with whole(path) as half:
+            half.write_text("half")
+        path.rename(half)  # as its process would leave it
+    assert len(list(tmp_path.rglob(".*.tmp"))) == 2
+    results.tidy(["a"])
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+def test_trials_are_read_back_as_they_were_written(tmp_path):
+    plan = plan_of(tmp_path, tasks=2, seeds=2)
+    results = Results(plan)
+    done, part = record_of(plan, 0, [0.7, 0.5]), record_of(plan, 1, [0.7, 0.5], state="running", learned=1)
+    results.write_trial(done)
+    results.note_trial(part)
+    found = read_trials(plan.folder)
+    assert [*found] == ["trial_00000", "trial_00001"]
+    assert [record.ended for record in found.values()] == [True, False]
+    for record, again in zip((done, part), found.values(), strict=True):
+        assert again.metrics == record.metrics
+        assert (again.values, again.seeds, again.state) == (record.values, record.seeds, record.state)
+        assert repr(again.accuracy).replace("None", "nan") == repr(record.accuracy)
+    before = (results.trial_folder("trial_00000") / "learning_curve.csv").read_bytes()
+    results.write_trial(found["trial_00000"])  # has no curve any more
+    assert (results.trial_folder("trial_00000") / "learning_curve.csv").read_bytes() == before

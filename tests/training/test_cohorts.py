@@ -1,0 +1,220 @@
+"""Configurations that train together: each as it would alone, whatever becomes of the others."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from clsearch.config.trial import TrialConfig
+from clsearch.training.cohorts import initial_states, learn_together
+from clsearch.training.loop import DivergedError, learn_sequence
+from clsearch.training.retraining import retrained
+from clsearch.training.state import TrialState, apart, together
+from clsearch.training.trial_setup import Run, build_cohort, build_run
+from tests.helpers import assert_bit_equal, in_double, small_config
+
+SEEDS = (3, 0)
+VALUES = {
+    "finetuning": {"learning_rate": (0.01, 0.1, 0.2)},
+    "joint": {"learning_rate": (0.01, 0.1, 0.2)},
+    "independent": {"learning_rate": (0.01, 0.1, 0.2)},
+    "lwf": {"distillation_factor": (0.1, 1.0, 4.0), "distillation_temperature": (0.5, 2.0, 1.0)},
+    "ewc": {"penalty_factor": (0.5, 5.0, 30.0), "penalty_p_norm": (1.5, 2.0, 3.0)},
+    "lwf_ewc": {"distillation_factor": (0.1, 1.0, 4.0), "penalty_factor": (0.5, 5.0, 30.0)},
+    "amnesiac_lwf": {"distillation_factor": (0.1, 1.0, 4.0)},
+    "amnesiac_ewc": {"penalty_factor": (0.5, 5.0, 30.0)},
+}
+"""Algorithm -> what its configurations differ in."""
+
+STRUCTURES = [
+    {"scenario": "task", "optimizer": "adam", "learning_rate": 0.005},
+    {"scenario": "domain", "benchmark": "permuted-digits", "momentum": 0.5, "optimizer_state": "keep"},
+    {"scenario": "class", "class_order": "shuffled", "classes_per_task": (2, 3, 5), "iterations": 9},
+    {"scenario": "task", "schedule": "cosine", "random_crop": 1, "horizontal_flip": True},
+]
+
+
+@pytest.fixture
+def double_precision():
+    """So that what is compared is not rounding, of which unstable training makes much."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def configs_of(algorithm: str, **settings: object) -> list[TrialConfig]:
+    names = VALUES[algorithm]
+    return [
+        small_config(algorithm, **settings | dict(zip(names, own, strict=True)))
+        for own in zip(*names.values(), strict=True)
+    ]
+
+
+def prepared(run: Run) -> Run:
+    """In the precision of the test; with what unlearning is measured against."""
+    if torch.get_default_dtype() == torch.float64:
+        run = replace(run, benchmark=in_double(run.benchmark))
+    return run
+
+
+def all_learned(configs: Sequence[TrialConfig], build=build_cohort) -> list[TrialState]:
+    run = prepared(build(configs, SEEDS))
+    states = initial_states(run, configs)
+    while states[0].tasks_learned < len(run.benchmark.tasks):
+        states = learn_together(run, states)
+    return states
+
+
+def alone(config: TrialConfig) -> TrialState:
+    return learn_sequence(prepared(build_run(config, SEEDS)))
+
+
+def assert_equal(one: TrialState, other: TrialState, rtol: float = 1e-7, atol: float = 1e-9) -> None:
+    for kind in ("params", "moments", "memory", "updates"):
+        own, others = getattr(one, kind), getattr(other, kind)
+        assert own.keys() == others.keys()
+        for name in own:
+            torch.testing.assert_close(own[name], others[name], rtol=rtol, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+    torch.testing.assert_close(one.curve, other.curve, rtol=max(rtol, 1e-4), atol=max(atol, 1e-6), equal_nan=True)
+    torch.testing.assert_close(one.accuracy, other.accuracy, rtol=0, atol=1e-12, equal_nan=True)
+    assert (one.fingerprint, one.tasks_learned) == (other.fingerprint, other.tasks_learned)
+    assert torch.equal(one.epochs, other.epochs)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES, ids=lambda settings: settings["scenario"])
+@pytest.mark.parametrize("algorithm", VALUES)
+def test_configurations_train_together_as_each_would_alone(double_precision, algorithm, structure):
+    if (algorithm, structure["scenario"]) == ("independent", "class"):
+        structure = STRUCTURES[0]
+    requests = {"unlearn": ("2:1", "3:3")} if algorithm.startswith("amnesiac") else {}
+    configs = configs_of(algorithm, **structure | requests)
+    for config, found in zip(configs, all_learned(configs), strict=True):
+        assert_equal(found, alone(config))
+
+
+@pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc", "lwf_ewc"])
+def test_single_precision_agrees_within_1e_5(algorithm):
+    configs = configs_of(algorithm, epochs=1)
+    for config, found in zip(configs, all_learned(configs), strict=True):
+        assert_equal(found, alone(config), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", [None, "cnn"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_that_diverges_is_named_and_the_others_are_not_touched(double_precision, place, backbone):
+    """Its penalty acts from task 2 on; the labels that Fisher information is sampled with need finite outputs."""
+    more = {"fisher": "sampled"} | ({} if backbone is None else {"backbone": backbone, "hidden": (6,)})
+    configs = configs_of("ewc", **more)
+    configs[place] = small_config("ewc", penalty_factor=1e37, **more)
+    run = prepared(build_cohort(configs, SEEDS))
+    first = learn_together(run, initial_states(run, configs))
+    assert all(state.tasks_learned == 1 for state in first)
+    found = learn_together(run, first)
+    error = found.pop(place)
+    assert isinstance(error, DivergedError)
+    with pytest.raises(DivergedError) as own:
+        alone(configs[place])
+    assert str(error) == str(own.value)
+    assert str(error).startswith("training diverged in epoch 1 of task 2 ")
+    rest = [config for config in configs if config is not configs[place]]
+    run = prepared(build_cohort(rest, SEEDS))
+    for config, state in zip(rest, learn_together(run, found), strict=True):
+        assert_equal(state, alone(config))
+
+
+def test_seeds_that_diverged_are_those_of_their_configuration():
+    configs = [small_config("finetuning", learning_rate=rate) for rate in (0.1, 1e30)]
+    run = build_cohort(configs, SEEDS)
+    kept, lost = learn_together(run, initial_states(run, configs))
+    assert_bit_equal(
+        kept,
+        learn_sequence(build_run(configs[0], SEEDS, sequence=(1,))),
+        but=("fingerprint", "accuracy"),
+    )
+    assert str(lost) == "training diverged in epoch 1 of task 1 (loss or parameters not finite; seeds 3, 0)"
+
+
+def test_where_all_diverge_training_ends_and_each_has_its_own_reason(monkeypatch):
+    configs = [small_config("finetuning", learning_rate=rate) for rate in (1e30, 1e31)]
+    run, steps = build_cohort(configs, SEEDS), itertools.count()
+    from clsearch.training import loop
+
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *args: (next(steps), step(*args))[1])
+    found = learn_together(run, initial_states(run, configs))
+    assert [str(error).partition(" (")[0] for error in found] == ["training diverged in epoch 1 of task 1"] * 2
+    assert next(steps) <= loop.CHECK_STEPS
+
+
+@pytest.mark.parametrize("algorithm", ["lwf", "ewc", "amnesiac_lwf"])
+def test_the_first_task_is_trained_once_for_all_of_them_and_left_for_others(tmp_path, algorithm):
+    configs = configs_of(algorithm)
+
+    def sharing(*of) -> Run:
+        return replace(build_cohort(*of), prefixes=tmp_path)
+
+    found = all_learned(configs, sharing)
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    assert [state.shared for state in found] == [0.0] * 3
+    again = all_learned(configs[1:], sharing)  # the file of a configuration alone, whatever the cohort
+    assert all(state.shared > 0 for state in again)
+    one = learn_sequence(replace(build_run(configs[0], SEEDS), prefixes=tmp_path))
+    assert one.shared > 0
+    assert file.read_bytes() == before
+    assert_bit_equal(one, alone(configs[0]), but=("shared",))
+    for config, state in zip((*configs, *configs[1:]), (*found, *again), strict=True):
+        assert_equal(state, alone(config), rtol=0, atol=1e-5)
+
+
+def test_where_the_shared_first_task_diverges_it_does_for_all(tmp_path):
+    configs = configs_of("lwf", learning_rate=1e30)
+    run = replace(build_cohort(configs, SEEDS), prefixes=tmp_path)
+    found = learn_together(run, initial_states(run, configs))
+    assert [type(error) for error in found] == [DivergedError] * 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_configurations_of_several_learning_rates_share_no_first_task(tmp_path):
+    configs = configs_of("finetuning")
+    found = all_learned(configs, lambda *of: replace(build_cohort(*of), prefixes=tmp_path))
+    assert not list(tmp_path.iterdir())
+    for config, state in zip(configs, found, strict=True):
+        assert_equal(state, alone(config), rtol=0, atol=1e-5)
+
+
+def test_distances_of_unlearning_are_each_configurations_own():
+    configs = configs_of("amnesiac_lwf", unlearn=("2:1",))
+    references = retrained(configs[0], SEEDS)
+
+    def measured(of: Sequence[TrialConfig], seeds: Sequence[int]) -> Run:
+        repeated = {
+            at: {name: torch.cat([value] * len(of)) for name, value in own.items()} for at, own in references.items()
+        }
+        return replace(build_cohort(of, seeds), references=repeated)
+
+    for config, state in zip(configs, all_learned(configs, measured), strict=True):
+        expected = learn_sequence(measured([config], SEEDS)).unlearning
+        assert state.unlearning.keys() == expected.keys()
+        assert not expected["distance"][:, 2].isnan().all()
+        for name, value in expected.items():
+            torch.testing.assert_close(state.unlearning[name], value, rtol=0, atol=1e-5, equal_nan=True)
+
+
+def test_states_that_are_put_together_come_apart_as_they_were_with_their_share_of_the_time():
+    configs = configs_of("lwf_ewc")
+    states = [replace(alone(config), seconds=10.0 * n, shared=float(n)) for n, config in enumerate(configs, 1)]
+    for own, back in zip(states, apart(replace(together(states), seconds=6.0), states), strict=True):
+        assert_bit_equal(back, own)
+        assert back.seconds == own.seconds + 2.0
+        assert all(value.untyped_storage().nbytes() == value.nbytes for value in back.params.values())
+
+
+@pytest.mark.parametrize("change", [{"hidden": (13,)}, {"epochs": 3}, {"fisher": "exact"}, {"momentum": 0.5}])
+def test_configurations_that_differ_in_what_a_step_does_cannot_train_together(change):
+    with pytest.raises(ValueError, match=f"must have the same {next(iter(change))}"):
+        build_cohort([small_config("ewc"), small_config("ewc", **change)], SEEDS)
+    with pytest.raises(ValueError, match="must have the same algorithm"):
+        build_cohort([small_config("finetuning"), small_config("joint")], SEEDS)

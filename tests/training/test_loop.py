@@ -1,0 +1,651 @@
+"""Steps, tasks and sequences: identities that hold for any configuration."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from clsearch.common.seeding import generator_of
+from clsearch.data.datasets import SOURCES, Data, training_data
+from clsearch.methods.base import Student, recalled
+from clsearch.methods.penalty_output import Terms
+from clsearch.networks.mlp import Params, is_head, leaves_of
+from clsearch.tasks import benchmark as benchmarks
+from clsearch.tasks.benchmark import Task
+from clsearch.tasks.samples import Batch
+from clsearch.training.evaluation import accuracy_on, measured
+from clsearch.training.loop import (
+    DivergedError,
+    attempted,
+    learn_sequence,
+    learn_task,
+    remembered,
+    train_step,
+    train_task,
+)
+from clsearch.training.task_setup import Lesson, Step, epochs_of, prepare_lesson
+from clsearch.training.trial_setup import Run, build_run
+from tests.helpers import (
+    assert_bit_equal,
+    beyond,
+    forward,
+    member_of,
+    same_batch,
+    same_params,
+    small_config,
+    small_run,
+)
+from tests.helpers import everything as everything_of
+
+TASK, DOMAIN, CLASS = {"scenario": "task"}, {"scenario": "domain", "tasks": 5}, {"scenario": "class"}
+SCENARIOS = [TASK, DOMAIN, CLASS]
+FULL_BATCH = {"batch_size": 10_000, "epochs": 1}
+
+
+def distance(first: Params, second: Params) -> float:
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+def column(run: Run, curve: Tensor, name: str) -> Tensor:
+    return curve[..., run.columns.index(name)]
+
+
+def everything(samples) -> tuple[Tensor, Tensor]:
+    (batch,) = samples.in_order(100_000)
+    return samples.take(batch.positions)
+
+
+def lesson_of(run: Run, task: Task) -> Lesson:
+    """A first lesson, whatever was learned before: enough for what does not depend on it."""
+    return prepare_lesson(run, run.initial_state(), task)
+
+
+# --- members ---
+
+
+@pytest.mark.parametrize("scenario", [*SCENARIOS, {"benchmark": "permuted-digits"}, {"benchmark": "rotated-digits"}])
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [("finetuning", {}), ("lwf", {}), ("ewc", {"penalty_factor": 10.0}), ("ewc", {"penalty_p_norm": 1.5})],
+)
+def test_a_cohort_of_three_equals_three_cohorts_of_one(algorithm, settings, scenario):
+    seeds = (3, 0, 11)
+    together = learn_sequence(small_run(algorithm, seeds, momentum=0.5, **settings, **scenario))
+    for m, seed in enumerate(seeds):
+        alone = learn_sequence(small_run(algorithm, (seed,), momentum=0.5, **settings, **scenario))
+        for name, value in alone.params.items():
+            torch.testing.assert_close(together.params[name][m], value[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.accuracy[m], alone.accuracy[0], rtol=0, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(together.curve[:, m], alone.curve[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_members_with_other_seeds_are_other_trials():
+    state = learn_sequence(small_run(seeds=(0, 1)))
+    assert not torch.equal(state.params["head.weight"][0], state.params["head.weight"][1])
+    assert not torch.equal(state.curve[:, 0], state.curve[:, 1])
+
+
+@pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
+def test_the_same_seed_gives_the_same_trial_bit_for_bit_and_nothing_global_is_drawn(algorithm):
+    torch.manual_seed(1)
+    first = learn_sequence(small_run(algorithm, (0, 1)))
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    second = learn_sequence(small_run(algorithm, (0, 1)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first.params[name], second.params[name]) for name in first.params)
+    assert all(torch.equal(first.memory[name], second.memory[name]) for name in first.memory)
+    assert torch.equal(first.accuracy, second.accuracy)
+    assert torch.equal(first.curve, second.curve)
+
+
+# --- one step ---
+
+
+@pytest.mark.parametrize(
+    ("scenario", "answers"),
+    [
+        (TASK, [(0, 1, 2, 3), (4, 5, 6), (7, 8, 9)]),
+        (DOMAIN, [(0, 1)] * 5),
+        (CLASS, [(0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6), tuple(range(10))]),
+    ],
+)
+def test_one_full_batch_a_task_is_one_step_of_plain_gradient_descent(scenario, answers):
+    run = small_run(seeds=(0, 1), learning_rate=0.3, **FULL_BATCH, **scenario)
+    params = run.initial_state().params
+    state = learn_sequence(run)
+    for t, task in enumerate(run.benchmark.tasks, start=1):
+        allowed = list(answers[t - 1])
+        inputs, labels = everything(task.train)
+        stepped: list[Params] = []
+        for m in range(2):
+            leaves = {name: value.clone().requires_grad_() for name, value in member_of(params, m).items()}
+            logits = forward(leaves, inputs[m])[:, allowed]
+            targets = torch.tensor([allowed.index(label) for label in labels[m].tolist()])
+            loss = cross_entropy(logits, targets)
+            slopes = torch.autograd.grad(loss, list(leaves.values()))
+            stepped.append({n: (v - 0.3 * g).detach() for (n, v), g in zip(leaves.items(), slopes, strict=True)})
+            # The curve's row is the step's own: measured before it.
+            row = state.curve[t - 1, m]
+            assert column(run, row, "loss_classification").item() == pytest.approx(loss.item(), rel=1e-5)
+            correct = (logits.argmax(-1) == targets).double().mean().item()
+            assert column(run, row, "accuracy").item() == pytest.approx(correct, abs=1e-6)
+        params = {name: torch.stack([member[name] for member in stepped]) for name in params}
+    assert distance(state.params, params) < 1e-5
+
+
+@pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
+def test_a_task_leaves_the_state_that_it_was_given_as_it_was(algorithm):
+    run = small_run(algorithm, (0, 1), optimizer="adam", optimizer_state="keep", scenario="class")
+    state = learn_task(run, run.initial_state())
+    before = {name: value.clone() for name, value in (state.params | state.moments | state.memory).items()}
+    found, again = (train_task(run, state, run.benchmark.tasks[1]) for _ in range(2))
+    for name, value in (state.params | state.moments | state.memory).items():
+        assert torch.equal(value, before[name])
+    moved = found.params | found.moments
+    assert all(torch.equal(moved[name], value) for name, value in (again.params | again.moments).items())
+    assert distance(found.params, state.params) > 0
+    assert not any(value.requires_grad for value in moved.values())
+
+
+def test_what_a_step_logs_is_of_that_step_even_where_it_is_part_of_the_parameters():
+    run = small_run("ewc", (0, 1))
+    state = run.initial_state()
+    lesson, params = prepare_lesson(run, state, run.benchmark.tasks[0]), leaves_of(state.params)
+
+    def penalty(student: Student, batch: Batch) -> Terms:
+        bias = student.params["head.bias"][:, 0, 0]
+        return Terms(bias, {"seen": bias})
+
+    own = dataclasses.replace(lesson, penalties=(penalty,))
+    before = params["head.bias"][:, 0, 0].detach().clone()
+    first, second = (train_step(run, own, params, {}, Batch(torch.arange(8).expand(2, -1))) for _ in range(2))
+    for name in ("seen", "penalty"):
+        assert torch.equal(first.terms[name], before)
+        assert not torch.equal(second.terms[name], before)
+
+
+# --- regularizers in the loop ---
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    ("algorithm", "factor", "settings", "large"),
+    [
+        ("lwf", "distillation_factor", {"train_head": False}, 1.0),
+        ("lwf", "distillation_factor", {"train_head": True}, 1.0),
+        ("ewc", "penalty_factor", {}, 10.0),
+        ("ewc", "penalty_factor", {"penalty_p_norm": 1.0}, 1.0),
+    ],
+)
+def test_finetuning_is_the_limit_of_a_factor_that_goes_to_zero(algorithm, factor, settings, large, scenario):
+    common = {"seeds": (0, 1), "momentum": 0.5, **scenario}
+    finetuning = learn_sequence(small_run("finetuning", **common))
+    tiny = learn_sequence(small_run(algorithm, **{factor: 1e-10}, **settings, **common))
+    strong = learn_sequence(small_run(algorithm, **{factor: large}, **settings, **common))
+    assert distance(tiny.params, finetuning.params) < 1e-6
+    assert torch.equal(tiny.accuracy.nan_to_num(-1), finetuning.accuracy.nan_to_num(-1))
+    assert distance(strong.params, finetuning.params) > 1e-3
+
+
+def test_a_strong_parameter_change_penalty_keeps_the_backbone_nearer_to_the_anchor():
+    moved = []
+    for algorithm, settings in (("finetuning", {}), ("ewc", {"penalty_factor": 100.0})):
+        run = small_run(algorithm, (0, 1), epochs=5, **settings)
+        first = learn_task(run, run.initial_state())
+        second = learn_task(run, first)
+        changes = [(second.params[n] - v).square().sum() for n, v in first.params.items() if not is_head(n)]
+        moved.append(sum(changes).item())
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_strong_distillation_keeps_the_answers_of_the_teacher():
+    divergence = []
+    for factor in (1e-6, 10.0):
+        run = small_run("lwf", (0, 1), scenario="class", epochs=8, distillation_factor=factor)
+        state = learn_task(run, learn_task(run, run.initial_state()))
+        divergence.append(column(run, state.curve[-1], "kl"))
+    assert (divergence[1] < 0.7 * divergence[0]).all()
+
+
+# --- outputs that may not move ---
+
+RESTLESS = [
+    {"momentum": 0.9, "weight_decay": 0.1, "optimizer_state": "keep"},
+    {"momentum": 0.9, "weight_decay": 0.1, "optimizer_state": "reset"},
+    {"optimizer": "adam", "weight_decay": 0.1, "learning_rate": 0.01, "optimizer_state": "keep"},
+    {"optimizer": "adamw", "weight_decay": 0.1, "learning_rate": 0.01, "optimizer_state": "keep"},
+]
+GROUPS = [slice(0, 4), slice(4, 7), slice(7, 10)]
+TRAINED_HEAD = {"train_head": True}
+
+
+@pytest.mark.parametrize("optimizer", RESTLESS)
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "past_moves"),
+    [
+        ("finetuning", TASK, False),
+        ("ewc", TASK, False),
+        ("lwf", TASK, False),
+        ("lwf", TASK | TRAINED_HEAD, True),
+        ("finetuning", CLASS, True),
+        ("ewc", CLASS, True),
+        ("lwf", CLASS, True),
+    ],
+)
+def test_head_columns_move_only_while_they_may_be_answered_or_distilled(algorithm, settings, past_moves, optimizer):
+    run = small_run(algorithm, (0, 1), epochs=1, **settings, **optimizer)
+    state = run.initial_state()
+    for t in range(3):
+        after = learn_task(run, state)
+        moments = state.moments if optimizer["optimizer_state"] == "keep" else run.optimizer.initial(state.params)
+        for group, columns in enumerate(GROUPS):
+            movable = group == t or (group < t and past_moves)
+            for name in ("head.weight", "head.bias"):
+                old, new = state.params[name][..., columns], after.params[name][..., columns]
+                assert (new != old).any(-2).all() if movable else torch.equal(new, old)
+            # Nor do they gather momentum, which would move them once they may.
+            for name, moment in moments.items():
+                if is_head(name.rpartition("/")[2]) and not movable:
+                    assert torch.equal(after.moments[name][..., columns], moment[..., columns])
+        state = after
+
+
+# --- epochs, iterations, batches ---
+
+
+def order_of(steps: list[Step]) -> Tensor:
+    """[M, n] positions of an epoch, of members that all have as many."""
+    assert all(step.batch.valid is None for step in steps)
+    return torch.cat([step.batch.positions for step in steps], 1)
+
+
+def test_an_epoch_goes_through_every_sample_once_in_batches_of_the_configured_size():
+    run = small_run(seeds=(0, 5), epochs=3, batch_size=50)
+    task = run.benchmark.tasks[0]
+    (n, _) = task.train.sizes
+    assert n % 50
+    epochs = list(epochs_of(run, lesson_of(run, task)))
+    assert len(epochs) == 3
+    for steps in epochs:
+        assert [step.batch.positions.shape[1] for step in steps] == [50] * (n // 50) + [n % 50]
+        assert torch.equal(order_of(steps).sort(1).values, torch.arange(n).expand(2, -1))
+
+
+def test_the_order_of_samples_differs_by_epoch_task_and_seed_and_not_by_the_other_members():
+    run = small_run(seeds=(0, 5), epochs=2, benchmark="permuted-digits")
+    orders = [order_of(steps) for task in run.benchmark.tasks[:2] for steps in epochs_of(run, lesson_of(run, task))]
+    assert len({tuple(order.tolist()) for pair in orders for order in pair}) == 8
+    alone = small_run(seeds=(5,), epochs=2, benchmark="permuted-digits")
+    (first, _) = epochs_of(alone, lesson_of(alone, alone.benchmark.tasks[0]))
+    assert torch.equal(order_of(first)[0], orders[0][1])
+
+
+@pytest.mark.parametrize("iterations", [1, 7, 9, 20])
+def test_iterations_are_exactly_that_many_steps_a_task(iterations):
+    settings = {"iterations": iterations, "optimizer": "adam", "learning_rate": 0.001}
+    run = small_run(seeds=(0, 1), **settings)
+    for task in run.benchmark.tasks:
+        assert sum(len(steps) for steps in epochs_of(run, lesson_of(run, task))) == iterations
+    steps_taken = learn_sequence(run).moments["steps"]
+    assert torch.equal(steps_taken, torch.full((2,), float(iterations)))
+    kept = learn_sequence(small_run(seeds=(0, 1), optimizer_state="keep", **settings)).moments["steps"]
+    assert torch.equal(kept, torch.full((2,), 3.0 * iterations))
+
+
+def test_the_first_iterations_are_the_first_batches_of_an_epoch():
+    by_steps, by_epochs = small_run(iterations=9, batch_size=64), small_run(epochs=2, batch_size=64)
+    task = by_steps.benchmark.tasks[0]
+    steps, epochs = (
+        [step.batch for steps in epochs_of(run, lesson_of(run, task)) for step in steps]
+        for run in (by_steps, by_epochs)
+    )
+    assert len(epochs) > 9
+    assert all(same_batch(a, b) for a, b in zip(steps, epochs[:9], strict=True))
+
+
+# --- the learning curve ---
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
+def test_loss_is_classification_plus_penalty_and_the_first_task_has_none(algorithm, scenario):
+    run = small_run(algorithm, (0, 1), **scenario)
+    state = learn_sequence(run)
+    tasks = len(run.benchmark.tasks)
+    assert state.epochs.tolist() == [[t, epoch] for t in range(1, tasks + 1) for epoch in (1, 2)]
+    assert state.curve.shape == (2 * tasks, 2, len(run.columns))
+    loss, classification, penalty = (
+        column(run, state.curve, name) for name in ("loss", "loss_classification", "penalty")
+    )
+    torch.testing.assert_close(loss, classification + penalty)
+    assert (classification > 0).all()
+    assert (penalty[:2] == 0).all()
+    assert bool((penalty[2:] > 0).all()) == (algorithm != "finetuning")
+
+
+def test_a_row_of_the_curve_is_the_mean_over_samples_of_an_epochs_steps():
+    # So small a learning rate leaves the parameters where they are: each epoch's row is the loss over all data,
+    # the last and smaller batch included at its own weight.
+    run = small_run(seeds=(0, 1), batch_size=100, learning_rate=1e-12)
+    state = learn_task(run, run.initial_state())
+    inputs, labels = everything(run.benchmark.tasks[0].train)
+    assert len(labels[0]) % 100
+    for m in range(2):
+        logits = forward(member_of(run.initial_state().params, m), inputs[m])[:, :4]
+        for epoch in (0, 1):
+            assert column(run, state.curve[epoch, m], "loss").item() == pytest.approx(
+                cross_entropy(logits, labels[m]).item(), rel=1e-5
+            )
+            assert column(run, state.curve[epoch, m], "accuracy").item() == pytest.approx(
+                (logits.argmax(-1) == labels[m]).double().mean().item(), abs=1e-6
+            )
+
+
+# --- the accuracy matrix ---
+
+
+@pytest.mark.parametrize("scenario", [TASK, DOMAIN])
+def test_row_zero_is_the_untrained_network_and_near_chance(scenario):
+    run = small_run(seeds=range(10), epochs=1, **scenario)
+    row = learn_task(run, run.initial_state()).accuracy[:, 0]
+    chance = torch.tensor([1 / len(task.classes) for task in run.benchmark.tasks])
+    assert ((row.mean(0) - chance).abs() < 0.2).all()
+    params = run.initial_state().params
+    for task in run.benchmark.tasks:
+        inputs, labels = everything(task.validation)
+        for m in range(10):
+            logits = forward(member_of(params, m), inputs[m])[:, list(task.classes)]
+            correct = (logits.argmax(-1) + task.classes[0] == labels[m]).double().mean()
+            assert row[m, task.index - 1].item() == pytest.approx(correct.item())
+
+
+@pytest.mark.parametrize(
+    ("scenario", "answers"),
+    [
+        (TASK, lambda i, k: GROUPS[k - 1]),
+        (DOMAIN, lambda i, k: slice(0, 2)),
+        (CLASS, lambda i, k: slice(0, (4, 7, 10)[i - 1])),
+    ],
+)
+def test_every_row_is_the_accuracy_on_validation_data_over_what_may_be_answered(scenario, answers):
+    run = small_run(seeds=(0, 1), epochs=4, **scenario)
+    state = run.initial_state()
+    for i, _ in enumerate(run.benchmark.tasks, start=1):
+        state = learn_task(run, state)
+        for k, task in enumerate(run.benchmark.tasks, start=1):
+            if scenario is CLASS and k > i:
+                continue
+            inputs, labels = everything(task.validation)
+            columns = answers(i, k)
+            for m in range(2):
+                guesses = forward(member_of(state.params, m), inputs[m])[:, columns].argmax(-1) + columns.start
+                expected = (guesses == labels[m]).double().mean().item()
+                assert state.accuracy[m, i, k - 1].item() == pytest.approx(expected)
+
+
+def test_class_incremental_accuracy_on_tasks_not_learned_yet_is_not_a_number():
+    accuracy = learn_sequence(small_run(seeds=(0, 1), **CLASS)).accuracy
+    for i in range(4):
+        for k in range(1, 4):
+            assert bool(accuracy[:, i, k - 1].isnan().all()) == (k > i)
+            assert bool(accuracy[:, i, k - 1].isfinite().all()) == (k <= i)
+
+
+def test_rows_of_tasks_to_come_are_not_a_number_until_they_are_learned():
+    run = small_run()
+    first = learn_task(run, run.initial_state())
+    assert first.tasks_learned == 1
+    assert first.accuracy[:, :2].isfinite().all()
+    assert first.accuracy[:, 2:].isnan().all()
+    last = learn_sequence(run, first)
+    assert last.tasks_learned == 3
+    assert last.accuracy.isfinite().all()
+    assert torch.equal(last.accuracy[:, :2], first.accuracy[:, :2])
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_task_just_learned_is_known_far_above_chance(scenario):
+    accuracy = learn_sequence(small_run(seeds=(0, 1), epochs=10, batch_size=16, **scenario)).accuracy
+    assert (accuracy[:, 1:].diagonal(dim1=1, dim2=2) > 0.8).all()
+
+
+# --- the parts of learning a task ---
+
+PARTS = [
+    ("finetuning", {"momentum": 0.9, "optimizer_state": "keep"}),
+    ("lwf_ewc", CLASS),
+    ("ewc", {"fisher": "sampled", "fisher_samples": 20, "anchors": "online"}),
+    ("joint", DOMAIN),
+    ("independent", TASK),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), PARTS)
+def test_an_attempt_trains_the_next_task_and_does_nothing_else(algorithm, settings):
+    run = small_run(algorithm, (0, 1), **settings)
+    before = learn_task(run, run.initial_state())
+    after = attempted(run, before)
+    trained = ("params", "moments", "curve", "epochs")
+    assert_bit_equal(after, before, but=trained)
+    assert after.seconds == before.seconds
+    assert not same_params(after.params, before.params)
+    assert after.epochs.tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert torch.equal(after.curve[:2], before.curve)
+    # It may be made again, from the same state and with other numbers, as if it had never been made.
+    assert not same_params(attempted(run.with_numbers({"learning_rate": 0.3}), before).params, after.params)
+    assert_bit_equal(attempted(run, before), after)
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), PARTS)
+def test_a_task_is_learned_by_an_attempt_a_memory_and_a_row_of_the_accuracy_matrix(algorithm, settings):
+    run = small_run(algorithm, (0, 1), **settings)
+    state, validation = run.initial_state(), [task.validation for task in run.benchmark.tasks]
+    accuracy = measured(run, state, state.accuracy, validation)
+    for _ in run.benchmark.tasks:
+        parts = remembered(run, attempted(run, state))
+        accuracy = measured(run, parts, accuracy, validation)
+        state = learn_task(run, state)
+        assert_bit_equal(state, dataclasses.replace(parts, accuracy=accuracy))
+
+
+@pytest.mark.parametrize(("algorithm", "settings"), PARTS)
+def test_remembering_adds_a_learned_task_and_its_memory_and_nothing_else(algorithm, settings):
+    run = small_run(algorithm, (0, 1), **settings)
+    trained = attempted(run, learn_task(run, run.initial_state()))
+    learned = remembered(run, trained)
+    assert_bit_equal(learned, trained, but=("tasks_learned", "memory"))
+    assert (trained.tasks_learned, learned.tasks_learned) == (1, 2)
+    for kind in ("teacher", "anchor"):
+        kept = recalled(learned.memory, f"{kind}/2/")
+        assert all(torch.equal(value, trained.params[name]) for name, value in kept.items())
+        assert bool(kept) == (kind in {"lwf_ewc": ("teacher", "anchor"), "ewc": ("anchor",)}.get(algorithm, ()))
+
+
+@pytest.mark.parametrize("answers", [(0, 1, 2, 3), (2, 5, 9), tuple(range(10))])
+def test_accuracy_is_the_share_of_samples_that_the_likeliest_answer_is_right_about(answers):
+    run = small_run(seeds=(0, 1, 2), class_order="shuffled", classes_per_task=(4, 3, 3))
+    params = learn_task(run, run.initial_state()).params
+    for samples in (run.benchmark.tasks[0].validation, run.benchmark.tasks[1].train):
+        assert len(set(samples.sizes)) > 1
+        found = accuracy_on(run, params, answers, samples)
+        assert (found.shape, found.dtype) == ((3,), torch.float64)
+        for m in range(3):
+            inputs, labels = everything_of(samples, m)
+            guesses = torch.tensor(answers)[forward(member_of(params, m), inputs)[:, list(answers)].argmax(-1)]
+            assert found[m] == (guesses == labels).double().mean()
+
+
+def test_a_row_is_measured_on_the_samples_given_and_leaves_the_others_as_they_are():
+    run = small_run(seeds=(0, 1))
+    state = learn_task(run, run.initial_state())
+    training = [task.train for task in run.benchmark.tasks]
+    found = measured(run, state, state.accuracy, training)
+    for k, task in enumerate(run.benchmark.tasks):
+        assert torch.equal(found[:, 1, k], accuracy_on(run, state.params, task.classes, task.train))
+    assert not torch.equal(found[:, 1], state.accuracy[:, 1])
+    others = [0, 2, 3]
+    assert torch.equal(found[:, others].nan_to_num(-1), state.accuracy[:, others].nan_to_num(-1))
+
+
+# --- some of the tasks ---
+
+SHUFFLED = {"class_order": "shuffled", "classes_per_task": (2, 3, 2, 3)}
+OF_FOUR = [
+    {"scenario": "task"},
+    {"scenario": "domain", "classes_per_task": (2, 2, 2, 2)},
+    {"scenario": "class"},
+    {"scenario": "task", **SHUFFLED},
+    {"scenario": "class", **SHUFFLED},
+    {"benchmark": "permuted-digits", "scenario": "domain"},
+    {"benchmark": "rotated-digits", "scenario": "domain", "random_crop": 1},
+]
+LEARNERS = [
+    ("finetuning", {"momentum": 0.9, "optimizer_state": "keep"}),
+    ("lwf", {"optimizer": "adam", "learning_rate": 0.01}),
+    ("ewc", {"penalty_factor": 10.0, "fisher": "sampled", "fisher_samples": 20}),
+    ("lwf_ewc", {"average_over_tasks": True}),
+    ("joint", {}),
+]
+
+
+def four(algorithm, sequence=None, **settings):
+    return small_run(algorithm, (0, 5), sequence, **{"tasks": 4, "epochs": 1} | settings)
+
+
+@pytest.mark.parametrize("scenario", OF_FOUR)
+@pytest.mark.parametrize(("algorithm", "settings"), LEARNERS)
+def test_learning_the_first_tasks_alone_is_learning_the_first_of_all_bit_for_bit(algorithm, settings, scenario):
+    whole = four(algorithm, **settings, **scenario)
+    state = whole.initial_state()
+    for _ in range(2):
+        state = learn_task(whole, state)
+    accuracy = learn_sequence(whole, state).accuracy
+    alone = learn_sequence(four(algorithm, (1, 2), **settings, **scenario))
+    assert_bit_equal(alone, dataclasses.replace(state, accuracy=accuracy[:, :3, :2]), but=("fingerprint",))
+
+
+@pytest.mark.parametrize("scenario", [OF_FOUR[0], OF_FOUR[3], OF_FOUR[5]])
+def test_independent_networks_of_the_first_tasks_are_the_first_of_all_bit_for_bit(scenario):
+    accuracy = learn_sequence(four("independent", **scenario)).accuracy
+    alone = learn_sequence(four("independent", (1, 2), **scenario)).accuracy
+    assert torch.equal(alone.nan_to_num(-1), accuracy[:, :3, :2].nan_to_num(-1))
+
+
+@pytest.mark.parametrize("scenario", OF_FOUR)
+def test_nothing_looks_at_tasks_beyond_those_that_are_learned(scenario, monkeypatch):
+    for name in ("view_of", "classes_of", "output_map"):
+        monkeypatch.setattr(benchmarks, name, beyond(2, getattr(benchmarks, name)))
+    for algorithm in ("lwf_ewc", "joint"):
+        assert learn_sequence(four(algorithm, (1, 2), **scenario)).tasks_learned == 2
+    with pytest.raises(AssertionError, match="task 3 was looked at"):
+        four("lwf_ewc", **scenario)
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize(("algorithm", "settings"), LEARNERS)
+def test_data_of_tasks_beyond_those_that_are_learned_could_be_anything(algorithm, settings, scenario):
+    data = training_data(SOURCES["digits"], None)
+    later = data.labels >= 5  # the classes of tasks 3 and 4
+    spoilt = Data(data.source, data.inputs.copy(), data.labels)
+    spoilt.inputs[later] = 255
+    config = small_config(algorithm, **settings, scenario=scenario, classes_per_task=(2, 3, 2, 3), tasks=4, epochs=1)
+    first, whole = (
+        [learn_sequence(build_run(config, (0, 5), data=own, sequence=sequence)) for own in (data, spoilt)]
+        for sequence in ((1, 2), None)
+    )
+    assert_bit_equal(*first)
+    assert not same_params(whole[0].params, whole[1].params)
+
+
+@pytest.mark.parametrize("sequence", [(3, 4), (1, 3)])
+@pytest.mark.parametrize("scenario", OF_FOUR)
+@pytest.mark.parametrize(("algorithm", "settings"), LEARNERS)
+def test_some_tasks_are_learned_as_if_no_others_had_been_made(algorithm, settings, scenario, sequence):
+    whole = four(algorithm, **settings, **scenario)
+    chosen = [whole.benchmark.tasks[origin - 1] for origin in sequence]
+    tasks = tuple(dataclasses.replace(task, index=index) for index, task in enumerate(chosen, start=1))
+    expected = learn_sequence(dataclasses.replace(whole, benchmark=dataclasses.replace(whole.benchmark, tasks=tasks)))
+    found = learn_sequence(four(algorithm, sequence, **settings, **scenario))
+    assert_bit_equal(found, expected)
+    assert found.epochs.tolist() == [[1, 1], [2, 1]]
+    # The first of them has nothing to hold on to, whatever its number.
+    penalties = column(whole, found.curve, "penalty")
+    assert (penalties[0] == 0).all()
+    assert bool((penalties[1] > 0).all()) == (algorithm not in ("finetuning", "joint"))
+
+
+def drawn(run: Run, task: Task) -> list[tuple[Tensor, Tensor | None]]:
+    """Positions and crops of every batch of a task."""
+    return [
+        (step.batch.positions, step.batch.crops) for steps in epochs_of(run, lesson_of(run, task)) for step in steps
+    ]
+
+
+@pytest.mark.parametrize("scenario", [{"scenario": "domain"}, {"scenario": "task"}])
+def test_a_task_keeps_its_own_batches_and_crops_wherever_it_comes(scenario):
+    settings = {"benchmark": "rotated-digits", "random_crop": 1, "horizontal_flip": True} | scenario
+    whole, some = four("finetuning", **settings), four("finetuning", (2, 4), **settings)
+    for origin, task in zip((2, 4), some.benchmark.tasks, strict=True):
+        ours, among_all = drawn(some, task), drawn(whole, whole.benchmark.tasks[origin - 1])
+        for part in (0, 1):
+            assert all(torch.equal(own[part], other[part]) for own, other in zip(ours, among_all, strict=True))
+        others = [drawn(whole, other) for other in whole.benchmark.tasks if other.origin != origin]
+        for part in (0, 1):
+            assert not any(torch.equal(ours[0][part], other[0][part]) for other in others)
+    # They are those of its number among all.
+    n = some.benchmark.tasks[0].train.sizes[0]
+    order = torch.randperm(n, generator=generator_of(5, 2, 1, "batches"))
+    assert torch.equal(torch.cat([positions for positions, _ in drawn(some, some.benchmark.tasks[0])], 1)[1], order)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fisher": "sampled"}, {"fisher": "empirical", "fisher_samples": 30}, {"fisher": "batch"}]
+)
+def test_a_task_keeps_its_own_fisher_draws_wherever_it_comes(settings):
+    settings = {"benchmark": "permuted-digits", "scenario": "domain", "fisher_samples": 40} | settings
+    whole, some = four("ewc", **settings), four("ewc", (2, 4), **settings)
+    params, (ewc,) = whole.initial_state().params, whole.regularizers
+
+    def importance(run: Run, task: Task) -> Params:
+        memory = ewc.remember(run.network, run.benchmark, task, params, {})
+        return recalled(memory, f"importance/{task.index}/")
+
+    for origin, task in zip((2, 4), some.benchmark.tasks, strict=True):
+        found = importance(some, task)
+        assert same_params(found, importance(whole, whole.benchmark.tasks[origin - 1]))
+        # By its place, which is 1 or 2, it would be another.
+        assert not same_params(found, importance(some, dataclasses.replace(task, origin=task.index)))
+
+
+# --- divergence ---
+
+
+def test_a_learning_rate_far_too_large_is_a_divergence_that_names_task_epoch_and_seeds():
+    run = small_run(seeds=(4, 9), learning_rate=1e6, hidden=(256, 256))
+    with pytest.raises(DivergedError) as caught:
+        learn_sequence(run)
+    assert "epoch 1 of task 1" in str(caught.value)
+    assert "seeds 4, 9" in str(caught.value)
+
+
+def test_only_the_members_that_diverged_are_named():
+    run = small_run(seeds=(4, 9, 2))
+    rates = torch.tensor([0.1, 1e30, 0.1])
+    with pytest.raises(DivergedError, match=r"seeds 9\)"):
+        learn_sequence(dataclasses.replace(run, hyperparameters=run.hyperparameters | {"learning_rate": rates}))
+
+
+def test_a_penalty_too_strong_for_the_learning_rate_diverges_when_it_begins_to_act():
+    with pytest.raises(DivergedError, match="of task 2 "):
+        learn_sequence(small_run("ewc", penalty_factor=1e12, epochs=20))
+
+
+def test_a_run_that_does_not_diverge_stays_finite():
+    state = learn_sequence(small_run("lwf", (0, 1)))
+    assert all(value.isfinite().all() for value in state.params.values())
+    assert math.isfinite(state.curve.sum().item())
+    assert state.seconds > 0
