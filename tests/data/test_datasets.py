@@ -70,7 +70,7 @@ def test_importing_what_trains_loads_nothing_that_takes_long():
         "from clsearch.training.trial_setup import build_run; from clsearch.execution import run_study, suppression; "
         "from ray.tune import Callback, tune; "
         "learn_sequence(build_run(TrialConfig.of('lwf_ewc', {'iterations': 1, 'hidden': [4]}), [0, 1]))\n"
-        "with executing.uncounted(): assert tune.air_usage.tag_callbacks([Callback()]) is False\n"
+        "with suppression.uncounted(): assert tune.air_usage.tag_callbacks([Callback()]) is False\n"
         "print({'sympy', 'sklearn', 'scipy', 'mlflow', 'matplotlib', 'plotly'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

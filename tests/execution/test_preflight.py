@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from clsearch import LogRange
+from clsearch.common.formatting import without_password
 from clsearch.config.trial import ConfigError
 from clsearch.execution import preflight
 from clsearch.execution import ray_address as addresses
@@ -344,7 +345,7 @@ def test_a_study_has_no_name_of_what_lies_beside_the_studies(tmp_path, name):
     ],
 )
 def test_without_password_takes_out_user_and_password_only(uri, shown):
-    assert preflight.without_password(uri) == shown
+    assert without_password(uri) == shown
 
 
 def test_a_refusal_does_not_show_the_password():

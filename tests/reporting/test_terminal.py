@@ -13,6 +13,7 @@ from clsearch.records.attempts import METHOD, RATE, Attempt, Decision
 from clsearch.records.ranking import Choice, choice_of, rank
 from clsearch.reporting.result import StudyResult
 from clsearch.reporting.terminal import MOST, SHOWN, show
+from clsearch.tracking.stores import mlflow_row
 from tests.builders import STUDIES, final_of, measured_of, plan_of, planned, record_of, study_of, write_images
 
 
@@ -29,7 +30,7 @@ def _nothing_from_outside(monkeypatch):
 def printed(found, width=80):
     """What is printed of a result."""
     console = Console(file=io.StringIO(), width=width)
-    show(console, found)
+    show(console, found, mlflow_row(found.plan, bool(found.pages)))
     return console.file.getvalue()
 
 
