@@ -23,8 +23,8 @@ import tyro
 from step import NETWORKS
 from timing import micro, noise_like, show, side_by_side, table
 
-from clsearch.config.trial import TrialConfig
 from clsearch.execution.resources import Share
+from clsearch.methods.registry import configure
 from clsearch.networks.mlp import MLP, leaves_of
 from clsearch.training.loop import learn_sequence, learn_task, train_step
 from clsearch.training.task_setup import epochs_of, prepare_lesson
@@ -55,7 +55,7 @@ def run_of(options: Options, members: int, width: int | None = None) -> Run:
     """Two tasks for so many members, on random images. width: of two hidden layers, instead of the network's own."""
     settings = NETWORKS[options.network] | {"iterations": options.iterations, "learning_rate": 1e-2}
     settings |= {} if width is None else {"hidden": (width, width)}
-    config = TrialConfig.of(options.algorithm, settings)
+    config = configure(options.algorithm, settings)
     data = noise_like(config, 0 if options.network == "digits" else 12_000)
     return build_run(config, range(members), options.device, data, sequence=(1, 2))
 

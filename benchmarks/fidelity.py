@@ -24,11 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from clsearch import LogRange, Study
+from clsearch.common.errors import ConfigError
 from clsearch.common.files import write_atomically
 from clsearch.common.statistics import interval
-from clsearch.config.trial import ConfigError, TrialConfig
 from clsearch.data.datasets import SOURCES, training_data
 from clsearch.execution.final_evaluation import measure, open_test
+from clsearch.methods.registry import configure
 from clsearch.metrics import average_accuracy
 from clsearch.records.trials import PACKAGES, code_version, version
 
@@ -118,7 +119,7 @@ def reported(algorithm: str, options: Options) -> dict[str, Any]:
     """Search where there is something to search, then test accuracy on fresh seeds."""
     best = searched(algorithm, options) if algorithm in SPACES else {"values": {}, "seeds": []}
     settings = {**SETTING, **OWN.get(algorithm, {}), **best["values"], "iterations": options.iterations}
-    config = TrialConfig.of(algorithm, settings | {"data_root": options.data_root})
+    config = configure(algorithm, settings | {"data_root": options.data_root})
     start, seeds = time.perf_counter(), range(options.seeds)
     test, opening = open_test(options.results, "fidelity", config, best["values"], seeds, best["seeds"])
     found = measure(config, seeds, training_data(config.source, config.data_root), test)

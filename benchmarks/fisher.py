@@ -15,14 +15,14 @@ import tyro
 from step import NETWORKS, lesson_of, run_of
 from timing import show, side_by_side, table
 
-from clsearch.config.method_sections import ParameterChangeConfig
 from clsearch.execution.resources import Share
-from clsearch.methods.fisher import Fisher
+from clsearch.methods.ewc import EWCConfig
+from clsearch.methods.penalties.fisher import Fisher
 from clsearch.networks.mlp import allowed_mask, leaves_of
 from clsearch.training.loop import train_step
 from clsearch.training.trial_setup import Run
 
-KINDS: tuple[str, ...] = get_args(ParameterChangeConfig.model_fields["fisher"].annotation)
+KINDS: tuple[str, ...] = get_args(EWCConfig.model_fields["fisher"].annotation)
 
 
 @dataclass

@@ -19,9 +19,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.statistics import interval, paired_difference
 from clsearch.config.sections import BACKBONES
-from clsearch.config.trial import ConfigError, TrialConfig, fields_of
+from clsearch.methods.registry import configure, fields_of
 from clsearch.metrics import average_accuracy, forgetting
 from clsearch.records.study_record import Reading, read_study
 from clsearch.training.loop import DivergedError, learn_sequence
@@ -42,7 +43,7 @@ def trained(algorithm: str, config: dict[str, Any], seeds: list[int]) -> tuple[l
     """Average accuracy and forgetting of each seed in percent, or None where training diverged."""
     settings = {k: v for k, v in config.items() if k in fields_of(algorithm)}
     try:
-        state = learn_sequence(build_run(TrialConfig.of(algorithm, settings), seeds))
+        state = learn_sequence(build_run(configure(algorithm, settings), seeds))
     except DivergedError:
         return None
     t = state.tasks_learned

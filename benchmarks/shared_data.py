@@ -27,9 +27,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import read_data
-from clsearch.execution.trainable import LwFTrainable
+from clsearch.methods.registry import configure
+from clsearch.trainables import LwFTrainable
 
 FEW = 2000
 """Images of the data set that stands for none."""
@@ -83,7 +83,7 @@ def needed(root: Path, workers: int, shared: bool) -> float:
     try:
         trainable: Any = LwFTrainable
         if shared:
-            config = TrialConfig.of("lwf", {k: v for k, v in settings.items() if k != "seeds"})
+            config = configure("lwf", {k: v for k, v in settings.items() if k != "seeds"})
             trainable = tune.with_parameters(LwFTrainable, data=read_data(config.source, root))
             gc.collect()
         actors = [ray.remote(num_cpus=1)(trainable).remote(settings) for _ in range(workers)]

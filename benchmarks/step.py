@@ -23,8 +23,8 @@ from minimal import minimal_loop
 from peers import PEERS
 from timing import micro, noise_like, show, side_by_side, table
 
-from clsearch.config.trial import TrialConfig
 from clsearch.execution.resources import Share
+from clsearch.methods.registry import configure
 from clsearch.networks.mlp import leaves_of
 from clsearch.tasks.samples import taken
 from clsearch.training.learning_curve import rows_of
@@ -66,7 +66,7 @@ class Options:
 
 def run_of(algorithm: str, settings: dict[str, Any], seeds: int = 1, samples: int = 0) -> Run:
     """A run on random images."""
-    config = TrialConfig.of(algorithm, {"epochs": 1, "learning_rate": 1e-3} | settings)
+    config = configure(algorithm, {"epochs": 1, "learning_rate": 1e-3} | settings)
     return build_run(config, range(seeds), data=noise_like(config, samples))
 
 

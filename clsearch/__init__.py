@@ -1,27 +1,77 @@
 """clsearch: which hyperparameters for continual learning, and how do you know?
 
-Study                    one question, one search, one record
-Comparison               several studies and one table
-SPACES, LogRange, Range  search spaces
-register, Terms          an algorithm of your own
-ConfigError              refused input
+Study                        one question, one search, one record
+Comparison                   several studies and one table
+SPACES, LogRange, Range      search spaces
+register, Method, Section, Hyperparameter, PenaltyOutput
+                             a method of your own
+ConfigError                  refused input
+metrics                      functions of the accuracy matrix
+trainables                   LwFTrainable, EWCTrainable, ... for a Tuner of your own
+
+Names are loaded when they are first used, and importing the package changes nothing in the process.
 """
 
-import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-# Off unless the user turns them on; read by the libraries when they are imported.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
-from clsearch.common.errors import tell_uncaught
-from clsearch.comparison import Comparison
-from clsearch.config.trial import ConfigError
-from clsearch.methods.penalty_output import Terms
-from clsearch.methods.registry import register
-from clsearch.planning.spaces import SPACES, LogRange, Range
-from clsearch.study import Study
 from clsearch.version import __version__
 
-tell_uncaught()
+if TYPE_CHECKING:
+    from clsearch import metrics, trainables
+    from clsearch.common.errors import ConfigError
+    from clsearch.comparison import Comparison
+    from clsearch.config.hyperparameters import Hyperparameter, LogRange, Range
+    from clsearch.config.sections import Section
+    from clsearch.methods.base import Method, PenaltyOutput
+    from clsearch.methods.base import PenaltyOutput as Terms
+    from clsearch.methods.registry import register
+    from clsearch.planning.spaces import SPACES
+    from clsearch.study import Study
 
-__all__ = ["SPACES", "Comparison", "ConfigError", "LogRange", "Range", "Study", "Terms", "__version__", "register"]
+_HOMES = {
+    "Comparison": "clsearch.comparison",
+    "ConfigError": "clsearch.common.errors",
+    "Hyperparameter": "clsearch.config.hyperparameters",
+    "LogRange": "clsearch.config.hyperparameters",
+    "Method": "clsearch.methods.base",
+    "PenaltyOutput": "clsearch.methods.base",
+    "Range": "clsearch.config.hyperparameters",
+    "SPACES": "clsearch.planning.spaces",
+    "Section": "clsearch.config.sections",
+    "Study": "clsearch.study",
+    "register": "clsearch.methods.registry",
+}
+"""Public name -> the module that defines it."""
+
+__all__ = [
+    "SPACES",
+    "Comparison",
+    "ConfigError",
+    "Hyperparameter",
+    "LogRange",
+    "Method",
+    "PenaltyOutput",
+    "Range",
+    "Section",
+    "Study",
+    "Terms",
+    "__version__",
+    "metrics",
+    "register",
+    "trainables",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("metrics", "trainables"):
+        return import_module(f"clsearch.{name}")
+    if name == "Terms":  # the name of PenaltyOutput before version 0.2
+        return import_module(_HOMES["PenaltyOutput"]).PenaltyOutput
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

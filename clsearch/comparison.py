@@ -8,17 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from clsearch.common.errors import meant
+from clsearch.common.errors import ConfigError, meant
 from clsearch.common.formatting import near, without_password
+from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
-from clsearch.config.trial import PARTS, PRESETS, ConfigError, fields_of, preset_settings
 from clsearch.data.datasets import Data, Source
+from clsearch.methods.registry import fields_of, method_named, methods, preset_settings, presets
 from clsearch.planning.command_line import Invocation, parse
 from clsearch.planning.config_file import dumped
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.plan import Plan, make_plan
-from clsearch.planning.protocols import OWN, SEARCHING
-from clsearch.planning.spaces import SPACES, Space
+from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCHING
 from clsearch.study import exit_with, prepared
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Comparison:
 
     def plans_of(self, settings: dict[str, Any], space: Space) -> dict[str, Plan]:
         """The studies under these settings. Raises ConfigError, naming the study."""
-        known = {"algorithm", *Options.model_fields, *(name for own in PARTS for name in fields_of(own))}
+        known = {"algorithm", *Options.model_fields, *(name for own in methods().values() for name in own.fields)}
         every = {*settings}.union(*self.studies.values())
         if unknown := sorted(every - known):
             raise ConfigError(
@@ -92,15 +92,14 @@ class Comparison:
     def _plan(self, label: str, settings: dict[str, Any], space: Space) -> Plan:
         """One study: of the shared settings, those that act in it."""
         algorithm = settings.pop("algorithm", self.algorithm)
-        if algorithm not in PARTS:
-            raise ConfigError([f"algorithm: must be one of {', '.join(PARTS)}; got {algorithm!r}"])
-        if not preset_settings(algorithm, settings.get("preset")) and settings.get("preset") in PRESETS:
+        method = method_named(algorithm)
+        if not preset_settings(algorithm, settings.get("preset")) and settings.get("preset") in presets():
             del settings["preset"]
         settings = preset_settings(algorithm, settings.get("preset")) | settings
         protocol = settings.get("protocol", Protocol.END_OF_SEQUENCE)
         own = {name: values for name, values in space.items() if name in fields_of(algorithm)}
-        searched = {*own} | {name for name in SPACES.get(algorithm, {}) if self.follow and name not in settings}
-        idle = {name for other, names in OWN.items() if other != protocol for name in names}
+        searched = {*own} | {name for name in method.search_space if self.follow and name not in settings}
+        idle = {name for other, names in PROTOCOL_OPTIONS.items() if other != protocol for name in names}
         if protocol == Protocol.CONTINUAL or not searched:
             idle |= {*SEARCHING}
         known = {*fields_of(algorithm), *Options.model_fields} - idle
@@ -155,7 +154,7 @@ class Comparison:
         acting = {
             Protocol(own.get("protocol", settings.get("protocol", "end_of_sequence"))) for own in self.studies.values()
         }
-        for protocol, names in OWN.items():
+        for protocol, names in PROTOCOL_OPTIONS.items():
             for name in names:
                 if protocol not in acting and settings.get(name) is not None:
                     got = settings[name]

@@ -8,17 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from clsearch.common.errors import NOBODY_READS, nobody_reads
+from clsearch.common.errors import NOBODY_READS, ConfigError, nobody_reads
 from clsearch.common.errors import tell as refused
 from clsearch.common.formatting import near, without_password
+from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
-from clsearch.config.trial import PRESETS, ConfigError, TrialConfig, preset_settings
 from clsearch.data.datasets import Data
+from clsearch.methods.registry import known_fields, preset_settings
 from clsearch.planning.command_line import Invocation, parse, untied
 from clsearch.planning.config_file import option, written
 from clsearch.planning.options import Options
 from clsearch.planning.plan import Plan, make_plan
-from clsearch.planning.spaces import Space
 
 if TYPE_CHECKING:
     from clsearch.reporting.findings import Findings
@@ -99,7 +99,7 @@ class Study:
         own = {name: validated[name] for name in self.settings if name not in self.plan.space}
         settings, space, asked = parse(self.algorithm, self.question, own, self.plan.space, args, self.follow)
         changed = {name: r for name, r in space.items() if self.follow or self.plan.space.get(name) != r}
-        command = _command(settings, changed, own, self.plan.space)
+        command = _command(self.algorithm, settings, changed, own, self.plan.space)
         return make_plan(self.algorithm, space, self.question, settings, command, self.follow), asked
 
 
@@ -178,20 +178,21 @@ def _check_effect(plan: Plan, data: Data) -> None:
 
 
 def _command(
-    settings: dict[str, Any], changed: Space, script_settings: dict[str, Any], script_space: Space
+    algorithm: str, settings: dict[str, Any], changed: Space, script_settings: dict[str, Any], script_space: Space
 ) -> list[str]:
     """The script and every option that differs from its defaults, without passwords. changed: ranges that do."""
     words = [near(Path(sys.executable)), sys.argv[0]]
     for name, values in changed.items():
         words += option(name, values)
     tied = untied(settings, script_settings)
-    known = {**Options.model_fields, **TrialConfig.model_fields}
+    known = Options.model_fields | known_fields()
+    preset = preset_settings(algorithm, settings.get("preset"))
     for name, value in settings.items():
         if name == "fresh":  # the recorded command goes on
             continue
         if name in ("tracking_uri", "mirror") and value is not None:
             value = without_password(value)
-        named = name in (*script_space, *tied) or name in PRESETS.get(settings.get("preset", ""), {})
+        named = name in (*script_space, *tied) or name in preset
         if named or value != script_settings.get(name, known[name].default):
             words += option(name, value)
     return words

@@ -15,8 +15,7 @@ import pytest
 import torch
 
 import clsearch  # noqa: F401  (turns telemetry off before Ray or MLflow is imported)
-from clsearch.config.trial import PARTS
-from clsearch.methods.registry import OWN
+from clsearch.methods.registry import CUSTOM_METHODS
 
 os.environ["TQDM_DISABLE"] = "1"
 
@@ -46,11 +45,10 @@ def may_mount() -> bool:
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
     """What a test registers is not known to the next one."""
-    before, parts = dict(OWN), dict(PARTS)
+    before = dict(CUSTOM_METHODS)
     yield
-    for known, was in ((OWN, before), (PARTS, parts)):
-        known.clear()
-        known.update(was)
+    CUSTOM_METHODS.clear()
+    CUSTOM_METHODS.update(before)
 
 
 @contextmanager

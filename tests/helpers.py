@@ -20,6 +20,7 @@ from clsearch.config.sections import Scenario
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import SOURCES
 from clsearch.methods.base import Student
+from clsearch.methods.registry import configure
 from clsearch.networks.mlp import MLP, Params
 from clsearch.tasks.benchmark import Benchmark, Task
 from clsearch.tasks.samples import Batch, Mixture, Samples, stacked_rows
@@ -32,7 +33,7 @@ CPU = torch.device("cpu")
 def small_config(algorithm: str = "finetuning", **settings: object) -> TrialConfig:
     """Split digits on a small network for two epochs, unless told otherwise."""
     length = {} if "iterations" in settings else {"epochs": 2}
-    return TrialConfig.of(algorithm, {"hidden": (12,), "tasks": 3, "batch_size": 64} | length | settings)
+    return configure(algorithm, {"hidden": (12,), "tasks": 3, "batch_size": 64} | length | settings)
 
 
 def small_run(

@@ -19,9 +19,10 @@ import torch
 
 from clsearch import SPACES, ConfigError, LogRange, Range, Study
 from clsearch.common.formatting import near
-from clsearch.config.trial import PARTS, PRESETS, TrialConfig
+from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import training_data
 from clsearch.execution.sensitivity import check_effect
+from clsearch.methods.registry import BUILT_IN, preset_settings, presets
 from clsearch.records.ranking import choice_of, rank, rerun_command
 from clsearch.records.trials import Results
 from clsearch.reporting.result import StudyResult
@@ -717,7 +718,7 @@ def following(algorithm="ewc", **settings):
 
 
 def test_a_space_that_is_not_given_is_the_default_one():
-    for algorithm in PARTS:
+    for algorithm in BUILT_IN:
         requests = {"unlearn": ("3:1",)} if algorithm.startswith("amnesiac") else {}
         assert following(algorithm, **requests).plan.space == SPACES[algorithm]
     assert Study(algorithm="lwf", epochs=1).plan.space == SPACES["lwf"]
@@ -836,8 +837,10 @@ def test_a_preset_fills_in_what_the_algorithm_knows():
 
 
 def test_every_preset_sets_fields_that_exist_to_valid_values():
-    for preset, settings in PRESETS.items():
+    for preset in presets():
+        settings = preset_settings("lwf_ewc", preset)
         plan = following("lwf_ewc", preset=preset).plan
+        assert settings
         assert of_config(plan, settings) == settings
 
 

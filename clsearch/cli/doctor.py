@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import without_password
-from clsearch.config.trial import ConfigError
 from clsearch.data.datasets import SOURCES
 from clsearch.data.image_cache import cache_folder
 from clsearch.execution.preflight import check_writable

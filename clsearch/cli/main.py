@@ -89,8 +89,8 @@ def sync(folders: Folders, tracking_uri: str | None = None) -> int:
         folders: Folders of studies, results/<study>.
         tracking_uri: MLflow tracking server or store. Unless given: MLFLOW_TRACKING_URI, or SQLite in results.
     """
+    from clsearch.common.errors import ConfigError
     from clsearch.common.formatting import without_password
-    from clsearch.config.trial import ConfigError
     from clsearch.tracking.sync import sync as sync_one
 
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
@@ -161,7 +161,7 @@ def doctor(results: Path = Path("results"), data_root: Path | None = None, track
 
 def some(folders: list[Path]) -> list[Path]:
     """Folders. Raises ConfigError where there is none."""
-    from clsearch.config.trial import ConfigError
+    from clsearch.common.errors import ConfigError
 
     if not folders:
         raise ConfigError(["folders: must name at least one study, results/<study>; got none"])

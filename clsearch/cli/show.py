@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import near, whole
-from clsearch.config.trial import ConfigError
 from clsearch.records.listing import state_of
 from clsearch.records.study_record import read_study
 from clsearch.reporting.answer_text import answer, notes, question

@@ -1,19 +1,21 @@
-"""The parts of a configuration: groups of fields, each with its rule. What holds between fields is in `config`."""
+"""Sections of a configuration: groups of fields, each field with its rule. Rules between fields are in `rules`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 
 from clsearch.common.errors import meant
+from clsearch.config.hyperparameters import Hyperparameter, LogRange
 from clsearch.data.datasets import SOURCES, Source
 
-FOLLOWS: Any = None
-"""Default of a field whose default follows from another field, see config.followed."""
+DERIVED: Any = None
+"""Default of a field whose default is derived from other fields, see `trial.derived_defaults`."""
 
 
 class Scenario(StrEnum):
@@ -56,28 +58,38 @@ def at_home(path: Path) -> Path:
         raise ValueError("must lie in a home that exists") from None
 
 
-class Part(BaseModel):
-    """A group of fields: frozen, no unknown keys, no NaN or infinity.
+class Section(BaseModel):
+    """A group of fields: frozen, no unknown keys, no NaN or infinity. Its docstring is its heading in `--help`.
 
-    A field with `json_schema_extra` may be searched: `scale` is how its range is spaced (log or linear), `strong` where
-    in its range the others' effect is largest (low, middle or high).
+    A field whose annotation has a `Hyperparameter` may be searched.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
-class BenchmarkConfig(Part):
+def hyperparameters_in(sections: Iterable[type[BaseModel]]) -> dict[str, Hyperparameter]:
+    """The fields of some sections that may be searched."""
+    return {
+        name: mark
+        for section in sections
+        for name, field in section.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Hyperparameter)
+    }
+
+
+class BenchmarkConfig(Section):
     """Benchmark"""
 
     benchmark: str = Field("split-digits", description="The sequence of tasks; folder:PATH for images of your own.")
     scenario: Scenario = Field(
-        FOLLOWS,
+        DERIVED,
         validate_default=False,
         description="Scenario: task-, domain- or class-incremental. Unless given: task for split, domain for "
         "permuted and rotated benchmarks.",
     )
     tasks: int = Field(
-        FOLLOWS,
+        DERIVED,
         ge=2,
         validate_default=False,
         description="Number of tasks. Unless given: two classes a task for split benchmarks (10 tasks where "
@@ -151,7 +163,7 @@ class BenchmarkConfig(Part):
         return None if value is None else at_home(value).resolve()
 
 
-class NetworkConfig(Part):
+class NetworkConfig(Section):
     """Network"""
 
     backbone: Any = Field(
@@ -160,7 +172,7 @@ class NetworkConfig(Part):
         "also a function of an input's shape (C, H, W) that makes a torch.nn.Module.",
     )
     hidden: tuple[int, ...] = Field(
-        FOLLOWS,
+        DERIVED,
         validate_default=False,
         description="Widths of the linear layers of mlp, or of cnn after its convolutions. Unless given: 256 256 for "
         "mlp, 128 for cnn.",
@@ -195,14 +207,14 @@ def _word(argument: Any) -> str:
     return backbone_name(argument) if callable(argument) else repr(argument)
 
 
-class TrainingConfig(Part):
+class TrainingConfig(Section):
     """Training"""
 
     epochs: int | None = Field(None, ge=1, description="Passes over each task's data (or give --iterations).")
     iterations: int | None = Field(None, ge=1, description="Training steps per task (or give --epochs).")
     batch_size: int = Field(32, ge=1, description="Samples per step.")
-    learning_rate: float = Field(
-        0.1, gt=0, description="Step size of the optimizer.", json_schema_extra={"scale": "log", "strong": "middle"}
+    learning_rate: Annotated[float, Hyperparameter(LogRange(1e-4, 1.0), symbol="lr")] = Field(
+        0.1, gt=0, description="Step size of the optimizer."
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of SGD.")
@@ -229,3 +241,7 @@ class TrainingConfig(Part):
     decay: float = Field(
         0.1, gt=0, lt=1, description="What the step schedule multiplies the learning rate by at each milestone."
     )
+
+
+COMMON_SECTIONS: tuple[type[Section], ...] = (BenchmarkConfig, NetworkConfig, TrainingConfig)
+"""Sections that act in every algorithm."""

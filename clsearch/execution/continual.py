@@ -21,8 +21,9 @@ import torch
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
 from clsearch.execution.ray_tasks import side_by_side
+from clsearch.methods.registry import decaying
 from clsearch.planning.plan import Plan
-from clsearch.planning.protocols import DECAYING, HALVINGS
+from clsearch.planning.protocols import HALVINGS
 from clsearch.records.attempts import METHOD, RATE, SCORE, SHARE, Attempt, Begun, Decision
 from clsearch.records.ranking import Choice
 from clsearch.records.trials import now
@@ -79,7 +80,7 @@ def decide(
 
 def _factors(plan: Plan) -> Iterator[tuple[dict[str, float], bool]]:
     """What the method is tried with, strongest first, and whether it is the last."""
-    tops = {name: plan.space[name].high for name in DECAYING if name in plan.space}
+    tops = {name: plan.space[name].high for name in decaying() if name in plan.space}
     most = HALVINGS if tops else 0
     for halving in range(most + 1):
         yield {name: top / 2**halving for name, top in tops.items()}, halving == most

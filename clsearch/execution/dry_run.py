@@ -8,12 +8,12 @@ import torch
 from rich.console import Console
 
 from clsearch.common.formatting import near, span, without_password
-from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
 from clsearch.execution.final_evaluation import rows_of
 from clsearch.execution.preflight import this_node
 from clsearch.execution.ray_address import joins
 from clsearch.execution.resources import Share
+from clsearch.methods.registry import configure
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.planning.protocols import HALVINGS
@@ -52,8 +52,8 @@ def probe(plan: Plan, data: Data) -> Pace | None:
     device = Share(plan.options.cpus_per_trial, 0).take(plan.device if torch.cuda.is_available() else "cpu")
     for steps in (PROBES[0], *PROBES):  # the first is not counted: what is loaded once is loaded there
         settings = plan.config.flat() | {"epochs": None, "iterations": steps}
-        settings |= {"unlearn": ()} if plan.config.amnesiac else {}
-        config = TrialConfig.of(plan.algorithm, settings, plan.config.source)
+        settings |= {"unlearn": ()} if plan.config.unlearns else {}
+        config = configure(plan.algorithm, settings, plan.config.source)
         run = build_cohort([config] * plan.cohort, plan.seeds, device, data, plan.tasks[:2])
         try:
             seconds[steps] = learn_sequence(run).seconds / len(run.benchmark.tasks)

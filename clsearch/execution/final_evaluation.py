@@ -14,11 +14,13 @@ from typing import Any
 import ray
 import torch
 
-from clsearch.config.trial import ConfigError, TrialConfig, fields_of
+from clsearch.common.errors import ConfigError
+from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data, ImageFolder, Source, read_data
 from clsearch.data.image_folder import listed
 from clsearch.execution.data_loading import unreadable
 from clsearch.execution.ray_tasks import side_by_side, unlearning_references
+from clsearch.methods.registry import fields_of
 from clsearch.planning.plan import Plan
 from clsearch.records.evaluation import Final, Measured, read_final
 from clsearch.records.ranking import Choice

@@ -14,12 +14,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.seeding import seed_of
-from clsearch.config.trial import ConfigError
+from clsearch.config.hyperparameters import Space
 from clsearch.execution.pruners import pruner_of
 from clsearch.planning.objectives import direction
 from clsearch.planning.plan import Plan
-from clsearch.planning.spaces import Space, grid
+from clsearch.planning.spaces import grid
 from clsearch.records.study_file import JOURNAL
 
 _ASKED = (OptunaState.RUNNING, OptunaState.COMPLETE, OptunaState.PRUNED, OptunaState.FAIL)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.common.errors import ConfigError
+from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import ImageFolder
 from clsearch.data.image_folder import Part, listed
 from clsearch.execution.ray_address import check_address, check_outlives_job, connected, joins
-from clsearch.methods.registry import OWN
+from clsearch.methods.registry import CUSTOM_METHODS
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.records.mirror import check_mirror
 from clsearch.tracking.store_check import check_tracking
@@ -124,12 +125,12 @@ def check_cohort(plan: Plan) -> None:
     """Regularizers of the user's own that train together are built once, so what is searched must reach them through
     their hyperparameters, not when they are built.
     """
-    if plan.options.cohort == 1 or plan.algorithm not in OWN:
+    if plan.options.cohort == 1 or plan.algorithm not in CUSTOM_METHODS:
         return
     ends = [plan.trial_config({name: getattr(r, end) for name, r in plan.space.items()}) for end in ("low", "high")]
     from ray import cloudpickle
 
-    for build in OWN[plan.algorithm].build:
+    for build in CUSTOM_METHODS[plan.algorithm].builders:
         low, high = (cloudpickle.dumps(build(config)) for config in ends)
         if low != high:
             rule = f"cohort: must be 1 where what is searched chooses how {plan.algorithm} is built"

@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 
-from clsearch.config.trial import ConfigError
+from clsearch.common.errors import ConfigError
 from clsearch.planning.plan import Plan
 from clsearch.tracking.store_check import PROBE_SECONDS
 

@@ -15,8 +15,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import last_line
-from clsearch.config.trial import ConfigError
 from clsearch.execution import preflight
 from clsearch.execution.ray_address import cluster_address
 from clsearch.execution.resources import name_of

@@ -8,10 +8,12 @@ from typing import Any
 import ray
 import torch
 
-from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.common.errors import ConfigError
+from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
 from clsearch.execution.resources import Share, remedy, short_of_memory
-from clsearch.methods.registry import OWN, Own, accept
+from clsearch.methods.base import Method
+from clsearch.methods.registry import CUSTOM_METHODS, accept
 from clsearch.planning.plan import Plan
 from clsearch.training.loop import DivergedError
 from clsearch.training.retraining import References, placed, retrained
@@ -38,7 +40,7 @@ def side_by_side(
         while waiting or running:
             while waiting and len(running) < (options.max_concurrent or len(jobs)):
                 index, job = waiting.pop(0)
-                found = remote.remote(function, share, plan.device, OWN, *job)
+                found = remote.remote(function, share, plan.device, CUSTOM_METHODS, *job)
                 running[found if returns == 1 else found[0]] = (index, found)
             (done,), _ = ray.wait(list(running))
             yield running.pop(done)
@@ -76,7 +78,7 @@ def _retrained(device: torch.device, config: TrialConfig, seeds: Sequence[int], 
     return placed(retrained(config, seeds, device, data), "cpu")
 
 
-def _with_share(function: Callable[..., Any], share: Share, kind: str, own: Mapping[str, Own], *job: Any) -> Any:
+def _with_share(function: Callable[..., Any], share: Share, kind: str, own: Mapping[str, Method], *job: Any) -> Any:
     """A job in its worker. Raises RuntimeError with what to do where it has not enough memory."""
     accept(own)
     try:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.common.errors import ConfigError
 from clsearch.execution.data_loading import load_training
 from clsearch.execution.resources import Share
+from clsearch.methods.registry import configure
 from clsearch.records.ranking import matrices, unlearning_of
 from clsearch.records.study_record import read_study, record_named
 from clsearch.records.trials import TrialRecord, made_with
@@ -68,7 +69,7 @@ def rerun(
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["device: must be one that torch sees here; got cuda"])
     settings = record.settings | ({} if data_root is None else {"data_root": data_root})
-    config = TrialConfig.of(record.algorithm, settings)
+    config = configure(record.algorithm, settings)
     if missing := config.source.missing_files(config.data_root):
         raise ConfigError([f"data_root: must hold the files of {config.benchmark}; missing are {', '.join(missing)}"])
     data = load_training(config, download=False)

@@ -27,8 +27,8 @@ from clsearch.execution.ray_tasks import slots, unlearning_references
 from clsearch.execution.recorder import Watcher
 from clsearch.execution.searcher import OptunaSearcher
 from clsearch.execution.suppression import executing_only
-from clsearch.execution.trainable import TRAINABLES, ContinualTrainable
-from clsearch.methods.registry import OWN
+from clsearch.execution.trainable import trainable_of
+from clsearch.methods.registry import CUSTOM_METHODS
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.records.attempts import SCORE, STATE, Decision, decision_content, read_begun
@@ -135,10 +135,12 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
     if note := about_cohort(plan):
         watcher.line.tell(note)
     against = unlearning_references(plan, plan.seeds, data, watcher.line.say) if left else None
-    trainable = TRAINABLES.get(plan.algorithm, ContinualTrainable)
+    trainable = trainable_of(plan.algorithm)
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trainable, data=data, own=OWN, references=against), resources),
+        tune.with_resources(
+            tune.with_parameters(trainable, data=data, own=CUSTOM_METHODS, references=against), resources
+        ),
         tune_config=tune.TuneConfig(
             # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
             search_alg=searcher,

@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
-from clsearch.config.trial import fields_of
 from clsearch.execution.messages import OUT_OF_MEMORY, results_in
 from clsearch.execution.optuna_study import asked_of, distributions_of, sampler_for
+from clsearch.methods.registry import fields_of
 from clsearch.planning.objectives import chosen, sign
 from clsearch.planning.plan import Plan
 

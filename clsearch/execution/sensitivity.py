@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.common.errors import ConfigError
 from clsearch.data.datasets import Data
 from clsearch.execution.resources import short_of_memory
+from clsearch.methods.registry import method_named
 from clsearch.planning.plan import Plan
 from clsearch.tasks.benchmark import miniature
 from clsearch.training.loop import DivergedError, learn_task
@@ -94,12 +95,11 @@ def inert(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None
 def settings_of_others(plan: Plan, name: str) -> list[dict[str, float]]:
     """Values of the other searched hyperparameters, those with the largest expected effect first; no setting twice."""
     found: list[dict[str, float]] = []
+    known = method_named(plan.algorithm).hyperparameters
     for ends in SETTINGS:
         setting = {}
         for other, values in plan.space.items():
-            extra = TrialConfig.model_fields[other].json_schema_extra
-            assert isinstance(extra, dict)
-            end = ends[("low", "middle", "high").index(str(extra["strong"]))]
+            end = ends[("low", "middle", "high").index(known[other].strongest)]
             setting[other] = dict(zip(("low", "middle", "high"), values.points(3), strict=True))[end]
         del setting[name]
         if setting not in found:

@@ -9,6 +9,7 @@ import gc
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
 from clsearch.execution.messages import COHORT, OUT_OF_MEMORY, UNBUILT, report
 from clsearch.execution.resources import Share, place, remedy, short_of_memory
-from clsearch.methods.registry import Own, accept
+from clsearch.methods.base import Method
+from clsearch.methods.registry import BUILT_IN, accept, configure
 from clsearch.training.cohorts import initial_states, learn_together
 from clsearch.training.loop import DivergedError
 from clsearch.training.retraining import References, placed, retrained
@@ -80,7 +82,7 @@ class ContinualTrainable(Trainable):
         self,
         config: dict[str, Any],
         data: Data | ray.ObjectRef | None = None,
-        own: Mapping[str, Own] | None = None,
+        own: Mapping[str, Method] | None = None,
         references: References | ray.ObjectRef | None = None,
     ) -> None:
         """data: of the benchmark's source, or a reference to it, as `tune.with_parameters(cls, data=...)` shares it
@@ -101,7 +103,7 @@ class ContinualTrainable(Trainable):
         self.share = Share(math.floor(resources.get("CPU", 1)), resources.get("GPU", 0))
         self.short, self.place = False, place()
         source = None if self.data is None else self.data.source
-        configs = [TrialConfig.of(algorithm, settings | each["values"], source) for each in wanted]
+        configs = [configure(algorithm, settings | each["values"], source) for each in wanted]
         self.cohort: list[Member] = []
         self.labels = [each["label"] for each in wanted]
         try:
@@ -222,72 +224,11 @@ def measured_against(run: Run, references: References | ray.ObjectRef | None, da
     return replace(run, references=placed(repeated, run.device))
 
 
-class FinetuningTrainable(ContinualTrainable):
-    """Training on each task in turn, and nothing else: the lower reference."""
-
-    algorithm = "finetuning"
-
-
-class JointTrainable(ContinualTrainable):
-    """At each task, fresh weights trained on all tasks so far together: the upper reference."""
-
-    algorithm = "joint"
-
-
-class IndependentTrainable(ContinualTrainable):
-    """One network per task."""
-
-    algorithm = "independent"
-
-
-class LwFTrainable(ContinualTrainable):
-    """Learning without Forgetting (Li & Hoiem 2017)."""
-
-    algorithm = "lwf"
-
-
-class EWCTrainable(ContinualTrainable):
-    """Elastic weight consolidation (Kirkpatrick et al. 2017) with a free p-norm."""
-
-    algorithm = "ewc"
-
-
-class LwFEWCTrainable(ContinualTrainable):
-    """Distillation and parameter change at once."""
-
-    algorithm = "lwf_ewc"
-
-
-class AmnesiacFinetuningTrainable(ContinualTrainable):
-    """Finetuning that unlearns tasks on request (Graves et al. 2021)."""
-
-    algorithm = "amnesiac_finetuning"
-
-
-class AmnesiacLwFTrainable(ContinualTrainable):
-    """Learning without Forgetting that unlearns tasks on request."""
-
-    algorithm = "amnesiac_lwf"
-
-
-class AmnesiacEWCTrainable(ContinualTrainable):
-    """Elastic weight consolidation that unlearns tasks on request."""
-
-    algorithm = "amnesiac_ewc"
-
-
-TRAINABLES: dict[str, type[ContinualTrainable]] = {
-    cls.algorithm: cls
-    for cls in (
-        FinetuningTrainable,
-        JointTrainable,
-        IndependentTrainable,
-        LwFTrainable,
-        EWCTrainable,
-        LwFEWCTrainable,
-        AmnesiacFinetuningTrainable,
-        AmnesiacLwFTrainable,
-        AmnesiacEWCTrainable,
-    )
-}
-"""Algorithm -> its Trainable."""
+@cache
+def trainable_of(algorithm: str) -> type[ContinualTrainable]:
+    """The Trainable of a method, at home in `clsearch.trainables`; of a registered method, the general one."""
+    method = BUILT_IN.get(algorithm)
+    if method is None:
+        return ContinualTrainable
+    own = {"algorithm": algorithm, "__doc__": method.summary, "__module__": "clsearch.trainables"}
+    return type(method.trainable_name, (ContinualTrainable,), own)

@@ -11,12 +11,13 @@ from typing import Annotated, Any, Union, get_origin
 
 from pydantic.fields import FieldInfo
 
-from clsearch.config.sections import BACKBONES, BENCHMARKS, FOLDER, Part, backbone_name
-from clsearch.config.trial import PARTS, ConfigError, TrialConfig, preset_settings
+from clsearch.common.errors import ConfigError
+from clsearch.config.hyperparameters import Range, Space
+from clsearch.config.sections import BACKBONES, BENCHMARKS, FOLDER, Section, backbone_name
+from clsearch.methods.registry import known_fields, method_named, preset_settings, searchable
 from clsearch.planning.config_file import flag_of, with_files
 from clsearch.planning.options import Options, Protocol, ResourceOptions, SelectionOptions, StudyOptions
-from clsearch.planning.protocols import OWN, SEARCHING
-from clsearch.planning.spaces import Range, Space, searchable
+from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCHING
 
 EVERY_BENCHMARK = (*BENCHMARKS, f"{FOLDER}PATH")
 NAMES = {"benchmark": EVERY_BENCHMARK, "report_benchmark": EVERY_BENCHMARK, "backbone": BACKBONES}
@@ -27,7 +28,7 @@ TIED = {
     "grouping": ("tasks",),
     "classes_per_task": ("tasks",),
     "schedule": ("milestones", "decay"),
-    "protocol": tuple(name for names in OWN.values() for name in names),
+    "protocol": tuple(name for names in PROTOCOL_OPTIONS.values() for name in names),
 }
 """Option -> settings that a script made for its own value of it, and that go where the command line gives another."""
 
@@ -49,7 +50,7 @@ class Invocation:
 
 def untied(settings: dict[str, Any], script: dict[str, Any]) -> list[str]:
     """The settings that were made for a script's value of another one, which is another in `settings`."""
-    known = {**TrialConfig.model_fields, **Options.model_fields}
+    known = known_fields() | Options.model_fields
     defaults = {name: known[name].default for name in TIED}
     changed = [n for n in TIED if n in settings and settings[n] != script.get(n, defaults[n])]
     return [own for name in changed for own in TIED[name]]
@@ -73,10 +74,11 @@ def parse(
     """
     import tyro
 
-    parts: tuple[type[Part], ...] = (StudyOptions, SelectionOptions, *PARTS[algorithm], ResourceOptions)
-    groups = [_group(part, settings, space, without) for part in parts]
+    own = method_named(algorithm).sections
+    sections: tuple[type[Section], ...] = (StudyOptions, SelectionOptions, *own, ResourceOptions)
+    groups = [_group(part, settings, space, without) for part in sections]
     names = {field.name for group in groups for field in dataclasses.fields(group)}
-    known = {name: field for part in parts for name, field in part.model_fields.items() if name in names}
+    known = {name: field for part in sections for name, field in part.model_fields.items() if name in names}
     args = with_files(sys.argv[1:] if args is None else args, known)
     form = dataclasses.make_dataclass(
         "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in (Invocation, *groups)]
@@ -116,15 +118,15 @@ def _with_preset(algorithm: str, given: dict[str, Any], script: dict[str, Any], 
 
 
 def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[str, Any], Space]:
-    scales = searchable()
+    known = searchable()
     new_settings, new_space = {}, {}
     for name, value in values.items():
-        if name not in scales:
+        if name not in known:
             new_settings[name] = value
         elif len(value) == 1:
             new_settings[name] = value[0]
         elif len(value) == 2:
-            new_space[name] = Range(value[0], value[1], log=space[name].log if name in space else scales[name] == "log")
+            new_space[name] = Range(value[0], value[1], log=space[name].log if name in space else known[name].range.log)
         else:
             raise ConfigError([f"{name}: takes one value or a range of two; got {' '.join(map(str, value))}"])
     # A script sets one of the two; the user who gives the other means it instead, and both are refused later.
@@ -140,15 +142,15 @@ def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[
     return {name: v for name, v in new_settings.items() if v is not None or flag_of(name) in flags}, new_space
 
 
-def _group(part: type[Part], settings: dict[str, Any], space: Space, without: Collection[str]) -> type:
+def _group(part: type[Section], settings: dict[str, Any], space: Space, without: Collection[str]) -> type:
     """A dataclass of one group of options for tyro, whose defaults are the script's."""
-    scales = searchable()
+    known = searchable()
     rows = []
     for name, field in part.model_fields.items():
         if name in without:
             continue
         default = settings.get(name, field.default)
-        if name in scales:
+        if name in known:
             default = (space[name].low, space[name].high) if name in space else (default,)
             kind: Any = Annotated[tuple[float, ...], _argument(field, "FLOAT [FLOAT]")]
         elif name in NAMES:

@@ -9,12 +9,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from clsearch.common.errors import meant
+from clsearch.common.errors import ConfigError, meant
 from clsearch.common.formatting import near
-from clsearch.config.trial import ConfigError, explain
+from clsearch.config.hyperparameters import Range, Space
+from clsearch.config.trial import explain
+from clsearch.methods.registry import searchable
 from clsearch.planning.options import SelectionOptions, StudyOptions
 from clsearch.planning.plan import Plan
-from clsearch.planning.spaces import Range, Space, searchable
 
 EITHER = {"--epochs": "--iterations", "--iterations": "--epochs"}
 """Options of which one alone acts: the command line's, not the file's."""

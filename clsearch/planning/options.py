@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from clsearch.config.sections import Part, at_home
-from clsearch.config.trial import PRESETS, ConfigError, explain
+from clsearch.common.errors import ConfigError
+from clsearch.config.sections import Section, at_home
+from clsearch.config.trial import explain
+from clsearch.methods.registry import presets
 
 
 class Protocol(StrEnum):
@@ -30,7 +32,7 @@ class Pruner(StrEnum):
     MEDIAN = "median"
 
 
-class StudyOptions(Part):
+class StudyOptions(Section):
     """Study"""
 
     name: str = Field(
@@ -41,7 +43,7 @@ class StudyOptions(Part):
     trials: int | None = Field(
         None, ge=1, description="Configurations to try. Unless given: 32, or all points of a grid."
     )
-    preset: Literal[tuple(PRESETS)] | None = Field(  # type: ignore[valid-type]
+    preset: Literal[presets()] | None = Field(  # type: ignore[valid-type]
         None, description="Settings as other software has them; options given beside it win, a script's own do not."
     )
     references: tuple[Literal["finetuning", "joint", "independent"], ...] = Field(
@@ -110,7 +112,7 @@ class StudyOptions(Part):
         return at_home(value)
 
 
-class SelectionOptions(Part):
+class SelectionOptions(Section):
     """Selection"""
 
     protocol: Protocol = Field(
@@ -162,7 +164,7 @@ def once(values: Any) -> Any:
     return values
 
 
-class ResourceOptions(Part):
+class ResourceOptions(Section):
     """Resources"""
 
     cpus_per_trial: int = Field(1, ge=1, description="CPU cores, and torch threads, of a trial.")

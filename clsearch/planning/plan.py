@@ -8,11 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clsearch.common.errors import meant
-from clsearch.config.trial import PARTS, ConfigError, TrialConfig, fields_of, preset_settings
+from clsearch.common.errors import ConfigError, meant
+from clsearch.config.hyperparameters import Space
+from clsearch.config.trial import TrialConfig
+from clsearch.methods.registry import (
+    configure,
+    decaying,
+    default_space,
+    fields_of,
+    method_named,
+    methods,
+    preset_settings,
+)
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.protocols import (
-    DECAYING,
     RATE_STEPS,
     check_report,
     protocol_problems,
@@ -21,7 +30,7 @@ from clsearch.planning.protocols import (
     reporting_seeds,
     searched_tasks,
 )
-from clsearch.planning.spaces import Space, check_space, default_space
+from clsearch.planning.spaces import check_space
 
 DEFAULT_TRIALS = 32
 NSGA2_TRIALS = 8
@@ -88,8 +97,9 @@ class Plan:
     @property
     def references(self) -> tuple[str, ...]:
         """Algorithms trained beside the search, on the same seeds; with its requests where it has any."""
-        own = {"finetuning": "amnesiac_finetuning"} if self.config.amnesiac else {}
-        return tuple(own.get(name, name) for name in self.options.references if own.get(name, name) != self.algorithm)
+        unlearning = {m.base: name for name, m in methods().items() if m.base} if self.config.unlearns else {}
+        own = {name: unlearning.get(name, name) for name in self.options.references}
+        return tuple(name for name in own.values() if name != self.algorithm)
 
     @property
     def cohort(self) -> int:
@@ -119,7 +129,7 @@ class Plan:
             settings = report_settings(settings, self.config, on.benchmark)
         known = fields_of(algorithm)
         settings = {k: v for k, v in (settings | dict(values)).items() if k in known}
-        return TrialConfig.of(algorithm, settings, (on or self.config).source)
+        return configure(algorithm, settings, (on or self.config).source)
 
 
 def make_plan(
@@ -135,19 +145,19 @@ def make_plan(
     """
     own = {k: v for k, v in settings.items() if k in Options.model_fields}
     shared = {k: v for k, v in settings.items() if k not in (own.keys() | space.keys()) and v is not None}
-    known = {*fields_of(algorithm), *Options.model_fields} if algorithm in PARTS else set(settings)
+    known = {*method_named(algorithm).fields, *Options.model_fields}
     if unknown := [name for name in settings if name not in known]:
         raise ConfigError(
             [f"{name}: unknown{meant(name, known)}; known are {', '.join(sorted(known))}" for name in unknown]
         )
     options = Options.of(own)
-    config = TrialConfig.of(algorithm, shared)
+    config = configure(algorithm, shared)
     if options.preset and not preset_settings(algorithm, options.preset):
         raise ConfigError([f"preset: must set something that acts in {algorithm}; got {options.preset}"])
     if follow:
         space = _default_space(config, options, shared) | space
     check_space(algorithm, space, shared, config.source)
-    config = TrialConfig.of(algorithm, shared | {name: r.low for name, r in space.items()}, config.source)
+    config = configure(algorithm, shared | {name: r.low for name, r in space.items()}, config.source)
     if problems := protocol_problems(options, {*own}, config, space):
         raise ConfigError(problems)
     report = _report_config(options, shared | {name: r.low for name, r in space.items()}, config)
@@ -166,7 +176,7 @@ def _report_config(options: Options, settings: dict[str, Any], config: TrialConf
     if options.report_benchmark is None:
         return None
     try:
-        report = TrialConfig.of(config.algorithm, report_settings(settings, config, options.report_benchmark))
+        report = configure(config.algorithm, report_settings(settings, config, options.report_benchmark))
     except ConfigError as error:
         problems = [problem.removeprefix("benchmark: ") for problem in error.problems]
         raise ConfigError([f"report_benchmark: {problem}" for problem in problems]) from None
@@ -180,7 +190,7 @@ def _default_space(config: TrialConfig, options: Options, fixed: Mapping[str, An
     return {
         name: values
         for name, values in default_space(config).items()
-        if name not in fixed and (not continual or name in DECAYING)
+        if name not in fixed and (not continual or name in decaying())
     }
 
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from clsearch.common.errors import ConfigError
 from clsearch.config.data_source import class_counts
-from clsearch.config.method_sections import unlearned_by
-from clsearch.config.trial import LARGEST, SMALLEST, ConfigError, TrialConfig
+from clsearch.config.hyperparameters import Space
+from clsearch.config.rules import LARGEST, SMALLEST
+from clsearch.config.trial import TrialConfig
+from clsearch.config.unlearning import unlearned_by
+from clsearch.methods.registry import decaying
 from clsearch.planning.objectives import problems_of_objectives
 from clsearch.planning.options import Options, Protocol, Pruner
-from clsearch.planning.spaces import Space
 
 FIRST_K = 3
 """Tasks that first_k searches on unless told (Chaudhry et al. 2019)."""
@@ -27,10 +30,7 @@ RATE_STEPS = (0.1, 0.3, 1.0, 3.0, 10.0)
 REPORT_SEEDS = {"digits": 5}
 """Source -> how many seeds a final evaluation has unless told; others have 10."""
 
-DECAYING = ("distillation_factor", "penalty_factor")
-"""What continual halves until a task is learned well enough."""
-
-OWN = {
+PROTOCOL_OPTIONS = {
     Protocol.FIRST_K: ("first_k",),
     Protocol.TWO_PHASE: ("report_benchmark",),
     Protocol.CONTINUAL: ("learning_rates",),
@@ -81,7 +81,7 @@ def protocol_problems(options: Options, given: set[str], config: TrialConfig, sp
     protocol, tasks = options.protocol, config.tasks
     problems = [
         f"{name}: acts with protocol = {other} only; got {getattr(options, name)} with {protocol}"
-        for other, names in OWN.items()
+        for other, names in PROTOCOL_OPTIONS.items()
         for name in names
         if other is not protocol and getattr(options, name) is not None
     ]
@@ -93,7 +93,7 @@ def protocol_problems(options: Options, given: set[str], config: TrialConfig, sp
         problems.append("report_benchmark: must name the benchmark that two_phase reports on; got none")
     if protocol is Protocol.CONTINUAL:
         problems += _continual_problems(options, given, config, space)
-    if config.amnesiac:
+    if config.unlearns:
         problems += _unlearning_problems(options, config, space)
     learned = len(searched_tasks(options, tasks))
     gone = unlearned_by(config.requests, learned)
@@ -126,12 +126,12 @@ def _continual_problems(options: Options, given: set[str], config: TrialConfig, 
     for name in space:
         if name == "learning_rate":
             problems.append("learning_rate: continual chooses it from --learning-rates; give one value, not a range")
-        elif name not in DECAYING:
+        elif name not in decaying():
             problems.append(
-                f"{name}: stays the same in continual, where only {' and '.join(DECAYING)} decay; give one value (--"
+                f"{name}: stays the same in continual, where only {' and '.join(decaying())} decay; give one value (--"
                 f"{name.replace('_', '-')} 2) instead of a range"
             )
-    if config.algorithm != "finetuning" and not any(name in DECAYING for name in space):
+    if config.algorithm != "finetuning" and not any(name in decaying() for name in space):
         problems.append("protocol: continual needs the range of a factor, from whose top it decays; got none")
     return problems
 

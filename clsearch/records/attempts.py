@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from clsearch.methods.registry import decaying
 from clsearch.planning.plan import Plan
-from clsearch.planning.protocols import DECAYING
 from clsearch.records.ranking import Choice, Cost
 from clsearch.training.state import TrialState
 
@@ -118,7 +118,7 @@ def read_begun(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> Begu
         Attempt(
             task=row["task"],
             phase=row["phase"],
-            values={name: row[name] for name in (RATE, *DECAYING) if row.get(name) is not None},
+            values={name: row[name] for name in (RATE, *decaying()) if row.get(name) is not None},
             accuracies=tuple(value for seed in seeds if (value := row.get(f"accuracy/seed_{seed}")) is not None),
             bar=row["bar"],
             seeds=len(seeds),

@@ -11,8 +11,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.table import Table
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import amount, named, near, plain_table, words
-from clsearch.config.trial import ConfigError
 from clsearch.planning.objectives import sign
 from clsearch.records.resume import lock_of
 from clsearch.records.study_file import STUDY, stored

@@ -12,9 +12,9 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.files import TEMPORARY
 from clsearch.common.formatting import near, without_password
-from clsearch.config.trial import ConfigError
 from clsearch.records.study_file import RAY, STUDY, stored
 
 PATIENCE_SECONDS = 300.0

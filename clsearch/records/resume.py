@@ -14,8 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import near
-from clsearch.config.trial import ConfigError
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
 from clsearch.records.study_file import COMPARISON, FINAL, MAY_CHANGE, STUDY, Bounds, description, stored

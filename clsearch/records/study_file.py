@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import near
-from clsearch.config.trial import ConfigError
 from clsearch.data.datasets import Source
-from clsearch.methods.registry import digest_of
+from clsearch.methods.registry import digest_source
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
 
@@ -34,7 +34,7 @@ def description(plan: Plan) -> dict[str, Any]:
         "config": {k: v for k, v in plan.config.flat().items() if k not in plan.space},
         "space": {name: asdict(r) for name, r in plan.space.items()},
         "data": described(plan.config.source),
-        "regularizers": digest_of(plan.config),
+        "regularizers": digest_source(plan.config),
         "preset": plan.options.preset,
         "references": plan.references,
         "protocol": plan.protocol.value,

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import near
-from clsearch.config.method_sections import Requests, requests_of
-from clsearch.config.trial import ConfigError
+from clsearch.config.unlearning import Requests, requests_of
 from clsearch.records.attempts import Decision, read_begun
 from clsearch.records.evaluation import Final, openings_of, read_final
 from clsearch.records.ranking import Ranking, rank, unlearning_of

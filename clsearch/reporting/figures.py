@@ -11,8 +11,8 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from clsearch.common.formatting import amount, titled
+from clsearch.config.hyperparameters import Space
 from clsearch.planning.objectives import sign
-from clsearch.planning.spaces import Space
 
 if TYPE_CHECKING:
     from clsearch.records.ranking import Ranking

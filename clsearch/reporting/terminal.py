@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from clsearch.common.formatting import amount, near, plain_table, points, titled, whole, words
-from clsearch.config.method_sections import requests_of
 from clsearch.config.trial import TrialConfig
+from clsearch.config.unlearning import requests_of
 from clsearch.planning.objectives import sign
 from clsearch.planning.plan import Plan
 from clsearch.records.attempts import RATE, SCORE, SHARE, Decision

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from clsearch.common.formatting import DISTANCE, amount, named, titled, unit, words
 from clsearch.common.statistics import rank_correlation
-from clsearch.config.method_sections import Requests, unlearned_by
 from clsearch.config.trial import TrialConfig
+from clsearch.config.unlearning import Requests, unlearned_by
 from clsearch.planning.objectives import sign
 from clsearch.records.ranking import Ranking, unlearning_of
 from clsearch.records.trials import TrialRecord

@@ -11,8 +11,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import without_password
-from clsearch.config.trial import ConfigError
 
 STORES = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 0, "databricks-uc": 0}
 """Schemes of stores that MLflow opens by itself -> port of a database server, 0 where there is none to ask."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clsearch.methods.algorithms import Course
+from clsearch.methods.base import TrainingScheme
 from clsearch.networks.mlp import Params, allowed_mask, restricted
 from clsearch.tasks.samples import Samples
 from clsearch.training.state import TrialState
@@ -40,7 +40,9 @@ def measured(run: Run, state: TrialState, accuracy: Tensor, samples: Sequence[Sa
     """`accuracy` [M, T+1, T] with the row of the tasks that a state has learned, measured on each task's `samples`."""
     t = state.tasks_learned
     row = accuracies(run, state.params, t, samples)
-    if t and run.course is Course.INDEPENDENT:  # each task's own network answers for it; later tasks have none yet
+    if (
+        t and run.scheme is TrainingScheme.INDEPENDENT
+    ):  # each task's own network answers for it; later tasks have none yet
         row = torch.where(torch.arange(row.shape[1]) == t - 1, row, accuracy[:, t - 1])
         row[:, t:] = torch.nan
     found = accuracy.clone()

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from clsearch.common.files import TEMPORARY, write_atomically
 from clsearch.config.sections import BACKBONES
-from clsearch.config.trial import fields_of
-from clsearch.methods.algorithms import ALGORITHMS, Course
+from clsearch.methods.base import TrainingScheme
+from clsearch.methods.registry import BUILT_IN, fields_of
 from clsearch.training.state import TrialState, members_of, together
 from clsearch.training.trial_setup import Run, settings_of
 
@@ -47,8 +47,8 @@ def shares(run: Run, state: TrialState) -> bool:
     return (
         run.prefixes is not None
         and state.tasks_learned == 0
-        and run.course is Course.CONTINUAL
-        and run.config.algorithm in ALGORITHMS
+        and run.scheme is TrainingScheme.CONTINUAL
+        and run.config.algorithm in BUILT_IN
         and run.config.backbone in BACKBONES
         and len({*run.hyperparameters["learning_rate"].tolist()}) == 1
     )

@@ -9,9 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from clsearch.config.method_sections import unlearned_by
-from clsearch.methods.algorithms import Course
-from clsearch.methods.base import Student
+from clsearch.config.unlearning import unlearned_by
+from clsearch.methods.base import Student, TrainingScheme
 from clsearch.networks.mlp import Params, leaves_of, per_member
 from clsearch.tasks.augmentation import cropped
 from clsearch.tasks.benchmark import Task
@@ -170,7 +169,7 @@ def learn_task(run: Run, state: TrialState) -> TrialState:
     accuracy = state.accuracy if state.tasks_learned else measured(run, state, state.accuracy, validation)
     learned = remembered(own, attempted(own, state))
     learned = replace(learned, accuracy=measured(own, learned, accuracy, validation))
-    if run.config.amnesiac and may_go(run.config, learned.tasks_learned):
+    if run.config.unlearns and may_go(run.config, learned.tasks_learned):
         learned = with_update(learned, state.params)
     if run.config.requests:
         learned = asked_for(run, learned, validation)
@@ -206,7 +205,7 @@ def asked_for(run: Run, state: TrialState, samples: Sequence[Samples]) -> TrialS
 
 def attempted(run: Run, state: TrialState) -> TrialState:
     """The next task, trained and nothing else: not remembered, not measured. Raises DivergedError."""
-    before = state if run.course is Course.CONTINUAL else restarted(run, state)
+    before = state if run.scheme is TrainingScheme.CONTINUAL else restarted(run, state)
 
     def train(own: Run, start: TrialState) -> TrialState:
         return train_task(own, start, own.benchmark.tasks[state.tasks_learned])

@@ -8,9 +8,10 @@ from itertools import groupby
 
 import torch
 
-from clsearch.config.method_sections import unlearned_by
-from clsearch.config.trial import TrialConfig, fields_of
+from clsearch.config.trial import TrialConfig
+from clsearch.config.unlearning import unlearned_by
 from clsearch.data.datasets import Data
+from clsearch.methods.registry import configure, fields_of
 from clsearch.networks.mlp import Params
 from clsearch.training.loop import learn_task
 from clsearch.training.trial_setup import build_run
@@ -44,7 +45,7 @@ def retrained(
     if not config.requests:
         return {}
     settings = {name: getattr(config, name) for name in fields_of(REFERENCE)}
-    own = TrialConfig.of(REFERENCE, settings, config.source)
+    own = configure(REFERENCE, settings, config.source)
     moments = sorted({*config.requests, config.tasks})
     found: References = {}
     for gone, ats in groupby(moments, partial(unlearned_by, config.requests)):

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from clsearch.common.seeding import generator_of
 from clsearch.config.sections import Scenario
-from clsearch.methods.algorithms import Course
-from clsearch.methods.base import Penalty
+from clsearch.methods.base import Penalty, TrainingScheme
 from clsearch.networks.mlp import allowed_mask
 from clsearch.tasks.augmentation import drawn_crops
 from clsearch.tasks.benchmark import Task
@@ -55,7 +54,7 @@ def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
     prepared = [r.prepare(run.network, benchmark, task, state.memory, run.hyperparameters) for r in run.regularizers]
     active = benchmark.answers(t, t)
     allowed = allowed_mask(active, benchmark.outputs, run.device)
-    joint = run.course is Course.JOINT
+    joint = run.scheme is TrainingScheme.JOINT
     if joint or any(r.trains_head for r in run.regularizers):
         active = tuple(sorted({*active, *benchmark.seen(t)}))
     if joint and benchmark.scenario is Scenario.TASK:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clsearch.config.trial import NUMBERS, TrialConfig
+from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
-from clsearch.methods.algorithms import Course, algorithm_named
-from clsearch.methods.base import Hyperparameters, Regularizer
+from clsearch.methods.base import Hyperparameters, Regularizer, TrainingScheme
+from clsearch.methods.registry import method_named
 from clsearch.networks.mlp import Network, Params
 from clsearch.networks.validation import build_network
 from clsearch.tasks.benchmark import Benchmark, build_benchmark
@@ -26,7 +26,7 @@ from clsearch.training.state import TrialState
 @dataclass(frozen=True)
 class Run:
     """Configurations on seeds, ready to train; each seed of each is one of M members, in this order. Usually there is
-    one configuration; several differ in NUMBERS only.
+    one configuration; several differ in hyperparameters only.
 
     config: what they share. configurations: how many they are.
     references: number of tasks learned -> parameters of a model that never saw those unlearned by then, see
@@ -39,23 +39,25 @@ class Run:
     network: Network
     optimizer: Optimizer
     regularizers: tuple[Regularizer, ...]
-    course: Course
+    scheme: TrainingScheme
     hyperparameters: Hyperparameters
     configurations: int = 1
     references: Mapping[int, Params] = field(default_factory=dict)
     prefixes: Path | None = None
 
     def with_numbers(self, values: Mapping[str, float]) -> Run:
-        """The run with other values of some hyperparameters (of NUMBERS), the same for all members. Its states go on
-        with them, because nothing that a state holds depends on them.
+        """The run with other values of some hyperparameters, the same for all members. Its states continue with them,
+        because nothing that a state holds depends on them.
 
-        Raises ValueError for another name, and for another exponent than 2 where that has chosen what a step does.
+        Raises ValueError for another name, and where the run was built for a special value (p = 2) that is changed.
         """
-        if unknown := [name for name in values if name not in NUMBERS]:
-            raise ValueError(f"{unknown[0]}: must be one of {', '.join(NUMBERS)}, which a run may change")
-        if self.config.penalty_p_norm == 2 != values.get("penalty_p_norm", 2):
-            got = values["penalty_p_norm"]
-            raise ValueError(f"penalty_p_norm: must stay 2 in a run that was built with 2; got {got:g}")
+        known = method_named(self.config.algorithm).hyperparameters
+        if unknown := [name for name in values if name not in known]:
+            raise ValueError(f"{unknown[0]}: must be one of {', '.join(known)}, which a run may change")
+        for name, value in values.items():
+            special = known[name].special
+            if special is not None and getattr(self.config, name) == special != value:
+                raise ValueError(f"{name}: must stay {special:g} in a run that was built with it; got {value:g}")
         new = {name: torch.full_like(self.hyperparameters[name], value) for name, value in values.items()}
         return replace(self, hyperparameters=self.hyperparameters | new)
 
@@ -167,15 +169,14 @@ def build_cohort(
     sequence: Sequence[int] | None = None,
 ) -> Run:
     """As `build_run`, of several configurations that train together, each on all seeds: members 0..S-1 are the first
-    one's. Raises ValueError where they differ in more than NUMBERS, too.
+    one's. Raises ValueError where they differ in more than hyperparameters, too.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: must be at least one, each once; got {list(seeds)}")
-    if others := {name for config in configs for name in differing(configs[0], config)} - {*NUMBERS}:
+    if others := {name for config in configs for name in differing(configs[0], config)} - {*configs[0].hyperparameters}:
         raise ValueError(f"configurations that train together must have the same {min(others)}")
-    # An exponent of 2 chooses what a step does, which must serve them all.
-    config = next((config for config in configs if config.penalty_p_norm != 2), configs[0])
-    where, algorithm = torch.device(device), algorithm_named(config.algorithm)
+    config = configuration_for_all(configs)
+    where, method = torch.device(device), method_named(config.algorithm)
     benchmark = build_benchmark(config, [*seeds] * len(configs), where, data, sequence)
 
     def numbers(name: str) -> Tensor:
@@ -187,11 +188,21 @@ def build_cohort(
         benchmark=benchmark,
         network=build_network(config, benchmark.shape, benchmark.outputs, where),
         optimizer=build_optimizer(config),
-        regularizers=tuple(build(config) for build in algorithm.build),
-        course=algorithm.course,
-        hyperparameters={name: numbers(name) for name in NUMBERS},
+        regularizers=tuple(build(config) for build in method.builders),
+        scheme=method.scheme,
+        hyperparameters={name: numbers(name) for name in config.hyperparameters},
         configurations=len(configs),
     )
+
+
+def configuration_for_all(configs: Sequence[TrialConfig]) -> TrialConfig:
+    """A configuration whose built step serves all of several: special values (p = 2) only where all have them."""
+    general: dict[str, float] = {}
+    for name, mark in method_named(configs[0].algorithm).hyperparameters.items():
+        others = [value for config in configs if (value := getattr(config, name)) != mark.special]
+        if mark.special is not None and others:
+            general[name] = others[0]
+    return configs[0].model_copy(update=general)
 
 
 def differing(one: TrialConfig, other: TrialConfig) -> list[str]:

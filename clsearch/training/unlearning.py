@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from clsearch.config.method_sections import unlearned_by
 from clsearch.config.sections import Scenario
 from clsearch.config.trial import TrialConfig
+from clsearch.config.unlearning import unlearned_by
 from clsearch.methods.base import Memory
 from clsearch.networks.mlp import Params, is_head
 from clsearch.tasks.samples import Samples

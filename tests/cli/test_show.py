@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from clsearch.cli.main import main
-from clsearch.config.trial import TrialConfig
+from clsearch.methods.registry import configure
 from tests.builders import plan_of
 from tests.reporting.html.test_report import evaluated, references_of, small_plan, trials_of, written
 
@@ -53,7 +53,7 @@ def test_best_is_yaml_of_the_searched_values_to_the_last_digit(whole: Path, caps
 
 def test_best_whole_is_a_configuration(whole: Path, capsys) -> None:
     settings = yaml.safe_load(printed(capsys, "best", whole, "--whole"))
-    assert TrialConfig.of("lwf", settings).distillation_factor == BEST["distillation_factor"]
+    assert configure("lwf", settings).distillation_factor == BEST["distillation_factor"]
 
 
 @pytest.mark.parametrize("command", ["show", "best"])

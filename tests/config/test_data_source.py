@@ -7,8 +7,8 @@ import pytest
 from clsearch.common.errors import ConfigError
 from clsearch.config.data_source import class_counts, read_groups, source_of
 from clsearch.config.sections import BENCHMARKS
-from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import SOURCES, folder_source
+from clsearch.methods.registry import configure
 from tests.helpers import random_images, write_images
 
 
@@ -213,7 +213,7 @@ def test_a_file_may_begin_with_the_mark_that_windows_writes(tmp_path):
 
 
 def counts_of(**settings):
-    return class_counts(TrialConfig.of("finetuning", {"epochs": 1} | settings))
+    return class_counts(configure("finetuning", {"epochs": 1} | settings))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
+from clsearch.common.errors import ConfigError
 from clsearch.config.sections import BENCHMARKS, Kind, at_home
-from clsearch.config.trial import PARTS, ConfigError, TrialConfig
 from clsearch.data.datasets import SOURCES
+from clsearch.methods.registry import BUILT_IN, configure
 
 INF, NAN = math.inf, math.nan
 
@@ -98,7 +99,7 @@ REFUSED = [
 @pytest.mark.parametrize(("algorithm", "field", "value", "rule", "shown"), REFUSED)
 def test_a_bad_value_is_refused_with_field_rule_and_value(algorithm, field, value, rule, shown):
     with pytest.raises(ConfigError) as caught:
-        TrialConfig.of(algorithm, {"epochs": 1, field: value})
+        configure(algorithm, {"epochs": 1, field: value})
     (problem,) = caught.value.problems
     assert problem.startswith(f"{field}: ")
     assert rule in problem
@@ -108,7 +109,7 @@ def test_a_bad_value_is_refused_with_field_rule_and_value(algorithm, field, valu
 @pytest.mark.parametrize(("algorithm", "field", "value", "rule", "shown"), REFUSED)
 def test_two_methods_together_refuse_what_each_refuses(algorithm, field, value, rule, shown):
     with pytest.raises(ConfigError) as caught:
-        TrialConfig.of("lwf_ewc", {"epochs": 1, field: value})
+        configure("lwf_ewc", {"epochs": 1, field: value})
     (problem,) = caught.value.problems
     assert problem.startswith(f"{field}: ")
     assert rule in problem
@@ -121,16 +122,18 @@ def test_every_source_is_split_and_grey_digits_and_clothes_are_also_permuted_and
     assert sorted(BENCHMARKS) == sorted(f"{kind}-{source}" for kind, sources in names.items() for source in sources)
     for name, (kind, source) in BENCHMARKS.items():
         assert name == f"{kind}-{source}"
-        config = TrialConfig.of("finetuning", {"epochs": 1, "benchmark": name})
+        config = configure("finetuning", {"epochs": 1, "benchmark": name})
         assert config.kind == kind
         assert config.source is SOURCES[source]
         assert config.source.name == source
 
 
 def test_every_field_is_described_and_belongs_to_one_part():
-    names = [name for part in {part for parts in PARTS.values() for part in parts} for name in part.model_fields]
+    names = [
+        name for part in {part for own in BUILT_IN.values() for part in own.sections} for name in part.model_fields
+    ]
     assert len(set(names)) == len(names)
-    for part in {part for parts in PARTS.values() for part in parts}:
+    for part in {part for own in BUILT_IN.values() for part in own.sections}:
         assert all(field.description for field in part.model_fields.values())
 
 
@@ -138,8 +141,8 @@ def test_a_home_that_does_not_exist_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert at_home(tmp_path / "x") == tmp_path / "x"
     with pytest.raises(ConfigError, match="data_root: must lie in a home that exists; got '~nobody-of-this-name/x'"):
-        TrialConfig.of("finetuning", {"epochs": 1, "data_root": "~nobody-of-this-name/x"})
-    assert TrialConfig.of("finetuning", {"epochs": 1, "data_root": "~/x"}).data_root == (tmp_path / "x").resolve()
+        configure("finetuning", {"epochs": 1, "data_root": "~nobody-of-this-name/x"})
+    assert configure("finetuning", {"epochs": 1, "data_root": "~/x"}).data_root == (tmp_path / "x").resolve()
 
 
 def test_a_partials_name_is_the_same_in_every_process():

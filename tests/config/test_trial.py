@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from clsearch.common.errors import ConfigError
 from clsearch.config.sections import BENCHMARKS, Scenario
-from clsearch.config.trial import PARTS, PRESETS, ConfigError, TrialConfig, fields_of, followed, preset_settings
+from clsearch.config.trial import derived_defaults
 from clsearch.data.datasets import SOURCES
+from clsearch.methods.lwf import LWF
+from clsearch.methods.registry import BUILT_IN, configure, fields_of, preset_settings, presets
 from tests.helpers import random_images, write_images
 
 
 def refusal(algorithm: str, settings: dict) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        TrialConfig.of(algorithm, settings)
+        configure(algorithm, settings)
     return caught.value
 
 
@@ -129,7 +132,7 @@ BETWEEN = [
 
 
 @pytest.mark.parametrize(("settings", "problem"), BETWEEN)
-@pytest.mark.parametrize("algorithm", PARTS)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_a_rule_between_fields_is_told_with_field_rule_and_value(algorithm, settings, problem):
     assert refusal(algorithm, {"epochs": 1} | settings).problems == [problem]
 
@@ -139,9 +142,9 @@ def test_a_rule_between_fields_is_told_with_field_rule_and_value(algorithm, sett
 def test_gamma_is_refused_where_nothing_decays(algorithm, gamma):
     problem = f"gamma: acts with anchors = online only; got {gamma:g} with separate"
     assert refusal(algorithm, {"epochs": 1, "gamma": gamma}).problems == [problem]
-    config = TrialConfig.of(algorithm, {"epochs": 1, "gamma": gamma, "anchors": "online"})
+    config = configure(algorithm, {"epochs": 1, "gamma": gamma, "anchors": "online"})
     assert config.gamma == gamma
-    assert TrialConfig.of(algorithm, {"epochs": 1, "gamma": 1}).gamma == 1
+    assert configure(algorithm, {"epochs": 1, "gamma": 1}).gamma == 1
 
 
 @pytest.mark.parametrize("algorithm", ["lwf", "lwf_ewc"])
@@ -150,7 +153,7 @@ def test_squared_errors_take_no_squared_temperature(algorithm):
     problem = "temperature_scaling: must be none where distance is mse, which has no temperature; got squared"
     assert refusal(algorithm, settings).problems == [problem]
     for distance in ("cross_entropy", "kl"):
-        TrialConfig.of(algorithm, settings | {"distance": distance})
+        configure(algorithm, settings | {"distance": distance})
 
 
 @pytest.mark.parametrize("benchmark", ["split-digits", "permuted-digits"])
@@ -160,8 +163,8 @@ def test_independent_networks_are_refused_where_nobody_tells_the_task(benchmark)
     assert problem.startswith("scenario: must be task or domain for independent networks")
     assert problem.endswith("got class")
     for scenario in ("task", "domain"):
-        TrialConfig.of("independent", settings | {"scenario": scenario})
-    TrialConfig.of("joint", settings | {"scenario": "class"})
+        configure("independent", settings | {"scenario": scenario})
+    configure("joint", settings | {"scenario": "class"})
 
 
 def test_every_broken_rule_between_fields_is_told_at_once():
@@ -202,39 +205,41 @@ def test_both_settings_that_act_in_split_benchmarks_only_are_told():
     [((2, 3, 5), "task"), ((2, 2), "class"), ((2, 2), "domain"), ((5, 5), "domain"), ([3, 3, 3], "domain")],
 )
 def test_the_number_of_tasks_follows_the_classes_per_task(counts, scenario):
-    config = TrialConfig.of("lwf", {"epochs": 1, "classes_per_task": counts, "scenario": scenario})
+    config = configure("lwf", {"epochs": 1, "classes_per_task": counts, "scenario": scenario})
     assert config.tasks == len(counts)
     assert config.classes_per_task == tuple(counts)
-    assert TrialConfig.of("lwf", json.loads(json.dumps(config.flat()))) == config
+    assert configure("lwf", json.loads(json.dumps(config.flat()))) == config
 
 
-@pytest.mark.parametrize("algorithm", PARTS)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
+@pytest.mark.parametrize("preset", presets())
 def test_a_preset_is_settings_that_its_algorithms_take(preset, algorithm):
     settings = preset_settings(algorithm, preset)
-    assert settings == {name: v for name, v in PRESETS[preset].items() if name in fields_of(algorithm)}
+    assert settings.keys() <= {*fields_of(algorithm)}
     for scenario in ("task", "domain", *(["class"] if algorithm != "independent" else [])):
-        config = TrialConfig.of(algorithm, {"epochs": 1, "scenario": scenario} | settings)
+        config = configure(algorithm, {"epochs": 1, "scenario": scenario} | settings)
         assert all(getattr(config, name) == value for name, value in settings.items())
 
 
 def test_every_setting_of_a_preset_acts_in_some_algorithm_and_none_is_unknown():
-    known = {name for algorithm in PARTS for name in fields_of(algorithm)}
-    for settings in PRESETS.values():
-        assert settings.keys() <= known
+    known = {name for algorithm in BUILT_IN for name in fields_of(algorithm)}
+    for preset in presets():
+        settings = [preset_settings(algorithm, preset) for algorithm in BUILT_IN]
+        assert any(settings)
+        assert {name for own in settings for name in own} <= known
     assert preset_settings("lwf", None) == preset_settings("lwf", "unheard of") == preset_settings("gem", None) == {}
 
 
 def test_the_first_clarena_is_as_the_methods_say():
-    lwf = TrialConfig.of("lwf", {"epochs": 1, "scenario": "class"} | preset_settings("lwf", "clarena-first"))
+    lwf = configure("lwf", {"epochs": 1, "scenario": "class"} | preset_settings("lwf", "clarena-first"))
     assert (lwf.teachers, lwf.train_head) == ("per_task", False)
-    ewc = TrialConfig.of("ewc", {"epochs": 1} | preset_settings("ewc", "clarena-first"))
+    ewc = configure("ewc", {"epochs": 1} | preset_settings("ewc", "clarena-first"))
     assert (ewc.fisher, ewc.fisher_scale, ewc.average_over_tasks) == ("batch", "per_parameter", True)
     assert (ewc.anchors, ewc.gamma, ewc.fisher_samples) == ("separate", 1.0, None)
 
 
 def test_defaults_are_as_published():
-    config = TrialConfig.of("lwf_ewc", {"epochs": 1})
+    config = configure("lwf_ewc", {"epochs": 1})
     assert (config.distance, config.temperature_scaling, config.class_order) == ("cross_entropy", "none", "fixed")
     assert (config.fisher, config.fisher_scale, config.fisher_samples) == ("empirical", "none", None)
     assert (config.anchors, config.gamma, config.average_over_tasks) == ("separate", 1.0, False)
@@ -257,7 +262,7 @@ def test_an_unknown_benchmark_lists_the_known_ones():
     assert all(name in text for name in BENCHMARKS)
 
 
-@pytest.mark.parametrize("algorithm", PARTS)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_an_unknown_key_lists_the_known_ones(algorithm):
     text = str(refusal(algorithm, {"epochs": 1, "learning_rte": 0.1}))
     assert text.startswith("learning_rte: ")
@@ -267,7 +272,7 @@ def test_an_unknown_key_lists_the_known_ones(algorithm):
 def test_an_unknown_algorithm_lists_the_known_ones():
     text = str(refusal("gem", {"epochs": 1}))
     assert "'gem'" in text
-    assert all(name in text for name in PARTS)
+    assert all(name in text for name in BUILT_IN)
 
 
 @pytest.mark.parametrize(
@@ -302,11 +307,11 @@ def test_domain_incremental_tasks_with_unequal_class_counts_are_refused(tasks):
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
 def test_unequal_class_counts_are_taken_where_labels_are_global(scenario):
-    assert TrialConfig.of("lwf", {"epochs": 1, "tasks": 3, "scenario": scenario}).tasks == 3
+    assert configure("lwf", {"epochs": 1, "tasks": 3, "scenario": scenario}).tasks == 3
 
 
 def test_permuted_benchmarks_may_have_more_tasks_than_classes():
-    assert TrialConfig.of("ewc", {"epochs": 1, "benchmark": "permuted-digits", "tasks": 30}).tasks == 30
+    assert configure("ewc", {"epochs": 1, "benchmark": "permuted-digits", "tasks": 30}).tasks == 30
 
 
 @pytest.mark.parametrize(
@@ -334,14 +339,14 @@ def test_permuted_benchmarks_may_have_more_tasks_than_classes():
     ],
 )
 def test_defaults_follow_benchmark_and_scenario(settings, scenario, tasks, teachers, train_head):
-    config = TrialConfig.of("lwf", {"epochs": 1} | settings)
+    config = configure("lwf", {"epochs": 1} | settings)
     assert (config.scenario, config.tasks) == (scenario, tasks)
     assert (config.teachers, config.train_head) == (teachers, train_head)
 
 
 def test_none_means_unless_given():
     nones = dict.fromkeys(fields_of("lwf")) | {"epochs": 1}
-    assert TrialConfig.of("lwf", nones) == TrialConfig.of("lwf", {"epochs": 1})
+    assert configure("lwf", nones) == configure("lwf", {"epochs": 1})
 
 
 @pytest.mark.parametrize(
@@ -359,19 +364,19 @@ def test_none_means_unless_given():
     ],
 )
 def test_flat_survives_json_and_rebuilds_the_configuration(algorithm, settings):
-    config = TrialConfig.of(algorithm, settings)
-    again = TrialConfig.of(algorithm, json.loads(json.dumps(config.flat(), allow_nan=False)))
+    config = configure(algorithm, settings)
+    again = configure(algorithm, json.loads(json.dumps(config.flat(), allow_nan=False)))
     assert again == config
     assert again.flat() == config.flat()
 
 
-@pytest.mark.parametrize("algorithm", PARTS)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_flat_has_exactly_the_settings_that_act(algorithm):
-    assert set(TrialConfig.of(algorithm, {"epochs": 1}).flat()) == set(fields_of(algorithm))
+    assert set(configure(algorithm, {"epochs": 1}).flat()) == set(fields_of(algorithm))
 
 
 def test_a_configuration_is_frozen():
-    config = TrialConfig.of("finetuning", {"epochs": 1})
+    config = configure("finetuning", {"epochs": 1})
     with pytest.raises(ValidationError, match="frozen"):
         config.epochs = 2
     assert config.epochs == 1
@@ -392,24 +397,24 @@ def test_a_pickled_error_is_the_same_error():
 @pytest.mark.parametrize("value", [1e39, 1e-50])
 def test_a_number_outside_single_precision_is_refused(value):
     with pytest.raises(ConfigError, match="learning_rate: must lie in single precision"):
-        TrialConfig.of("finetuning", {"epochs": 1, "learning_rate": value})
+        configure("finetuning", {"epochs": 1, "learning_rate": value})
 
 
 def test_momentum_is_refused_where_it_would_do_nothing():
     with pytest.raises(ConfigError, match=r"momentum: acts with sgd only; got 0\.9 with adam"):
-        TrialConfig.of("finetuning", {"epochs": 1, "optimizer": "adam", "momentum": 0.9})
+        configure("finetuning", {"epochs": 1, "optimizer": "adam", "momentum": 0.9})
 
 
 @pytest.mark.parametrize("name", ["algorithm", "benchmark"])
 def test_a_list_for_a_name_is_refused_like_any_other_value(name):
     settings = {"epochs": 1} | ({"benchmark": ["x"]} if name == "benchmark" else {})
     with pytest.raises(ConfigError, match=f"{name}: must be"):
-        TrialConfig.of(["x"] if name == "algorithm" else "lwf", settings)
+        configure(["x"] if name == "algorithm" else "lwf", settings)
 
 
 def test_the_data_root_is_made_absolute_because_workers_run_elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    config = TrialConfig.of("lwf", {"epochs": 1, "data_root": "data"})
+    config = configure("lwf", {"epochs": 1, "data_root": "data"})
     assert config.flat()["data_root"] == str(tmp_path / "data")
 
 
@@ -420,7 +425,7 @@ def test_the_data_root_is_made_absolute_because_workers_run_elsewhere(monkeypatc
     ("backbone", "hidden"), [(None, (256, 256)), ("mlp", (256, 256)), ("cnn", (128,)), ("resnet18", ()), (print, ())]
 )
 def test_the_widths_follow_the_backbone(backbone, hidden):
-    config = TrialConfig.of("ewc", {"epochs": 1, "backbone": backbone})
+    config = configure("ewc", {"epochs": 1, "backbone": backbone})
     assert config.hidden == hidden
     assert config.backbone == (backbone or "mlp")
 
@@ -457,9 +462,9 @@ FACTORIES = [
 
 
 @pytest.mark.parametrize(("factory", "name"), FACTORIES)
-@pytest.mark.parametrize("algorithm", PARTS)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_a_factory_is_a_backbone_and_is_written_as_where_it_is_defined(algorithm, factory, name):
-    config = TrialConfig.of(algorithm, {"epochs": 1, "backbone": factory})
+    config = configure(algorithm, {"epochs": 1, "backbone": factory})
     assert config.backbone is factory
     assert config.hidden == ()
     flat = json.loads(json.dumps(config.flat(), allow_nan=False))
@@ -485,11 +490,11 @@ def groups_in(tmp_path, text):
 
 def test_the_number_of_tasks_follows_a_grouping(tmp_path):
     path = groups_in(tmp_path, "0, 1\n2, 3\n9, 8\n")
-    config = TrialConfig.of("lwf", {"epochs": 1, "grouping": path})
+    config = configure("lwf", {"epochs": 1, "grouping": path})
     assert (config.tasks, config.scenario) == (3, "task")
     assert config.source.groups == ((0, 1), (2, 3), (9, 8))
     assert config.flat()["grouping"] == str(path)
-    assert TrialConfig.of("lwf", json.loads(json.dumps(config.flat()))) == config
+    assert configure("lwf", json.loads(json.dumps(config.flat()))) == config
 
 
 def test_rules_of_a_grouping_are_told(tmp_path):
@@ -501,7 +506,7 @@ def test_rules_of_a_grouping_are_told(tmp_path):
     assert refusal("ewc", given | {"tasks": 3}).problems == [
         "grouping: must have as many entries as there are tasks, at least two; got 2 3 for 3 tasks"
     ]
-    assert TrialConfig.of("ewc", given | {"tasks": 2, "scenario": "class"}).tasks == 2
+    assert configure("ewc", given | {"tasks": 2, "scenario": "class"}).tasks == 2
     for others, shown in (
         ({"class_order": "shuffled"}, "class_order"),
         ({"classes_per_task": (2, 3)}, "classes_per_task"),
@@ -510,7 +515,7 @@ def test_rules_of_a_grouping_are_told(tmp_path):
         assert refusal("ewc", given | others).problems == [
             f"grouping: says which classes each task has, so {shown} must not be given; got {unequal}"
         ]
-    assert TrialConfig.of("ewc", given | {"class_order": "fixed"}).source.groups == ((0, 1), (2, 3, 4))
+    assert configure("ewc", given | {"class_order": "fixed"}).source.groups == ((0, 1), (2, 3, 4))
     for kind in ("permuted", "rotated"):
         assert refusal("ewc", given | {"benchmark": f"{kind}-digits"}).problems == [
             f"grouping: acts in split benchmarks only, where tasks differ in classes; got {unequal} with {kind}-digits"
@@ -526,7 +531,7 @@ def test_a_grouping_lies_below_the_current_folder_or_at_home(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in ("groups.txt", "~/groups.txt", Path("groups.txt")):
-        config = TrialConfig.of("lwf", {"epochs": 1, "grouping": path})
+        config = configure("lwf", {"epochs": 1, "grouping": path})
         assert config.grouping == tmp_path / "groups.txt"
 
 
@@ -540,17 +545,17 @@ def folder(tmp_path):
 
 def test_the_number_of_tasks_follows_the_classes_of_a_folder(folder, tmp_path):
     given = {"epochs": 1, "benchmark": f"folder:{folder}"}
-    config = TrialConfig.of("lwf", given)
+    config = configure("lwf", given)
     assert (config.kind, config.scenario, config.tasks) == ("split", "task", 3)
     assert config.source.classes == tuple(f"class {i}" for i in range(7))
     assert config.source.shape == (3, 5, 9)
-    assert TrialConfig.of("lwf", given | {"scenario": "class", "classes_per_task": (2, 5)}).tasks == 2
+    assert configure("lwf", given | {"scenario": "class", "classes_per_task": (2, 5)}).tasks == 2
     path = groups_in(tmp_path, "class 6, class 0\nclass 1, class 2\n")
-    grouped = TrialConfig.of("lwf", given | {"grouping": path})
+    grouped = configure("lwf", given | {"grouping": path})
     assert grouped.tasks == 2
     assert grouped.source.classes == ("class 6", "class 0", "class 1", "class 2")
     for built in (config, grouped):
-        assert TrialConfig.of("lwf", json.loads(json.dumps(built.flat()))) == built
+        assert configure("lwf", json.loads(json.dumps(built.flat()))) == built
         again = pickle.loads(pickle.dumps(built))
         assert again == built
         assert again.source == built.source
@@ -564,7 +569,7 @@ def test_rules_of_a_folder_are_told_by_its_path(folder):
     assert refusal("lwf", given | {"random_crop": 5}).problems == [
         "random_crop: must be less than the images' 5 pixels; got 5"
     ]
-    assert TrialConfig.of("lwf", given | {"random_crop": 5, "image_size": 6}).random_crop == 5
+    assert configure("lwf", given | {"random_crop": 5, "image_size": 6}).random_crop == 5
     assert refusal("lwf", given | {"image_size": 6, "random_crop": 6}).problems == [
         "random_crop: must be less than the images' 6 pixels; got 6"
     ]
@@ -577,9 +582,9 @@ def test_a_folder_is_given_from_home_or_from_the_current_folder(folder, monkeypa
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder.parent))
     for benchmark in ("folder:~/images", "folder:.", "folder:../images", f"folder:{folder}/"):
-        assert TrialConfig.of("lwf", {"epochs": 1, "benchmark": benchmark}).benchmark == f"folder:{folder}"
+        assert configure("lwf", {"epochs": 1, "benchmark": benchmark}).benchmark == f"folder:{folder}"
     with pytest.raises(ConfigError, match="benchmark: must lie in a home that exists; got 'folder:~nobody-of-this/x'"):
-        TrialConfig.of("lwf", {"epochs": 1, "benchmark": "folder:~nobody-of-this/x"})
+        configure("lwf", {"epochs": 1, "benchmark": "folder:~nobody-of-this/x"})
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
@@ -589,10 +594,10 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 def test_a_source_that_is_known_is_not_looked_for_again(folder):
     given = {"epochs": 1, "benchmark": f"folder:{folder}"}
-    config = TrialConfig.of("lwf", given)
+    config = configure("lwf", given)
     (folder / "class 0" / "000.png").unlink()
-    assert TrialConfig.of("ewc", given, source=config.source).source is config.source
-    assert TrialConfig.of("ewc", given).source != config.source
+    assert configure("ewc", given, source=config.source).source is config.source
+    assert configure("ewc", given).source != config.source
 
 
 def test_broken_rules_of_images_and_of_training_are_told_together():
@@ -613,19 +618,14 @@ def test_broken_rules_of_images_and_of_training_are_told_together():
 
 def test_defaults_that_follow_know_the_source_and_not_its_name():
     source = replace(SOURCES["digits"], classes=tuple("abcdefgh"))
-    assert followed({}, source)["tasks"] == 4
-    assert followed({"scenario": "class"}, source) | {"hidden": 0} == {
-        "scenario": "class",
-        "tasks": 4,
-        "teachers": "last",
-        "train_head": True,
-        "hidden": 0,
-    }
-    assert followed({}, replace(source, groups=((0, 1), (2, 3), (4, 5))))["tasks"] == 3
-    assert followed({"benchmark": "rotated-digits"}, source)["tasks"] == 10
+    assert derived_defaults({}, source)["tasks"] == 4
+    assert derived_defaults({"backbone": "cnn"}, source) == {"scenario": "task", "tasks": 4, "hidden": (128,)}
+    assert LWF.derived_defaults({"scenario": "class"}) == {"teachers": "last", "train_head": True}
+    assert derived_defaults({}, replace(source, groups=((0, 1), (2, 3), (4, 5))))["tasks"] == 3
+    assert derived_defaults({"benchmark": "rotated-digits"}, source)["tasks"] == 10
     for classes, tasks in ((3, 2), (5, 2), (40, 20), (41, 20), (42, 10), (1000, 10)):
-        assert followed({}, replace(source, classes=tuple(map(str, range(classes)))))["tasks"] == tasks
-    assert followed({"classes_per_task": [2] * 4}, source)["tasks"] == 4
+        assert derived_defaults({}, replace(source, classes=tuple(map(str, range(classes)))))["tasks"] == tasks
+    assert derived_defaults({"classes_per_task": [2] * 4}, source)["tasks"] == 4
 
 
 def test_training_images_are_augmented_where_either_is_asked_for():
@@ -635,4 +635,4 @@ def test_training_images_are_augmented_where_either_is_asked_for():
         ({"random_crop": 1}, True),
         ({"horizontal_flip": True}, True),
     ):
-        assert TrialConfig.of("lwf", {"epochs": 1} | settings).augmented is augmented
+        assert configure("lwf", {"epochs": 1} | settings).augmented is augmented

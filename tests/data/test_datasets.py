@@ -66,10 +66,11 @@ def test_digits_are_scikit_learns_where_its_file_is_elsewhere(monkeypatch):
 def test_importing_what_trains_loads_nothing_that_takes_long():
     """Each worker would load it before its first step, and each study before its first trial."""
     code = (
-        "import sys; from clsearch.config.trial import TrialConfig; from clsearch.training.loop import learn_sequence; "
+        "import sys; from clsearch.methods.registry import configure; "
+        "from clsearch.training.loop import learn_sequence; "
         "from clsearch.training.trial_setup import build_run; from clsearch.execution import run_study, suppression; "
         "from ray.tune import Callback, tune; "
-        "learn_sequence(build_run(TrialConfig.of('lwf_ewc', {'iterations': 1, 'hidden': [4]}), [0, 1]))\n"
+        "learn_sequence(build_run(configure('lwf_ewc', {'iterations': 1, 'hidden': [4]}), [0, 1]))\n"
         "with suppression.uncounted(): assert tune.air_usage.tag_callbacks([Callback()]) is False\n"
         "print({'sympy', 'sklearn', 'scipy', 'mlflow', 'matplotlib', 'plotly'} & sys.modules.keys())"
     )

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from clsearch.config.trial import TrialConfig
 from clsearch.execution.messages import OUT_OF_MEMORY, labels_in, results_in
-from clsearch.execution.trainable import STATE_FILE, EWCTrainable
+from clsearch.execution.trainable import STATE_FILE
+from clsearch.methods.registry import configure
 from clsearch.networks.mlp import MLP
+from clsearch.trainables import EWCTrainable
 from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_run
 
@@ -43,7 +44,7 @@ def moved(result: dict[str, Any]) -> dict[str, int]:
 
 
 def matrix_of(factor: float) -> torch.Tensor:
-    config = TrialConfig.of("ewc", SETTINGS | {"penalty_factor": factor})
+    config = configure("ewc", SETTINGS | {"penalty_factor": factor})
     return learn_sequence(build_run(config, SEEDS)).accuracy
 
 

@@ -21,6 +21,7 @@ from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data, read_data
 from clsearch.execution import continual
 from clsearch.execution.continual import _attempt, decide
+from clsearch.methods.registry import configure
 from clsearch.planning.plan import Plan
 from clsearch.records.attempts import Attempt, Decision, decision_content, metrics_of
 from clsearch.records.study_file import finite
@@ -316,7 +317,7 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else -math.inf
 
 
-PLAIN = set(TrialConfig.of("finetuning", {"epochs": 1}).flat())
+PLAIN = set(configure("finetuning", {"epochs": 1}).flat())
 
 
 def retrained(
@@ -327,7 +328,7 @@ def retrained(
     """
     settings = {name: value for name, value in plan.config.flat().items() if value is not None} | values
     run = build_run(
-        TrialConfig.of(algorithm, {k: v for k, v in settings.items() if algorithm != "finetuning" or k in PLAIN}),
+        configure(algorithm, {k: v for k, v in settings.items() if algorithm != "finetuning" or k in PLAIN}),
         plan.seeds,
     )
     state = run.initial_state()

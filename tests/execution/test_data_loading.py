@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from clsearch.config.trial import ConfigError
+from clsearch.common.errors import ConfigError
 from clsearch.data.datasets import SOURCES, read_data
 from clsearch.execution.data_loading import load
 from clsearch.execution.final_evaluation import fetch_test

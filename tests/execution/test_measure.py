@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Digits, read_data, training_data
 from clsearch.execution.final_evaluation import SealedError, measure, open_test
+from clsearch.methods.registry import configure
 from clsearch.records.test_ledger import LEDGER, read_openings
 from clsearch.tasks.test_data import held_out_samples, read_test
 from clsearch.training.loop import learn_sequence, learn_task
@@ -25,7 +25,7 @@ SEEDS = [3, 5]
 
 
 def config_of(algorithm="finetuning", **settings):
-    return TrialConfig.of(algorithm, SETTINGS | settings)
+    return configure(algorithm, SETTINGS | settings)
 
 
 def measured(config, seeds=SEEDS, **rest):
@@ -408,7 +408,7 @@ def test_on_images_it_is_the_accuracy_after_every_task(pets, scenario):
 
 def test_grouped_images_are_tested_on_the_classes_that_each_task_was_given(pets, tmp_path):
     (tmp_path / "groups.txt").write_text("f, a, c\nb, e\n")
-    config = TrialConfig.of(
+    config = configure(
         "finetuning",
         {k: v for k, v in SETTINGS.items() if k != "tasks"}
         | {"benchmark": f"folder:{pets}", "grouping": tmp_path / "groups.txt", "epochs": 10},

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from clsearch import LogRange
+from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import without_password
-from clsearch.config.trial import ConfigError
 from clsearch.execution import preflight
 from clsearch.execution import ray_address as addresses
 from clsearch.execution.preflight import Node

@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState
 from scipy import stats
 
-from clsearch.config.trial import ConfigError
+from clsearch.common.errors import ConfigError
 from clsearch.execution.optuna_study import open_storage
 from clsearch.execution.pruners import MedianAtTask
 from clsearch.execution.searcher import OptunaSearcher

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clsearch.config.trial import ConfigError
+from clsearch.common.errors import ConfigError
 from clsearch.execution import ray_address as addresses
 from clsearch.execution.ray_address import (
     JOB,

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from scipy.stats import qmc
 
 from clsearch import LogRange, Range
-from clsearch.config.trial import ConfigError
+from clsearch.common.errors import ConfigError
 from clsearch.execution.optuna_study import distributions_of, open_storage
 from clsearch.execution.searcher import OptunaSearcher, reference_label, trial_label
 from clsearch.planning.spaces import grid

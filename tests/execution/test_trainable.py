@@ -9,15 +9,17 @@ from functools import partial
 import pytest
 import torch
 
+from clsearch import trainables
+from clsearch.common.errors import ConfigError
 from clsearch.config.sections import backbone_name
-from clsearch.config.trial import ConfigError, TrialConfig
 from clsearch.data.datasets import SOURCES, read_data
 from clsearch.execution.messages import OUT_OF_MEMORY
-from clsearch.execution.trainable import STATE_FILE, TRAINABLES, EWCTrainable, FinetuningTrainable, LwFTrainable
-from clsearch.methods.algorithms import ALGORITHMS
+from clsearch.execution.trainable import STATE_FILE, trainable_of
+from clsearch.methods.registry import BUILT_IN, configure
 from clsearch.metrics import last_rows
 from clsearch.networks.mlp import MLP
 from clsearch.records.trials import metrics_of
+from clsearch.trainables import EWCTrainable, FinetuningTrainable, LwFTrainable
 from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_run
 from tests.builders import write_images
@@ -56,20 +58,20 @@ def numbers(result):
 
 
 def test_every_algorithm_has_its_trainable():
-    assert set(TRAINABLES) == set(ALGORITHMS)
-    assert all(cls.algorithm == name for name, cls in TRAINABLES.items())
+    assert {name: trainable_of(name).algorithm for name in BUILT_IN} == {name: name for name in BUILT_IN}
+    assert {trainable_of(name).__name__ for name in BUILT_IN} <= {*dir(trainables)}
 
 
-@pytest.mark.parametrize("algorithm", TRAINABLES)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_a_step_learns_a_task_and_the_last_is_done(algorithm):
-    results = steps(TRAINABLES[algorithm](config=CONFIG), 3)
+    results = steps(trainable_of(algorithm)(config=CONFIG), 3)
     assert [r["tasks_learned"] for r in results] == [1, 2, 3]
     assert [r["done"] for r in results] == [False, False, True]
 
 
-@pytest.mark.parametrize("algorithm", TRAINABLES)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_a_result_has_the_metrics_and_their_spread(algorithm):
-    first, _, last = steps(TRAINABLES[algorithm](config=CONFIG), 3)
+    first, _, last = steps(trainable_of(algorithm)(config=CONFIG), 3)
     train = TRAIN | ({"train/kl"} if algorithm.removeprefix("amnesiac_").startswith("lwf") else set())
     expected = SUMMARY | train | {"accuracy/task_01"}
     assert set(metrics_of(first)) == expected | {f"{name}/std" for name in expected}
@@ -98,11 +100,11 @@ def test_metrics_are_the_means_and_deviations_of_the_matrix_that_comes_with_them
     assert result["accuracy/task_02"] == pytest.approx(R[:, 3, 1].mean().item())
 
 
-@pytest.mark.parametrize("algorithm", TRAINABLES)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_a_trial_is_the_cores_own_sequence(algorithm):
-    trainable = TRAINABLES[algorithm](config=CONFIG)
+    trainable = trainable_of(algorithm)(config=CONFIG)
     steps(trainable, 3)
-    assert_same_state(trainable.state, learn_sequence(build_run(TrialConfig.of(algorithm, SETTINGS), [0, 1])))
+    assert_same_state(trainable.state, learn_sequence(build_run(configure(algorithm, SETTINGS), [0, 1])))
 
 
 def test_a_trial_may_learn_some_of_the_tasks_and_is_done_after_the_last_of_them():
@@ -111,7 +113,7 @@ def test_a_trial_may_learn_some_of_the_tasks_and_is_done_after_the_last_of_them(
         results = steps(trainable, 2)
         assert [r["done"] for r in results] == [False, True]
         assert torch.tensor(results[-1]["record"]["accuracy"]).shape == (2, 3, 2)
-        own = build_run(TrialConfig.of("lwf", SETTINGS), [0, 1], sequence=sequence)
+        own = build_run(configure("lwf", SETTINGS), [0, 1], sequence=sequence)
         assert_same_state(trainable.state, learn_sequence(own))
 
 
@@ -189,7 +191,7 @@ KEEPS = {"lwf": {}, "ewc": {"optimizer": "adam", "optimizer_state": "keep"}}
 @pytest.mark.parametrize("algorithm", KEEPS)
 @pytest.mark.parametrize("learned", [1, 2])
 def test_a_new_object_goes_on_from_the_state_file_bit_for_bit(tmp_path, algorithm, learned):
-    cls = TRAINABLES[algorithm]
+    cls = trainable_of(algorithm)
     config = CONFIG | KEEPS[algorithm]
     straight = cls(config=config)
     expected = steps(straight, 3)
@@ -313,7 +315,7 @@ def test_divergence_in_a_later_task_keeps_the_numbers_from_before(tmp_path):
     assert kept.state.tasks_learned == 1
 
 
-@pytest.mark.parametrize("algorithm", TRAINABLES)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 def test_no_metric_is_nan_or_infinite_in_any_scenario(algorithm, scenario):
     config = CONFIG | {"scenario": scenario, "tasks": 2, "algorithm": algorithm}
@@ -346,11 +348,11 @@ def as_shared(data):
     return pickle.loads(packed, buffers=[bytes(buffer.raw()) for buffer in buffers])
 
 
-@pytest.mark.parametrize("algorithm", TRAINABLES)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_shared_data_leads_to_the_same_training(algorithm):
     shared = as_shared(read_data(SOURCES["digits"], None))
     assert not shared.inputs.flags.writeable
-    given, alone = with_data(TRAINABLES[algorithm], CONFIG, shared), TRAINABLES[algorithm](config=CONFIG)
+    given, alone = with_data(trainable_of(algorithm), CONFIG, shared), trainable_of(algorithm)(config=CONFIG)
     assert [metrics_of(r) for r in steps(given, 3)] == [metrics_of(r) for r in steps(alone, 3)]
     assert_same_state(given.state, alone.state)
 
@@ -392,7 +394,7 @@ def test_a_folder_of_images_is_not_needed_where_its_data_is_given(tmp_path, monk
         (tmp_path / "groups.txt").write_text("f, a\nb, c\ne, d")
         settings["grouping"] = str(tmp_path / "groups.txt")
     config = CONFIG | {"tasks": 3, "learning_rate": 0.3, "epochs": 20} | settings
-    shared = as_shared(read_data(TrialConfig.of("lwf", SETTINGS | settings).source, None))
+    shared = as_shared(read_data(configure("lwf", SETTINGS | settings).source, None))
     alone = LwFTrainable(config=config)
     expected = steps(alone, 3)
     for path in tmp_path.iterdir():
@@ -435,10 +437,10 @@ def test_a_configs_backbone_may_be_a_function(tmp_path, made):
     assert_same_state(EWCTrainable(config=config).state, trainable.state)
 
 
-@pytest.mark.parametrize("algorithm", TRAINABLES)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_every_algorithm_trains_a_cnn_to_its_end(algorithm):
     config = {"backbone": "cnn", "hidden": (8,), "iterations": 3, "tasks": 2, "seeds": [0]}
-    results = steps(TRAINABLES[algorithm](config=config), 2)
+    results = steps(trainable_of(algorithm)(config=config), 2)
     assert [r["done"] for r in results] == [False, True]
     assert all(math.isfinite(value) for value in numbers(results[-1]).values())
 

@@ -15,9 +15,9 @@ import ray
 from PIL import Image
 from ray import tune
 
-from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import read_data
-from clsearch.execution.trainable import LwFTrainable
+from clsearch.methods.registry import configure
+from clsearch.trainables import LwFTrainable
 
 COLOURS = {"grass": (40, 160, 50), "sea": (30, 70, 190), "sand": (220, 190, 120), "fire": (210, 60, 20)}
 
@@ -119,7 +119,7 @@ def test_workers_train_on_the_one_copy_in_the_object_store(
 ) -> None:
     monkeypatch.setenv("CLSEARCH_CACHE", str(photos.parent / "cache"))
     settings = {"benchmark": f"folder:{photos}", "image_size": 16, "epochs": 1, "hidden": [8]}
-    config = TrialConfig.of("lwf", settings)
+    config = configure("lwf", settings)
     data = read_data(config.source, None)
     shared = ray.remote(tune.with_parameters(Telling, data=data))
     actors = [shared.remote(settings | {"seeds": [seed]}) for seed in (0, 1)]

@@ -24,7 +24,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from clsearch import Comparison, LogRange, Study
-from clsearch.config.trial import TrialConfig
+from clsearch.methods.registry import configure
 from clsearch.records.test_ledger import read_openings
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.result import StudyResult
@@ -43,7 +43,7 @@ def study(results: Path, name: str, **settings: object) -> Study:
 def matrix_in_peace(record: TrialRecord) -> np.ndarray:
     """The accuracy matrices that a trial's configuration and seeds give without Ray, from beginning to end."""
     settings = {name: value for name, value in record.settings.items() if value is not None}
-    return learn_sequence(build_run(TrialConfig.of(record.algorithm, settings), record.seeds)).accuracy.numpy()
+    return learn_sequence(build_run(configure(record.algorithm, settings), record.seeds)).accuracy.numpy()
 
 
 def mlflow_runs(results: Path, name: str) -> Counter[tuple[str, str]]:

@@ -19,9 +19,9 @@ from mlflow.tracking import MlflowClient
 
 from clsearch import LogRange, Study, metrics
 from clsearch.cli.main import main
-from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import read_data
 from clsearch.execution.final_evaluation import measure
+from clsearch.methods.registry import configure
 from clsearch.records.ranking import matrices, unlearning_of
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.result import StudyResult
@@ -48,7 +48,7 @@ SETTINGS = {
 def in_peace(record: TrialRecord) -> TrialState:
     """What a record's configuration and seeds give without Ray, from beginning to end."""
     settings = {name: value for name, value in record.settings.items() if value is not None}
-    config = TrialConfig.of(record.algorithm, settings)
+    config = configure(record.algorithm, settings)
     run = build_run(config, record.seeds)
     return learn_sequence(replace(run, references=retrained(config, record.seeds)))
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from clsearch.common.seeding import generator_of
-from clsearch.config.trial import PARTS
-from clsearch.methods.algorithms import ALGORITHMS
+from clsearch.methods.registry import BUILT_IN
 from clsearch.networks.mlp import Params
 from clsearch.tasks.benchmark import miniature
 from clsearch.tasks.samples import Mixture, Samples
@@ -273,7 +272,7 @@ def test_independent_networks_never_forget():
     ("algorithm", "case"),
     [
         (algorithm, case)
-        for algorithm in PARTS
+        for algorithm in BUILT_IN
         for case in CASES
         if (algorithm, case["scenario"]) != ("independent", "class")
     ],
@@ -293,7 +292,3 @@ def test_a_resumed_sequence_is_the_unbroken_one(algorithm, case, tmp_path: Path)
             assert same_params(getattr(resumed, kind), getattr(unbroken, kind))
         for kind in ("accuracy", "curve", "epochs"):
             assert torch.equal(getattr(resumed, kind).nan_to_num(-1), getattr(unbroken, kind).nan_to_num(-1))
-
-
-def test_every_algorithm_has_its_parts_of_the_configuration():
-    assert ALGORITHMS.keys() == PARTS.keys()

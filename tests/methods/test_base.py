@@ -4,17 +4,19 @@ import pytest
 import torch
 
 from clsearch.config.sections import Scenario
-from clsearch.methods.base import recalled
-from clsearch.methods.distillation import Distillation
-from clsearch.methods.fisher import Fisher
-from clsearch.methods.parameter_change import ParameterChange
+from clsearch.methods.base import recall
+from clsearch.methods.ewc import ElasticWeightConsolidation
+from clsearch.methods.lwf import LearningWithoutForgetting
+from clsearch.methods.penalties.fisher import Fisher
 from tests.helpers import network_for, random_params, tiny_benchmark
 
 REGULARIZERS = [
-    Distillation(newest_only=False, train_head=True, distance="cross_entropy", squared=False),
-    Distillation(newest_only=True, train_head=False, distance="mse", squared=False),
-    ParameterChange(merged=True, average=False, fisher=Fisher("empirical", None, 4), scale="none", online=None),
-    ParameterChange(merged=False, average=False, fisher=Fisher("exact", None, 4), scale="none", online=0.5),
+    LearningWithoutForgetting(newest_only=False, train_head=True, distance="cross_entropy", squared=False),
+    LearningWithoutForgetting(newest_only=True, train_head=False, distance="mse", squared=False),
+    ElasticWeightConsolidation(
+        merged=True, average=False, fisher=Fisher("empirical", None, 4), scale="none", online=None
+    ),
+    ElasticWeightConsolidation(merged=False, average=False, fisher=Fisher("exact", None, 4), scale="none", online=0.5),
 ]
 
 
@@ -41,5 +43,5 @@ def test_what_another_regularizer_remembers_is_left_alone(regularizer):
 
 def test_entries_are_recalled_by_their_whole_prefix_without_it():
     memory = {name: torch.tensor(i) for i, name in enumerate(("teacher/1/a", "teacher/1/b", "teacher/11/a", "a/1/a"))}
-    assert recalled(memory, "teacher/1/") == {"a": torch.tensor(0), "b": torch.tensor(1)}
-    assert recalled(memory, "teacher/2/") == {}
+    assert recall(memory, "teacher/1/") == {"a": torch.tensor(0), "b": torch.tensor(1)}
+    assert recall(memory, "teacher/2/") == {}

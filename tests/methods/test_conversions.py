@@ -11,11 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from clsearch.common.seeding import generator_of
 from clsearch.config.sections import Scenario
-from clsearch.config.trial import PRESETS
 from clsearch.methods.base import Student
-from clsearch.methods.distillation import Distillation
-from clsearch.methods.fisher import Fisher, backbone_size
-from clsearch.methods.parameter_change import ParameterChange
+from clsearch.methods.ewc import ElasticWeightConsolidation
+from clsearch.methods.lwf import LearningWithoutForgetting
+from clsearch.methods.penalties.fisher import Fisher, backbone_size
+from clsearch.methods.registry import preset_settings
 from clsearch.networks.mlp import Params, is_head
 from clsearch.tasks.benchmark import Benchmark
 from clsearch.tasks.samples import Batch
@@ -86,7 +86,7 @@ def ours(
 ) -> float:
     """clsearch's EWC penalty while the last task is learned."""
     network = network_for(benchmark)
-    regularizer = ParameterChange(True, average, Fisher(kind, None, size), scale, gamma)
+    regularizer = ElasticWeightConsolidation(True, average, Fisher(kind, None, size), scale, gamma)
     memory: dict[str, Tensor] = {}
     for task, params in zip(benchmark.tasks, learned, strict=False):
         memory = regularizer.remember(network, benchmark, task, params, memory)
@@ -142,7 +142,7 @@ def test_clarena_1_0_with_an_elementwise_square_in_place_of_its_norm():
         rows = squared_gradients(benchmark, k, anchor, BATCH)
         fisher = total([(size / (N * parameters), row) for size, row in rows])
         theirs += LAMBDA * distance(fisher, theta, anchor, backbone_only=True).item() / t
-    preset = PRESETS["clarena-first"]
+    preset = preset_settings("ewc", "clarena-first")
     found = ours(
         benchmark,
         learned,
@@ -242,7 +242,7 @@ def our_distillation(
 ) -> float:
     """clsearch's LwF penalty on all samples of the last task."""
     network, task = network_for(benchmark), benchmark.tasks[-1]
-    regularizer = Distillation(newest_only=last, train_head=True, distance=distance, squared=False)
+    regularizer = LearningWithoutForgetting(newest_only=last, train_head=True, distance=distance, squared=False)
     memory: dict[str, Tensor] = {}
     for old, params in zip(benchmark.tasks, teachers, strict=False):
         memory = regularizer.remember(network, benchmark, old, params, memory)

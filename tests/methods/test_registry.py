@@ -6,13 +6,15 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
+import cloudpickle
 import pytest
 import torch
+from pydantic import Field
 
-from clsearch import ConfigError, register
-from clsearch.config.trial import TrialConfig, fields_of
-from clsearch.methods.registry import digest_of
+from clsearch import ConfigError, Hyperparameter, LogRange, Method, Section, register
+from clsearch.methods.registry import configure, default_space, digest_source, fields_of, label_of, methods, symbol_of
 from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_run
 
@@ -27,7 +29,7 @@ def plain_l2() -> type:
 
 
 def learned(algorithm: str, **settings: object) -> torch.Tensor:
-    config = TrialConfig.of(algorithm, SETTINGS | settings)
+    config = configure(algorithm, SETTINGS | settings)
     params = learn_sequence(build_run(config, [0, 1])).params
     return torch.cat([value.flatten(1) for name, value in params.items() if not name.startswith("head.")], 1)
 
@@ -35,14 +37,14 @@ def learned(algorithm: str, **settings: object) -> torch.Tensor:
 def test_its_settings_are_what_all_algorithms_have_and_its_own(plain_l2: type) -> None:
     assert {*fields_of("plain_l2")} - {*fields_of("finetuning")} == {"penalty_factor"}
     with pytest.raises(ConfigError, match="fisher: not a setting of plain_l2"):
-        TrialConfig.of("plain_l2", SETTINGS | {"fisher": "exact"})
+        configure("plain_l2", SETTINGS | {"fisher": "exact"})
     with pytest.raises(ConfigError, match="penalty_factor"):
-        TrialConfig.of("plain_l2", SETTINGS | {"penalty_factor": -1.0})
+        configure("plain_l2", SETTINGS | {"penalty_factor": -1.0})
 
 
 def test_a_factor_of_nearly_nothing_is_finetuning_and_a_larger_one_holds_more(plain_l2: type) -> None:
     first = learned("finetuning", tasks=2, epochs=1)
-    after_one = build_run(TrialConfig.of("finetuning", SETTINGS), [0, 1], sequence=[1])
+    after_one = build_run(configure("finetuning", SETTINGS), [0, 1], sequence=[1])
     anchor = learn_sequence(after_one).params
     anchors = torch.cat([value.flatten(1) for name, value in anchor.items() if not name.startswith("head.")], 1)
     torch.testing.assert_close(learned("plain_l2", penalty_factor=1e-12), first)
@@ -66,8 +68,80 @@ def test_a_name_that_is_taken_or_no_name_is_refused(name: str) -> None:
 
 
 def test_a_setting_that_is_no_hyperparameter_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"settings: must be of distillation_factor, .*; got strength"):
+    with pytest.raises(ConfigError, match=r"settings: must be of .*distillation_factor, .*; got strength"):
         register("mine", settings=["strength"])
+
+
+class Strength(Section):
+    """Mine"""
+
+    strength: Annotated[float, Hyperparameter(LogRange(1e-2, 10.0), "high", symbol="s")] = Field(1.0, gt=0)
+    shape: Literal["round", "square"] = "round"
+
+
+def test_a_method_brings_hyperparameters_of_its_own() -> None:
+    register(Method("mine", "Mine", section=Strength, build=lambda config: Mine()))
+    config = configure("mine", SETTINGS | {"strength": 2.0, "shape": "square"})
+    assert isinstance(config, Strength)
+    assert (config.strength, config.flat()["shape"]) == (2.0, "square")
+    assert config.hyperparameters == ("learning_rate", "strength")
+    assert default_space(config) == {"strength": LogRange(1e-2, 10.0)}
+    assert (label_of("mine"), symbol_of("strength")) == ("Mine", "s")
+    assert build_run(config, [0, 1]).hyperparameters["strength"].tolist() == [2.0, 2.0]
+    with pytest.raises(ConfigError, match=r"strength: .*greater than 0; got -1"):
+        configure("mine", SETTINGS | {"strength": -1})
+
+
+def test_a_section_may_not_have_a_field_that_every_method_has() -> None:
+    class Taken(Section):
+        """Taken"""
+
+        batch_size: int = 3
+
+    with pytest.raises(ConfigError, match=r"section: .*; got batch_size"):
+        register(Method("mine", "Mine", section=Taken))
+
+
+@pytest.mark.parametrize("algorithm", ["lwf_ewc", "amnesiac_ewc", "mine"])
+def test_a_configuration_travels_by_value_and_is_not_validated_again(algorithm: str) -> None:
+    register(Method("mine", "Mine", section=Strength, build=lambda config: Mine()))
+    config = configure(algorithm, SETTINGS)
+    travelled = cloudpickle.loads(cloudpickle.dumps(config))
+    assert type(travelled) is type(config)
+    assert (travelled, travelled.flat(), travelled.source) == (config, config.flat(), config.source)
+
+
+OWN_METHOD = """
+import subprocess, sys
+from typing import Annotated
+
+import cloudpickle
+
+from clsearch import Hyperparameter, LogRange, Method, Section
+
+
+class Own(Section):
+    strength: Annotated[float, Hyperparameter(LogRange(1, 2))] = 1.5
+
+
+read = (
+    "import pickle, sys; from clsearch.methods.registry import accept, configure; "
+    "accept({'own': pickle.load(sys.stdin.buffer)}); print(configure('own', {'epochs': 1}).strength)"
+)
+packed = cloudpickle.dumps(Method("own", "Own", section=Own))
+done = subprocess.run([sys.executable, "-c", read], input=packed, capture_output=True, check=True)
+print(done.stdout.decode(), end="")
+"""
+
+
+def test_a_method_of_a_script_travels_to_workers_with_its_section() -> None:
+    done = subprocess.run([sys.executable, "-c", OWN_METHOD], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "1.5", done.stderr
+
+
+def test_built_in_and_registered_methods_are_the_same_kind_of_value() -> None:
+    register("mine", lambda config: Mine(), settings=["penalty_factor"])
+    assert {type(method) for method in methods().values()} == {Method}
 
 
 def test_a_name_may_be_registered_again() -> None:
@@ -90,12 +164,12 @@ class Other(Mine):
 def test_a_study_is_named_by_the_source_of_its_own_regularizers() -> None:
     def digest(regularizer: type) -> str | None:
         register("mine", lambda config: regularizer(), settings=["penalty_factor"])
-        return digest_of(TrialConfig.of("mine", SETTINGS))
+        return digest_source(configure("mine", SETTINGS))
 
     first = digest(Mine)
     assert first is not None
     assert digest(Mine) == first != digest(Other)
-    assert digest_of(TrialConfig.of("lwf", SETTINGS)) is None
+    assert digest_source(configure("lwf", SETTINGS)) is None
 
 
 def test_a_script_with_an_algorithm_of_its_own_answers_for_help_without_torch() -> None:

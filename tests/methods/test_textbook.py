@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from clsearch.common.seeding import generator_of
-from clsearch.methods.fisher import drawn
+from clsearch.methods.penalties.fisher import drawn
 from clsearch.networks.mlp import Params, allowed_mask, leaves_of, restricted
 from clsearch.tasks.benchmark import Task, classes_of, miniature
 from clsearch.tasks.samples import Batch, Samples, stacked_rows
@@ -126,6 +126,8 @@ def learner_of(run: Run, m: int) -> textbook.Learner:
 
 def tell_what_was_drawn(run: Run, task: Task, params: Params, learners: list[textbook.Learner]) -> None:
     """Which samples our Fisher information is measured on, and the labels it draws for them."""
+    if "ewc" not in run.config.algorithm:
+        return
     allowed = allowed_mask(run.benchmark.answers(task.index, task.index), run.benchmark.outputs, run.device)
     for m, (seed, learner) in enumerate(zip(run.seeds, learners, strict=True)):
         order = torch.randperm(task.train.sizes[m], generator=generator_of(seed, task.index, 0, "fisher samples"))
@@ -329,7 +331,7 @@ def test_teachers_are_asked_about_the_images_as_the_student_sees_them(
         **MOVED,
     )
     assert_something_acts(run, assert_training_is_the_textbooks(run))
-    about_the_images_as_they_are = replace(run, regularizers=(replace(run.regularizers[0], afresh=False),))
+    about_the_images_as_they_are = replace(run, regularizers=(replace(run.regularizers[0], augmented=False),))
     with pytest.raises(AssertionError):
         assert_training_is_the_textbooks(about_the_images_as_they_are)
 

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from clsearch.common.seeding import generator_of, seed_of
 from clsearch.config.sections import Scenario
-from clsearch.methods.fisher import Fisher
+from clsearch.methods.penalties.fisher import Fisher
 from clsearch.networks.mlp import LinearLayers, Params, leaves_of
 from clsearch.networks.modules import (
     Factory,

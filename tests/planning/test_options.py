@@ -6,10 +6,12 @@ from functools import partial
 import pytest
 from pydantic import ValidationError
 
-from clsearch.config.trial import PARTS, ConfigError, TrialConfig, fields_of
+from clsearch.common.errors import ConfigError
+from clsearch.config.hyperparameters import LogRange, Range
+from clsearch.config.trial import TrialConfig
+from clsearch.methods.registry import BUILT_IN, fields_of
 from clsearch.planning.command_line import parse, range_of
 from clsearch.planning.options import Options, Protocol
-from clsearch.planning.spaces import LogRange, Range
 
 SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}
 SETTINGS = {"name": "mine", "tasks": 3, "hidden": (8,), "epochs": 4}
@@ -253,7 +255,7 @@ def test_what_is_no_option_or_no_value_of_its_type_exits_2_and_is_named(args, ca
     assert "Traceback" not in out + err
 
 
-@pytest.mark.parametrize("algorithm", PARTS)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_help_names_every_field_of_the_algorithm_and_none_of_another(algorithm, capsys):
     with pytest.raises(SystemExit) as stopped:
         read("--help", algorithm=algorithm, settings={"epochs": 4}, space={})
@@ -261,7 +263,7 @@ def test_help_names_every_field_of_the_algorithm_and_none_of_another(algorithm, 
     text = capsys.readouterr().out
     shown = set(re.findall(r"--([a-z][a-z-]*)", text))
     own = {name.replace("_", "-") for name in (*fields_of(algorithm), *Options.model_fields)}
-    others = {name.replace("_", "-") for other in PARTS for name in fields_of(other)} - own
+    others = {name.replace("_", "-") for other in BUILT_IN for name in fields_of(other)} - own
     assert own <= shown
     assert not others & shown
     assert "Which?" in text

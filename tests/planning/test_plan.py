@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.common.errors import ConfigError
+from clsearch.config.hyperparameters import LogRange, Range
+from clsearch.methods.registry import configure
 from clsearch.planning.plan import DEFAULT_TRIALS
-from clsearch.planning.spaces import LogRange, Range
 from tests.builders import SMALL_SPACES, plan_of, study_of
 
 FACTOR = {"distillation_factor": LogRange(0.01, 100)}
@@ -17,7 +18,7 @@ VALUES = {"distillation_factor": 0.7, "distillation_temperature": 3.0}
 def test_a_trials_configuration_is_the_studys_with_its_own_values(tmp_path):
     plan = plan_of(tmp_path, learning_rate=0.3)
     config = plan.trial_config({"distillation_factor": 0.7, "distillation_temperature": 3.0})
-    assert config == TrialConfig.of(
+    assert config == configure(
         "lwf",
         {
             "tasks": 3,

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from clsearch import LogRange, Study
+from clsearch.common.errors import ConfigError
 from clsearch.config.data_source import class_counts
-from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.methods.registry import configure
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.protocols import (
     check_report,
@@ -78,7 +79,7 @@ def test_selecting_and_reporting_seeds_share_none():
     ],
 )
 def test_an_option_that_acts_in_another_protocol_is_refused(protocol, own, name, value, shown):
-    config = TrialConfig.of("lwf", LENGTH | {"tasks": 5})
+    config = configure("lwf", LENGTH | {"tasks": 5})
     found = protocol_problems(Options(protocol=protocol, **{name: value}), {name}, config, FACTOR)
     expected = f"{name}: acts with protocol = {own} only; got {shown} with {protocol.value}"
     assert (expected in found) is (protocol.value != own)
@@ -155,12 +156,12 @@ def test_the_second_benchmark_must_have_as_many_tasks_and_classes(settings, othe
 
 
 def test_check_report_accepts_other_data_of_the_same_form_and_nothing_else():
-    search = TrialConfig.of("lwf", LENGTH | {"tasks": 5})
-    check_report(search, TrialConfig.of("lwf", LENGTH | {"tasks": 5, "benchmark": "split-fashion-mnist"}))
+    search = configure("lwf", LENGTH | {"tasks": 5})
+    check_report(search, configure("lwf", LENGTH | {"tasks": 5, "benchmark": "split-fashion-mnist"}))
     with pytest.raises(ConfigError, match="as many tasks and classes per task as split-digits, 2 2 2 2 2; got 4 3 3"):
-        check_report(search, TrialConfig.of("lwf", LENGTH | {"tasks": 3, "benchmark": "split-fashion-mnist"}))
+        check_report(search, configure("lwf", LENGTH | {"tasks": 3, "benchmark": "split-fashion-mnist"}))
     with pytest.raises(ConfigError, match=r"^report_benchmark: must be another than the search's; got split-digits"):
-        check_report(search, TrialConfig.of("lwf", LENGTH | {"tasks": 5}))
+        check_report(search, configure("lwf", LENGTH | {"tasks": 5}))
 
 
 def test_settings_for_the_second_benchmark_leave_out_what_belongs_to_the_firsts_classes_and_images():
@@ -174,7 +175,7 @@ def test_settings_for_the_second_benchmark_leave_out_what_belongs_to_the_firsts_
         "classes_per_task": (2, 2),
         "random_crop": 2,
     }
-    config = TrialConfig.of("lwf", LENGTH | {"tasks": 4, "scenario": "domain", "benchmark": "permuted-digits"})
+    config = configure("lwf", LENGTH | {"tasks": 4, "scenario": "domain", "benchmark": "permuted-digits"})
     assert report_settings(settings, config, "rotated-mnist") == {
         "learning_rate": 0.3,
         "hidden": (8,),

@@ -6,19 +6,13 @@ import math
 import pytest
 import torch
 
-from clsearch.config.trial import COMMON, PARTS, ConfigError, TrialConfig, fields_of
+from clsearch.common.errors import ConfigError
+from clsearch.config.hyperparameters import LogRange, Range
+from clsearch.config.sections import COMMON_SECTIONS
+from clsearch.methods.ewc import count_backbone_parameters, relative_fisher
+from clsearch.methods.registry import BUILT_IN, configure, default_space, fields_of, searchable
 from clsearch.networks.mlp import is_head
-from clsearch.planning.spaces import (
-    SPACES,
-    LogRange,
-    Range,
-    backbone_parameters,
-    check_space,
-    default_space,
-    grid,
-    searchable,
-    usual_fisher,
-)
+from clsearch.planning.spaces import SPACES, check_space, grid
 from clsearch.training.loop import learn_task
 from clsearch.training.trial_setup import build_run
 
@@ -78,12 +72,12 @@ def test_rows_of_spaces_are_valid_and_of_the_scale_of_their_field(algorithm):
 
 
 def test_every_algorithm_has_a_row_of_spaces():
-    assert set(SPACES) == set(PARTS)
+    assert set(SPACES) == set(BUILT_IN)
 
 
 @pytest.mark.parametrize("algorithm", SPACES)
 def test_rows_of_spaces_search_what_is_the_algorithms_own(algorithm):
-    own = {name for part in PARTS[algorithm] if part not in COMMON for name in part.model_fields}
+    own = {name for part in BUILT_IN[algorithm].sections if part not in COMMON_SECTIONS for name in part.model_fields}
     otherwise = set() if "unlearn" in own else {"learning_rate"}
     assert set(SPACES[algorithm]) == (own & set(searchable()) or otherwise)
 
@@ -91,7 +85,7 @@ def test_rows_of_spaces_search_what_is_the_algorithms_own(algorithm):
 @pytest.mark.parametrize("algorithm", SPACES)
 def test_every_point_of_a_row_is_a_valid_configuration(algorithm):
     for point in grid(SPACES[algorithm], 3):
-        config = TrialConfig.of(algorithm, EPOCHS | point)
+        config = configure(algorithm, EPOCHS | point)
         assert {name: getattr(config, name) for name in point} == point
 
 
@@ -135,7 +129,7 @@ def test_check_space_tells_every_problem_at_once():
     assert {p.partition(":")[0] for p in refused.value.problems} == set(space)
 
 
-@pytest.mark.parametrize("algorithm", PARTS)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_the_learning_rate_can_be_searched_in_every_algorithm(algorithm):
     assert "learning_rate" in fields_of(algorithm)
     check_space(algorithm, {"learning_rate": LogRange(1e-4, 1)}, EPOCHS)
@@ -164,10 +158,10 @@ def test_a_scaled_range_has_ends_of_one_digit_and_its_own_scale():
     assert LogRange(1e-1, 1e5).scaled(1) == LogRange(1e-1, 1e5)
 
 
-@pytest.mark.parametrize("algorithm", PARTS)
+@pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_the_default_space_is_the_row_of_spaces_and_leaves_it_as_it_is(algorithm):
     before = dict(SPACES[algorithm])
-    space = default_space(TrialConfig.of(algorithm, EPOCHS))
+    space = default_space(configure(algorithm, EPOCHS))
     assert space == SPACES[algorithm] == before
     space.clear()
     assert SPACES[algorithm] == before
@@ -176,7 +170,7 @@ def test_the_default_space_is_the_row_of_spaces_and_leaves_it_as_it_is(algorithm
 @pytest.mark.parametrize("algorithm", ["lwf", "lwf_ewc"])
 @pytest.mark.parametrize("distance", ["cross_entropy", "kl", "mse"])
 def test_the_default_space_has_a_temperature_where_the_distance_has_one(algorithm, distance):
-    space = default_space(TrialConfig.of(algorithm, EPOCHS | {"distance": distance}))
+    space = default_space(configure(algorithm, EPOCHS | {"distance": distance}))
     assert ("distillation_temperature" in space) == (distance != "mse")
     assert "distillation_factor" in space
 
@@ -193,14 +187,14 @@ def layers(*widths):
 @pytest.mark.parametrize("fisher", FISHERS)
 def test_the_default_factor_follows_how_the_importance_is_measured(fisher, scale, hidden, batch_size, algorithm):
     settings = {"fisher": fisher, "fisher_scale": scale, "hidden": hidden, "batch_size": batch_size}
-    config = TrialConfig.of(algorithm, EPOCHS | settings)
+    config = configure(algorithm, EPOCHS | settings)
     by = 1.0
     if fisher == "batch" and scale != "unit_trace":
         by *= batch_size
     if scale == "per_parameter":
         by *= layers(64, *hidden)
     found = default_space(config)["penalty_factor"]
-    assert usual_fisher(config) == pytest.approx(1 / by)
+    assert relative_fisher(config) == pytest.approx(1 / by)
     for end, base in ((found.low, EWC_RANGE.low), (found.high, EWC_RANGE.high)):
         assert end == pytest.approx(base * by, rel=0.34)  # one digit: at worst 1.5 becomes 2 or 1
         assert float(f"{end:.0e}") == end
@@ -209,10 +203,10 @@ def test_the_default_factor_follows_how_the_importance_is_measured(fisher, scale
 
 
 def test_the_number_of_parameters_is_that_of_the_benchmarks_backbone():
-    config = TrialConfig.of(
+    config = configure(
         "ewc", EPOCHS | {"benchmark": "split-mnist", "hidden": (400, 400), "fisher_scale": "per_parameter"}
     )
-    assert usual_fisher(config) == pytest.approx(1 / layers(784, 400, 400))
+    assert relative_fisher(config) == pytest.approx(1 / layers(784, 400, 400))
 
 
 # Parameters of other backbones, counted layer by layer
@@ -254,9 +248,9 @@ def shared(shape):
     ids=lambda value: str(value).partition(" at 0x")[0],
 )
 def test_a_backbones_parameters_are_counted_without_its_head(settings, expected):
-    config = TrialConfig.of("ewc", EPOCHS | {"fisher_scale": "per_parameter"} | settings)
-    assert backbone_parameters(config) == expected
-    assert usual_fisher(config) == pytest.approx(1 / expected)
+    config = configure("ewc", EPOCHS | {"fisher_scale": "per_parameter"} | settings)
+    assert count_backbone_parameters(config) == expected
+    assert relative_fisher(config) == pytest.approx(1 / expected)
     found = default_space(config)["penalty_factor"]
     assert found == EWC_RANGE.scaled(expected)
     assert found.high / found.low == pytest.approx(EWC_RANGE.high / EWC_RANGE.low)
@@ -264,15 +258,15 @@ def test_a_backbones_parameters_are_counted_without_its_head(settings, expected)
 
 @pytest.mark.parametrize("backbone", ["mlp", "cnn", shared])
 def test_the_number_of_parameters_is_that_of_what_is_trained(backbone):
-    run = build_run(TrialConfig.of("ewc", EPOCHS | {"backbone": backbone}), [0])
+    run = build_run(configure("ewc", EPOCHS | {"backbone": backbone}), [0])
     trained = {name: value for name, value in run.initial_state().params.items() if not is_head(name)}
-    assert backbone_parameters(run.config) == sum(value.numel() for value in trained.values())
+    assert count_backbone_parameters(run.config) == sum(value.numel() for value in trained.values())
 
 
 @pytest.mark.parametrize("scale", ["none", "unit_trace"])
 def test_the_range_follows_the_backbone_only_where_the_scale_does(scale):
     spaces = [
-        default_space(TrialConfig.of("ewc", EPOCHS | {"fisher_scale": scale, "backbone": backbone}))
+        default_space(configure("ewc", EPOCHS | {"fisher_scale": scale, "backbone": backbone}))
         for backbone in ("mlp", "cnn", shared)
     ]
     assert spaces[0] == spaces[1] == spaces[2]
@@ -283,12 +277,12 @@ def penalties(benchmark, scenario, hidden, batch_size):
     two tasks, mean over seeds.
     """
     shared = {"hidden": hidden, "batch_size": batch_size, "benchmark": benchmark, "scenario": scenario, "tasks": 2}
-    plain = build_run(TrialConfig.of("finetuning", shared | {"epochs": 5}), [0, 1])
+    plain = build_run(configure("finetuning", shared | {"epochs": 5}), [0, 1])
     first = learn_task(plain, plain.initial_state())
     second = learn_task(plain, first)
     found = {}
     for fisher, scale in itertools.product(FISHERS, SCALES):
-        config = TrialConfig.of("ewc", shared | {"epochs": 5, "fisher": fisher, "fisher_scale": scale})
+        config = configure("ewc", shared | {"epochs": 5, "fisher": fisher, "fisher_scale": scale})
         run = build_run(config, [0, 1])
         (regularizer,) = run.regularizers
         memory = regularizer.remember(run.network, run.benchmark, run.benchmark.tasks[0], first.params, {})

@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from clsearch.config.trial import ConfigError
+from clsearch.common.errors import ConfigError
 from clsearch.records.mirror import Mirror, check_mirror, copied
 
 

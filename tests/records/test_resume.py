@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from clsearch import LogRange
+from clsearch.common.errors import ConfigError
 from clsearch.common.files import whole
-from clsearch.config.trial import ConfigError
 from clsearch.records.resume import check_same, check_same_comparison, claimed, set_aside
 from clsearch.records.study_file import STUDY, stored
 from clsearch.records.trials import Results, read_trials

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clsearch import LogRange, Study
-from clsearch.config.trial import ConfigError
+from clsearch.common.errors import ConfigError
 from clsearch.execution import dry_run
 from clsearch.planning.plan import Plan
 from clsearch.records.ranking import rank

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import SOURCES, Data, training_data
+from clsearch.methods.registry import configure
 from clsearch.tasks import benchmark as benchmarks
 from clsearch.tasks.benchmark import (
     angles,
@@ -29,7 +29,7 @@ SCENARIOS = ("task", "domain", "class")
 
 
 def benchmark_of(seeds=SEEDS, sequence=None, **settings):
-    return build_benchmark(TrialConfig.of("finetuning", {"epochs": 1} | settings), seeds, CPU, sequence=sequence)
+    return build_benchmark(configure("finetuning", {"epochs": 1} | settings), seeds, CPU, sequence=sequence)
 
 
 def source_labels(samples: Samples, m: int):
@@ -198,7 +198,7 @@ UNEQUAL = {"class_order": "shuffled", "classes_per_task": (2, 3, 5)}
 
 
 def config_of(**settings):
-    return TrialConfig.of("finetuning", {"epochs": 1} | settings)
+    return configure("finetuning", {"epochs": 1} | settings)
 
 
 def test_a_benchmark_knows_its_seeds():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from clsearch.common.errors import ConfigError
-from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import SOURCES, Digits
+from clsearch.methods.registry import configure
 from clsearch.tasks import test_data as held_out
 from clsearch.tasks.benchmark import build_benchmark, classes_of
 from clsearch.tasks.test_data import held_out_samples, read_test, reader_of_test
@@ -20,7 +20,7 @@ SEEDS = (3, 4)
 
 
 def tasks_and_tests(sequence=None, **settings):
-    config = TrialConfig.of("finetuning", {"epochs": 1} | settings)
+    config = configure("finetuning", {"epochs": 1} | settings)
     benchmark = build_benchmark(config, SEEDS, CPU, sequence=sequence)
     return list(zip(benchmark.tasks, held_out_samples(config, benchmark, read_test(config)), strict=True))
 
@@ -82,7 +82,7 @@ def test_all_digits_held_out_come_up_once_for_every_member():
 def test_each_member_is_tested_on_its_own_classes_where_their_order_is_shuffled(settings):
     images, labels = map(torch.from_numpy, Digits("test")())
     settings = {"class_order": "shuffled", **settings}
-    config = TrialConfig.of("finetuning", {"epochs": 1} | settings)
+    config = configure("finetuning", {"epochs": 1} | settings)
     sizes = []
     for task, samples in tasks_and_tests(**settings):
         for m, seed in enumerate(SEEDS):
@@ -99,7 +99,7 @@ def test_each_member_is_tested_on_its_own_classes_where_their_order_is_shuffled(
 def test_no_test_sample_is_training_or_validation_data():
     images, _ = Digits("test")()
     held = {tuple(image.ravel().tolist()) for image in images}
-    config = TrialConfig.of("finetuning", {"epochs": 1, "class_order": "shuffled"})
+    config = configure("finetuning", {"epochs": 1, "class_order": "shuffled"})
     used = {
         tuple((16 * x).int().tolist())
         for task in build_benchmark(config, SEEDS, CPU).tasks
@@ -141,7 +141,7 @@ def test_classes_of_tasks_beyond_a_sequence_are_not_looked_for(monkeypatch):
     monkeypatch.setattr(held_out, "classes_of", beyond(2, held_out.classes_of))
     (_, first), (_, second) = tasks_and_tests((1, 2), **UNEQUAL)
     _, labels = Digits("test")()
-    config = TrialConfig.of("finetuning", {"epochs": 1} | UNEQUAL)
+    config = configure("finetuning", {"epochs": 1} | UNEQUAL)
     for index, samples in enumerate((first, second), start=1):
         for m, seed in enumerate(SEEDS):
             found = labels[samples.rows[m, : samples.sizes[m]]]
@@ -156,7 +156,7 @@ def test_classes_of_tasks_beyond_a_sequence_are_not_looked_for(monkeypatch):
 @pytest.mark.parametrize("name", [name for name in SOURCES if SOURCES[name].test_files])
 def test_the_test_files_of_a_source_are_all_that_its_test_part_needs(name, tmp_path, monkeypatch):
     images, labels = write_part(name, tmp_path, "test", monkeypatch)
-    config = TrialConfig.of("finetuning", {"epochs": 1, "benchmark": f"split-{name}", "data_root": tmp_path})
+    config = configure("finetuning", {"epochs": 1, "benchmark": f"split-{name}", "data_root": tmp_path})
     written = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
     assert sorted(config.source.test_files) == written
     assert config.source.missing_files(tmp_path, "test") == []
@@ -176,7 +176,7 @@ def test_the_test_files_of_a_source_are_all_that_its_test_part_needs(name, tmp_p
 def test_test_images_and_labels_that_differ_in_number_are_refused(tmp_path):
     write_mnist(tmp_path, "t10k", per_class=2, seed=0)
     write_idx(tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte", np.zeros(7))
-    config = TrialConfig.of("finetuning", {"epochs": 1, "benchmark": "split-mnist", "data_root": tmp_path})
+    config = configure("finetuning", {"epochs": 1, "benchmark": "split-mnist", "data_root": tmp_path})
     with pytest.raises(ValueError, match=r"^20 test images and 7 labels$"):
         read_test(config)
 
@@ -207,7 +207,7 @@ def test_training_validation_and_test_images_of_a_folder_are_disjoint_and_togeth
 ):
     (known,) = folder_of(tmp_path)
     settings = {"benchmark": f"folder:{tmp_path}", "scenario": scenario, "class_order": order}
-    config = TrialConfig.of("finetuning", {"epochs": 1} | settings)
+    config = configure("finetuning", {"epochs": 1} | settings)
     pairs = tasks_and_tests(**settings)
     for m, seed in enumerate(SEEDS):
         found = []
@@ -265,16 +265,16 @@ def test_a_grouping_decides_the_test_images_of_each_task(tmp_path, image_cache):
 
 
 def test_a_reader_that_nobody_knows_is_an_error():
-    config = TrialConfig.of("finetuning", {"epochs": 1})
+    config = configure("finetuning", {"epochs": 1})
     strange = replace(config.source, read=lambda root, download, progress: None)
     with pytest.raises(TypeError, match="must be read by one of the known readers"):
-        reader_of_test(TrialConfig.of("finetuning", {"epochs": 1}, source=strange))
+        reader_of_test(configure("finetuning", {"epochs": 1}, source=strange))
 
 
 def test_the_reader_of_test_data_is_that_of_the_training_data_for_the_other_part(tmp_path, image_cache):
     folder_of(tmp_path)
     for benchmark in ("split-digits", "rotated-mnist", "split-svhn", f"folder:{tmp_path}"):
-        config = TrialConfig.of("finetuning", {"epochs": 1, "benchmark": benchmark})
+        config = configure("finetuning", {"epochs": 1, "benchmark": benchmark})
         train, test = config.source.read, reader_of_test(config)
         assert (train.part, test.part) == ("train", "test")
         assert replace(test, part="train", **({"key": train.key} if hasattr(train, "key") else {})) == train

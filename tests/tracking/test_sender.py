@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from scipy import stats
 
 from clsearch import LogRange, Range
-from clsearch.config.trial import fields_of
+from clsearch.methods.registry import fields_of
 from clsearch.records.attempts import METHOD, RATE, Attempt, Decision
 from clsearch.records.evaluation import content_of
 from clsearch.records.ranking import metrics_after

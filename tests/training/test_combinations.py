@@ -8,9 +8,9 @@ from functools import cache
 import pytest
 import torch
 
-from clsearch.config.method_sections import UnlearningConfig
-from clsearch.config.trial import PARTS, ConfigError, TrialConfig
-from clsearch.methods.algorithms import ALGORITHMS
+from clsearch.common.errors import ConfigError
+from clsearch.config.unlearning import UnlearningConfig
+from clsearch.methods.registry import BUILT_IN, configure
 from clsearch.networks.mlp import is_head
 from clsearch.tasks.benchmark import Benchmark, build_benchmark, miniature
 from clsearch.training.loop import learn_sequence
@@ -111,14 +111,14 @@ def refusals(algorithm: str, settings: dict) -> list[str]:
 @cache
 def benchmark_of(scenario: str, place: int) -> Benchmark:
     """Two tasks of about four samples: building them takes longer than training on them."""
-    config = TrialConfig.of("finetuning", {"epochs": 1, "scenario": scenario, **BENCHMARKS[place]})
+    config = configure("finetuning", {"epochs": 1, "scenario": scenario, **BENCHMARKS[place]})
     return miniature(build_benchmark(config, SEEDS, CPU), 2, 4)
 
 
 @cache
 def template_of(scenario: str, place: int, backbone: str) -> Run:
     settings = {"epochs": 1, "scenario": scenario, "backbone": backbone, "hidden": (8,), **BENCHMARKS[place]}
-    run = build_run(TrialConfig.of("finetuning", settings), SEEDS)
+    run = build_run(configure("finetuning", settings), SEEDS)
     return replace(run, benchmark=benchmark_of(scenario, place))
 
 
@@ -128,17 +128,17 @@ def trained(algorithm: str, settings: dict, place: int) -> tuple[Run, TrialState
     expected = refusals(algorithm, settings)
     if expected:
         with pytest.raises(ConfigError) as caught:
-            TrialConfig.of(algorithm, settings)
+            configure(algorithm, settings)
         assert caught.value.problems == expected, settings
         return None
-    config = TrialConfig.of(algorithm, settings)
+    config = configure(algorithm, settings)
     template = template_of(settings["scenario"], place, config.backbone)
     run = replace(
         template,
         config=config,
         optimizer=build_optimizer(config),
-        regularizers=tuple(build(config) for build in ALGORITHMS[algorithm].build),
-        course=ALGORITHMS[algorithm].course,
+        regularizers=tuple(build(config) for build in BUILT_IN[algorithm].builders),
+        scheme=BUILT_IN[algorithm].scheme,
         hyperparameters={name: torch.full((len(SEEDS),), getattr(config, name)) for name in template.hyperparameters},
     )
     return run, learn_sequence(run)
@@ -273,9 +273,9 @@ def test_the_products_are_of_every_option_that_there_is():
     training |= {"weight_decay", "optimizer_state", "milestones", "decay"}
     training |= {"precision"}  # of the backbone's passes alone, see test_precision
     training |= set(UnlearningConfig.model_fields)  # between tasks, see test_unlearning
-    fields = {name for parts in PARTS.values() for part in parts for name in part.model_fields}
+    fields = {name for own in BUILT_IN.values() for part in own.sections for name in part.model_fields}
     assert fields == numbers | benchmark | training | DISTILLATION.keys() | PARAMETER_CHANGE.keys() | STEPS.keys()
-    for part in {part for parts in PARTS.values() for part in parts}:
+    for part in {part for own in BUILT_IN.values() for part in own.sections}:
         for name, field in part.model_fields.items():
             known = {**DISTILLATION, **PARAMETER_CHANGE, **STEPS, "scenario": SCENARIOS}.get(name)
             values = getattr(field.annotation, "__args__", ())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clsearch.methods.penalty_output import Terms
+from clsearch.methods.base import PenaltyOutput
 from clsearch.methods.registry import register
 from clsearch.training.first_task_cache import UNUSED_SECONDS, code_digest, name_of, tidy
 from clsearch.training.loop import learn_sequence
@@ -144,7 +144,7 @@ class FromTheFirstStep:
 
     def prepare(self, network, benchmark, task, memory, hyperparameters):
         factor = hyperparameters["penalty_factor"]
-        return lambda student, batch: Terms(factor * student.params["head.bias"].square().sum((1, 2)))
+        return lambda student, batch: PenaltyOutput(factor * student.params["head.bias"].square().sum((1, 2)))
 
     def remember(self, network, benchmark, task, params, memory):
         return memory

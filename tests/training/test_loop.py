@@ -10,8 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from clsearch.common.seeding import generator_of
 from clsearch.data.datasets import SOURCES, Data, training_data
-from clsearch.methods.base import Student, recalled
-from clsearch.methods.penalty_output import Terms
+from clsearch.methods.base import PenaltyOutput, Student, recall
 from clsearch.networks.mlp import Params, is_head, leaves_of
 from clsearch.tasks import benchmark as benchmarks
 from clsearch.tasks.benchmark import Task
@@ -156,9 +155,9 @@ def test_what_a_step_logs_is_of_that_step_even_where_it_is_part_of_the_parameter
     state = run.initial_state()
     lesson, params = prepare_lesson(run, state, run.benchmark.tasks[0]), leaves_of(state.params)
 
-    def penalty(student: Student, batch: Batch) -> Terms:
+    def penalty(student: Student, batch: Batch) -> PenaltyOutput:
         bias = student.params["head.bias"][:, 0, 0]
-        return Terms(bias, {"seen": bias})
+        return PenaltyOutput(bias, {"seen": bias})
 
     own = dataclasses.replace(lesson, penalties=(penalty,))
     before = params["head.bias"][:, 0, 0].detach().clone()
@@ -460,7 +459,7 @@ def test_remembering_adds_a_learned_task_and_its_memory_and_nothing_else(algorit
     assert_bit_equal(learned, trained, but=("tasks_learned", "memory"))
     assert (trained.tasks_learned, learned.tasks_learned) == (1, 2)
     for kind in ("teacher", "anchor"):
-        kept = recalled(learned.memory, f"{kind}/2/")
+        kept = recall(learned.memory, f"{kind}/2/")
         assert all(torch.equal(value, trained.params[name]) for name, value in kept.items())
         assert bool(kept) == (kind in {"lwf_ewc": ("teacher", "anchor"), "ewc": ("anchor",)}.get(algorithm, ()))
 
@@ -612,7 +611,7 @@ def test_a_task_keeps_its_own_fisher_draws_wherever_it_comes(settings):
 
     def importance(run: Run, task: Task) -> Params:
         memory = ewc.remember(run.network, run.benchmark, task, params, {})
-        return recalled(memory, f"importance/{task.index}/")
+        return recall(memory, f"importance/{task.index}/")
 
     for origin, task in zip((2, 4), some.benchmark.tasks, strict=True):
         found = importance(some, task)

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from clsearch.common.errors import ConfigError
-from clsearch.config.trial import NUMBERS
-from clsearch.methods.algorithms import Course
-from clsearch.methods.distillation import Distillation
-from clsearch.methods.fisher import Fisher
-from clsearch.methods.parameter_change import ParameterChange
+from clsearch.methods.base import TrainingScheme
+from clsearch.methods.ewc import ElasticWeightConsolidation
+from clsearch.methods.lwf import LearningWithoutForgetting
+from clsearch.methods.penalties.fisher import Fisher
 from clsearch.training.loop import learn_sequence, learn_task
 from clsearch.training.optimizers import SGD, Adam
 from clsearch.training.state import TrialState
@@ -28,8 +27,8 @@ def test_no_seeds_and_repeated_seeds_are_refused(seeds):
         build_run(small_config(), seeds)
 
 
-DISTILLATION = Distillation(newest_only=False, train_head=False, distance="cross_entropy", squared=False)
-PARAMETER_CHANGE = ParameterChange(
+DISTILLATION = LearningWithoutForgetting(newest_only=False, train_head=False, distance="cross_entropy", squared=False)
+PARAMETER_CHANGE = ElasticWeightConsolidation(
     merged=True, average=False, fisher=Fisher("empirical", None, 64), scale="none", online=None
 )
 
@@ -72,12 +71,12 @@ def test_an_algorithm_is_these_regularizers(algorithm, settings, regularizers):
 @pytest.mark.parametrize(
     ("algorithm", "course"),
     [
-        ("finetuning", Course.CONTINUAL),
-        ("lwf", Course.CONTINUAL),
-        ("ewc", Course.CONTINUAL),
-        ("lwf_ewc", Course.CONTINUAL),
-        ("joint", Course.JOINT),
-        ("independent", Course.INDEPENDENT),
+        ("finetuning", TrainingScheme.CONTINUAL),
+        ("lwf", TrainingScheme.CONTINUAL),
+        ("ewc", TrainingScheme.CONTINUAL),
+        ("lwf_ewc", TrainingScheme.CONTINUAL),
+        ("joint", TrainingScheme.JOINT),
+        ("independent", TrainingScheme.INDEPENDENT),
     ],
 )
 def test_an_algorithm_takes_this_course_through_the_tasks(algorithm, course):
@@ -320,12 +319,14 @@ def test_a_fingerprint_names_the_tasks_that_are_learned():
 
 # --- other numbers ---
 
+LWF_AND_EWC = ("distillation_factor", "distillation_temperature", "penalty_factor", "penalty_p_norm")
+
 
 def test_other_numbers_are_those_named_for_every_member_and_nothing_else():
     run = small_run("lwf_ewc", (0, 1, 2), learning_rate=0.3, penalty_factor=7.0)
     before = {name: value.clone() for name, value in run.hyperparameters.items()}
     other = run.with_numbers({"penalty_factor": 0.25, "distillation_temperature": 3})
-    assert other.hyperparameters.keys() == set(NUMBERS)
+    assert other.hyperparameters.keys() == {"learning_rate", *LWF_AND_EWC}
     for name, value in (before | {"penalty_factor": 0.25, "distillation_temperature": 3.0}).items():
         expected = value if isinstance(value, torch.Tensor) else torch.full((3,), value)
         assert torch.equal(other.hyperparameters[name], expected)

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from clsearch import metrics
-from clsearch.config.method_sections import unlearned_by
-from clsearch.config.trial import ConfigError, TrialConfig
+from clsearch.common.errors import ConfigError
+from clsearch.config.trial import TrialConfig
+from clsearch.config.unlearning import unlearned_by
+from clsearch.methods.registry import configure
 from clsearch.networks.mlp import Params
 from clsearch.training import loop
 from clsearch.training.evaluation import accuracy_on
@@ -36,7 +38,7 @@ def config_of(algorithm: str, scenario: str = "task", **settings: object) -> Tri
     own = {"epochs": 2, "hidden": (12,), "tasks": 4, "scenario": scenario} | NUMBERS.get(algorithm, {})
     if scenario == "domain":
         own |= {"tasks": 5}
-    return TrialConfig.of(algorithm, own | settings)
+    return configure(algorithm, own | settings)
 
 
 def run_of(algorithm: str, scenario: str, seeds: tuple[int, ...], **settings: object) -> Run:
@@ -145,9 +147,9 @@ def test_a_task_unlearned_at_once_leaves_the_training_of_a_sequence_without_it(
     plain = algorithm.removeprefix("amnesiac_")
     config = config_of(algorithm, scenario, unlearn={2: 2}, **settings)
     found = learn_sequence(build_run(config, seeds))
-    without = {k: v for k, v in config.flat().items() if k in TrialConfig.of(plain, {"epochs": 1}).flat()}
+    without = {k: v for k, v in config.flat().items() if k in configure(plain, {"epochs": 1}).flat()}
     kept = [task for task in range(1, config.tasks + 1) if task != 2]
-    expected = learn_sequence(build_run(TrialConfig.of(plain, without), seeds, sequence=kept))
+    expected = learn_sequence(build_run(configure(plain, without), seeds, sequence=kept))
     assert_near(found.params, expected.params, 2e-4)
     for place, task in enumerate(kept, start=1):
         here, there = found.accuracy[:, -1, task - 1], expected.accuracy[:, -1, place - 1]
@@ -352,7 +354,7 @@ def test_requests_have_one_way_to_be_written() -> None:
         assert config.requests == {3: (1,), 4: (2,)}
     both = config_of("amnesiac_lwf", unlearn=("4:2", "4:1"))
     assert (both.unlearn, both.requests) == (("4:1,2",), {4: (1, 2)})
-    assert TrialConfig.of("amnesiac_lwf", both.flat()) == both
+    assert configure("amnesiac_lwf", both.flat()) == both
     assert [unlearned_by(both.requests, t) for t in (3, 4)] == [frozenset(), {1, 2}]
 
 

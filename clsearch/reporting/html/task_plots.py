@@ -8,7 +8,7 @@ import torch
 from plotly.subplots import make_subplots
 
 from clsearch import metrics
-from clsearch.config.method_sections import unlearned_by
+from clsearch.config.unlearning import unlearned_by
 from clsearch.records.study_record import Reading
 from clsearch.reporting.html.style import DASHES, GREY, LINES, add_band, shaped
 

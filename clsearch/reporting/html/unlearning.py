@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from clsearch.common.formatting import DISTANCE
-from clsearch.config.method_sections import unlearned_by
+from clsearch.config.unlearning import unlearned_by
 from clsearch.records.ranking import unlearning_of
 from clsearch.records.study_record import Reading
 from clsearch.reporting.html.page import Part, Table, drawn

@@ -11,8 +11,8 @@ import pytest
 
 from clsearch import LogRange, Range
 from clsearch.cli.main import main
+from clsearch.common.errors import ConfigError
 from clsearch.common.statistics import paired_difference
-from clsearch.config.trial import ConfigError
 from clsearch.execution.optuna_study import distributions_of, open_storage
 from clsearch.planning.plan import Plan
 from clsearch.records.early_stopping import pruned_of, saving_of

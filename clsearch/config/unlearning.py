@@ -1,4 +1,4 @@
-"""The parts of a configuration that methods have: groups of fields, each with its rule."""
+"""Requests to unlearn tasks, and the section of a configuration that has them."""
 
 from __future__ import annotations
 
@@ -7,88 +7,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from clsearch.config.sections import FOLLOWS, Part
-
-
-class DistillationConfig(Part):
-    """LwF"""
-
-    distillation_factor: float = Field(
-        1.0,
-        gt=0,
-        description="Weight of the distillation penalty.",
-        json_schema_extra={"scale": "log", "strong": "high"},
-    )
-    distillation_temperature: float = Field(
-        2.0,
-        gt=0,
-        description="Softens teacher and student alike (τ).",
-        json_schema_extra={"scale": "log", "strong": "middle"},
-    )
-    teachers: Literal["per_task", "last"] = Field(
-        FOLLOWS,
-        validate_default=False,
-        description="One frozen snapshot per old task, or the newest for all. Unless given: last in "
-        "class-incremental, per_task otherwise.",
-    )
-    train_head: bool = Field(
-        FOLLOWS,
-        validate_default=False,
-        description="Whether the distillation gradient reaches the head. Unless given: not in task-incremental.",
-    )
-    distance: Literal["cross_entropy", "kl", "mse"] = Field(
-        "cross_entropy",
-        description="Between teacher and student: cross-entropy (as published), Kullback-Leibler divergence (the same "
-        "gradient) or mean squared error of logits (no temperature).",
-    )
-    temperature_scaling: Literal["none", "squared"] = Field(
-        "none", description="Multiply the penalty by 1 (as published) or by τ² (Hinton et al. 2015)."
-    )
-
-
-class ParameterChangeConfig(Part):
-    """EWC"""
-
-    penalty_factor: float = Field(
-        1.0,
-        gt=0,
-        description="Weight of the parameter-change penalty (λ/2 of Kirkpatrick et al. 2017 when p = 2).",
-        json_schema_extra={"scale": "log", "strong": "high"},
-    )
-    penalty_p_norm: float = Field(
-        2.0,
-        ge=1,
-        description="Exponent p of the parameter distance.",
-        json_schema_extra={"scale": "linear", "strong": "low"},
-    )
-    fisher: Literal["empirical", "sampled", "exact", "batch"] = Field(
-        "empirical",
-        description="Fisher information: of single samples at their true labels, at labels drawn from the model, "
-        "expected over labels; or of batch means at true labels (about 1/batch size of empirical).",
-    )
-    fisher_scale: Literal["none", "per_parameter", "unit_trace"] = Field(
-        "none", description="Divide the Fisher information by nothing, the number of backbone parameters, or its sum."
-    )
-    fisher_samples: int | None = Field(
-        None, ge=1, description="Samples of a task that its Fisher information is measured on. Unless given: all."
-    )
-    average_over_tasks: bool = Field(
-        False, description="Divide the sum over old tasks by the number of the current task."
-    )
-    anchors: Literal["separate", "online"] = Field(
-        "separate",
-        description="Earlier parameters to hold on to: those after each task, or the newest with importances summed.",
-    )
-    gamma: float = Field(
-        1.0, ge=0, le=1, description="What online anchors keep of earlier importances at each task (1: all of them)."
-    )
-
+from clsearch.config.sections import Section
 
 Requests = dict[int, tuple[int, ...]]
 """Task after which something is to be unlearned -> numbers of the tasks that are, in rising order."""
 
 
-class UnlearningConfig(Part):
+class UnlearningConfig(Section):
     """Unlearning"""
 
     unlearn: tuple[str, ...] = Field(
@@ -128,6 +53,14 @@ class UnlearningConfig(Part):
     def requests(self) -> Requests:
         """What is to be unlearned when."""
         return requests_of(self.unlearn)
+
+    @property
+    def newest_may_go(self) -> bool:
+        """Whether the task learned last may be unlearned: a request names it, or there is none, which leaves it to the
+        caller.
+        """
+        requests = self.requests
+        return not self.disable_unlearning and (not requests or any(at in tasks for at, tasks in requests.items()))
 
 
 def requests_of(words: tuple[str, ...]) -> Requests:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from clsearch.config.sections import Scenario
 from clsearch.methods.base import Penalty, Student
-from clsearch.methods.fisher import Fisher, scaled
-from clsearch.methods.parameter_change import ParameterChange
+from clsearch.methods.ewc import ElasticWeightConsolidation
+from clsearch.methods.penalties.fisher import Fisher, scaled
 from clsearch.networks.mlp import MLP, Params, allowed_mask, is_head, leaves_of
 from clsearch.tasks.benchmark import Benchmark
 from clsearch.tasks.samples import Batch
@@ -23,7 +23,7 @@ GROUPS = {TASK: (4, 3, 3), DOMAIN: (3, 3, 3), CLASS: (4, 3, 3)}
 FIRST, SECOND, BOTH, SHARED = (0, 1, 2, 3), (4, 5, 6), (0, 1, 2, 3, 4, 5, 6), (0, 1, 2)
 FACTORS = (0.7, 1.9)
 EMPIRICAL = Fisher("empirical", None, 4)
-PUBLISHED = ParameterChange(merged=False, average=False, fisher=EMPIRICAL, scale="none", online=None)
+PUBLISHED = ElasticWeightConsolidation(merged=False, average=False, fisher=EMPIRICAL, scale="none", online=None)
 
 
 def consolidated(network: MLP, tasks: int) -> tuple[dict[str, Tensor], list[Params], list[Params]]:

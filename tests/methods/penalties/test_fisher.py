@@ -8,8 +8,8 @@ from torch import Tensor
 
 from clsearch.common.seeding import generator_of
 from clsearch.config.sections import Scenario
-from clsearch.methods import fisher as importance
-from clsearch.methods.fisher import Fisher, drawn, scaled
+from clsearch.methods.penalties import fisher as importance
+from clsearch.methods.penalties.fisher import Fisher, drawn, scaled
 from clsearch.networks.mlp import MLP, LinearLayers, Network, Params, allowed_mask, is_head
 from clsearch.networks.modules import module_network
 from clsearch.tasks.samples import Samples

@@ -1,4 +1,4 @@
-"""Distillation against its formulas, written out in plain loops in double precision."""
+"""LearningWithoutForgetting against its formulas, written out in plain loops in double precision."""
 
 import itertools
 from dataclasses import replace
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from clsearch.config.sections import Scenario
-from clsearch.methods.base import Penalty, recalled
-from clsearch.methods.distillation import Distillation, at, digested, speech
+from clsearch.methods.base import Penalty, recall
+from clsearch.methods.lwf import LearningWithoutForgetting
+from clsearch.methods.penalties.distillation import gather_batch, summarize_task, teacher_logits
 from clsearch.networks.mlp import MLP, Network, Params, is_head, leaves_of
 from clsearch.networks.modules import cnn, module_network
 from clsearch.tasks.benchmark import Benchmark, miniature
@@ -49,11 +50,11 @@ VOICES = {
 FACTORS, TEMPERATURES = (0.7, 1.9), (1.5, 3.0)
 BATCH = Batch(torch.tensor([[0, 5, 2, 8], [7, 7, 1, 3]]))
 UNEQUAL = Batch(torch.tensor([[0, 5, 2, 8], [1, 3, 7, 0]]), torch.tensor([[True] * 4, [True] * 3 + [False]]))
-PUBLISHED = Distillation(newest_only=False, train_head=True, distance="cross_entropy", squared=False)
+PUBLISHED = LearningWithoutForgetting(newest_only=False, train_head=True, distance="cross_entropy", squared=False)
 
 
 def prepared_distillation(
-    benchmark: Benchmark, distillation: Distillation, teachers: list[Params]
+    benchmark: Benchmark, distillation: LearningWithoutForgetting, teachers: list[Params]
 ) -> tuple[MLP, Penalty]:
     """The penalty of the task after the teachers', its members differing in factor and temperature."""
     network, members = network_for(benchmark), len(benchmark.seeds)
@@ -113,7 +114,7 @@ def test_distillation_is_the_textbook_loop(scenario, newest_only, train_head, di
     teachers, (current,) = (
         [{n: 2 * v for n, v in random_params(network, 2, seed).items()} for seed in seeds] for seeds in ((1, 2), (3,))
     )
-    distillation = Distillation(newest_only, train_head, distance, squared)
+    distillation = LearningWithoutForgetting(newest_only, train_head, distance, squared)
     _, penalty = prepared_distillation(benchmark, distillation, teachers)
     inputs, _ = benchmark.tasks[2].train.take(batch.positions)
     leaves = leaves_of(current)
@@ -315,7 +316,7 @@ def test_teachers_heard_together_say_what_each_says_alone(of, members):
     network = of(benchmark)
     teachers = {k: network.initial([10 * k + m for m in range(members)], CPU) for k in (1, 2, 4)}
     inputs, _ = benchmark.tasks[0].train.take(torch.arange(9).expand(members, -1))
-    said = speech(network, teachers)(inputs)
+    said = teacher_logits(network, teachers)(inputs)
     assert list(said) == [1, 2, 4]
     for k, params in teachers.items():
         assert said[k].shape == (members, 9, 7)
@@ -337,13 +338,13 @@ def test_a_digest_of_all_data_is_made_a_few_samples_at_a_time_and_holds_each_at_
         taken.append(inputs.shape[1])
         return {"inputs": inputs, "sums": inputs.sum(-1)}
 
-    found = digested(task, digest, size)
+    found = summarize_task(task, digest, size)
     assert max(taken) <= size
     assert sum(taken) == 9
     positions = torch.tensor([[8, 0, 3], [3, 1, 0]])
     inputs, _ = task.train.take(positions)
-    assert torch.equal(at(found["inputs"], Batch(positions)), inputs)
-    assert torch.equal(at(found["sums"], Batch(positions)), inputs.sum(-1))
+    assert torch.equal(gather_batch(found["inputs"], Batch(positions)), inputs)
+    assert torch.equal(gather_batch(found["sums"], Batch(positions)), inputs.sum(-1))
 
 
 def few(algorithm: str, scenario: str, **settings: object) -> Run:
@@ -360,8 +361,8 @@ def few(algorithm: str, scenario: str, **settings: object) -> Run:
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 def test_teachers_asked_once_and_at_each_step_train_the_same_student(scenario, teachers, distance, backbone):
     once = few("lwf", scenario, teachers=teachers, distance=distance, backbone=backbone)
-    assert not once.regularizers[0].afresh
-    each = replace(once, regularizers=(replace(once.regularizers[0], afresh=True),))
+    assert not once.regularizers[0].augmented
+    each = replace(once, regularizers=(replace(once.regularizers[0], augmented=True),))
     states = [run.initial_state() for run in (once, each)]
     for _ in once.benchmark.tasks:
         states = [learn_task(run, state) for run, state in zip((once, each), states, strict=True)]
@@ -386,7 +387,7 @@ def moved_by_hand(image: Tensor, move: Tensor) -> Tensor:
 def test_teachers_answer_about_the_images_as_the_student_sees_them(scenario, newest_only, distance):
     settings = {"teachers": "last" if newest_only else "per_task", "distance": distance, "train_head": True}
     run = few("lwf", scenario, **settings, random_crop=2, horizontal_flip=True)
-    assert run.regularizers[0].afresh
+    assert run.regularizers[0].augmented
     state = learn_task(run, learn_task(run, run.initial_state()))
     lesson = prepare_lesson(run, state, run.benchmark.tasks[2])
     step = next(epochs_of(run, lesson))[0]
@@ -401,7 +402,7 @@ def test_teachers_answer_about_the_images_as_the_student_sees_them(scenario, new
         voices = [(2, seen[1])]
     for m in range(2):
         teachers = [
-            doubled(member_of(recalled(state.memory, f"teacher/{k}/"), m)) if not newest_only or k == 2 else {}
+            doubled(member_of(recall(state.memory, f"teacher/{k}/"), m)) if not newest_only or k == 2 else {}
             for k in (1, 2)
         ]
         found = []

@@ -1,0 +1,74 @@
+"""Ranges of numbers that are searched, and what a field says of itself to be searchable."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values from low to high of a number, linear or logarithmic.
+
+    Args:
+        low: Lower end, included; above 0 for a logarithmic range.
+        high: Upper end, included; a search space needs low < high.
+        log: Search the logarithm evenly instead of the number.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def points(self, n: int) -> list[float]:
+        """n >= 2 values from low to high, both included, spaced as the range is."""
+        steps = [i / (n - 1) for i in range(n)]
+        if self.log:
+            low, high = math.log(self.low), math.log(self.high)
+            inner = [math.exp(low + s * (high - low)) for s in steps[1:-1]]
+            inner = [float(f"{value:.12g}") for value in inner]  # 1000, not 1000.0000000000007
+        else:
+            inner = [self.low + s * (self.high - self.low) for s in steps[1:-1]]
+        return [self.low, *inner, self.high]
+
+    def scaled(self, by: float) -> Range:
+        """The range times a number, its ends rounded to one digit."""
+        return Range(float(f"{self.low * by:.0e}"), float(f"{self.high * by:.0e}"), self.log)
+
+
+def LogRange(low: float, high: float) -> Range:
+    """A range whose logarithm is searched evenly.
+
+    Args:
+        low: Lower end, included, above 0.
+        high: Upper end, included.
+    """
+    return Range(low, high, log=True)
+
+
+Space = dict[str, Range]
+"""Hyperparameter -> the range that is searched."""
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """Marks a field of a section as a number that a study may search: `Annotated[float, Hyperparameter(...)]`.
+
+    Members of a cohort may differ in it, so a method reads it from its hyperparameters, [M] each, and not from the
+    configuration.
+
+    Args:
+        range: Searched where a study names no range. Its ends should be visibly bad.
+        strongest: Where in the range the effects of the *other* hyperparameters are largest; the check that each one
+            acts sets this one there.
+        symbol: A letter that papers use, for names of runs.
+        decays: The continual protocol starts it at the top of its range and halves it.
+        special: A value that selects cheaper arithmetic, which serves no other value: p = 2 of a p-norm.
+    """
+
+    range: Range
+    strongest: Literal["low", "middle", "high"] = "middle"
+    symbol: str | None = None
+    decays: bool = False
+    special: float | None = None

@@ -1,0 +1,202 @@
+"""Elastic weight consolidation (Kirkpatrick et al. 2017, eq. 3) with a free exponent.
+
+    L = cross-entropy + penalty_factor * Σ_{k<t} Σ_i F_{k,i} |θ_i - θ*_{k,i}|^p
+
+F_k is the diagonal Fisher information after task k (`penalties.fisher`), θ*_k the parameters then (the anchor). With
+p = 2, penalty_factor is λ/2 of the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from clsearch.common.errors import ConfigError
+from clsearch.config.hyperparameters import Hyperparameter, LogRange, Range, Space
+from clsearch.config.sections import Scenario, Section
+from clsearch.config.trial import TrialConfig
+from clsearch.methods.base import Hyperparameters, Memory, Method, Penalty, recall
+
+if TYPE_CHECKING:
+    from clsearch.methods.penalties.fisher import Fisher
+    from clsearch.networks.mlp import Network, Params
+    from clsearch.tasks.benchmark import Benchmark, Task
+
+
+class EWCConfig(Section):
+    """EWC"""
+
+    penalty_factor: Annotated[float, Hyperparameter(LogRange(1e-1, 1e5), "high", decays=True)] = Field(
+        1.0,
+        gt=0,
+        description="Weight of the parameter-change penalty (λ/2 of Kirkpatrick et al. 2017 when p = 2).",
+    )
+    penalty_p_norm: Annotated[float, Hyperparameter(Range(1.0, 3.0), "low", symbol="p", special=2.0)] = Field(
+        2.0,
+        ge=1,
+        description="Exponent p of the parameter distance.",
+    )
+    fisher: Literal["empirical", "sampled", "exact", "batch"] = Field(
+        "empirical",
+        description="Fisher information: of single samples at their true labels, at labels drawn from the model, "
+        "expected over labels; or of batch means at true labels (about 1/batch size of empirical).",
+    )
+    fisher_scale: Literal["none", "per_parameter", "unit_trace"] = Field(
+        "none", description="Divide the Fisher information by nothing, the number of backbone parameters, or its sum."
+    )
+    fisher_samples: int | None = Field(
+        None, ge=1, description="Samples of a task that its Fisher information is measured on. Unless given: all."
+    )
+    average_over_tasks: bool = Field(
+        False, description="Divide the sum over old tasks by the number of the current task."
+    )
+    anchors: Literal["separate", "online"] = Field(
+        "separate",
+        description="Earlier parameters to hold on to: those after each task, or the newest with importances summed.",
+    )
+    gamma: float = Field(
+        1.0, ge=0, le=1, description="What online anchors keep of earlier importances at each task (1: all of them)."
+    )
+
+
+def check_anchors(config: TrialConfig) -> list[str]:
+    """Refuse what does not act with the anchors, and merged anchors of tasks that may have to go."""
+    assert isinstance(config, EWCConfig)
+    problems = []
+    if config.gamma != 1 and config.anchors != "online":
+        problems.append(f"gamma: acts with anchors = online only; got {config.gamma:g} with {config.anchors}")
+    if config.unlearns and config.anchors == "online":
+        problems.append("anchors: must be separate where tasks may be unlearned, whose anchors are dropped; got online")
+    return problems
+
+
+def default_ranges(config: TrialConfig) -> Space:
+    """The factor's range follows how the Fisher information is estimated and scaled."""
+    assert isinstance(config, EWCConfig)
+    mark = EWC.own_hyperparameters["penalty_factor"]
+    return {"penalty_factor": mark.range.scaled(1 / relative_fisher(config))}
+
+
+def relative_fisher(config: TrialConfig) -> float:
+    """How much smaller the Fisher information is than that of single samples (`fisher` empirical, `fisher_scale` none).
+
+    `batch` is about 1/batch size of it. `sampled` and `exact` are 1 to 10 times it where a task is not learned to the
+    last sample, and up to 80 times where it is, because true labels have little gradient then. The sum after a task of
+    split and permuted digits and MNIST measured 0.002 to 40, which `unit_trace` makes 1. The range, which they share,
+    spans six decades.
+    """
+    assert isinstance(config, EWCConfig)
+    size = 1.0
+    if config.fisher == "batch" and config.fisher_scale != "unit_trace":
+        size /= min(config.batch_size, config.fisher_samples or config.batch_size)
+    if config.fisher_scale == "per_parameter":
+        size /= count_backbone_parameters(config)
+    return size
+
+
+def count_backbone_parameters(config: TrialConfig) -> int:
+    """How many parameters a configuration's backbone has. Loads torch unless that is an MLP."""
+    if config.backbone == "mlp":
+        widths = (math.prod(config.source.shape), *config.hidden)
+        return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
+    from clsearch.networks.modules import factory_of, parameter_count
+    from clsearch.networks.validation import problems_of
+
+    factory = factory_of(config)
+    if problems := problems_of(factory, config.source.shape):
+        raise ConfigError(problems)
+    return parameter_count(factory, config.source.shape)
+
+
+@dataclass(frozen=True)
+class ElasticWeightConsolidation:
+    """penalty_factor * Σ_{k<t} Σ_i F_{k,i} |θ_i - θ*_{k,i}|^p over the backbone and, where it is shared (domain- and
+    class-incremental), the head.
+
+    Args:
+        merged: p is 2, so the sum over tasks is one quadratic and a constant.
+        average: Divide the sum over old tasks by t.
+        fisher: How F is estimated.
+        scale: How F is scaled: none, per_parameter or unit_trace.
+        online: A gamma instead of None keeps one anchor, the newest, with F <- gamma F + F_new (Schwarz et al. 2018).
+    """
+
+    merged: bool
+    average: bool
+    fisher: Fisher
+    scale: str
+    online: float | None
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def trains_head(self) -> bool:
+        return False
+
+    def prepare(
+        self, network: Network, benchmark: Benchmark, task: Task, memory: Memory, hyperparameters: Hyperparameters
+    ) -> Penalty | None:
+        old = benchmark.retained(task.index - 1)
+        if not old:
+            return None
+        from clsearch.methods.penalties.parameter_change import merged_quadratic, p_norm_penalty, stack_tasks
+
+        kept = old if self.online is None else old[-1:]
+        names = tuple(recall(memory, f"anchor/{kept[0]}/"))
+        importance, anchors = (
+            stack_tasks([recall(memory, f"{kind}/{k}/") for k in kept], names) for kind in ("importance", "anchor")
+        )
+        factor = hyperparameters["penalty_factor"] / (len(old) + 1 if self.average else 1)
+        if self.merged:
+            return merged_quadratic(importance, anchors, factor, names)
+        return p_norm_penalty(importance, anchors, factor, hyperparameters["penalty_p_norm"], names)
+
+    def remember(self, network: Network, benchmark: Benchmark, task: Task, params: Params, memory: Memory) -> Memory:
+        from clsearch.methods.penalties.fisher import scaled
+        from clsearch.networks.mlp import allowed_mask, is_head
+
+        t = task.index
+        allowed = allowed_mask(benchmark.answers(t, t), benchmark.outputs, task.train.rows.device)
+        measured = self.fisher(network, params, task.train, allowed, benchmark.seeds, task.origin)
+        shared = benchmark.scenario is not Scenario.TASK
+        new = scaled({name: value for name, value in measured.items() if shared or not is_head(name)}, self.scale)
+        if self.online is not None:
+            old = recall(memory, f"importance/{t - 1}/")
+            new = {name: value + self.online * old[name] if old else value for name, value in new.items()}
+            memory = {k: v for k, v in memory.items() if not k.startswith(("importance/", "anchor/"))}
+        importance = {f"importance/{t}/{name}": value for name, value in new.items()}
+        return memory | importance | {f"anchor/{t}/{name}": params[name] for name in new}
+
+
+def build(config: TrialConfig) -> ElasticWeightConsolidation:
+    """Make the penalty that a configuration asks for."""
+    assert isinstance(config, EWCConfig)
+    from clsearch.methods.penalties.fisher import Fisher
+
+    return ElasticWeightConsolidation(
+        merged=config.penalty_p_norm == 2,
+        average=config.average_over_tasks,
+        fisher=Fisher(config.fisher, config.fisher_samples, config.batch_size),
+        scale=config.fisher_scale,
+        online=config.gamma if config.anchors == "online" else None,
+    )
+
+
+EWC = Method(
+    name="ewc",
+    label="EWC",
+    summary="Elastic weight consolidation (Kirkpatrick et al. 2017) with a free p-norm.",
+    section=EWCConfig,
+    build=build,
+    rules=(check_anchors,),
+    ranges=default_ranges,
+    presets={"clarena-first": {"fisher": "batch", "fisher_scale": "per_parameter", "average_over_tasks": True}},
+)
+
+METHODS = (EWC,)

@@ -1,0 +1,13 @@
+"""Joint training: at each task, fresh weights are trained on all tasks so far together. The upper reference."""
+
+from clsearch.methods.base import Method, TrainingScheme
+
+METHODS = (
+    Method(
+        name="joint",
+        label="joint training",
+        summary="At each task, fresh weights trained on all tasks so far together: the upper reference.",
+        scheme=TrainingScheme.JOINT,
+        trainable="JointTrainable",
+    ),
+)

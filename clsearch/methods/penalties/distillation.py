@@ -1,0 +1,145 @@
+"""Distillation: the outputs of frozen teachers, summarized for the steps of a task.
+
+Teachers are stacked as members are, so one call asks all of them, and their targets are summed before a step sees them:
+Σ_k -Σ_c q_kc log p_kc = Σ_k logsumexp_k(z/τ) - Σ_c (Σ_k q_kc) z_c/τ, one pass however many teachers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clsearch.networks.mlp import Network, Params
+from clsearch.tasks.benchmark import Task
+from clsearch.tasks.samples import Batch
+
+
+@dataclass(frozen=True)
+class DistillationTarget:
+    """One term of the distillation sum.
+
+    Args:
+        teacher: Number of the task whose snapshot answers.
+        columns: The outputs that are distilled.
+        weight: How often the term counts.
+    """
+
+    teacher: int
+    columns: tuple[int, ...]
+    weight: float = 1.0
+
+
+TeacherSummary = dict[str, Tensor]
+"""What a step needs of the teachers' outputs, [M, B] or [M, B, C] each; see `soften` and `center`."""
+
+TeacherLogits = Callable[[Tensor], dict[int, Tensor]]
+"""Inputs [M, B, D] -> teacher -> its logits [M, B, C]."""
+
+
+def teacher_logits(network: Network, teachers: dict[int, Params]) -> TeacherLogits:
+    """All teachers of all members in one call: they are stacked as members are."""
+    names, count = next(iter(teachers.values())), len(teachers)
+    stacked = {name: torch.cat([params[name] for params in teachers.values()]) for name in names}
+
+    def ask(inputs: Tensor) -> dict[int, Tensor]:
+        repeated = inputs.expand(count, *inputs.shape).flatten(0, 1)
+        logits = network.logits(stacked, network.features(stacked, repeated))
+        return dict(zip(teachers, logits.unflatten(0, (count, -1)), strict=True))
+
+    return ask
+
+
+@torch.no_grad()
+def summarize(
+    ask: TeacherLogits, inputs: Tensor, targets: list[DistillationTarget], temperature: Tensor, centered: bool
+) -> TeacherSummary:
+    """Summarize the teachers' outputs on `inputs` [M, B, D]. centered: also for the mean squared error of logits."""
+    logits = ask(inputs)
+    softened = soften(logits, targets, temperature)
+    return softened | center(logits, targets) if centered else softened
+
+
+def summarize_task(task: Task, summarize: Callable[[Tensor], TeacherSummary], size: int) -> TeacherSummary:
+    """Summarize the teachers' outputs on all of a task's training data, `size` samples at a time."""
+    parts = [summarize(task.train.take(batch.positions)[0]) for batch in task.train.in_order(size)]
+    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+
+def soften(logits: dict[int, Tensor], targets: list[DistillationTarget], temperature: Tensor) -> TeacherSummary:
+    """Targets [M, B, C] Σ_k w_k q_k, and entropies [M, B] Σ_k w_k H(q_k) in nats. temperature: [M, 1, 1].
+
+    The teachers' targets are summed:
+    Σ_k -Σ_c q_kc log p_kc = Σ_k logsumexp_k(z/τ) - Σ_c (Σ_k q_kc) z_c/τ: one pass however many teachers there are.
+    """
+    summed = torch.zeros_like(next(iter(logits.values())))
+    entropies = torch.zeros_like(summed[..., 0])
+    for target in targets:
+        logs = (logits[target.teacher][..., list(target.columns)] / temperature).log_softmax(-1)
+        summed[..., list(target.columns)] += target.weight * logs.exp()
+        entropies -= target.weight * (logs.exp() * logs).sum(-1)
+    return {"targets": summed, "entropies": entropies}
+
+
+def center(logits: dict[int, Tensor], targets: list[DistillationTarget]) -> TeacherSummary:
+    """Σ_k w_k mean_c (z_c - u_kc)², merged: for each output, one square about the teachers' weighted mean (centers
+    [M, B, C]), and the teachers' spread about it, which is constant (constants [M, B]).
+    """
+    like = next(iter(logits.values()))
+    weights = output_weights(targets, like.shape[-1], like.device)
+    sums, squares = torch.zeros_like(like), torch.zeros_like(like)
+    for target in targets:
+        columns, weight = list(target.columns), target.weight / len(target.columns)
+        sums[..., columns] += weight * logits[target.teacher][..., columns]
+    centers = sums / torch.where(weights > 0, weights, 1)
+    for target in targets:
+        columns, weight = list(target.columns), target.weight / len(target.columns)
+        squares[..., columns] += weight * (logits[target.teacher] - centers)[..., columns].square()
+    return {"centers": centers, "constants": squares.sum(-1)}
+
+
+def output_weights(targets: list[DistillationTarget], outputs: int, device: torch.device) -> Tensor:
+    """[C] Σ_k w_k / (number of outputs that target k answers for) over the targets that have it."""
+    weights = torch.zeros(outputs, device=device)
+    for target in targets:
+        weights[list(target.columns)] += target.weight / len(target.columns)
+    return weights
+
+
+def gather_batch(values: Tensor, batch: Batch) -> Tensor:
+    """`values` [M, n] or [M, n, C] at a batch's positions: [M, B] or [M, B, C]."""
+    if values.dim() == 2:
+        return values.gather(1, batch.positions)
+    return values.gather(1, batch.positions[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def log_normalizer(targets: list[DistillationTarget], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """z/τ of the student [M, B, C] -> Σ_k w_k logsumexp_k(z/τ), [M, B]."""
+    columns, padding, weights = column_groups(targets, device)
+    ragged, weighed = bool(padding.any()), bool((weights != 1).any())  # a product that changes nothing costs, too
+
+    def normalize(scaled_logits: Tensor) -> Tensor:
+        own = scaled_logits[..., columns] + padding if ragged else scaled_logits[..., columns]
+        return own.logsumexp(-1) @ weights if weighed else own.logsumexp(-1).sum(-1)
+
+    return normalize
+
+
+def column_groups(targets: list[DistillationTarget], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The distinct sets of outputs that targets have, padded to one width.
+
+    Returns: columns [G, c] of the logits, padding [G, c] (0, or -inf where a group is shorter), weights [G].
+    """
+    weights: dict[tuple[int, ...], float] = {}
+    for target in targets:
+        weights[target.columns] = weights.get(target.columns, 0.0) + target.weight
+    width = max(map(len, weights))
+    columns = [[*group, *[0] * (width - len(group))] for group in weights]
+    padding = [[0.0] * len(group) + [-torch.inf] * (width - len(group)) for group in weights]
+    return (
+        torch.tensor(columns, device=device),
+        torch.tensor(padding, device=device),
+        torch.tensor(list(weights.values()), device=device),
+    )
