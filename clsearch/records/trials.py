@@ -69,8 +69,8 @@ class TrialRecord:
 
     number: Optuna's, None for a reference. values: the searched hyperparameters. settings: all of them, flat.
     metrics: name -> mean over seeds, `<name>/std` its spread, after `tasks_learned` tasks.
-    accuracy: R [M][T+1][T] with None where not measured. unlearning: what was measured of it, see `metrics.unlearning`.
-    curve: [E][M][K] with its columns and [E][2] (task, epoch).
+    accuracy: R `[M][T+1][T]` with None where not measured. unlearning: what was measured of it, see
+    `metrics.unlearning`. curve: `[E][M][K]` with its columns and `[E][2]` (task, epoch).
     shared_seconds: that another trial spent on the first task, which this one took over.
     times: when the driver was told of each learned task, in milliseconds since 1970; told: of anything, last. restarts:
     after a worker died. place: the node, and the GPU, that it was trained on last. cohort: how many configurations it

@@ -13,13 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clsearch import Study
+from clsearch import SPACES, Study
 from clsearch.cli.main import main
 from tests.builders import write_images
 from tests.integration.servers import Served
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 SMALL = ["--epochs", "1", "--hidden", "16"]
 """What makes any study of the digits a matter of seconds."""
@@ -42,7 +43,11 @@ def studies_of(page: Path) -> list[str]:
     return [command for command in commands(page) if "/python studies/" in command]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]*#?[^)]*)\)", page.read_text(encoding="utf-8")):
         path, _, heading = target.partition("#")
@@ -57,10 +62,38 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
             )
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=name_of)
 def test_a_page_begins_with_what_the_reader_can_do_after_it(page: Path) -> None:
     first = page.read_text(encoding="utf-8").split("\n\n")[1]
     assert first.startswith("After this page you "), first
+
+
+PAGE_OF = {name: "amnesiac" if name.startswith("amnesiac_") else name for name in SPACES}
+"""Method -> its page in docs/methods/."""
+
+
+@pytest.mark.parametrize("method", SPACES)
+def test_each_method_has_a_page_with_its_hyperparameters_and_their_ranges(method: str) -> None:
+    text = (DOCS / "methods" / f"{PAGE_OF[method]}.md").read_text(encoding="utf-8")
+    assert f"`{method}`" in (DOCS / "methods" / "index.md").read_text(encoding="utf-8")
+    if PAGE_OF[method] == "amnesiac":  # whose page names those of the method within
+        assert f"`{method}`" in text
+        return
+    for name, values in SPACES[method].items():
+        low, high = re.search(rf"`{name}`[^`]*?([\d.e-]+) to ([\d.e-]+)", text).groups()
+        assert (float(low), float(high)) == (values.low, values.high), name
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("methods/[!i]*.md")), ids=name_of)
+def test_pages_of_methods_have_the_same_sections(page: Path) -> None:
+    heads = re.findall(r"^## (.*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [head.partition(" from ")[0] for head in heads] == [
+        "Hyperparameters",
+        "Logged metrics",
+        "Cost",
+        "Differences",
+        "Run it",
+    ]
 
 
 @pytest.fixture
@@ -76,20 +109,21 @@ ELSEWHERE = {
     "--data-root": "torchvision's files are read in test_images",
     "--gpus-per-trial": "shares of GPUs are given in test_resources",
 }
-ALL = [(page.name, command) for page in PAGES for command in studies_of(page)]
+ALL = {command: name_of(page) for page in PAGES for command in studies_of(page)}
+"""Command -> a page that has it."""
+
+FIRST_STEPS = "docs/getting-started.md"  # whose commands run below
 
 
 @pytest.mark.parametrize(
-    ("page", "command"),
-    [of for of in ALL if not any(mark in of[1] for mark in ELSEWHERE) and of[0] != "getting-started.md"],
+    "command", [c for c, page in ALL.items() if page != FIRST_STEPS and not any(mark in c for mark in ELSEWHERE)]
 )
-def test_a_studys_command_would_do_what_it_says(
-    place: Path, capsys: pytest.CaptureFixture[str], page: str, command: str
-) -> None:
+def test_a_studys_command_would_do_what_it_says(place: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     """What it would do is found by training a little, on the CPU, since there is no GPU here."""
     _, script, *args = shlex.split(command)
+    made = runpy.run_path(str(ROOT / script))
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / script))["study"].main([*args, *SMALL, "--device", "cpu", "--dry-run"])
+        made.get("study", made.get("comparison")).main([*args, *SMALL, "--device", "cpu", "--dry-run"])
     said = capsys.readouterr()
     assert ended.value.code == 0, said.err
     assert "task-trainings" in said.out
@@ -97,7 +131,7 @@ def test_a_studys_command_would_do_what_it_says(
 
 def test_the_first_steps_can_be_followed_in_their_order(place: Path, run_here, capsys) -> None:
     """With less training; the commands themselves are the page's."""
-    for command in commands(ROOT / "docs" / "getting-started.md"):
+    for command in commands(ROOT / FIRST_STEPS):
         if "_ewc" in command:  # below
             continue
         words, _, target = command.partition(" > ")
@@ -124,7 +158,7 @@ def test_what_looks_at_a_study_does_what_the_pages_say(place: Path, run_here, se
     assert done.returncode == 0, done.stderr
     for name in ("ewc_penalty_sweep", "lwf_vs_ewc-lwf", "lwf_vs_ewc-ewc"):
         shutil.copytree("results/lwf_temperature_sweep", f"results/{name}")
-    looks = [c for page in PAGES if page.name != "getting-started.md" for c in commands(page) if " studies/" not in c]
+    looks = [c for page in PAGES if name_of(page) != FIRST_STEPS for c in commands(page) if " studies/" not in c]
     assert len(looks) >= 10
     for command in looks:
         program, *words = shlex.split(command.replace("http://127.0.0.1:5000", server[0]))
@@ -136,6 +170,24 @@ def test_what_looks_at_a_study_does_what_the_pages_say(place: Path, run_here, se
             script["main"](script["Options"](*map(Path, words[1:])))
         assert capsys.readouterr().out, command
     assert Path("compared.html").exists()
+    for page in ("past_studies", "api/results", "api/records"):
+        for block in fenced(DOCS / f"{page}.md", "python"):
+            exec(block, {})  # the page's own code
+
+
+@pytest.mark.parametrize("page", ["comparison", "methods/finetuning", "unlearning", "api/spaces", "api/metrics"])
+def test_code_that_trains_nothing_by_itself_runs(page: str) -> None:
+    for block in fenced(DOCS / f"{page}.md", "python"):
+        exec(block, {"__name__": page})
+
+
+def test_the_readmes_lines_of_python_run(place: Path, ray_session: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With less training."""
+    (block,) = fenced(ROOT / "README.md", "python")
+    made: dict = {}
+    exec(block.replace("epochs=10", "epochs=1, trials=3, seeds=1, hidden=(8,), report_seeds=2"), made)
+    assert made["result"].trials.shape[0] == 3
+    assert made["result"].answer in capsys.readouterr().out
 
 
 def test_an_algorithm_of_ones_own_is_searched_and_finally_evaluated_in_the_workers(results: Path, run_here) -> None:
@@ -150,7 +202,7 @@ def test_an_algorithm_of_ones_own_is_searched_and_finally_evaluated_in_the_worke
 
 
 def test_the_page_of_the_own_algorithm_has_the_scripts(place: Path) -> None:
-    (block,) = fenced(ROOT / "docs" / "algorithm.md", "python")
+    (block,) = fenced(DOCS / "custom_method.md", "python")
     page, script = {}, runpy.run_path(str(ROOT / "studies" / "plain_l2.py"))
     exec(block, page)
     for method in ("prepare", "remember"):
@@ -159,14 +211,14 @@ def test_the_page_of_the_own_algorithm_has_the_scripts(place: Path) -> None:
 
 
 def test_the_script_and_the_notebook_of_the_first_steps_run(place: Path, ray_session: str, capsys) -> None:
-    script, notebook = fenced(ROOT / "docs" / "getting-started.md", "python")
+    script, notebook = fenced(ROOT / FIRST_STEPS, "python")
     (place / "wide_ewc.py").write_text(script)
     for more in ([], ["--hidden", "8", "--name", "narrow_ewc"]):
         study = runpy.run_path(str(place / "wide_ewc.py"))["study"]
         with pytest.raises(SystemExit) as ended:
             study.main(["--trials", "4", "--seeds", "1", "--hidden", "16", "--epochs", "1", "--no-final", *more])
         assert ended.value.code == 0
-    (compared,) = [c for c in commands(ROOT / "docs" / "getting-started.md") if "widths.html" in c]
+    (compared,) = [c for c in commands(ROOT / FIRST_STEPS) if "widths.html" in c]
     assert main(shlex.split(compared)[1:]) == 0
     assert (place / "widths.html").exists()
     found: dict = {}

@@ -1,4 +1,4 @@
-"""`ray job submit`, as the README has it, on a real head with a token."""
+"""`ray job submit`, as docs/cluster.md has it, on a real head with a token."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ TINY = ["--trials", "2", "--seeds", "2", "--epochs", "1", "--hidden", "16", "--r
 TINY += ["--max-concurrent", "1"]
 
 
-def readme_lines(beginning: str) -> list[str]:
-    """The commands of the README that begin so."""
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+def page_lines(beginning: str) -> list[str]:
+    """The commands of docs/cluster.md that begin so."""
+    lines = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line.startswith(beginning)]
 
 
@@ -42,8 +42,8 @@ class Head:
     checkout: Path
 
     def submit(self, results: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """The README's command, on this head, into these results."""
-        (command,) = readme_lines("ray job submit --working-dir .")
+        """The page's command, on this head, into these results."""
+        (command,) = page_lines("ray job submit --working-dir .")
         words = shlex.split(command, comments=True)
         assert words[words.index("--results") + 1] == "/shared/results"
         words[words.index("--results") + 1] = results
@@ -80,7 +80,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Iterator[H
     """`ray start --head` with a token, its ports and its session directory its own."""
     home = tmp_path_factory.mktemp("head")
     environment = own_environment(home)
-    (token,), (start,) = readme_lines("ray get-auth-token"), readme_lines("ray start --head")
+    (token,), (start,) = page_lines("ray get-auth-token"), page_lines("ray start --head")
     subprocess.run(shlex.split(token, comments=True), env=environment, check=True, capture_output=True)
     # Sockets' names may have 107 letters, which pytest's folders nearly fill.
     session = Path("/tmp") / f"ray-{os.getpid()}"

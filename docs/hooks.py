@@ -1,0 +1,80 @@
+"""What `make docs` adds to docs/: pages of the repository's other folders, the commands' help, a check of addresses."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from posixpath import normpath, relpath
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+
+PAGES = {
+    "README.md": "index.md",
+    "ARCHITECTURE.md": "architecture.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "benchmarks/README.md": "benchmarks.md",
+}
+"""Files outside docs/ -> their pages in the site."""
+
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
+HELP = re.compile(r"^```help\n(.+?)\n```$", re.MULTILINE | re.DOTALL)
+FROM_ELSEWHERE = re.compile(r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//|<link[^>]+href=\"?(?:https?:)?//")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are kept outside docs/."""
+    for source, page in PAGES.items():
+        if (ROOT / source).exists():
+            files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links to the site's pages, and fill in the help of commands."""
+    sources = {name: source for source, name in PAGES.items()}
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]
+    source = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    linked = LINK.sub(lambda link: _led(link, source, page.file.src_uri), markdown)
+    return HELP.sub(lambda block: _help_of(block[1]), linked)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse a page that would load something from another host."""
+    if found := FROM_ELSEWHERE.search(output):
+        raise PluginError(f"{page.file.src_uri}: loads from elsewhere: {output[found.start() : found.end() + 60]}")
+    return output
+
+
+def _led(link: re.Match[str], source: str, page: str) -> str:
+    """A link of a file of the repository as the site has it; to a file that is not in the site, its text alone."""
+    mark, text, target, heading = link.groups()
+    path = normpath(f"{source.rpartition('/')[0] or '.'}/{target}")
+    if "://" in target or not (ROOT / path).exists():
+        return link[0]
+    if path not in PAGES and not path.startswith("docs/"):
+        return text
+    own = PAGES.get(path, path.removeprefix("docs/"))
+    return f"{mark}[{text}]({relpath(own, page.rpartition('/')[0] or '.')}{heading or ''})"
+
+
+def _help_of(command: str) -> str:
+    """What a command prints with --help, as a block."""
+    program, *words = shlex.split(command)
+    start = [sys.executable, "-m", "clsearch"] if program == "clsearch" else [sys.executable]
+    environment = os.environ | {"COLUMNS": "84", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*start, *words, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    lines = [line.rstrip() for line in done.stdout.strip().splitlines()]
+    return "\n".join(["```text", f"$ {command} --help", *lines, "```"])
