@@ -22,6 +22,7 @@ PAGES = {
     "ARCHITECTURE.md": "architecture.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "benchmarks/README.md": "benchmarks.md",
 }
 """Files outside docs/ -> their pages in the site."""
@@ -29,6 +30,16 @@ PAGES = {
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 HELP = re.compile(r"^```help\n(.+?)\n```$", re.MULTILINE | re.DOTALL)
 FROM_ELSEWHERE = re.compile(r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//|<link[^>]+href=\"?(?:https?:)?//")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Leave out of the navigation what this checkout does not have, as a source distribution may not."""
+    missing = {page for source, page in PAGES.items() if not (ROOT / source).exists()}
+    for section in config.nav or []:
+        for title, pages in section.items():
+            if isinstance(pages, list):
+                section[title] = [page for page in pages if isinstance(page, str) or not missing & {*page.values()}]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
