@@ -1,6 +1,6 @@
 """How far does plain L2 to the old parameters get, a regularizer of this script's own, without EWC's importance?"""
 
-from clsearch import LogRange, Study, Terms, register
+from clsearch import LogRange, PenaltyOutput, Study, register
 
 
 class PlainL2:
@@ -15,7 +15,7 @@ class PlainL2:
 
         def penalty(student, batch):
             changes = [(student.params[name] - value).flatten(1).square().sum(1) for name, value in old.items()]
-            return Terms(factor * sum(changes))
+            return PenaltyOutput(factor * sum(changes))
 
         return penalty if old else None  # nothing to hold on to in task 1
 

@@ -202,9 +202,10 @@ def test_an_algorithm_of_ones_own_is_searched_and_finally_evaluated_in_the_worke
 
 
 def test_the_page_of_the_own_algorithm_has_the_scripts(place: Path) -> None:
-    (block,) = fenced(DOCS / "custom_method.md", "python")
+    block, own = fenced(DOCS / "custom_method.md", "python")
     page, script = {}, runpy.run_path(str(ROOT / "studies" / "plain_l2.py"))
     exec(block, page)
+    exec(own, page)
     for method in ("prepare", "remember"):
         told, real = (getattr(of["PlainL2"], method).__code__ for of in (page, script))
         assert (told.co_code, told.co_names) == (real.co_code, real.co_names)
