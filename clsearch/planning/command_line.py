@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import types
 from collections.abc import Collection
@@ -161,7 +162,8 @@ def _group(part: type[Section], settings: dict[str, Any], space: Space, without:
         else:
             kind = Annotated[_optional(field), _argument(field, None)]
         rows.append((name, kind, dataclasses.field(default=default)))
-    group = dataclasses.make_dataclass((part.__doc__ or part.__name__).strip(), rows)
+    heading = (part.__doc__ or part.__name__).strip().partition("\n")[0].rstrip(".")
+    group = dataclasses.make_dataclass(re.sub(r"\W+", "_", heading), rows)
     group.__doc__ = part.__doc__
     return group
 

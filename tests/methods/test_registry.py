@@ -15,6 +15,7 @@ from pydantic import Field
 
 from clsearch import ConfigError, Hyperparameter, LogRange, Method, Section, register
 from clsearch.methods.registry import configure, default_space, digest_source, fields_of, label_of, methods, symbol_of
+from clsearch.planning.command_line import parse
 from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_run
 
@@ -142,6 +143,18 @@ def test_a_method_of_a_script_travels_to_workers_with_its_section() -> None:
 def test_built_in_and_registered_methods_are_the_same_kind_of_value() -> None:
     register("mine", lambda config: Mine(), settings=["penalty_factor"])
     assert {type(method) for method in methods().values()} == {Method}
+
+
+def test_a_section_whose_heading_is_a_sentence_has_options(capsys: pytest.CaptureFixture[str]) -> None:
+    class Sentence(Strength):
+        """Plain L2: how strongly? (mine)."""
+
+    register(Method("mine", "Mine", section=Sentence, build=lambda config: Mine()))
+    settings, space, _ = parse("mine", "", {"epochs": 1}, {}, ["--strength", "2", "--shape", "square"])
+    assert (settings["strength"], settings["shape"], space) == (2.0, "square", {})
+    with pytest.raises(SystemExit):
+        parse("mine", "", {"epochs": 1}, {}, ["--help"])
+    assert "--strength" in capsys.readouterr().out
 
 
 def test_a_name_may_be_registered_again() -> None:
