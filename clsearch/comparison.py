@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from clsearch.common.errors import ConfigError, meant
-from clsearch.common.formatting import near, without_password
+from clsearch.common.errors import ConfigError, did_you_mean
+from clsearch.common.formatting import relative_path, without_password
 from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
 from clsearch.data.datasets import Data, Source
@@ -74,7 +74,10 @@ class Comparison:
         every = {*settings}.union(*self.studies.values())
         if unknown := sorted(every - known):
             raise ConfigError(
-                [f"{name}: unknown{meant(name, known)}; known are {', '.join(sorted(known))}" for name in unknown]
+                [
+                    f"{name}: unknown{did_you_mean(name, known)}; known are {', '.join(sorted(known))}"
+                    for name in unknown
+                ]
             )
         plans = {}
         for label, own in self.studies.items():
@@ -123,7 +126,7 @@ class Comparison:
             name, plans = settings["name"], self.plans_of(settings, space)
             if asked.dry_run:
                 return self._tell(plans)
-            results = self._carry_out(name, plans, [near(Path(sys.executable)), *shown])
+            results = self._carry_out(name, plans, [relative_path(Path(sys.executable)), *shown])
             return max((result.exit_code for result in results.values()), default=1)
 
         exit_with(run)

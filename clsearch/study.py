@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from clsearch.common.errors import NOBODY_READS, ConfigError, nobody_reads
-from clsearch.common.errors import tell as refused
-from clsearch.common.formatting import near, without_password
+from clsearch.common.errors import CLOSED_STDOUT_EXIT_CODE, ConfigError, silence_closed_stdout
+from clsearch.common.errors import print_problems as refused
+from clsearch.common.formatting import relative_path, without_password
 from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
 from clsearch.data.datasets import Data
@@ -111,8 +111,8 @@ def exit_with(run: Callable[[], int]) -> NoReturn:
         refused(error)
         sys.exit(2)
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and nobody_reads():
-            sys.exit(NOBODY_READS)
+        if isinstance(error, BrokenPipeError) and silence_closed_stdout():
+            sys.exit(CLOSED_STDOUT_EXIT_CODE)
         if isinstance(error, ConnectionError):
             raise
         print(f"error: results: must stay writable while a study runs; got {error}", file=sys.stderr)
@@ -181,7 +181,7 @@ def _command(
     algorithm: str, settings: dict[str, Any], changed: Space, script_settings: dict[str, Any], script_space: Space
 ) -> list[str]:
     """The script and every option that differs from its defaults, without passwords. changed: ranges that do."""
-    words = [near(Path(sys.executable)), sys.argv[0]]
+    words = [relative_path(Path(sys.executable)), sys.argv[0]]
     for name, values in changed.items():
         words += option(name, values)
     tied = untied(settings, script_settings)

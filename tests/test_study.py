@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from clsearch import SPACES, ConfigError, LogRange, Range, Study
-from clsearch.common.formatting import near
+from clsearch.common.formatting import relative_path
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import training_data
 from clsearch.execution.sensitivity import check_effect
@@ -475,7 +475,7 @@ def test_a_script_states_its_question_and_is_a_valid_study_of_its_own_name(path)
 def test_a_scripts_command_line_without_options_is_the_script(path):
     study = script(path)
     plan = planned(study)
-    assert plan.command == [near(Path(sys.executable)), sys.argv[0]]
+    assert plan.command == [relative_path(Path(sys.executable)), sys.argv[0]]
     assert (plan.space, plan.config, plan.options) == (study.plan.space, study.plan.config, study.plan.options)
 
 
@@ -486,7 +486,7 @@ def test_the_command_holds_what_differs_from_the_script_and_nothing_else():
     study = study_of("ewc", seeds=2)
     args = ["--penalty-factor", "2", "3", "--seeds", "2", "--trials", "5", "--average-over-tasks", "--hidden", "6", "4"]
     words = planned(study, *args).command
-    assert words[:2] == [near(Path(sys.executable)), "studies/mine.py"]
+    assert words[:2] == [relative_path(Path(sys.executable)), "studies/mine.py"]
     assert "--seeds" not in words
     again = planned(study, *words[2:])
     assert again.space == {"penalty_factor": LogRange(2, 3), "penalty_p_norm": Range(1, 3)}

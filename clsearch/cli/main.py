@@ -22,14 +22,14 @@ def list_studies(results: tyro.conf.Positional[Path] = Path("results")) -> int:
     """
     from rich.console import Console
 
-    from clsearch.common.formatting import whole
+    from clsearch.common.formatting import print_full_width
     from clsearch.records.listing import list_table, studies_in
 
     entries = studies_in(results.expanduser())
     if not entries:
         print(f"no study in {results}")
         return 0
-    whole(Console(), list_table(entries))
+    print_full_width(Console(), list_table(entries))
     return 0
 
 
@@ -115,7 +115,7 @@ def report(folders: Folders, output: Path = Path("comparison.html")) -> int:
         folders: Folders of studies, results/<study>.
         output: The page that compares them, where there are several.
     """
-    from clsearch.common.formatting import near
+    from clsearch.common.formatting import relative_path
     from clsearch.reporting.html.report import write_comparison, write_report
 
     try:
@@ -126,7 +126,7 @@ def report(folders: Folders, output: Path = Path("comparison.html")) -> int:
         print(f"error: output: must be a file that can be written; got {error}", file=sys.stderr)
         return 1
     for path in paths:
-        print(near(path))
+        print(relative_path(path))
     return 0
 
 
@@ -141,10 +141,10 @@ def doctor(results: Path = Path("results"), data_root: Path | None = None, track
     from rich.console import Console
 
     from clsearch.cli.doctor import examine
-    from clsearch.common.formatting import plain_table
+    from clsearch.common.formatting import make_table
 
     console, problems = Console(), 0
-    table = plain_table()
+    table = make_table()
     for name in ("", "found", "what to do"):
         table.add_column(name, overflow="fold")
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
@@ -181,14 +181,14 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 def main(args: list[str] | None = None) -> int:
     """The command line. Exit codes: 0 done; 1 not done, or not equal; 2 refused."""
-    from clsearch.common.errors import NOBODY_READS, ConfigError, nobody_reads, tell
+    from clsearch.common.errors import CLOSED_STDOUT_EXIT_CODE, ConfigError, print_problems, silence_closed_stdout
 
     try:
         return int(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="clsearch", description=__doc__, args=args))
     except ConfigError as error:
-        tell(error)
+        print_problems(error)
         return 2
     except BrokenPipeError:
-        if nobody_reads():
-            return NOBODY_READS
+        if silence_closed_stdout():
+            return CLOSED_STDOUT_EXIT_CODE
         raise

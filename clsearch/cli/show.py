@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from clsearch.common.errors import ConfigError
-from clsearch.common.formatting import near, whole
+from clsearch.common.formatting import print_full_width, relative_path
 from clsearch.records.listing import state_of
 from clsearch.records.study_record import read_study
 from clsearch.reporting.answer_text import answer, notes, question
@@ -27,13 +27,13 @@ def show_study(console: Console, folder: Path) -> None:
     if study.ranking.trials:
         tell_best(console, study.ranking, study.references, list(study.space))
     if study.decision.attempts:
-        whole(console, decision_table(study.decision))
+        print_full_width(console, decision_table(study.decision))
     if study.final is not None:
-        whole(console, final_table(study.final))
+        print_full_width(console, final_table(study.final))
         say(console, *few_seeds(study.final), *optimism_of(study.final), *opened_of(study.final))
     say(console, *of_cost(study), "")
-    rows = [("Record", f"{near(study.folder)}/")]
-    rows += [("Report", f"{near(study.folder)}/{REPORT}")] * (study.folder / REPORT).exists()
+    rows = [("Record", f"{relative_path(study.folder)}/")]
+    rows += [("Report", f"{relative_path(study.folder)}/{REPORT}")] * (study.folder / REPORT).exists()
     if state_of(study.folder, study.study) == "interrupted" and study.study["command"]:
         rows.append(("Go on", shlex.join(study.study["command"])))
     for name, value in rows:
@@ -48,6 +48,6 @@ def best_of(folder: Path, whole_configuration: bool = False) -> str:
     if per_task := study.best.get("per_task"):
         return str(yaml.safe_dump({"per_task": per_task}, sort_keys=False))
     if study.chosen is None:
-        raise ConfigError([f"results: must hold a study of which a trial has finished; got {near(folder)}"])
+        raise ConfigError([f"results: must hold a study of which a trial has finished; got {relative_path(folder)}"])
     found = study.chosen.settings if whole_configuration else study.chosen.values
     return str(yaml.safe_dump({name: v for name, v in found.items() if v is not None}, sort_keys=False))

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from types import TracebackType
 
-NOBODY_READS = 141
+CLOSED_STDOUT_EXIT_CODE = 141
 """Exit code of a process whose output nobody reads any more, as a shell has it."""
 
 
@@ -25,19 +25,19 @@ class ConfigError(ValueError):
         return type(self), (self.problems,)
 
 
-def meant(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """What is added to a refusal of a word that is nearly one of the known ones."""
     near = get_close_matches(word, list(known), 1, cutoff=0.7)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def tell(error: ConfigError) -> None:
+def print_problems(error: ConfigError) -> None:
     """Print each problem."""
     for problem in error.problems:
         print(f"error: {problem}", file=sys.stderr)
 
 
-def tell_uncaught() -> None:
+def install_excepthook() -> None:
     """From now on, a process that ends by a refusal that nobody caught, as a script's whose study is refused as it is
     made, prints the problems instead of a traceback, and its exit code is 2. An interpreter that is typed into goes on.
     """
@@ -47,14 +47,14 @@ def tell_uncaught() -> None:
         if not isinstance(error, ConfigError):
             before(kind, error, trace)
             return
-        tell(error)
+        print_problems(error)
         if not hasattr(sys, "ps1"):
             raise SystemExit(2)
 
     sys.excepthook = hook
 
 
-def nobody_reads() -> bool:
+def silence_closed_stdout() -> bool:
     """Whether standard output is a pipe whose reader has gone, as `head` does; what is left to say goes nowhere."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)

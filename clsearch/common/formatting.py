@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-NAMES = {
+ALGORITHM_LABELS = {
     "lwf": "LwF",
     "ewc": "EWC",
     "lwf_ewc": "LwF with EWC",
@@ -21,44 +21,44 @@ NAMES = {
 """Algorithms as they are written; others as they are named."""
 
 
-def named(algorithm: str) -> str:
+def algorithm_label(algorithm: str) -> str:
     """An algorithm as it is written."""
-    return NAMES.get(algorithm, algorithm.replace("_", " "))
+    return ALGORITHM_LABELS.get(algorithm, algorithm.replace("_", " "))
 
 
 DISTANCE = "unlearning/distance"
 """Begins the names of metrics that are no shares."""
 
-WORDS = {DISTANCE: "distance to retraining", "unlearning/gap_to_chance": "gap to chance of what was unlearned"}
+METRIC_LABELS = {DISTANCE: "distance to retraining", "unlearning/gap_to_chance": "gap to chance of what was unlearned"}
 """Metrics that are not called as they are named."""
 
 
-def words(name: str) -> str:
+def humanize(name: str) -> str:
     """A metric or hyperparameter as a sentence has it."""
-    return WORDS.get(name, name.replace("_", " "))
+    return METRIC_LABELS.get(name, name.replace("_", " "))
 
 
-def amount(name: str, value: float) -> float:
+def to_display_units(name: str, value: float) -> float:
     """A metric as it is shown: in percent, but for distances."""
     return value if name.startswith(DISTANCE) else 100 * value
 
 
-def unit(name: str) -> str:
+def unit_suffix(name: str) -> str:
     """What follows a metric that is shown."""
     return "" if name.startswith(DISTANCE) else " %"
 
 
-def points(name: str) -> str:
+def points_suffix(name: str) -> str:
     """What follows a difference of a metric."""
-    return " points" if unit(name) else ""
+    return " points" if unit_suffix(name) else ""
 
 
-def titled(name: str) -> str:
+def label_with_unit(name: str) -> str:
     """A metric with its unit, as an axis or a column has it."""
-    return words(name) + (" (%)" if unit(name) else "")
+    return humanize(name) + (" (%)" if unit_suffix(name) else "")
 
 
-def near(path: Path) -> str:
+def relative_path(path: Path) -> str:
     """A path from the working directory where it lies below, else absolute; links are not followed."""
     path, here = path.absolute(), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
@@ -76,7 +76,7 @@ def last_line(error: object) -> str:
     return str(error).strip().rpartition("\n")[2]
 
 
-def plain_table(title: str | None = None) -> Table:
+def make_table(title: str | None = None) -> Table:
     """A table with a rule under its head and nothing else drawn."""
     from rich import box
     from rich.table import Table
@@ -84,7 +84,7 @@ def plain_table(title: str | None = None) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
-def whole(console: Console, table: Table, wrapped: bool = False) -> None:
+def print_full_width(console: Console, table: Table, wrapped: bool = False) -> None:
     """Print a table with no cell cut off, beyond the console's width if need be. wrapped: as narrow as may be."""
     measured = console.measure(table, options=console.options.update(max_width=1000))
     needed = measured.minimum if wrapped else measured.maximum
@@ -94,7 +94,7 @@ def whole(console: Console, table: Table, wrapped: bool = False) -> None:
     console.width = width
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time, as people say it."""
     if seconds < 0.5:
         return "less than a second"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 
-from clsearch.common.errors import meant
+from clsearch.common.errors import did_you_mean
 from clsearch.config.hyperparameters import Hyperparameter, LogRange
 from clsearch.data.datasets import SOURCES, Source
 
@@ -153,7 +153,7 @@ class BenchmarkConfig(Section):
             return f"{FOLDER}{at_home(Path(value.removeprefix(FOLDER))).resolve()}"
         if value not in BENCHMARKS:
             known = f"must be one of {', '.join(BENCHMARKS)}, or {FOLDER}PATH"
-            raise ValueError(f"{known}{meant(value, BENCHMARKS)}")
+            raise ValueError(f"{known}{did_you_mean(value, BENCHMARKS)}")
         return value
 
     @field_validator("data_root", "grouping")

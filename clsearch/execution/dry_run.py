@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from clsearch.common.formatting import near, span, without_password
+from clsearch.common.formatting import format_duration, relative_path, without_password
 from clsearch.data.datasets import Data
 from clsearch.execution.final_evaluation import rows_of
 from clsearch.execution.preflight import this_node
@@ -120,9 +120,10 @@ def time_of(plan: Plan, pace: Pace | None, steps: int, trials: int, most: str) -
         )
     by = f"by a probe of {PROBES[1]} steps on this machine"
     if joins(plan):
-        return f"{most}about {span(one)} a trial, {span(seconds)} of one worker in all; {by}"
-    besides = f"records, starts and the report add some {span(BESIDES + BESIDES_A_TRIAL * trials)}"
-    return f"{most}about {span(one)} a trial, {span(seconds / at_a_time(plan))} in all to train, {by}; {besides}"
+        return f"{most}about {format_duration(one)} a trial, {format_duration(seconds)} of one worker in all; {by}"
+    besides = f"records, starts and the report add some {format_duration(BESIDES + BESIDES_A_TRIAL * trials)}"
+    whole = format_duration(seconds / at_a_time(plan))
+    return f"{most}about {format_duration(one)} a trial, {whole} in all to train, {by}; {besides}"
 
 
 def at_a_time(plan: Plan) -> int:
@@ -145,7 +146,7 @@ def places(plan: Plan) -> list[tuple[str, str]]:
         there = f"{state_of(plan.folder, study)}, {sum(counts[name] for name in ENDED)} trials have ended"
     shown = shown_store(plan.folder, tracking_uri(plan))
     rows = [
-        ("Record", f"{near(plan.folder)}/ ({there})"),
+        ("Record", f"{relative_path(plan.folder)}/ ({there})"),
         ("MLflow", f"{without_password(shown)}, experiment {plan.options.name}"),
     ]
     return [*rows, ("Mirror", without_password(plan.options.mirror))] if plan.options.mirror else rows

@@ -11,7 +11,7 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from clsearch.common.formatting import near, plain_table, whole
+from clsearch.common.formatting import make_table, print_full_width, relative_path
 from clsearch.data.datasets import Data, Source
 from clsearch.execution.ray_address import cluster_address
 from clsearch.execution.ray_session import ray_session, size_of_cluster
@@ -83,7 +83,7 @@ def show(
         if rows:
             write(folder, name, rows, captions[name], signed=name == "differences")
             console.print()
-            whole(console, rich_table(rows, signed=name == "differences"), wrapped=True)
+            print_full_width(console, rich_table(rows, signed=name == "differences"), wrapped=True)
             say(
                 console,
                 captions[name],
@@ -97,9 +97,11 @@ def show(
     folders = [result.plan.folder for result in results.values()]
     page = reported(partial(write_comparison, folders, folder / COMPARISON_REPORT), folders, partial(say, console))
     written = ", ".join(f"{name}.csv|md|tex" for name, rows in tables.items() if rows)
-    found = [("Tables", f"{near(folder)}/ ({written})")]
-    found += [("Report", near(page))] if page is not None else []
-    found += [("Study", f"{label}: {near(result.plan.folder)}/report.html") for label, result in results.items()]
+    found = [("Tables", f"{relative_path(folder)}/ ({written})")]
+    found += [("Report", relative_path(page))] if page is not None else []
+    found += [
+        ("Study", f"{label}: {relative_path(result.plan.folder)}/report.html") for label, result in results.items()
+    ]
     found += [mlflow_row(first, any(result.pages for result in results.values()))]
     found += [(name, f"{label}: {page}") for label, result in results.items() for name, page in result.pages.items()]
     console.print()
@@ -133,7 +135,7 @@ def captions_of(plan: Plan, kind: str) -> dict[str, str]:
 
 def rich_table(rows: Sequence[Row], signed: bool) -> Table:
     """Rows for the terminal, without the column that is too wide for it."""
-    table = plain_table()
+    table = make_table()
     frame = shown(rows, signed)
     frame = frame.drop(columns="chosen", errors="ignore")
     for number, name in enumerate(frame.columns):  # headings may be broken, cells not

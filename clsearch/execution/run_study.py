@@ -15,7 +15,7 @@ from ray import tune
 from rich.console import Console
 
 from clsearch.common.files import write_atomically
-from clsearch.common.formatting import last_line, near
+from clsearch.common.formatting import last_line, relative_path
 from clsearch.data.datasets import Data
 from clsearch.execution.continual import decide
 from clsearch.execution.final_evaluation import SealedError, already_evaluated, evaluate
@@ -270,7 +270,7 @@ def reported(write: Callable[[], Path], folders: Sequence[Path], warn: Callable[
     except Exception as error:  # a picture is no reason to lose a night
         warn(
             f"no report ({type(error).__name__}: {last_line(error)}); the record is complete. Once that is mended: "
-            f"python -m clsearch report {' '.join(map(near, folders))}"
+            f"python -m clsearch report {' '.join(map(relative_path, folders))}"
         )
         return None
 

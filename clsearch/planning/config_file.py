@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from clsearch.common.errors import ConfigError, meant
-from clsearch.common.formatting import near
+from clsearch.common.errors import ConfigError, did_you_mean
+from clsearch.common.formatting import relative_path
 from clsearch.config.hyperparameters import Range, Space
 from clsearch.config.trial import explain
 from clsearch.methods.registry import searchable
@@ -51,19 +51,24 @@ def options_in(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError([f"config: must be a YAML file of options; got {near(file)}: {reason}"]) from None
+        raise ConfigError([f"config: must be a YAML file of options; got {relative_path(file)}: {reason}"]) from None
     if not isinstance(found, dict):
         raise ConfigError(
-            [f"config: must be a YAML file with a line `option: value` for each option; got {near(file)}"]
+            [f"config: must be a YAML file with a line `option: value` for each option; got {relative_path(file)}"]
         )
     named = {str(name).replace("-", "_"): value for name, value in found.items()}
     if unknown := [name for name in named if name not in known]:
         listed = ", ".join(sorted(known))
         raise ConfigError(
-            [f"config: {name} in {near(file)} is no option{meant(name, known)}; known are {listed}" for name in unknown]
+            [
+                f"config: {name} in {relative_path(file)} is no option{did_you_mean(name, known)}; known are {listed}"
+                for name in unknown
+            ]
         )
     problems = [(name, value, problem_of(name, value, known[name])) for name, value in named.items()]
-    if wrong := [f"config: {name} in {near(file)} {rule}; got {value!r}" for name, value, rule in problems if rule]:
+    if wrong := [
+        f"config: {name} in {relative_path(file)} {rule}; got {value!r}" for name, value, rule in problems if rule
+    ]:
         raise ConfigError(wrong)
     return named
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clsearch.common.errors import ConfigError, meant
+from clsearch.common.errors import ConfigError, did_you_mean
 from clsearch.config.hyperparameters import Space
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import (
@@ -148,7 +148,7 @@ def make_plan(
     known = {*method_named(algorithm).fields, *Options.model_fields}
     if unknown := [name for name in settings if name not in known]:
         raise ConfigError(
-            [f"{name}: unknown{meant(name, known)}; known are {', '.join(sorted(known))}" for name in unknown]
+            [f"{name}: unknown{did_you_mean(name, known)}; known are {', '.join(sorted(known))}" for name in unknown]
         )
     options = Options.of(own)
     config = configure(algorithm, shared)

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 
 from clsearch.common.errors import ConfigError
-from clsearch.common.formatting import amount, named, near, plain_table, words
+from clsearch.common.formatting import algorithm_label, humanize, make_table, relative_path, to_display_units
 from clsearch.planning.objectives import sign
 from clsearch.records.resume import lock_of
 from clsearch.records.study_file import STUDY, stored
@@ -40,7 +40,7 @@ class Entry:
 def studies_in(results: Path) -> list[Entry]:
     """The studies of a results folder, the newest first. Raises ConfigError where there is no such folder."""
     if not results.is_dir():
-        raise ConfigError([f"results: must be a folder that exists; got {near(results)}"])
+        raise ConfigError([f"results: must be a folder that exists; got {relative_path(results)}"])
     folders = [path.parent for path in results.glob(f"*/{STUDY}")]
     found = [entry_of(folder, study) for folder in folders if "id" in (study := stored(folder / STUDY) or {})]
     return sorted(found, key=lambda entry: entry.started, reverse=True)
@@ -64,11 +64,11 @@ def entry_of(folder: Path, study: dict[str, Any]) -> Entry:
         chosen = []
     return Entry(
         name=folder.name,
-        algorithm=named(study["algorithm"]),
+        algorithm=algorithm_label(study["algorithm"]),
         benchmark=study["config"]["benchmark"],
         state=state,
         trials="task by task" if continual else f"{sum(counts[name] for name in ENDED)}/{study['trials']}",
-        best=" ".join([shown(metric, score), words(metric) if metric != "average_accuracy" else ""]).strip(),
+        best=" ".join([shown(metric, score), humanize(metric) if metric != "average_accuracy" else ""]).strip(),
         test=shown("average_accuracy", chosen[0]["test"]["average_accuracy"]["mean"] if chosen else None),
         started=study["started"][:16].replace("T", " "),
     )
@@ -84,7 +84,7 @@ def so_far(folder: Path, objective: str) -> tuple[Counter[str], float | None]:
 
 def shown(metric: str, value: float | None) -> str:
     """A metric, in percent where it is a share; nothing for none."""
-    return "" if value is None or math.isnan(value) else f"{amount(metric, value):.2f}"
+    return "" if value is None or math.isnan(value) else f"{to_display_units(metric, value):.2f}"
 
 
 def state_of(folder: Path, study: dict[str, Any]) -> str:
@@ -104,7 +104,7 @@ def state_of(folder: Path, study: dict[str, Any]) -> str:
 
 def list_table(entries: list[Entry]) -> Table:
     """Studies side by side."""
-    table = plain_table()
+    table = make_table()
     heads = ("study", "algorithm", "benchmark", "state", "trials", "best,\nvalidation (%)", "chosen,\ntest (%)")
     for name in (*heads, "started"):
         table.add_column(name, justify="right" if name in heads[4:] else "left", no_wrap=True)

@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from clsearch.common.errors import ConfigError
 from clsearch.common.files import TEMPORARY
-from clsearch.common.formatting import near, without_password
+from clsearch.common.formatting import relative_path, without_password
 from clsearch.records.study_file import RAY, STUDY, stored
 
 PATIENCE_SECONDS = 300.0
@@ -52,8 +52,8 @@ class Mirror:
         self.thread.join(PATIENCE_SECONDS)
         if self.thread.is_alive() or self.behind:
             self.warn(
-                f"{shown(self.uri)} has not all of the study, {near(self.folder)} has. The same command brings it "
-                f"up to date"
+                f"{shown(self.uri)} has not all of the study, {relative_path(self.folder)} has. The same command "
+                f"brings it up to date"
             )
 
     def _work(self) -> None:

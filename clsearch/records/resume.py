@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clsearch.common.errors import ConfigError
-from clsearch.common.formatting import near
+from clsearch.common.formatting import relative_path
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
 from clsearch.records.study_file import COMPARISON, FINAL, MAY_CHANGE, STUDY, Bounds, description, stored
@@ -38,7 +38,7 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=1)  # somebody may only look whether it is held
     except Timeout:
         raise ConfigError(
-            [f"name: a study is run by one process at a time; {near(folder)} is being run by another one now"]
+            [f"name: a study is run by one process at a time; {relative_path(folder)} is being run by another one now"]
         ) from None
     try:
         yield
@@ -58,12 +58,11 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
     if found is None:
         return
     if "id" not in found:
-        raise ConfigError(
-            [f"name: {near(plan.folder)} holds a study that can't be gone on with{ways_out(plan.folder, comparison)}"]
-        )
+        folder, ways = relative_path(plan.folder), ways_out(plan.folder, comparison)
+        raise ConfigError([f"name: {folder} holds a study that can't be gone on with{ways}"])
     old, new = settled(found), settled(description(plan))
     problems = [
-        f"{name}: must be {old.get(name, 'left out')}, as in the study that {near(plan.folder)} holds; got "
+        f"{name}: must be {old.get(name, 'left out')}, as in the study that {relative_path(plan.folder)} holds; got "
         f"{new.get(name, 'none')}"
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
@@ -94,7 +93,7 @@ def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> N
     if found is not None and (found.get("kind"), found.get("studies")) != (kind, studies):
         raise ConfigError(
             [
-                f"name: {near(folder)} holds a comparison of {found.get('kind')}, "
+                f"name: {relative_path(folder)} holds a comparison of {found.get('kind')}, "
                 f"{', '.join(found.get('studies', []))}; got {kind}, {', '.join(studies)}{ways_out(folder, None)}"
             ]
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clsearch.common.errors import ConfigError
-from clsearch.common.formatting import near
+from clsearch.common.formatting import relative_path
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import digest_source
 from clsearch.planning.options import Protocol
@@ -72,10 +72,10 @@ def study_at(folder: Path) -> tuple[Path, dict[str, Any]]:
     study = stored(folder / STUDY)
     if study and "id" in study:
         return folder, study
-    problem = f"results: must be the folder of a study, results/<study>; got {near(folder)}"
+    problem = f"results: must be the folder of a study, results/<study>; got {relative_path(folder)}"
     if compared := (stored(folder / COMPARISON) or {}).get("studies"):
-        others = ", ".join(near(folder.parent / name) for name in compared.values())
-        problem += f", a comparison of {others}: name one of them, or open {near(folder)}/comparison.html"
+        others = ", ".join(relative_path(folder.parent / name) for name in compared.values())
+        problem += f", a comparison of {others}: name one of them, or open {relative_path(folder)}/comparison.html"
     raise ConfigError([problem])
 
 

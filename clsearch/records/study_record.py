@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clsearch.common.errors import ConfigError
-from clsearch.common.formatting import near
+from clsearch.common.formatting import relative_path
 from clsearch.config.unlearning import Requests, requests_of
 from clsearch.records.attempts import Decision, read_begun
 from clsearch.records.evaluation import Final, openings_of, read_final
@@ -150,4 +150,6 @@ def record_named(study: Reading, trial: str) -> TrialRecord:
             return record
     numbers = [record.number for record in study.trials if record.number is not None]
     known = [f"{min(numbers)} to {max(numbers)}"] * bool(numbers) + [r.algorithm for r in study.references]
-    raise ConfigError([f"trial: must be one of {near(study.folder)}: {', '.join(known) or 'it has none'}; got {trial}"])
+    raise ConfigError(
+        [f"trial: must be one of {relative_path(study.folder)}: {', '.join(known) or 'it has none'}; got {trial}"]
+    )

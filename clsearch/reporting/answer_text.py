@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clsearch.common.formatting import amount, named, points, unit, words
+from clsearch.common.formatting import algorithm_label, humanize, points_suffix, to_display_units, unit_suffix
 from clsearch.common.statistics import Interval
 from clsearch.records.study_record import Reading
 
@@ -11,12 +11,12 @@ ACCURACY = "average_accuracy"
 
 def question(study: Reading) -> str:
     """What the study asked."""
-    return str(study.study["question"]) or f"Which hyperparameters for {named(study.study['algorithm'])}?"
+    return str(study.study["question"]) or f"Which hyperparameters for {algorithm_label(study.study['algorithm'])}?"
 
 
 def value(number: float, digits: int = 2, name: str = ACCURACY) -> str:
     """A metric, in percent where it is a share."""
-    return f"{amount(name, number):.{digits}f}{unit(name)}"
+    return f"{to_display_units(name, number):.{digits}f}{unit_suffix(name)}"
 
 
 def ends(found: Interval) -> str:
@@ -26,7 +26,7 @@ def ends(found: Interval) -> str:
 
 def settings(values: dict[str, float]) -> str:
     """Hyperparameters in a sentence."""
-    said = [f"{words(name)} {number:.4g}" for name, number in values.items()]
+    said = [f"{humanize(name)} {number:.4g}" for name, number in values.items()]
     return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 2 else said)
 
 
@@ -45,15 +45,17 @@ def answer(study: Reading) -> list[str]:
     score = value(best.metrics[study.objective], name=study.objective)
     if study.ranking.front:
         goals = " and ".join(
-            f"{words(name)} {value(best.metrics[name], name=name)}" for name in study.ranking.objectives
+            f"{humanize(name)} {value(best.metrics[name], name=name)}" for name in study.ranking.objectives
         )
         first = (
-            f"{named(study.study['algorithm'])}{values} is the knee of a Pareto front of {len(study.ranking.front)} of "
+            f"{algorithm_label(study.study['algorithm'])}{values} is the knee of a Pareto front of "
+            f"{len(study.ranking.front)} of "
             f"{len(trials)} finished trials on validation data, with {goals} over {seeds} seed{'s' * (seeds > 1)}."
         )
         return [first, reached(study)]
     first = (
-        f"{named(study.study['algorithm'])}{values} has the best {words(study.objective)} of {len(trials)} finished "
+        f"{algorithm_label(study.study['algorithm'])}{values} has the best "
+        f"{humanize(study.objective)} of {len(trials)} finished "
         f"trial{'s' * bool(others)} on validation data, {score} over {seeds} seed{'s' * (seeds > 1)}{alike}."
     )
     return [first, reached(study)]
@@ -63,7 +65,10 @@ def decided(study: Reading) -> str:
     """What the continual protocol chose."""
     kept = study.decision.kept
     chosen = "; ".join(f"task {attempt.task}: {settings(attempt.values)}" for attempt in kept)
-    return f"{named(study.study['algorithm'])}, chosen task by task on the current task's validation data: {chosen}."
+    return (
+        f"{algorithm_label(study.study['algorithm'])}, chosen task by task on the current task's "
+        f"validation data: {chosen}."
+    )
 
 
 def reached(study: Reading) -> str:
@@ -82,7 +87,7 @@ def reached(study: Reading) -> str:
         found = final.against(reference, "test", ACCURACY)
         if found is not None:
             span = f" ({100 * found.low:+.2f} to {100 * found.high:+.2f})" if found.low == found.low else ""
-            against.append(f"{100 * found.mean:+.2f} points{span} against {named(reference.algorithm)}")
+            against.append(f"{100 * found.mean:+.2f} points{span} against {algorithm_label(reference.algorithm)}")
     return said + (f": {', '.join(against)}" if against else "") + "."
 
 
@@ -90,7 +95,8 @@ def searched(study: Reading) -> str:
     """What the search's own numbers say against the references'."""
     best, name = study.chosen, study.objective
     said = [
-        f"{amount(name, best.metrics[name] - r.metrics[name]):+.2f}{points(name)} against {named(r.algorithm)}"
+        f"{to_display_units(name, best.metrics[name] - r.metrics[name]):+.2f}{points_suffix(name)} "
+        f"against {algorithm_label(r.algorithm)}"
         for r in study.references
         if best is not None and r.state == "finished" and name in r.metrics
     ]
@@ -110,7 +116,7 @@ def notes(study: Reading) -> list[str]:
     benchmark, scenario = of["config"]["benchmark"], of["config"]["scenario"]
     lines.append(
         f"{benchmark}, {scenario}-incremental, {len(of['tasks'])} tasks seen by the search; protocol "
-        f"{words(of['protocol'])}; seeds {' '.join(map(str, of['seeds']))}."
+        f"{humanize(of['protocol'])}; seeds {' '.join(map(str, of['seeds']))}."
     )
     return lines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from clsearch.common.formatting import amount, plain_table, points, unit, words
+from clsearch.common.formatting import humanize, make_table, points_suffix, to_display_units, unit_suffix
 from clsearch.common.statistics import Interval
 from clsearch.config.sections import FOLDER
 from clsearch.data.datasets import SOURCES
@@ -16,7 +16,7 @@ def final_table(final: Final) -> Table:
     """The choice and its references on fresh seeds: validation and test, with intervals."""
     seeds = final.seeds
     span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    table = plain_table(
+    table = make_table(
         f"Final evaluation on {len(seeds)} fresh seed{'s' * (len(seeds) > 1)} ({span}), mean (95 % interval)"
     )
     table.add_column("configuration", no_wrap=True)
@@ -58,7 +58,9 @@ def cells(final: Final, row: Measured) -> list[str]:
 
 def shown(found: Interval, signed: bool = False, metric: str = "average_accuracy") -> str:
     """A mean with its interval, in percent where the metric is a share."""
-    mean, low, high = (f"{amount(metric, n):{'+' if signed else ''}.2f}" for n in (found.mean, found.low, found.high))
+    mean, low, high = (
+        f"{to_display_units(metric, n):{'+' if signed else ''}.2f}" for n in (found.mean, found.low, found.high)
+    )
     return mean if found.low != found.low else f"{mean} ({low} to {high})"
 
 
@@ -75,7 +77,8 @@ def optimism_of(final: Final) -> list[str]:
             against = gain(metric, found.against_test)
             test = f", and {shown(found.test, metric=metric)} on test data{where}, {against} there"
         lines.append(
-            f"Optimism: the search believed {amount(metric, found.believed):.2f}{unit(metric)} {words(metric)}{of}; "
+            f"Optimism: the search believed "
+            f"{to_display_units(metric, found.believed):.2f}{unit_suffix(metric)} {humanize(metric)}{of}; "
             f"on {seeds} fresh seed{'s' * (seeds > 1)} the same configuration has "
             f"{shown(found.validation, metric=metric)} on validation data, {gain(metric, found.against_validation)} "
             f"of optimism{test}."
@@ -85,7 +88,7 @@ def optimism_of(final: Final) -> list[str]:
 
 def gain(metric: str, value: float) -> str:
     """A difference of a metric."""
-    return f"{amount(metric, value):+.2f}{points(metric)}"
+    return f"{to_display_units(metric, value):+.2f}{points_suffix(metric)}"
 
 
 def few_seeds(final: Final) -> list[str]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from clsearch.common.formatting import amount, titled
+from clsearch.common.formatting import label_with_unit, to_display_units
 from clsearch.config.hyperparameters import Space
 from clsearch.planning.objectives import sign
 
@@ -75,7 +75,7 @@ def response(
             _points(axes, records, name, levels, metric)
         axes.set(xlabel=name.replace("_", " "), xscale="log" if values.log else "linear")
     if not flat:
-        panels[0].set_ylabel(titled(metric))
+        panels[0].set_ylabel(label_with_unit(metric))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -86,14 +86,14 @@ def _split(
 ) -> tuple[list[TrialRecord], np.ndarray, list[tuple[list[TrialRecord], str, str]]]:
     """Finished trials, their scores as they are shown, and (trials, mark, label) of those that have none."""
     done = [r for r in records if r.state == "finished"]
-    scores = np.array([amount(metric, r.metrics[metric]) for r in done])
+    scores = np.array([to_display_units(metric, r.metrics[metric]) for r in done])
     lost = [([r for r in records if r.state == state], mark, label) for state, mark, label in SCORELESS]
     return done, scores, [entry for entry in lost if entry[0]]
 
 
 def _points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str, float], metric: str) -> None:
     done, scores, scoreless = _split(records, metric)
-    spread = [amount(metric, r.metrics.get(f"{metric}/std", 0.0)) for r in done]
+    spread = [to_display_units(metric, r.metrics.get(f"{metric}/std", 0.0)) for r in done]
     x = [r.values[name] for r in done]
     axes.errorbar(x, scores, spread, fmt="o", color="#542788", ecolor="#bbbbbb", label="trial, ± std over seeds")
     worst = scores.min() if sign(metric) > 0 else scores.max()
@@ -101,7 +101,7 @@ def _points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str,
         at = [r.values[name] for r in lost]
         axes.plot(at, [worst] * len(at), mark, color="#444444", label=f"{label} (no score)")
     for (reference, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
-        axes.axhline(amount(metric, level), color="#b35806", ls=style, label=reference)
+        axes.axhline(to_display_units(metric, level), color="#b35806", ls=style, label=reference)
 
 
 def _map(
@@ -114,7 +114,7 @@ def _map(
     best: TrialRecord,
 ) -> None:
     done, scores, scoreless = _split(records, metric)
-    middle = np.nan if reference is None else amount(metric, reference)
+    middle = np.nan if reference is None else to_display_units(metric, reference)
     around = scores.min() < middle < scores.max()
     norm = TwoSlopeNorm(middle, scores.min(), scores.max()) if around else None
     x, y = ([r.values[name] for r in done] for name in names)
@@ -124,7 +124,7 @@ def _map(
     axes.scatter(*(best.values[name] for name in names), **RING, label="chosen")
     for lost, mark, label in scoreless:
         axes.scatter(*([r.values[name] for r in lost] for name in names), marker=mark, color="#444444", label=label)
-    bar = figure.colorbar(points, ax=axes, label=titled(metric))
+    bar = figure.colorbar(points, ax=axes, label=label_with_unit(metric))
     if around:
         ends = (float(scores.min()), middle, float(scores.max()))
         bar.set_ticks(ends, labels=[f"{ends[0]:.1f}", f"{middle:.1f}\nfinetuning", f"{ends[2]:.1f}"])
@@ -137,7 +137,7 @@ def pareto_front(ranking: Ranking, references: list[TrialRecord]) -> Figure:
     axes = figure.subplots()
 
     def at(records: list[TrialRecord]) -> list[list[float]]:
-        return [[amount(name, record.metrics[name]) for record in records] for name in names]
+        return [[to_display_units(name, record.metrics[name]) for record in records] for name in names]
 
     on_front = [r for r in trials if r.label in ranking.front]
     others = [r for r in trials if r.label not in ranking.front]
@@ -149,6 +149,6 @@ def pareto_front(ranking: Ranking, references: list[TrialRecord]) -> Figure:
     finished = [r for r in references if r.state == "finished"]
     for record, mark in zip(finished, "sD^", strict=False):
         axes.plot(*at([record]), mark, color="#b35806", label=record.algorithm)
-    axes.set(xlabel=titled(names[0]), ylabel=titled(names[1]))
+    axes.set(xlabel=label_with_unit(names[0]), ylabel=label_with_unit(names[1]))
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from clsearch.common.formatting import amount, span, unit
-from clsearch.common.formatting import words as worded
+from clsearch.common.formatting import format_duration, to_display_units, unit_suffix
+from clsearch.common.formatting import humanize as worded
 from clsearch.planning.objectives import sign
 from clsearch.records.trials import ENDED, TrialRecord
 from clsearch.reporting.trial_names import run_name
@@ -126,10 +126,10 @@ class ProgressLine:
         words += [f"{count} {name}" for name, count in lost.items() if count]
         if self.best is not None:
             name = "" if self.objective == "average_accuracy" else f"{worded(self.objective)} "
-            words.append(f"best {name}{amount(self.objective, self.best):.2f}{unit(self.objective)}")
+            words.append(f"best {name}{to_display_units(self.objective, self.best):.2f}{unit_suffix(self.objective)}")
         if self.earlier < done < self.total:
             each = (time.monotonic() - self.started) / (done - self.earlier)
-            words += [pace(each), f"about {span(each * (self.total - done))} left"]
+            words += [pace(each), f"about {format_duration(each * (self.total - done))} left"]
         if done == self.total:  # what is waited for then
             references = [r for r in self.records.values() if r.number is None and not r.ended]
             words += [f"reference {r.algorithm} has learned {r.tasks_learned} tasks" for r in references]
@@ -142,8 +142,10 @@ class ProgressLine:
         if record.state == "pruned":
             return f"{run_name(record)}  stopped early, after task {record.tasks_learned}"
         spread = record.metrics.get(f"{self.objective}/std")
-        more = "" if spread is None else f" ± {amount(self.objective, spread):.2f}"
-        score = f"{amount(self.objective, record.metrics[self.objective]):.2f}{more}{unit(self.objective)}"
+        more = "" if spread is None else f" ± {to_display_units(self.objective, spread):.2f}"
+        score = (
+            f"{to_display_units(self.objective, record.metrics[self.objective]):.2f}{more}{unit_suffix(self.objective)}"
+        )
         return f"{run_name(record)}  {score}  {record.seconds:.1f} s"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from clsearch.common.files import write_atomically
-from clsearch.common.formatting import amount
+from clsearch.common.formatting import to_display_units
 from clsearch.common.statistics import Interval, paired_difference
 from clsearch.records.evaluation import Final, Measured
 from clsearch.reporting.result import StudyResult
@@ -163,7 +163,7 @@ def text(cell: Any, signed: bool, latex: bool) -> str:
             return "--" if latex else "–"
         case Believed():
             other = cell.metric != "average_accuracy"
-            return f"{amount(cell.metric, cell.value):.2f}" + (("$^*$" if latex else "*") if other else "")
+            return f"{to_display_units(cell.metric, cell.value):.2f}" + (("$^*$" if latex else "*") if other else "")
         case Interval():
             mark = "+" if signed else ""
             mean, half = f"{100 * cell.mean:{mark}.2f}", 100 * (cell.high - cell.mean)

@@ -9,7 +9,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from clsearch.common.formatting import amount, near, plain_table, points, titled, whole, words
+from clsearch.common.formatting import (
+    humanize,
+    label_with_unit,
+    make_table,
+    points_suffix,
+    print_full_width,
+    relative_path,
+    to_display_units,
+)
 from clsearch.config.trial import TrialConfig
 from clsearch.config.unlearning import requests_of
 from clsearch.planning.objectives import sign
@@ -34,7 +42,7 @@ def show(console: Console, found: StudyResult, mlflow: tuple[str, str]) -> None:
     plan, ranking = found.plan, found.ranking
     console.print()
     if found.decision is not None:
-        whole(console, decision_table(found.decision))
+        print_full_width(console, decision_table(found.decision))
         say(console, *decision_reading(plan, found.decision))
     elif ranking.best is None:
         console.print("[bold]No trial finished.[/bold]")
@@ -42,7 +50,7 @@ def show(console: Console, found: StudyResult, mlflow: tuple[str, str]) -> None:
         tell_best(console, ranking, found.references, list(plan.space))
         say(console, *task_classes(plan.config))
     if found.final is not None:
-        whole(console, final_table(found.final))
+        print_full_width(console, final_table(found.final))
         say(console, *few_seeds(found.final), *optimism_of(found.final), *opened_of(found.final))
     pruned = pruned_of(plan, found.records)
     say(
@@ -61,9 +69,9 @@ def tell_best(console: Console, ranking: Ranking, references: list[TrialRecord],
     values = ", ".join(f"{name} = {value:.4g}" for name, value in best.values.items())
     kind = "Knee of the Pareto front" if ranking.front else "Best configuration" if searched else "Configuration"
     console.print(f"[bold]{kind}[/bold] (trial {best.number}): {values or 'as given'}")
-    whole(console, top_table(ranking, references, searched))
+    print_full_width(console, top_table(ranking, references, searched))
     say(console, *reading(ranking, references))
-    whole(console, matrix_table(best))
+    print_full_width(console, matrix_table(best))
     if best.unlearning:
         requests = requests_of(tuple(best.settings["unlearn"]))
         say(console, *unlearning_reading(best, requests, references), *trade_off_reading(ranking))
@@ -107,14 +115,14 @@ def task_classes(config: TrialConfig) -> list[str]:
 def top_table(ranking: Ranking, references: list[TrialRecord], searched: Sequence[str]) -> Table:
     """The best trials and the references."""
     M = len(ranking.trials[0].seeds)
-    table = plain_table(f"Validation, mean ± standard deviation over {M} seed{'s' * (M > 1)}")
+    table = make_table(f"Validation, mean ± standard deviation over {M} seed{'s' * (M > 1)}")
     table.add_column("trial", no_wrap=True)
     for name in searched:
         table.add_column(name.replace("_", "\n", 1).replace("_", " "), justify="right", no_wrap=True)
     names = columns_of(ranking, references)
     for name in names:
         first, _, rest = (
-            titled(name) if name.startswith("unlearning/") else words(name) + " (%)" * ("accuracy" in name)
+            label_with_unit(name) if name.startswith("unlearning/") else humanize(name) + " (%)" * ("accuracy" in name)
         ).partition(" ")
         table.add_column(f"{first}\n{rest}" if rest else "intran-\nsigence", justify="right", no_wrap=True)
     table.add_column("time\n(s)", justify="right", no_wrap=True)
@@ -151,7 +159,7 @@ def spread(record: TrialRecord, name: str) -> str:
     mean, std = record.metrics.get(name), record.metrics.get(f"{name}/std")
     if mean is None:
         return "–"
-    return f"{amount(name, mean):.2f}" + ("" if std is None else f" ± {amount(name, std):.2f}")
+    return f"{to_display_units(name, mean):.2f}" + ("" if std is None else f" ± {to_display_units(name, std):.2f}")
 
 
 def reading(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
@@ -172,10 +180,13 @@ def reading(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
     for reference in references:
         if reference.state == "finished":
             d = against(best, reference, name)
-            ends = [f"{amount(name, end):+.2f}" for end in (d.low, d.high)]
+            ends = [f"{to_display_units(name, end):+.2f}" for end in (d.low, d.high)]
             interval = f", 95 % interval {ends[0]} to {ends[1]}" if d.low == d.low else ""
-            of = "" if name == "average_accuracy" else f" of {words(name)}"
-            lines.append(f"Against {reference.algorithm}: {amount(name, d.mean):+.2f}{points(name)}{of}{interval}.")
+            of = "" if name == "average_accuracy" else f" of {humanize(name)}"
+            lines.append(
+                f"Against {reference.algorithm}: "
+                f"{to_display_units(name, d.mean):+.2f}{points_suffix(name)}{of}{interval}."
+            )
     if len(ranking.trials) > 1:
         lines.append("The best was chosen on these same numbers, so its own score is optimistic.")
     return lines
@@ -184,7 +195,7 @@ def reading(ranking: Ranking, references: list[TrialRecord]) -> list[str]:
 def front_reading(ranking: Ranking) -> list[str]:
     """What the knee is, and what it gives up against the ends of the front."""
     knee, on_front = ranking.trials[0], [r for r in ranking.trials if r.label in ranking.front]
-    names = [words(name) for name in ranking.objectives]
+    names = [humanize(name) for name in ranking.objectives]
     lines = [
         f"{len(on_front)} of {len(ranking.trials)} trials are on the Pareto front of {' and '.join(names)}: none other "
         f"is as good in all and better in one. The knee has the largest sum of objectives, each scaled from 0 (worst "
@@ -194,14 +205,16 @@ def front_reading(ranking: Ranking) -> list[str]:
     for name, shown in zip(ranking.objectives, names, strict=True):
         end = max(on_front, key=lambda record: sign(name) * record.metrics[name])
         if end is not knee:
-            given = amount(name, sign(name) * (end.metrics[name] - knee.metrics[name]))
-            lines.append(f"The best {shown} on the front is trial {end.number}'s, {given:.2f}{points(name)} better.")
+            given = to_display_units(name, sign(name) * (end.metrics[name] - knee.metrics[name]))
+            lines.append(
+                f"The best {shown} on the front is trial {end.number}'s, {given:.2f}{points_suffix(name)} better."
+            )
     return [*lines, "Several objectives: no trial is stopped early."]
 
 
 def decision_table(decision: Decision) -> Table:
     """Every attempt of the continual protocol: a row per task and phase."""
-    table = plain_table("Chosen task by task, on the current task's validation data")
+    table = make_table("Chosen task by task, on the current task's validation data")
     for name in ("task", "tried", "accuracy (%), in that order", "bar", "kept"):
         table.add_column(name, justify="left" if name in ("tried", "kept") else "right")
     for task, phase in dict.fromkeys((a.task, a.phase) for a in decision.attempts):
@@ -234,7 +247,7 @@ def matrix_table(best: TrialRecord) -> Table:
     """R of the best configuration, mean over seeds, in percent."""
     matrix = np.array(best.accuracy, dtype=float).mean(axis=0)
     title = "Accuracy (%) of the best, mean over seeds" + ("; not of unlearned tasks" if best.unlearning else "")
-    table = plain_table(title)
+    table = make_table(title)
     table.add_column("after task", justify="right")
     for j in range(1, matrix.shape[1] + 1):
         table.add_column(f"task {j}" if j == 1 else str(j), justify="right", no_wrap=True)
@@ -247,7 +260,7 @@ def matrix_table(best: TrialRecord) -> Table:
 def where(console: Console, found: StudyResult, mlflow: tuple[str, str]) -> None:
     """The paths of what was written, and the commands that go on from here."""
     plan, best = found.plan, found.best
-    folder = near(plan.folder)
+    folder = relative_path(plan.folder)
     search = "attempts.csv" if found.decision is not None else "trials.csv, references.csv, trials/"
     more = ", front.csv" * bool(found.ranking.front) + ", final.json, final.csv" * (found.final is not None)
     rows = [("Record", f"{folder}/ (study.json, {search}, best.json{more})")]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clsearch.common.formatting import named
+from clsearch.common.formatting import algorithm_label
 from clsearch.records.trials import TrialRecord
 
 SYMBOLS = {"distillation_temperature": "τ", "penalty_p_norm": "p", "learning_rate": "lr"}
@@ -30,7 +30,7 @@ def run_name(record: TrialRecord) -> str:
     if record.number is None:
         return record.label.replace("_", " ")
     values = (f"{SYMBOLS.get(name) or short(name, record.values)}={v:.3g}" for name, v in record.values.items())
-    return " ".join([f"#{record.number}", named(record.algorithm), *values])
+    return " ".join([f"#{record.number}", algorithm_label(record.algorithm), *values])
 
 
 def short(name: str, names: Iterable[str]) -> str:

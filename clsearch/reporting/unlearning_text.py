@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clsearch.common.formatting import DISTANCE, amount, named, titled, unit, words
+from clsearch.common.formatting import (
+    DISTANCE,
+    algorithm_label,
+    humanize,
+    label_with_unit,
+    to_display_units,
+    unit_suffix,
+)
 from clsearch.common.statistics import rank_correlation
 from clsearch.config.trial import TrialConfig
 from clsearch.config.unlearning import Requests, unlearned_by
@@ -75,7 +82,11 @@ def unlearning_reading(best: TrialRecord, requests: Requests, references: Sequen
             f"retained tasks from {kept} to {left} %."
         )
     if DISTANCE in best.metrics:
-        others = [f"{named(r.algorithm)}'s are {r.metrics[DISTANCE]:.2f}" for r in references if DISTANCE in r.metrics]
+        others = [
+            f"{algorithm_label(r.algorithm)}'s are {r.metrics[DISTANCE]:.2f}"
+            for r in references
+            if DISTANCE in r.metrics
+        ]
         far = f"{best.metrics[DISTANCE]:.2f} ({best.settings['unlearning_distance']})"
         said = f"At the end its features are {far} from those of a model that never saw them"
         lines.append(f"{said}{'; ' if others else ''}{', '.join(others)}.")
@@ -98,13 +109,15 @@ def trade_off_reading(ranking: Ranking) -> list[str]:
     (other,) = (name for name in ranking.objectives if name != DISTANCE)
     front = [record for record in ranking.trials if record.label in ranking.front]
     if len(front) < 2:
-        return [f"Trade-off: none among these trials; one is best in {words(other)} and in distance."]
+        return [f"Trade-off: none among these trials; one is best in {humanize(other)} and in distance."]
     ends = sorted(front, key=lambda record: sign(other) * record.metrics[other])
     (low, high), (near, far) = ([r.metrics[name] for r in (ends[0], ends[-1])] for name in (other, DISTANCE))
     more = f", {100 * (far / near - 1):.0f} % more" if near > 0 else ""
     return [
-        f"Trade-off: from one end of the front to the other, {words(other)} goes from {amount(other, low):.2f} to "
-        f"{amount(other, high):.2f}{unit(other)}, and the distance from {near:.2f} to {far:.2f}{more}.",
+        f"Trade-off: from one end of the front to the other, {humanize(other)} goes from "
+        f"{to_display_units(other, low):.2f} to "
+        f"{to_display_units(other, high):.2f}{unit_suffix(other)}, and the distance from "
+        f"{near:.2f} to {far:.2f}{more}.",
         *_tendencies(ranking, other),
     ]
 
@@ -116,9 +129,9 @@ def _tendencies(ranking: Ranking, other: str) -> list[str]:
         values = [record.values[name] for record in trials]
         found = [
             f"{'more' if rho > 0 else 'less'} {what} ({rho:+.2f})"
-            for metric, what in ((other, titled(other).partition(" (")[0]), (DISTANCE, "distance"))
+            for metric, what in ((other, label_with_unit(other).partition(" (")[0]), (DISTANCE, "distance"))
             if abs(rho := rank_correlation(values, [record.metrics[metric] for record in trials])) >= TELLING
         ]
         if found:
-            lines.append(f"A larger {words(name)} goes with {' and '.join(found)}: rank correlations.")
+            lines.append(f"A larger {humanize(name)} goes with {' and '.join(found)}: rank correlations.")
     return lines

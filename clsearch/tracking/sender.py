@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clsearch.common.formatting import near, without_password
+from clsearch.common.formatting import relative_path, without_password
 from clsearch.records.attempts import Decision
 from clsearch.records.evaluation import Final
 from clsearch.records.test_ledger import Opening
@@ -108,7 +108,7 @@ class Tracker:
         if self.thread.is_alive() or self.behind:
             self.warn(
                 f"MLflow has not all of the study, results/ has. Once it answers, send what is missing: "
-                f"python -m clsearch sync {near(self.folder)}"
+                f"python -m clsearch sync {relative_path(self.folder)}"
             )
 
     def pages(self, ranked: Sequence[TrialRecord]) -> dict[str, str]:

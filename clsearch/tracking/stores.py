@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from clsearch.common.formatting import near, without_password
+from clsearch.common.formatting import relative_path, without_password
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.tracking.ui import HOST, PORT
 
@@ -21,7 +21,7 @@ def default_store(folder: Path) -> str:
 def shown_store(folder: Path, uri: str | None) -> str:
     """Where the runs of a study are, as it is printed. uri: the store; None for the study's own."""
     own = default_store(folder)
-    return f"sqlite:///{near(folder.parent / STORE)}" if uri in (None, own) else uri
+    return f"sqlite:///{relative_path(folder.parent / STORE)}" if uri in (None, own) else uri
 
 
 def mlflow_row(plan: Plan, pages: bool) -> tuple[str, str]:
@@ -35,5 +35,5 @@ def mlflow_row(plan: Plan, pages: bool) -> tuple[str, str]:
 
 def server_command(store: str) -> str:
     """The command that serves a store of MLflow's at the address that pages are given with."""
-    words = [near(Path(sys.executable)), "-m", "mlflow", "server", "--backend-store-uri", store]
+    words = [relative_path(Path(sys.executable)), "-m", "mlflow", "server", "--backend-store-uri", store]
     return f"MLFLOW_DISABLE_TELEMETRY=true {shlex.join([*words, '--host', HOST, '--port', str(PORT)])}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from clsearch.common.formatting import near
+from clsearch.common.formatting import relative_path
 from clsearch.records.attempts import Decision, read_begun
 from clsearch.records.evaluation import openings_of
 from clsearch.records.resume import claimed
@@ -34,7 +34,7 @@ def sync(folder: Path, uri: str | None) -> str:
         runs.connect()
         before = len(runs.ids)
         send(runs, folder)
-    lines = [f"{near(folder)}: {len(runs.ids)} runs in MLflow, {len(runs.ids) - before} of them new"]
+    lines = [f"{relative_path(folder)}: {len(runs.ids)} runs in MLflow, {len(runs.ids) - before} of them new"]
     if (store := shown_store(folder, uri)).startswith("sqlite:"):
         lines.append(f"{'MLflow':<8} {server_command(store)}")
     lines += [f"{name:<8} {page}" for name, page in runs.pages(read_study(folder).ranking.trials).items()]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clsearch.common.errors import NOBODY_READS, meant
+from clsearch.common.errors import CLOSED_STDOUT_EXIT_CODE, did_you_mean
 
 SWEEP = Path(__file__).parents[2] / "studies" / "lwf_temperature_sweep.py"
 
@@ -46,9 +46,9 @@ def test_output_that_nobody_reads_is_no_error(words: list[str]) -> None:
     process.stdout.close()
     assert process.stderr is not None
     assert process.stderr.read() == ""
-    assert process.wait(60) == NOBODY_READS
+    assert process.wait(60) == CLOSED_STDOUT_EXIT_CODE
 
 
 def test_a_word_that_is_nearly_known_is_named() -> None:
-    assert meant("trails", ["trials", "tasks"]) == " (did you mean trials?)"
-    assert meant("xyz", ["trials", "tasks"]) == ""
+    assert did_you_mean("trails", ["trials", "tasks"]) == " (did you mean trials?)"
+    assert did_you_mean("xyz", ["trials", "tasks"]) == ""

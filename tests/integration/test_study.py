@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from scipy import stats
 
 from clsearch import LogRange, Range, Study, metrics
-from clsearch.common.formatting import near
+from clsearch.common.formatting import relative_path
 from clsearch.data.datasets import read_data
 from clsearch.execution.data_loading import load
 from clsearch.execution.final_evaluation import measure
@@ -411,7 +411,7 @@ def test_the_printed_command_reruns_the_best_configuration(
     best = json.loads((results / "ewc" / "best.json").read_text())
     assert best["command"] in printed
     program, path, *args = shlex.split(best["command"])
-    assert (program, path) == (near(Path(sys.executable)), "studies/ewc.py")
+    assert (program, path) == (relative_path(Path(sys.executable)), "studies/ewc.py")
     with pytest.raises(SystemExit) as again:
         script().main(args)
     assert again.value.code == 0

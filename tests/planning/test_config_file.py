@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from clsearch import ConfigError, LogRange
-from clsearch.common.formatting import near
+from clsearch.common.formatting import relative_path
 from clsearch.planning.config_file import written
 from clsearch.records.study_file import description
 from tests.builders import STUDIES, study_of
@@ -104,7 +104,7 @@ def test_what_is_no_file_of_options_is_refused(file: Path, content: str, rule: s
 )
 def test_a_value_of_another_kind_is_refused_with_the_option_and_the_file(file: Path, content: str, rule: str) -> None:
     file.write_text(content)
-    assert refusal(study_of("lwf"), "--config", str(file)).startswith(rule.format(near(file)))
+    assert refusal(study_of("lwf"), "--config", str(file)).startswith(rule.format(relative_path(file)))
 
 
 @pytest.mark.parametrize(

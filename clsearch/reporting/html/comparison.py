@@ -10,12 +10,12 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from clsearch.common.formatting import amount
+from clsearch.common.formatting import algorithm_label, to_display_units
 from clsearch.common.statistics import Interval, paired_difference
 from clsearch.metrics import average_accuracy
 from clsearch.records.evaluation import Final, Measured
 from clsearch.records.study_record import Reading
-from clsearch.reporting.answer_text import ACCURACY, answer, named, settings, value
+from clsearch.reporting.answer_text import ACCURACY, answer, settings, value
 from clsearch.reporting.html.page import Part, Table, drawn
 from clsearch.reporting.html.style import BLUE, GREEN, ORANGE, PURPLE, RED, add_band, shaped
 
@@ -64,7 +64,7 @@ def what_of(study: Reading) -> list[str]:
     if best is not None and best.values:
         chosen = settings(best.values)
     benchmark = f"{of['config']['benchmark']} ({of['config']['scenario']})"
-    return [study.name, named(of["algorithm"]), benchmark, of["protocol"].replace("_", " "), chosen]
+    return [study.name, algorithm_label(of["algorithm"]), benchmark, of["protocol"].replace("_", " "), chosen]
 
 
 def reached_by(study: Reading) -> list[str]:
@@ -79,7 +79,7 @@ def reached_by(study: Reading) -> list[str]:
     if final.optimism:
         believed = final.optimism[0]
         against = (believed.against_validation, believed.against_test)
-        optimism = ", ".join("–" if x != x else f"{amount(believed.metric, x):+.2f}" for x in against)
+        optimism = ", ".join("–" if x != x else f"{to_display_units(believed.metric, x):+.2f}" for x in against)
     return [value(found[ACCURACY].mean), span(found[ACCURACY]), forgotten, optimism]
 
 

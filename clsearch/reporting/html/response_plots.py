@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from clsearch.common.formatting import amount, titled
+from clsearch.common.formatting import label_with_unit, to_display_units
 from clsearch.planning.objectives import sign
 from clsearch.records.study_record import Reading
 from clsearch.reporting.html.style import (
@@ -47,7 +47,7 @@ def surface(study: Reading) -> go.Figure:
     (x, y), done, metric = study.space, study.in_state("finished"), study.objective
     figure = go.Figure()
     scores = scores_of(done, metric)
-    bar = {"title": titled(metric).replace(" (", "<br>("), "len": 0.9}
+    bar = {"title": label_with_unit(metric).replace(" (", "<br>("), "len": 0.9}
     if (grid := interpolated(study, scores)) is not None:
         along, up, values = grid
         figure.add_contour(
@@ -143,8 +143,8 @@ def slices(study: Reading) -> go.Figure:
             if record is not None and metric in record.metrics:
                 line = {"dash": DASHES[algorithm], "color": LINES[algorithm]}
                 named = {"annotation_text": algorithm} if column == 1 else {}
-                figure.add_hline(amount(metric, record.metrics[metric]), line=line, col=column, **named)
-    figure.update_yaxes(title=titled(metric), row=1, col=1)
+                figure.add_hline(to_display_units(metric, record.metrics[metric]), line=line, col=column, **named)
+    figure.update_yaxes(title=label_with_unit(metric), row=1, col=1)
     return shaped(figure, 420)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from clsearch.common.formatting import amount, titled, unit, words
+from clsearch.common.formatting import humanize, label_with_unit, to_display_units, unit_suffix
 from clsearch.planning.objectives import front, sign
 from clsearch.records.study_record import Reading, plain
 from clsearch.records.trials import TrialRecord
@@ -58,7 +58,7 @@ def trade_off(study: Reading, less: str = "average_forgetting") -> go.Figure | N
             mark = {"size": 12, "symbol": symbol, "color": LINES[plain(record.algorithm)]}
             figure.add_scatter(**at([record]), mode="markers", name=record.algorithm, marker=mark)
     measure = " (points)" if less == "average_forgetting" else ""
-    figure.update_xaxes(title=f"{words(less)}{measure}: less is better")
+    figure.update_xaxes(title=f"{humanize(less)}{measure}: less is better")
     figure.update_yaxes(title="average accuracy (%): more is better")
     return shaped(figure, 420)
 
@@ -70,7 +70,7 @@ def importance(found: dict[str, float]) -> go.Figure | None:
     names = sorted(found, key=found.__getitem__)
     bars = go.Bar(
         x=[100 * found[name] for name in names],
-        y=[words(name) for name in names],
+        y=[humanize(name) for name in names],
         orientation="h",
         marker={"color": BLUE},
         hovertemplate="%{y}: %{x:.0f} %<extra></extra>",
@@ -89,9 +89,10 @@ def parallel(study: Reading) -> go.Figure | None:
         return None
     scores = scores_of(done, metric)
     dimensions = [
-        dimension(words(name), [r.values[name] for r in done], bool(study.space[name]["log"])) for name in study.space
+        dimension(humanize(name), [r.values[name] for r in done], bool(study.space[name]["log"]))
+        for name in study.space
     ]
-    dimensions.append({"label": titled(metric), "values": scores})
+    dimensions.append({"label": label_with_unit(metric), "values": scores})
     line = {"color": scores, "colorscale": [[0, GREY], [1, RED]], "reversescale": sign(metric) < 0}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
     return shaped(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
@@ -121,27 +122,27 @@ def optimism(study: Reading) -> go.Figure | None:
     rows = [("validation, fresh seeds", found.validation, BLUE), ("test, fresh seeds", found.test, RED)]
     figure = go.Figure()
     figure.add_scatter(
-        x=[amount(name, found.believed)],
+        x=[to_display_units(name, found.believed)],
         y=["believed by the search"],
         mode="markers",
         marker={"size": 13, "color": GREY},
-        hovertemplate=f"%{{x:.2f}}{unit(name)}<extra></extra>",
+        hovertemplate=f"%{{x:.2f}}{unit_suffix(name)}<extra></extra>",
     )
     for label, value, color in rows:
         if value is not None:
             ends = {
-                "array": [amount(name, value.high - value.mean)],
-                "arrayminus": [amount(name, value.mean - value.low)],
+                "array": [to_display_units(name, value.high - value.mean)],
+                "arrayminus": [to_display_units(name, value.mean - value.low)],
             }
             figure.add_scatter(
-                x=[amount(name, value.mean)],
+                x=[to_display_units(name, value.mean)],
                 y=[label],
                 mode="markers",
                 marker={"size": 13, "color": color},
                 error_x={"type": "data", "symmetric": False, "thickness": 2.5, "width": 9, **ends},
-                hovertemplate=f"%{{x:.2f}}{unit(name)}<extra></extra>",
+                hovertemplate=f"%{{x:.2f}}{unit_suffix(name)}<extra></extra>",
             )
-    figure.update_xaxes(title=f"{titled(name)}, with the 95 % interval over seeds")
+    figure.update_xaxes(title=f"{label_with_unit(name)}, with the 95 % interval over seeds")
     figure.update_yaxes(autorange="reversed")
     return shaped(figure, 240, showlegend=False)
 

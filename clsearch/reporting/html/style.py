@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from clsearch.common.formatting import amount, unit, words
+from clsearch.common.formatting import humanize, to_display_units, unit_suffix
 from clsearch.records.trials import TrialRecord
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2a8fd0", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8c8c8c"
@@ -47,17 +47,22 @@ def shaped(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
 def scores_of(records: Iterable[TrialRecord], metric: str, spread: bool = False) -> list[float]:
     """A metric of each trial as it is shown, or its standard deviation, 0 for one seed."""
     name = f"{metric}/std" if spread else metric
-    return [amount(metric, record.metrics.get(name, 0.0) if spread else record.metrics[name]) for record in records]
+    return [
+        to_display_units(metric, record.metrics.get(name, 0.0) if spread else record.metrics[name])
+        for record in records
+    ]
 
 
 def told(record: TrialRecord, metric: str) -> str:
     """What is shown of a trial under the pointer."""
     lines = [f"<b>trial {record.number}</b> ({record.state})"]
-    lines += [f"{words(name)} = {value:.4g}" for name, value in record.values.items()]
+    lines += [f"{humanize(name)} = {value:.4g}" for name, value in record.values.items()]
     if metric in record.metrics and record.state == "finished":
         spread = record.metrics.get(f"{metric}/std")
-        more = "" if spread is None else f" ± {amount(metric, spread):.2f}"
-        lines.append(f"{words(metric)} {amount(metric, record.metrics[metric]):.2f}{more}{unit(metric)}")
+        more = "" if spread is None else f" ± {to_display_units(metric, spread):.2f}"
+        lines.append(
+            f"{humanize(metric)} {to_display_units(metric, record.metrics[metric]):.2f}{more}{unit_suffix(metric)}"
+        )
     elif record.reason:
         lines.append(record.reason[:80])
     return "<br>".join(lines)
@@ -65,7 +70,7 @@ def told(record: TrialRecord, metric: str) -> str:
 
 def axis_of(space: dict[str, Any], name: str) -> dict[str, Any]:
     """An axis of a hyperparameter."""
-    return {"title": words(name), "type": "log" if space[name]["log"] else "linear", "exponentformat": "power"}
+    return {"title": humanize(name), "type": "log" if space[name]["log"] else "linear", "exponentformat": "power"}
 
 
 def see_through(color: str, share: float = 0.2) -> str:
