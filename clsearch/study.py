@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from clsearch.common.errors import CLOSED_STDOUT_EXIT_CODE, ConfigError, silence_closed_stdout
-from clsearch.common.errors import print_problems as refused
+from clsearch.common.errors import CLOSED_STDOUT_EXIT_CODE, ConfigError, print_problems, silence_closed_stdout
 from clsearch.common.formatting import relative_path, without_password
 from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
@@ -21,8 +20,7 @@ from clsearch.planning.options import Options
 from clsearch.planning.plan import Plan, make_plan
 
 if TYPE_CHECKING:
-    from clsearch.reporting.findings import Findings
-    from clsearch.reporting.result import StudyResult
+    from clsearch.reporting.result import OpenedStudy, StudyResult
 
 
 class Study:
@@ -55,18 +53,18 @@ class Study:
         return make_plan(self.algorithm, self.space, self.question, self.settings, command=None, follow=self.follow)
 
     def run(self) -> StudyResult:
-        """Run the study; gives what it found: `.trials`, `.best`, `.matrix(trial)`, `.figures`, see `Findings`.
+        """Run the study; gives what it found: `.trials`, `.best`, `.matrix(trial)`, `.figures`, see `StudyResult`.
 
         Raises ConfigError, before anything expensive starts, where it cannot.
         """
         return _carry_out(self.plan)
 
     @staticmethod
-    def open(folder: str | Path) -> Findings:
+    def open(folder: str | Path) -> OpenedStudy:
         """Read a study back from results/<study>, ended or not. Raises ConfigError where there is none."""
-        from clsearch.reporting.findings import Findings
+        from clsearch.reporting.result import OpenedStudy
 
-        return Findings.of(Path(folder).expanduser())
+        return OpenedStudy.open(Path(folder).expanduser())
 
     def main(self, args: list[str] | None = None) -> NoReturn:
         """Run the study as its script does: options from `args` (default: the command line), then exit.
@@ -108,7 +106,7 @@ def exit_with(run: Callable[[], int]) -> NoReturn:
     try:
         code = run()
     except ConfigError as error:
-        refused(error)
+        print_problems(error)
         sys.exit(2)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and silence_closed_stdout():

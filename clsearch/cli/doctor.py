@@ -1,4 +1,4 @@
-"""`python -m clsearch doctor`: what a study would find on this machine, and what to do where that will not do."""
+"""`clsearch doctor`: check what a study needs on this machine, and suggest remedies."""
 
 from __future__ import annotations
 
@@ -18,38 +18,44 @@ from clsearch.execution.ray_address import address_problem
 from clsearch.tracking.store_check import check_tracking
 
 LOW_SPACE = 2 * 1024**3
-"""Bytes: with less a study may end before it is done."""
+"""Bytes. With less free space a study may fail before it ends."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what is there, and the remedy where that is a problem."""
+    """The outcome of a check.
+
+    Attributes:
+        what: What was checked.
+        found: What is there.
+        remedy: What to do about a problem; empty if there is none.
+    """
 
     what: str
     found: str
     remedy: str = ""
 
 
-def examine(results: Path, data_root: Path | None, tracking_uri: str | None) -> Iterator[Finding]:
-    """Everything that a study depends on outside itself, one after the other."""
-    yield from packages()
-    yield from devices()
-    yield ray_cluster()
-    yield store(tracking_uri)
-    yield writable(results)
-    yield from space(results)
-    yield from data(data_root)
+def run_checks(results: Path, data_root: Path | None, tracking_uri: str | None) -> Iterator[Finding]:
+    """Check everything that a study depends on, one after the other."""
+    yield from check_packages()
+    yield from check_devices()
+    yield check_ray()
+    yield check_mlflow(tracking_uri)
+    yield check_results(results)
+    yield from check_space(results)
+    yield from check_data(data_root)
 
 
-def packages() -> Iterator[Finding]:
-    """The packages that clsearch asks for, in the versions that it asks for."""
+def check_packages() -> Iterator[Finding]:
+    """The required packages in their required versions."""
     from packaging.requirements import Requirement
 
     try:
         lines = requires("clsearch") or []
-    except PackageNotFoundError:  # a checkout that is run without being installed
+    except PackageNotFoundError:  # a checkout that is not installed
         lines = []
-        yield Finding("clsearch", "not installed, so what it needs is not known", "pip install -e . in the checkout")
+        yield Finding("clsearch", "not installed, so its requirements are unknown", "pip install -e . in the checkout")
     for line in lines:
         wanted = Requirement(line)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
@@ -57,15 +63,16 @@ def packages() -> Iterator[Finding]:
         bare = f"{wanted.name}[{','.join(sorted(wanted.extras))}]" if wanted.extras else wanted.name
         remedy = f"pip install '{bare}{wanted.specifier}'"
         try:
-            there = version(wanted.name)
+            installed = version(wanted.name)
         except PackageNotFoundError:
             yield Finding(wanted.name, "not installed", remedy)
             continue
-        yield Finding(wanted.name, there, "" if wanted.specifier.contains(there, prereleases=True) else remedy)
+        fits = wanted.specifier.contains(installed, prereleases=True)
+        yield Finding(wanted.name, installed, "" if fits else remedy)
 
 
-def devices() -> Iterator[Finding]:
-    """What torch computes with."""
+def check_devices() -> Iterator[Finding]:
+    """The CPU cores and GPUs that torch can use."""
     import torch
 
     yield Finding("CPU", f"{len(os.sched_getaffinity(0))} cores for this process")
@@ -75,36 +82,36 @@ def devices() -> Iterator[Finding]:
             yield Finding(f"GPU {number}", f"{torch.cuda.get_device_name(number)}, {memory:.0f} GiB")
         return
     smi = shutil.which("nvidia-smi")
-    remedy = "the driver is there, torch does not see a GPU: check CUDA_VISIBLE_DEVICES and torch's CUDA build"
-    yield Finding("GPU", "none that torch sees", remedy if smi else "")
+    remedy = "a driver is installed, but torch sees no GPU: check CUDA_VISIBLE_DEVICES and torch's CUDA build"
+    yield Finding("GPU", "none visible to torch", remedy if smi else "")
 
 
-def ray_cluster() -> Finding:
-    """The cluster that RAY_ADDRESS names; else what a Ray of this machine would have."""
+def check_ray() -> Finding:
+    """The cluster that RAY_ADDRESS names, else the resources of a local Ray."""
     address = os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local"):
         shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
         remedy = "" if shared > 256 * 1024**2 else "give the container more shared memory (docker run --shm-size 4g)"
-        found = f"starts one here: {len(os.sched_getaffinity(0))} CPUs, {shared / 1024**3:.1f} GiB of shared memory"
+        found = f"local: {len(os.sched_getaffinity(0))} CPUs, {shared / 1024**3:.1f} GiB of shared memory"
         return Finding("Ray", found, remedy)
     problem = address_problem(address)
-    remedy = "start the cluster, or name another (RAY_ADDRESS); unset, a study starts a Ray of this machine"
+    remedy = "start the cluster, or set RAY_ADDRESS to another; unset it to use a local Ray"
     return Finding("Ray", problem or f"RAY_ADDRESS={address}", remedy if problem else "")
 
 
-def store(uri: str | None) -> Finding:
-    """Where records for MLflow would go."""
+def check_mlflow(uri: str | None) -> Finding:
+    """The MLflow store."""
     if uri is None:
-        return Finding("MLflow", "SQLite beside the results")
+        return Finding("MLflow", "SQLite in the results folder")
     try:
         check_tracking(uri)
     except ConfigError as error:
-        return Finding("MLflow", "; ".join(error.problems), "start the server, or leave --tracking-uri out")
+        return Finding("MLflow", "; ".join(error.problems), "start the server, or omit --tracking-uri")
     return Finding("MLflow", f"{without_password(uri)} answers")
 
 
-def writable(results: Path) -> Finding:
-    """The results folder; it is left as it is."""
+def check_results(results: Path) -> Finding:
+    """Check that the results folder is writable, without leaving a trace."""
     there = results.exists()
     try:
         check_writable(results)
@@ -112,31 +119,31 @@ def writable(results: Path) -> Finding:
         return Finding("results", "; ".join(error.problems), "choose another folder (--results DIR)")
     if not there:
         results.rmdir()
-    return Finding("results", f"{results.resolve()} can be written")
+    return Finding("results", f"{results.resolve()} is writable")
 
 
-def space(results: Path) -> Iterator[Finding]:
-    """Free space where a study writes."""
+def check_space(results: Path) -> Iterator[Finding]:
+    """Free space on the disks of the results and of the image cache."""
     for what, folder in (("disk of the results", results), ("disk of the image cache", cache_folder())):
         there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
         free = shutil.disk_usage(there).free
-        remedy = "" if free > LOW_SPACE else f"make room: {LOW_SPACE / 1024**3:.0f} GiB are on the safe side"
+        remedy = "" if free > LOW_SPACE else f"free some space: at least {LOW_SPACE / 1024**3:.0f} GiB recommended"
         yield Finding(what, f"{free / 1024**3:.1f} GiB free", remedy)
 
 
-def data(root: Path | None) -> Iterator[Finding]:
-    """Which data sets are there; one of which a part is missing is a problem."""
+def check_data(root: Path | None) -> Iterator[Finding]:
+    """The data sets below a folder; an incomplete one is a problem."""
     if root is None:
-        yield Finding("data", "digits, in the package; --data-root DIR looks for others")
+        yield Finding("data", "digits are included; check others with --data-root DIR")
         return
     if not root.is_dir():
-        yield Finding("data", f"no folder {root}", "make it, or name another (--data-root DIR)")
+        yield Finding("data", f"no folder {root}", "create it, or choose another (--data-root DIR)")
         return
     for source in SOURCES.values():
         needed = [*source.files, *source.test_files]
         missing = [*source.missing_files(root, "train"), *source.missing_files(root, "test")]
         if needed and not missing:
-            yield Finding(f"data: {source.name}", "there")
+            yield Finding(f"data: {source.name}", "complete")
         elif len(missing) < len(needed):
             remedy = f"run a study with --data-root {root} --download"
-            yield Finding(f"data: {source.name}", f"lacks {', '.join(missing)}", remedy)
+            yield Finding(f"data: {source.name}", f"incomplete: {', '.join(missing)}", remedy)

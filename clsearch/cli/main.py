@@ -1,4 +1,4 @@
-"""`clsearch`, or `python -m clsearch`: what is done with studies that exist."""
+"""The command line: `clsearch`, or `python -m clsearch`. Each command is a function of this module."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ import tyro
 Folders = tyro.conf.Positional[list[Path]]
 Folder = tyro.conf.Positional[Path]
 
+DESCRIPTION = """Work with the studies of a results folder. To run a study, call its script:
+python studies/NAME.py --help.
+
+Exit codes: 0 done; 1 not done, or not equal; 2 refused."""
+
 
 def list_studies(results: tyro.conf.Positional[Path] = Path("results")) -> int:
-    """The studies of a results folder, with state and best.
+    """List the studies of a results folder with their state and best score.
 
     Args:
-        results: Folder that keeps the records of studies.
+        results: Folder with the records of studies.
     """
     from rich.console import Console
 
@@ -34,92 +39,91 @@ def list_studies(results: tyro.conf.Positional[Path] = Path("results")) -> int:
 
 
 def show(folder: Folder) -> int:
-    """What a study found so far: the answer, the best trials, the final evaluation.
+    """Show the results of a study so far: answer, best trials, final evaluation.
 
     Args:
         folder: Folder of a study, results/<study>.
     """
     from rich.console import Console
 
-    from clsearch.cli.show import show_study
+    from clsearch.cli.show import print_study
 
-    show_study(Console(), folder)
+    print_study(Console(), folder)
     return 0
 
 
 def best(folder: Folder, whole: bool = False) -> int:
-    """The chosen hyperparameters, as YAML that --config of a study takes; of the protocol continual, each task's.
+    """Print the chosen hyperparameters as YAML for --config (protocol continual: those of each task).
 
     Args:
         folder: Folder of a study, results/<study>.
-        whole: Every setting of the chosen configuration, not only what was searched.
+        whole: Print every setting of the chosen configuration, not only the searched ones.
     """
-    from clsearch.cli.show import best_of
+    from clsearch.cli.show import format_best
 
-    print(best_of(folder, whole), end="")
+    print(format_best(folder, whole), end="")
     return 0
 
 
 def rerun(
     folder: Folder, trial: str, data_root: Path | None = None, device: Literal["cpu", "cuda"] = "cpu", cpus: int = 1
 ) -> int:
-    """Train a trial again, here, and say whether its accuracy matrix is equal. Exit code 1 where it is not.
+    """Train a trial again on this machine and compare its accuracy matrix. Exit code 1 if it differs.
 
     Args:
         folder: Folder of a study, results/<study>.
-        trial: Number of the trial, or a reference: finetuning, joint, independent.
-        data_root: Where the data sets are, unless where they were.
-        device: Where to train.
-        cpus: Threads to train with; as --cpus-per-trial of the study for the same arithmetic.
+        trial: Number of a trial, or a reference: finetuning, joint, independent.
+        data_root: Folder of the data sets; by default the one that the study used.
+        device: Device to train on.
+        cpus: Threads to train with; use the study's --cpus-per-trial for equal results.
     """
     from clsearch.execution.rerun import rerun as train_again
     from clsearch.execution.rerun import told
 
-    found = train_again(folder, trial, data_root, device, cpus, lambda said: print(said, file=sys.stderr))
+    found = train_again(folder, trial, data_root, device, cpus, lambda message: print(message, file=sys.stderr))
     print("\n".join(told(found)))
     return 0 if found.equal else 1
 
 
 def sync(folders: Folders, tracking_uri: str | None = None) -> int:
-    """Bring MLflow up to date with the records of studies.
-
-    Sending twice changes nothing.
+    """Send the records of studies to MLflow. Records that it already has are not sent twice.
 
     Args:
         folders: Folders of studies, results/<study>.
-        tracking_uri: MLflow tracking server or store. Unless given: MLFLOW_TRACKING_URI, or SQLite in results.
+        tracking_uri: MLflow tracking server or store. Default: MLFLOW_TRACKING_URI, else SQLite in the results folder.
     """
     from clsearch.common.errors import ConfigError
     from clsearch.common.formatting import without_password
     from clsearch.tracking.sync import sync as sync_one
 
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    for folder in some(folders):
+    for folder in require_folders(folders):
         try:
             print(sync_one(folder, uri))
         except ConfigError:
             raise
-        except Exception as error:  # stores raise many types
-            said = str(error).replace(uri or "", without_password(uri or "")).strip().partition("\n")[0][:300]
+        except Exception as error:  # tracking stores raise many types
+            message = str(error).replace(uri or "", without_password(uri or "")).strip().partition("\n")[0][:300]
             print(
-                f"error: MLflow did not take the records of {folder} ({type(error).__name__}: {said})", file=sys.stderr
+                f"error: MLflow did not take the records of {folder} ({type(error).__name__}: {message})",
+                file=sys.stderr,
             )
             return 1
     return 0
 
 
 def report(folders: Folders, output: Path = Path("comparison.html")) -> int:
-    """Write the reports of studies again, and of several a page that compares them.
+    """Write the reports of studies again; for several studies also a page that compares them.
 
     Args:
         folders: Folders of studies, results/<study>.
-        output: The page that compares them, where there are several.
+        output: File of the page that compares several studies.
     """
     from clsearch.common.formatting import relative_path
     from clsearch.reporting.html.report import write_comparison, write_report
 
     try:
-        paths = [write_report(folder) for folder in some(folders)]
+        paths = [write_report(folder) for folder in require_folders(folders)]
         if len(folders) > 1:
             paths.append(write_comparison(folders, output.expanduser()))
     except OSError as error:
@@ -131,36 +135,34 @@ def report(folders: Folders, output: Path = Path("comparison.html")) -> int:
 
 
 def doctor(results: Path = Path("results"), data_root: Path | None = None, tracking_uri: str | None = None) -> int:
-    """Look at what studies need here: versions, devices, Ray, MLflow, data, disk. Exit code 1 where there is a problem.
+    """Check what studies need: packages, devices, Ray, MLflow, data, disk. Exit code 1 if there is a problem.
 
     Args:
-        results: Folder that would keep the records of studies.
-        data_root: Folder of torchvision's files.
-        tracking_uri: MLflow tracking server or store. Unless given: MLFLOW_TRACKING_URI, or SQLite in results.
+        results: Folder for the records of studies.
+        data_root: Folder of torchvision's data sets.
+        tracking_uri: MLflow tracking server or store. Default: MLFLOW_TRACKING_URI, else SQLite in the results folder.
     """
     from rich.console import Console
 
-    from clsearch.cli.doctor import examine
-    from clsearch.common.formatting import make_table
+    from clsearch.cli.doctor import run_checks
+    from clsearch.common.formatting import count_of, make_table
 
     console, problems = Console(), 0
     table = make_table()
-    for name in ("", "found", "what to do"):
+    for name in ("check", "found", "remedy"):
         table.add_column(name, overflow="fold")
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
-    with console.status("looking"):
-        for finding in examine(results.expanduser(), None if data_root is None else data_root.expanduser(), uri):
+    with console.status("checking"):
+        for finding in run_checks(results.expanduser(), None if data_root is None else data_root.expanduser(), uri):
             table.add_row(finding.what, finding.found, finding.remedy, style="bold red" if finding.remedy else None)
             problems += bool(finding.remedy)
     console.print(table)
-    console.print(
-        f"{problems} problem{'s' * (problems != 1)}." if problems else "Nothing stands in the way of a study."
-    )
+    console.print(f"{count_of(problems, 'problem')} found." if problems else "All checks passed.")
     return 1 if problems else 0
 
 
-def some(folders: list[Path]) -> list[Path]:
-    """Folders. Raises ConfigError where there is none."""
+def require_folders(folders: list[Path]) -> list[Path]:
+    """Return the folders. Raises ConfigError if there are none."""
     from clsearch.common.errors import ConfigError
 
     if not folders:
@@ -180,11 +182,11 @@ COMMANDS: dict[str, Callable[..., int]] = {
 
 
 def main(args: list[str] | None = None) -> int:
-    """The command line. Exit codes: 0 done; 1 not done, or not equal; 2 refused."""
+    """Run a command and return its exit code: 0 done; 1 not done, or not equal; 2 refused."""
     from clsearch.common.errors import CLOSED_STDOUT_EXIT_CODE, ConfigError, print_problems, silence_closed_stdout
 
     try:
-        return int(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="clsearch", description=__doc__, args=args))
+        return int(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="clsearch", description=DESCRIPTION, args=args))
     except ConfigError as error:
         print_problems(error)
         return 2

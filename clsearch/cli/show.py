@@ -1,4 +1,4 @@
-"""A study that exists: what it found so far."""
+"""`clsearch show` and `clsearch best`: print an existing study."""
 
 from __future__ import annotations
 
@@ -9,45 +9,58 @@ import yaml
 from rich.console import Console
 
 from clsearch.common.errors import ConfigError
-from clsearch.common.formatting import print_full_width, relative_path
+from clsearch.common.formatting import relative_path
 from clsearch.records.listing import state_of
-from clsearch.records.study_record import read_study
-from clsearch.reporting.answer_text import answer, notes, question
-from clsearch.reporting.captions import of_cost
-from clsearch.reporting.evaluation_text import few_seeds, final_table, opened_of, optimism_of
-from clsearch.reporting.html.report import REPORT
-from clsearch.reporting.terminal import decision_table, say, tell_best
+from clsearch.records.study_record import Reading, read_study
+from clsearch.reporting.answer_text import write_answer, write_notes, write_question
+from clsearch.reporting.file_names import REPORT
+from clsearch.reporting.provenance_text import describe_cost
+from clsearch.reporting.terminal import print_attempts, print_best, print_evaluation, print_lines, print_rows
 
 
-def show_study(console: Console, folder: Path) -> None:
-    """Print what a study found so far. Raises ConfigError where there is none."""
+def print_study(console: Console, folder: Path) -> None:
+    """Print the results of a study so far. Raises ConfigError if the folder holds no study."""
     study = read_study(folder)
-    console.print(question(study), style="bold", markup=False, highlight=False)
-    say(console, *answer(study), *notes(study), "")
+    console.print(write_question(study), style="bold", markup=False, highlight=False)
+    print_lines(console, *write_answer(study), *write_notes(study), "")
     if study.ranking.trials:
-        tell_best(console, study.ranking, study.references, list(study.space))
+        print_best(console, study.ranking, study.references, list(study.space))
     if study.decision.attempts:
-        print_full_width(console, decision_table(study.decision))
+        print_attempts(console, study.decision)
     if study.final is not None:
-        print_full_width(console, final_table(study.final))
-        say(console, *few_seeds(study.final), *optimism_of(study.final), *opened_of(study.final))
-    say(console, *of_cost(study), "")
-    rows = [("Record", f"{relative_path(study.folder)}/")]
-    rows += [("Report", f"{relative_path(study.folder)}/{REPORT}")] * (study.folder / REPORT).exists()
+        print_evaluation(console, study.final)
+    print_lines(console, *describe_cost(study), "")
+    print_rows(console, list_study_locations(study))
+
+
+def list_study_locations(study: Reading) -> list[tuple[str, str]]:
+    """(label, path or command): record and report; the command that resumes an interrupted study."""
+    folder = relative_path(study.folder)
+    rows = [("Record", f"{folder}/")]
+    if (study.folder / REPORT).exists():
+        rows.append(("Report", f"{folder}/{REPORT}"))
     if state_of(study.folder, study.study) == "interrupted" and study.study["command"]:
-        rows.append(("Go on", shlex.join(study.study["command"])))
-    for name, value in rows:
-        console.print(f"{name:<8} {value}", highlight=False, markup=False, soft_wrap=True)
+        rows.append(("Resume", shlex.join(study.study["command"])))
+    return rows
 
 
-def best_of(folder: Path, whole_configuration: bool = False) -> str:
-    """The chosen values as YAML, which `--config` takes; of the protocol continual, those of each task, which it does
-    not take. whole_configuration: every setting. Raises ConfigError where there is no study, or nothing was chosen yet.
+def format_best(folder: Path, every_setting: bool = False) -> str:
+    """The chosen values as YAML.
+
+    Args:
+        folder: Folder of a study.
+        every_setting: Whether to include the settings that were not searched.
+
+    Returns:
+        YAML that `--config` of a study takes; with protocol continual the values of each task, which it does not take.
+
+    Raises:
+        ConfigError: There is no study, or it has not chosen yet.
     """
     study = read_study(folder)
     if per_task := study.best.get("per_task"):
         return str(yaml.safe_dump({"per_task": per_task}, sort_keys=False))
     if study.chosen is None:
         raise ConfigError([f"results: must hold a study of which a trial has finished; got {relative_path(folder)}"])
-    found = study.chosen.settings if whole_configuration else study.chosen.values
-    return str(yaml.safe_dump({name: v for name, v in found.items() if v is not None}, sort_keys=False))
+    settings = study.chosen.settings if every_setting else study.chosen.values
+    return str(yaml.safe_dump({name: v for name, v in settings.items() if v is not None}, sort_keys=False))

@@ -1,4 +1,4 @@
-"""What is refused, and how that is told."""
+"""Configuration errors and how they are printed."""
 
 from __future__ import annotations
 
@@ -10,36 +10,37 @@ from difflib import get_close_matches
 from types import TracebackType
 
 CLOSED_STDOUT_EXIT_CODE = 141
-"""Exit code of a process whose output nobody reads any more, as a shell has it."""
+"""Exit code after the reader of standard output has gone: 128 + SIGPIPE, as shells report it."""
 
 
 class ConfigError(ValueError):
-    """Refused input. Each of `problems` names the field, then the rule, then the value."""
+    """Input that clsearch refuses. Each of `problems` names the field, then the rule, then the value that it got."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
-        """Workers send errors to the driver pickled; the default would pickle the joined text."""
+        """Pickle the list of problems: workers send errors to the driver; the default pickles the joined text."""
         return type(self), (self.problems,)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """What is added to a refusal of a word that is nearly one of the known ones."""
-    near = get_close_matches(word, list(known), 1, cutoff=0.7)
-    return f" (did you mean {near[0]}?)" if near else ""
+    """A suggestion to append to the refusal of a word that resembles a known one; empty without one."""
+    similar = get_close_matches(word, list(known), 1, cutoff=0.7)
+    return f" (did you mean {similar[0]}?)" if similar else ""
 
 
 def print_problems(error: ConfigError) -> None:
-    """Print each problem."""
+    """Print each problem of a refusal to standard error."""
     for problem in error.problems:
         print(f"error: {problem}", file=sys.stderr)
 
 
 def install_excepthook() -> None:
-    """From now on, a process that ends by a refusal that nobody caught, as a script's whose study is refused as it is
-    made, prints the problems instead of a traceback, and its exit code is 2. An interpreter that is typed into goes on.
+    """Make an uncaught ConfigError print its problems instead of a traceback and end the process with exit code 2.
+
+    Scripts construct a study at their top level, where nothing catches its refusal. Interactive interpreters continue.
     """
     before = sys.excepthook
 
@@ -55,7 +56,7 @@ def install_excepthook() -> None:
 
 
 def silence_closed_stdout() -> bool:
-    """Whether standard output is a pipe whose reader has gone, as `head` does; what is left to say goes nowhere."""
+    """Discard further output if the reader of standard output has gone, as after `| head`; returns whether it has."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     gone = any(event & select.POLLERR for _, event in poll.poll(0))

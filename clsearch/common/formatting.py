@@ -1,4 +1,4 @@
-"""How paths, addresses, errors and tables are shown."""
+"""Format names, metrics, times, paths and tables for people."""
 
 from __future__ import annotations
 
@@ -18,66 +18,86 @@ ALGORITHM_LABELS = {
     "amnesiac_ewc": "AmnesiacEWC",
     "amnesiac_finetuning": "AmnesiacFinetuning",
 }
-"""Algorithms as they are written; others as they are named."""
+"""Algorithms whose written form differs from their name in the configuration."""
 
 
 def algorithm_label(algorithm: str) -> str:
-    """An algorithm as it is written."""
+    """An algorithm as text names it: `lwf` -> `LwF`."""
     return ALGORITHM_LABELS.get(algorithm, algorithm.replace("_", " "))
 
 
 DISTANCE = "unlearning/distance"
-"""Begins the names of metrics that are no shares."""
+"""Prefix of the metrics that are distances; all others are fractions."""
 
-METRIC_LABELS = {DISTANCE: "distance to retraining", "unlearning/gap_to_chance": "gap to chance of what was unlearned"}
-"""Metrics that are not called as they are named."""
+METRIC_LABELS = {DISTANCE: "distance to retraining", "unlearning/gap_to_chance": "gap to chance on unlearned tasks"}
+"""Metrics whose text differs from their name."""
 
 
 def humanize(name: str) -> str:
-    """A metric or hyperparameter as a sentence has it."""
+    """A metric or hyperparameter as a sentence names it: `average_accuracy` -> `average accuracy`."""
     return METRIC_LABELS.get(name, name.replace("_", " "))
 
 
 def to_display_units(name: str, value: float) -> float:
-    """A metric as it is shown: in percent, but for distances."""
+    """A fraction in percent; a distance as it is."""
     return value if name.startswith(DISTANCE) else 100 * value
 
 
 def unit_suffix(name: str) -> str:
-    """What follows a metric that is shown."""
+    """The unit after a metric: ` %`, or nothing for a distance."""
     return "" if name.startswith(DISTANCE) else " %"
 
 
 def points_suffix(name: str) -> str:
-    """What follows a difference of a metric."""
+    """The unit after a difference of a metric: ` points`, or nothing for a distance."""
     return " points" if unit_suffix(name) else ""
 
 
 def label_with_unit(name: str) -> str:
-    """A metric with its unit, as an axis or a column has it."""
+    """A metric with its unit, for an axis or a column."""
     return humanize(name) + (" (%)" if unit_suffix(name) else "")
 
 
+def format_number(name: str, value: float, signed: bool = False) -> str:
+    """A metric in display units with two decimals, without its unit."""
+    return f"{to_display_units(name, value):{'+' if signed else ''}.2f}"
+
+
+def format_metric(name: str, value: float) -> str:
+    """A metric with its unit: `91.00 %`."""
+    return format_number(name, value) + unit_suffix(name)
+
+
+def format_difference(name: str, value: float) -> str:
+    """A difference of a metric with its sign and unit: `+1.00 points`."""
+    return format_number(name, value, signed=True) + points_suffix(name)
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun: `1 seed`, `3 seeds`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def relative_path(path: Path) -> str:
-    """A path from the working directory where it lies below, else absolute; links are not followed."""
+    """A path relative to the working directory if it lies below it, else absolute. Links are not resolved."""
     path, here = path.absolute(), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def without_password(uri: str) -> str:
-    """A URI as it may be shown: user and password taken out."""
+    """A URI without its user and password."""
     scheme, mark, rest = uri.partition("://")
     server, slash, path = rest.partition("/")
     return f"{scheme}{mark}{server.rpartition('@')[2]}{slash}{path}"
 
 
 def last_line(error: object) -> str:
-    """What an error ends with: of a worker's, that is what went wrong there. Empty where it says nothing."""
+    """The last line of an error: for an error from a worker, its cause there. Empty for an error without text."""
     return str(error).strip().rpartition("\n")[2]
 
 
 def make_table(title: str | None = None) -> Table:
-    """A table with a rule under its head and nothing else drawn."""
+    """A table with a rule under its header and no other lines."""
     from rich import box
     from rich.table import Table
 
@@ -85,7 +105,7 @@ def make_table(title: str | None = None) -> Table:
 
 
 def print_full_width(console: Console, table: Table, wrapped: bool = False) -> None:
-    """Print a table with no cell cut off, beyond the console's width if need be. wrapped: as narrow as may be."""
+    """Print a table without cutting off a cell, wider than the console if necessary. wrapped: break lines in cells."""
     measured = console.measure(table, options=console.options.update(max_width=1000))
     needed = measured.minimum if wrapped else measured.maximum
     width = console.width
@@ -95,7 +115,7 @@ def print_full_width(console: Console, table: Table, wrapped: bool = False) -> N
 
 
 def format_duration(seconds: float) -> str:
-    """A time, as people say it."""
+    """A duration in the largest fitting unit: `12 s`, `5 min`, `2.5 h`."""
     if seconds < 0.5:
         return "less than a second"
     if seconds < 90:

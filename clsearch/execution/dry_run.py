@@ -89,7 +89,9 @@ def training(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, str]]
     elif plan.options.pruner != "none":
         most = "at most "
     ended = sum(so_far(plan.folder, plan.objectives[0])[0][name] for name in ENDED) if not plan.options.fresh else 0
-    rows = [("Trials", f"{most}{trials} x {M} seed{'s' * (M > 1)} x {T} tasks = {trials * M * T:,} task-trainings")]
+    rows = [
+        ("Trials", f"{most}{trials} x {M} seed{'s' * (M > 1)} x {T} tasks = {trials * M * T:,} task-seed trainings")
+    ]
     rows += [("Ended", f"{ended} trials; the study goes on with the others")] * bool(ended)
     searched = plan.protocol is not Protocol.CONTINUAL
     rows += [("References", f"{', '.join(plan.references)} on the same seeds")] * bool(plan.references and searched)

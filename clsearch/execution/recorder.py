@@ -116,7 +116,7 @@ class Watcher(tune.Callback):
     def recall(self) -> None:
         """Begin with what an earlier process brought to its end."""
         self.results.tidy(self.records)
-        self.line.recall(self.trials())
+        self.line.restore(self.trials())
         for record in self.records.values():
             self.tracker.update(record)
 
@@ -234,7 +234,7 @@ class Watcher(tune.Callback):
         self.results.write_csv(ATTEMPTS, decision.table(self.plan.seeds))
         last, more = decision.attempts[-1], len(decision.kept) > self.tasks_decided
         said = f"task {last.task}/{len(self.plan.tasks)} · {len(decision.attempts)} attempts"
-        self.line.say(said, moving=not more)
+        self.line.show_step(said, moving=not more)
         if more:
             self.tasks_decided = len(decision.kept)
             self.tracker.decided(decision)

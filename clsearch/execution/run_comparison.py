@@ -21,12 +21,21 @@ from clsearch.records.mirror import Mirror
 from clsearch.records.resume import set_aside
 from clsearch.records.study_file import COMPARISON
 from clsearch.records.trials import made_with, write_json
-from clsearch.reporting.evaluation_text import opened_of, optimism_of
-from clsearch.reporting.html.report import COMPARISON_REPORT, write_comparison
+from clsearch.reporting.evaluation_text import describe_openings, describe_optimism
+from clsearch.reporting.file_names import COMPARISON_REPORT
+from clsearch.reporting.html.report import write_comparison
 from clsearch.reporting.progress import ProgressLine
 from clsearch.reporting.result import StudyResult
-from clsearch.reporting.tables import Row, difference_rows, method_rows, protocol_rows, shown, write
-from clsearch.reporting.terminal import decision_reading, decision_table, places, say, troubles
+from clsearch.reporting.tables import (
+    Row,
+    make_difference_rows,
+    make_method_rows,
+    make_protocol_rows,
+    make_text_frame,
+    write_table,
+)
+from clsearch.reporting.terminal import print_attempts, print_lines, print_rows
+from clsearch.reporting.trial_text import describe_problems, explain_attempts
 from clsearch.tracking.stores import mlflow_row
 
 
@@ -42,12 +51,12 @@ def execute_all(
         set_aside(folder)
     with ray_session(first):
         if cluster_address(first):
-            ProgressLine(console, 0, quiet=first.options.quiet).tell(size_of_cluster())
+            ProgressLine(console, 0, quiet=first.options.quiet).print_line(size_of_cluster())
         data = {source: ray.put(held.pop(source)) for source in list(held)}
         for number, (label, plan) in enumerate(plans.items(), start=1):
             line = ProgressLine(console, plan.trials, plan.objectives[0], plan.options.quiet)
-            line.tell(f"study {number}/{len(plans)}: {label}")
-            with line.shown(), begun(plan):
+            line.print_line(f"study {number}/{len(plans)}: {label}")
+            with line.live(), begun(plan):
                 results[label] = execute_in(plan, data[plan.config.source], line)
             if results[label].interrupted:
                 break
@@ -61,9 +70,9 @@ def show(
 ) -> None:
     """Write and print the tables, and say where everything is."""
     console, first, kind = Console(), next(iter(plans.values())), described["kind"]
-    tables = {kind: protocol_rows(results) if kind == "protocols" else method_rows(results)}
+    tables = {kind: make_protocol_rows(results) if kind == "protocols" else make_method_rows(results)}
     if kind == "methods":
-        tables["differences"] = difference_rows(results)
+        tables["differences"] = make_difference_rows(results)
     captions = captions_of(first, kind)
     write_json(
         folder / COMPARISON,
@@ -77,25 +86,27 @@ def show(
     for label, result in results.items():
         if result.decision is not None:
             console.print(f"\n{label}", markup=False, highlight=False)
-            console.print(decision_table(result.decision))
-            say(console, *decision_reading(result.plan, result.decision))
+            print_attempts(console, result.decision)
+            print_lines(console, *explain_attempts(result.plan, result.decision))
     for name, rows in tables.items():
         if rows:
-            write(folder, name, rows, captions[name], signed=name == "differences")
+            write_table(folder, name, rows, captions[name], signed=name == "differences")
             console.print()
             print_full_width(console, rich_table(rows, signed=name == "differences"), wrapped=True)
-            say(
+            print_lines(
                 console,
                 captions[name],
                 *(f"{row[next(iter(row))]}: {row['chosen']}" for row in rows if row.get("chosen")),
             )
     for label, result in results.items():
-        lines = troubles(result)
+        lines = describe_problems(result)
         if result.final is not None:
-            lines += [*(optimism_of(result.final) if kind == "methods" else []), *opened_of(result.final)]
-        say(console, *(f"{label}: {line}" for line in lines))
+            lines += [*(describe_optimism(result.final) if kind == "methods" else []), *describe_openings(result.final)]
+        print_lines(console, *(f"{label}: {line}" for line in lines))
     folders = [result.plan.folder for result in results.values()]
-    page = reported(partial(write_comparison, folders, folder / COMPARISON_REPORT), folders, partial(say, console))
+    page = reported(
+        partial(write_comparison, folders, folder / COMPARISON_REPORT), folders, partial(print_lines, console)
+    )
     written = ", ".join(f"{name}.csv|md|tex" for name, rows in tables.items() if rows)
     found = [("Tables", f"{relative_path(folder)}/ ({written})")]
     found += [("Report", relative_path(page))] if page is not None else []
@@ -105,7 +116,7 @@ def show(
     found += [mlflow_row(first, any(result.pages for result in results.values()))]
     found += [(name, f"{label}: {page}") for label, result in results.items() for name, page in result.pages.items()]
     console.print()
-    places(console, found)
+    print_rows(console, found)
 
 
 def captions_of(plan: Plan, kind: str) -> dict[str, str]:
@@ -136,7 +147,7 @@ def captions_of(plan: Plan, kind: str) -> dict[str, str]:
 def rich_table(rows: Sequence[Row], signed: bool) -> Table:
     """Rows for the terminal, without the column that is too wide for it."""
     table = make_table()
-    frame = shown(rows, signed)
+    frame = make_text_frame(rows, signed)
     frame = frame.drop(columns="chosen", errors="ignore")
     for number, name in enumerate(frame.columns):  # headings may be broken, cells not
         width = max(map(len, [*frame[name], *name.split()]))

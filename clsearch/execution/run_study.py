@@ -39,10 +39,10 @@ from clsearch.records.resume import check_same, claimed, set_aside
 from clsearch.records.study_file import RAY
 from clsearch.records.study_record import plain, read_study
 from clsearch.records.trials import PREFIXES, Results, latest
-from clsearch.reporting import terminal as summary
-from clsearch.reporting.importances import importances
+from clsearch.reporting.importances import compute_importances
 from clsearch.reporting.progress import ProgressLine
 from clsearch.reporting.result import StudyResult
+from clsearch.reporting.terminal import print_result
 from clsearch.tracking.description import note_of
 from clsearch.tracking.sender import Tracker, quiet
 from clsearch.tracking.stores import mlflow_row
@@ -55,24 +55,24 @@ def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
     Raises ConfigError where the cluster cannot hold a trial.
     """
     line = ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0], plan.options.quiet)
-    with line.shown(), begun(plan):
-        line.say(f"joining the cluster {address}" if (address := cluster_address(plan)) else "starting Ray")
+    with line.live(), begun(plan):
+        line.show_step(f"joining the cluster {address}" if (address := cluster_address(plan)) else "starting Ray")
         with ray_session(plan):
             if address:
-                line.tell(size_of_cluster())
+                line.print_line(size_of_cluster())
             # The object store's copy is the only one; it stays until this process leaves Ray.
             found = execute_in(plan, ray.put(take()), line)
-    summary.show(Console(), found, mlflow_row(plan, bool(found.pages)))
+    print_result(Console(), found, mlflow_row(plan, bool(found.pages)))
     return found
 
 
 def tell_again(plan: Plan) -> StudyResult:
     """What a study found of which nothing is left to do; its report is made anew, and MLflow brought up to date."""
     line = ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0], plan.options.quiet)
-    with line.shown(), begun(plan):
-        line.tell("done already: nothing is trained, nothing is opened; --fresh starts over")
+    with line.live(), begun(plan):
+        line.print_line("done already: nothing is trained, nothing is opened; --fresh starts over")
         found = execute_in(plan, None, line)
-    summary.show(Console(), found, mlflow_row(plan, bool(found.pages)))
+    print_result(Console(), found, mlflow_row(plan, bool(found.pages)))
     return found
 
 
@@ -92,7 +92,7 @@ def execute_in(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> St
     """Run a plan in the Ray session that this process is in, whose object store has the data; None, and no Ray, where
     nothing is left to do.
     """
-    line.tell(f"results go to {plan.folder}")
+    line.print_line(f"results go to {plan.folder}")
     results = Results(plan)
     study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
     results.begin()
@@ -113,15 +113,15 @@ def execute_in(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> St
         found = conclude(plan, watcher, study)
     found = finally_evaluated(found, data, watcher)
     results.end(state_of(found))
-    line.say("writing the report")
+    line.show_step("writing the report")
     if (report := reported(partial(drawn, plan.folder), [plan.folder], warn)) is not None:
         tracker.reported(report)
     describe(plan, tracker, warn)
-    line.say("sending the last records to MLflow")
+    line.show_step("sending the last records to MLflow")
     tracker.end(state_of(found))
     found = replace(found, pages=tracker.pages(found.ranking.trials))
     if plan.options.mirror:
-        line.say("copying the results")
+        line.show_step("copying the results")
     mirror.end()
     return found
 
@@ -133,8 +133,8 @@ def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Stud
     searcher = OptunaSearcher(plan, study, watcher, ended)
     left = len(ended) < plan.trials + len(plan.references)
     if note := about_cohort(plan):
-        watcher.line.tell(note)
-    against = unlearning_references(plan, plan.seeds, data, watcher.line.say) if left else None
+        watcher.line.print_line(note)
+    against = unlearning_references(plan, plan.seeds, data, watcher.line.show_step) if left else None
     trainable = trainable_of(plan.algorithm)
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
     tuner = tune.Tuner(
@@ -185,9 +185,9 @@ def drawn(folder: Path) -> Path:
 
 def conclude(plan: Plan, watcher: Watcher, study: optuna.Study) -> StudyResult:
     """Rank, and write the tables and pictures."""
-    from clsearch.reporting.figures import pareto_front, response  # half a second, which no trial waits for
+    from clsearch.reporting.figures import draw_pareto_front, draw_response  # half a second, which no trial waits for
 
-    watcher.line.say("writing results")
+    watcher.line.show_step("writing results")
     watcher.leave_unfinished()
     watcher.add_intransigence()
     watcher.write_tables()
@@ -197,15 +197,15 @@ def conclude(plan: Plan, watcher: Watcher, study: optuna.Study) -> StudyResult:
     watcher.concluded(
         best_content(plan, ranking, records, references)
         | ({"pruning": asdict(pruned)} if pruned else {})
-        | ({"importance": found} if (found := importances(study)) else {}),
+        | ({"importance": found} if (found := compute_importances(study)) else {}),
         latest(r.told for r in records),
     )
     name = plan.objectives[0]
     levels = {plain(r.algorithm): r.metrics[name] for r in references if r.state == "finished"}
-    figures = {"response.png": response(records, plan.space, levels, name, best)}
+    figures = {"response.png": draw_response(records, plan.space, levels, name, best)}
     if ranking.front:
         results.write_table("front", [r for r in ranking.trials if r.label in ranking.front])
-        figures["front.png"] = pareto_front(ranking, references)
+        figures["front.png"] = draw_pareto_front(ranking, references)
     for file, figure in figures.items():
         if figure is not None:
             figure.savefig(results.folder / file, dpi=150)
@@ -244,7 +244,7 @@ def finally_evaluated(found: StudyResult, data: Any, watcher: Watcher) -> StudyR
         if (earlier := already_evaluated(plan, found.choice)) is not None:
             watcher.evaluated(earlier)
             return replace(found, final=earlier)
-        final = evaluate(plan, found.choice, data, watcher.line.say, watcher.opened)
+        final = evaluate(plan, found.choice, data, watcher.line.show_step, watcher.opened)
         watcher.evaluated(final)
     except SealedError as error:
         return replace(found, unsealed=str(error))

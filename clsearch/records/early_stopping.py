@@ -93,7 +93,7 @@ def saving_of(found: Pruned, pruner: str, trials: int) -> list[str]:
     share = 100 * found.saved / found.total if found.total else 0
     lines = [
         f"Stopped early ({pruner}): {found.trials} of {trials} trials, which saved {found.saved} of {found.total} "
-        f"task-trainings ({share:.0f} %)."
+        f"task-seed trainings ({share:.0f} %)."
     ]
     for rung in found.rungs:
         told = "too few finished to tell" if math.isnan(rung.correlation) else f"{rung.correlation:.2f}"

@@ -61,12 +61,12 @@ class Cost:
     saved: float = 0.0
 
     def __str__(self) -> str:
-        spent = f"{self.task_trainings:,} task-trainings (a task on a seed), {self.seconds:.0f} s of training"
+        spent = f"{self.task_trainings:,} task-seed trainings, {self.seconds:.0f} s of training time"
         if not self.shared:
             return f"The search cost {spent}."
         return (
-            f"The search cost {spent}. {self.shared:,} of them, the first task of trials that train it alike, were "
-            f"taken over from another trial, which saved {self.saved:.0f} s."
+            f"The search cost {spent}. {self.shared:,} of them were reused from a trial with an equal first task, "
+            f"which saved {self.saved:.0f} s."
         )
 
 

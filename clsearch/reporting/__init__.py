@@ -1,1 +1,1 @@
-"""What people read: terminal output, tables, figures."""
+"""Present results to people: terminal summary, tables, figures, the HTML report."""

@@ -1,134 +1,140 @@
-"""What a report says first: the question, the answer in two sentences, what must be known beside it."""
+"""The head of a report: the question, the answer in two sentences, and how far the study has come."""
 
 from __future__ import annotations
 
-from clsearch.common.formatting import algorithm_label, humanize, points_suffix, to_display_units, unit_suffix
+from collections.abc import Mapping
+
+from clsearch.common.formatting import algorithm_label, count_of, format_difference, format_metric, humanize
 from clsearch.common.statistics import Interval
 from clsearch.records.study_record import Reading
+from clsearch.records.trials import TrialRecord
 
 ACCURACY = "average_accuracy"
 
 
-def question(study: Reading) -> str:
-    """What the study asked."""
+def write_question(study: Reading) -> str:
+    """Give the question of the study, or a default one."""
     return str(study.study["question"]) or f"Which hyperparameters for {algorithm_label(study.study['algorithm'])}?"
 
 
-def value(number: float, digits: int = 2, name: str = ACCURACY) -> str:
-    """A metric, in percent where it is a share."""
-    return f"{to_display_units(name, number):.{digits}f}{unit_suffix(name)}"
-
-
-def ends(found: Interval) -> str:
-    """The ends of an interval in percent; of one seed, that there is none."""
-    return f"95 % interval {100 * found.low:.2f} to {100 * found.high:.2f}" if found.low == found.low else "one seed"
-
-
-def settings(values: dict[str, float]) -> str:
-    """Hyperparameters in a sentence."""
-    said = [f"{humanize(name)} {number:.4g}" for name, number in values.items()]
-    return " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 2 else said)
-
-
-def answer(study: Reading) -> list[str]:
-    """The chosen values, and what they reach, against finetuning and joint training: two sentences."""
+def write_answer(study: Reading) -> list[str]:
+    """Answer in two sentences: the chosen values, and their scores compared with finetuning and joint training."""
     if study.decision.kept:
-        return [decided(study), reached(study)]
-    best, trials = study.chosen, study.ranking.trials
-    if best is None:
-        failed = study.in_state("failed")
-        why = f" The first of {len(failed)} that failed: {failed[0].reason}." if failed else ""
-        return [f"No trial has finished, so there is no answer.{why}"]
-    values = f" with {settings(best.values)}" if best.values else ""
-    seeds, others = len(study.study["seeds"]), len(trials) - 1
-    alike = f", and {len(study.ranking.close) - 1} of {others} others cannot be told from it" if others else ""
-    score = value(best.metrics[study.objective], name=study.objective)
-    if study.ranking.front:
-        goals = " and ".join(
-            f"{humanize(name)} {value(best.metrics[name], name=name)}" for name in study.ranking.objectives
-        )
-        first = (
-            f"{algorithm_label(study.study['algorithm'])}{values} is the knee of a Pareto front of "
-            f"{len(study.ranking.front)} of "
-            f"{len(trials)} finished trials on validation data, with {goals} over {seeds} seed{'s' * (seeds > 1)}."
-        )
-        return [first, reached(study)]
-    first = (
-        f"{algorithm_label(study.study['algorithm'])}{values} has the best "
-        f"{humanize(study.objective)} of {len(trials)} finished "
-        f"trial{'s' * bool(others)} on validation data, {score} over {seeds} seed{'s' * (seeds > 1)}{alike}."
-    )
-    return [first, reached(study)]
+        return [_describe_continual_choice(study), _describe_test_score(study)]
+    if study.chosen is None:
+        return [_describe_no_answer(study)]
+    return [_describe_choice(study, study.chosen), _describe_test_score(study)]
 
 
-def decided(study: Reading) -> str:
-    """What the continual protocol chose."""
-    kept = study.decision.kept
-    chosen = "; ".join(f"task {attempt.task}: {settings(attempt.values)}" for attempt in kept)
-    return (
-        f"{algorithm_label(study.study['algorithm'])}, chosen task by task on the current task's "
-        f"validation data: {chosen}."
-    )
-
-
-def reached(study: Reading) -> str:
-    """What the choice reaches on test data; without a final evaluation, how it compares in the search."""
-    final = study.final
-    if final is None or final.reported is None:
-        return searched(study)
-    row = final.reported
-    score = final.intervals(row, "test")[ACCURACY]
-    benchmark = f" of {row.benchmark}" if row.benchmark != study.study["config"]["benchmark"] else ""
-    tasks = "" if benchmark or row.on == "full_sequence" else f" of tasks {' '.join(map(str, row.tasks))}"
-    said = f"On test data{benchmark}{tasks} and {len(final.seeds)} fresh seeds it reaches {value(score.mean)} average "
-    said += f"accuracy ({ends(score)})"
-    against = []
-    for reference in (r for r in final.rows if r.on == row.on):
-        found = final.against(reference, "test", ACCURACY)
-        if found is not None:
-            span = f" ({100 * found.low:+.2f} to {100 * found.high:+.2f})" if found.low == found.low else ""
-            against.append(f"{100 * found.mean:+.2f} points{span} against {algorithm_label(reference.algorithm)}")
-    return said + (f": {', '.join(against)}" if against else "") + "."
-
-
-def searched(study: Reading) -> str:
-    """What the search's own numbers say against the references'."""
-    best, name = study.chosen, study.objective
-    said = [
-        f"{to_display_units(name, best.metrics[name] - r.metrics[name]):+.2f}{points_suffix(name)} "
-        f"against {algorithm_label(r.algorithm)}"
-        for r in study.references
-        if best is not None and r.state == "finished" and name in r.metrics
-    ]
-    end = f": {', '.join(said)}" if said else ""
-    return f"There is no final evaluation, so there are only the search's own, optimistic numbers{end}."
-
-
-def notes(study: Reading) -> list[str]:
-    """What must be known beside the answer: how far the study is, and which protocol it followed."""
-    of = study.study
+def write_notes(study: Reading) -> list[str]:
+    """Describe the progress of the study, its data and its protocol."""
+    content, lines = study.study, []
     ended = sum(record.ended for record in study.trials)
-    lines = []
-    if of["state"] == "running":
-        lines.append("This study is running, or was cut off: the same command goes on with it.")
-    if not study.decision.attempts and ended < of["trials"]:
-        lines.append(f"{ended} of {of['trials']} trials have ended; what follows is of these.")
-    benchmark, scenario = of["config"]["benchmark"], of["config"]["scenario"]
+    if content["state"] == "running":
+        lines.append("This study is running or was interrupted; run the same command to resume it.")
+    if not study.decision.attempts and ended < content["trials"]:
+        lines.append(f"{ended} of {content['trials']} trials have ended; the results cover these.")
+    config = content["config"]
     lines.append(
-        f"{benchmark}, {scenario}-incremental, {len(of['tasks'])} tasks seen by the search; protocol "
-        f"{humanize(of['protocol'])}; seeds {' '.join(map(str, of['seeds']))}."
+        f"{config['benchmark']}, {config['scenario']}-incremental, {len(content['tasks'])} tasks seen by the search; "
+        f"protocol {humanize(content['protocol'])}; seeds {' '.join(map(str, content['seeds']))}."
     )
     return lines
 
 
-def missing(study: Reading, part: str) -> list[str]:
-    """Why there is no picture."""
-    if part == "optimism":
+def explain_missing_picture(study: Reading, section: str) -> list[str]:
+    """Explain why a section of the report has no picture."""
+    if section == "optimism":
         return ["Optimism is unknown: there is no final evaluation on fresh seeds (--no-final, or it has not ended)."]
-    if part in ("response", "importance", "parallel") and not study.space:
+    if section in ("response", "importance", "parallel") and not study.space:
         return ["Nothing was searched."]
-    if part in ("response", "importance", "parallel", "trade-off") and study.decision.attempts:
-        return ["This protocol chooses task by task; attempts.csv has every attempt."]
-    if part == "importance" and len(study.space) < 2:
-        return ["One hyperparameter was searched: there is nothing to compare its importance with."]
+    if section in ("response", "importance", "parallel", "trade-off") and study.decision.attempts:
+        return ["This protocol chooses task by task; attempts.csv lists every attempt."]
+    if section == "importance" and len(study.space) < 2:
+        return ["Only one hyperparameter was searched, so there is no other to compare its importance with."]
     return ["Too few trials have finished for this picture."]
+
+
+def join_settings(values: Mapping[str, float]) -> str:
+    """Hyperparameters in a sentence: `distillation factor 0.5 and distillation temperature 2`."""
+    parts = [f"{humanize(name)} {number:.4g}" for name, number in values.items()]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 2 else parts)
+
+
+def format_ends(found: Interval) -> str:
+    """The ends of an interval in percent: `88.52 to 93.48`; `one seed` if it has none."""
+    return f"{100 * found.low:.2f} to {100 * found.high:.2f}" if found.low == found.low else "one seed"
+
+
+def _describe_no_answer(study: Reading) -> str:
+    """No trial has finished; the reason if trials failed."""
+    failed = study.in_state("failed")
+    why = f" {count_of(len(failed), 'trial')} failed, the first with: {failed[0].reason}." if failed else ""
+    return f"No trial has finished, so there is no answer.{why}"
+
+
+def _describe_choice(study: Reading, best: TrialRecord) -> str:
+    """The chosen trial and its validation score."""
+    ranking, name = study.ranking, study.objective
+    algorithm = algorithm_label(study.study["algorithm"])
+    values = f" with {join_settings(best.values)}" if best.values else ""
+    seeds, others = count_of(len(study.study["seeds"]), "seed"), len(ranking.trials) - 1
+    if ranking.front:
+        scores = " and ".join(
+            f"{humanize(metric)} {format_metric(metric, best.metrics[metric])}" for metric in ranking.objectives
+        )
+        return (
+            f"{algorithm}{values} is the knee of the Pareto front, which has {len(ranking.front)} of "
+            f"{count_of(len(ranking.trials), 'finished trial')}, on validation data: {scores} over {seeds}."
+        )
+    not_worse = f"; not shown worse: {len(ranking.close) - 1} of {others} other trials" if others else ""
+    return (
+        f"{algorithm}{values} has the best {humanize(name)} of {count_of(len(ranking.trials), 'finished trial')} on "
+        f"validation data, {format_metric(name, best.metrics[name])} over {seeds}{not_worse}."
+    )
+
+
+def _describe_continual_choice(study: Reading) -> str:
+    """The values that the continual protocol chose for each task."""
+    chosen = "; ".join(f"task {attempt.task}: {join_settings(attempt.values)}" for attempt in study.decision.kept)
+    algorithm = algorithm_label(study.study["algorithm"])
+    return f"{algorithm}, chosen task by task on the current task's validation data: {chosen}."
+
+
+def _describe_test_score(study: Reading) -> str:
+    """The score of the choice on test data and its differences to the references; without one, those of the search."""
+    final = study.final
+    if final is None or final.reported is None:
+        return _describe_search_score(study)
+    row = final.reported
+    score = final.intervals(row, "test")[ACCURACY]
+    interval = f"95 % interval {format_ends(score)}" if score.low == score.low else "one seed"
+    if row.benchmark != study.study["config"]["benchmark"]:
+        target = f" of {row.benchmark}"
+    else:
+        target = "" if row.on == "full_sequence" else f" of tasks {' '.join(map(str, row.tasks))}"
+    differences = []
+    for reference in (r for r in final.rows if r.on == row.on):
+        found = final.against(reference, "test", ACCURACY)
+        if found is not None:
+            ends = f" ({100 * found.low:+.2f} to {100 * found.high:+.2f})" if found.low == found.low else ""
+            label = algorithm_label(reference.algorithm)
+            differences.append(f"{format_difference(ACCURACY, found.mean)}{ends} against {label}")
+    return (
+        f"On test data{target} and {count_of(len(final.seeds), 'fresh seed')} it reaches "
+        f"{format_metric(ACCURACY, score.mean)} average accuracy ({interval})"
+        + (f": {', '.join(differences)}" if differences else "")
+        + "."
+    )
+
+
+def _describe_search_score(study: Reading) -> str:
+    """The differences to the references that the search measured."""
+    best, name = study.chosen, study.objective
+    differences = [
+        f"{format_difference(name, best.metrics[name] - r.metrics[name])} against {algorithm_label(r.algorithm)}"
+        for r in study.references
+        if best is not None and r.state == "finished" and name in r.metrics
+    ]
+    found = f": {', '.join(differences)}" if differences else ""
+    return f"There is no final evaluation, only the optimistic numbers of the search itself{found}."

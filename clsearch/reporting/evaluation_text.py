@@ -1,112 +1,68 @@
-"""What a study prints of its final evaluation."""
+"""A final evaluation in sentences: how optimistic the search was, and how often test data was opened."""
 
 from __future__ import annotations
 
-from rich.table import Table
-from rich.text import Text
-
-from clsearch.common.formatting import humanize, make_table, points_suffix, to_display_units, unit_suffix
+from clsearch.common.formatting import count_of, format_difference, format_metric, format_number, humanize
 from clsearch.common.statistics import Interval
 from clsearch.config.sections import FOLDER
 from clsearch.data.datasets import SOURCES
-from clsearch.records.evaluation import Final, Measured
+from clsearch.records.evaluation import Final, Optimism
 
 
-def final_table(final: Final) -> Table:
-    """The choice and its references on fresh seeds: validation and test, with intervals."""
-    seeds = final.seeds
-    span = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    table = make_table(
-        f"Final evaluation on {len(seeds)} fresh seed{'s' * (len(seeds) > 1)} ({span}), mean (95 % interval)"
-    )
-    table.add_column("configuration", no_wrap=True)
-    for name in ("validation\naccuracy (%)", "test\naccuracy (%)", "test\nforgetting", "chosen minus this,\ntest"):
-        table.add_column(name, justify="right", no_wrap=True)
-    on = ""
-    for row in final.rows:
-        if row.on != on and final.reported_on != "full_sequence":
-            if on:
-                table.add_section()
-            table.add_row(Text(described(final, row), style="bold"))
-        on = row.on
-        table.add_row(f"chosen {row.algorithm}" if row.configuration == "chosen" else row.algorithm, *cells(final, row))
-    return table
+def explain_evaluation(final: Final) -> list[str]:
+    """Write the sentences below the table of a final evaluation."""
+    return [*warn_about_two_seeds(final), *describe_optimism(final), *describe_openings(final)]
 
 
-def described(final: Final, row: Measured) -> str:
-    """What a row is measured on."""
-    if row.on == "full_sequence":
-        return f"full sequence of {row.benchmark}"
-    if len(row.tasks) < final.tasks:
-        return f"reported: tasks {row.tasks[0]} to {row.tasks[-1]}, fresh weights"
-    return f"reported: {row.benchmark}"
-
-
-def cells(final: Final, row: Measured) -> list[str]:
-    """The numbers of a row."""
-    if row.reason:
-        return [row.reason.partition(" (")[0], "", "", ""]
-    validation, test = final.intervals(row, "validation"), final.intervals(row, "test")
-    difference = final.against(row, "test", "average_accuracy")
-    return [
-        shown(validation["average_accuracy"]),
-        shown(test["average_accuracy"]),
-        shown(test["average_forgetting"]) if "average_forgetting" in test else "–",  # one task is left
-        "" if difference is None else shown(difference, signed=True),
-    ]
-
-
-def shown(found: Interval, signed: bool = False, metric: str = "average_accuracy") -> str:
-    """A mean with its interval, in percent where the metric is a share."""
-    mean, low, high = (
-        f"{to_display_units(metric, n):{'+' if signed else ''}.2f}" for n in (found.mean, found.low, found.high)
-    )
+def format_interval(found: Interval, signed: bool = False, metric: str = "average_accuracy") -> str:
+    """A mean with its 95 % interval in display units; a single seed has no interval."""
+    mean, low, high = (format_number(metric, value, signed) for value in (found.mean, found.low, found.high))
     return mean if found.low != found.low else f"{mean} ({low} to {high})"
 
 
-def optimism_of(final: Final) -> list[str]:
-    """How much better the search thought of its choice than it is: a sentence for each objective."""
+def describe_optimism(final: Final) -> list[str]:
+    """Compare the search's score of the choice with its scores on fresh seeds: a sentence per objective."""
+    return [_describe_optimism(final, found) for found in final.optimism]
+
+
+def _describe_optimism(final: Final, found: Optimism) -> str:
+    """Describe one objective's optimism on validation data and, if it was measured there, on test data."""
+    metric, searched = found.metric, len(final.searched_tasks)
+    tasks = f" of tasks 1 to {searched}" if searched < final.tasks else ""
+    test = ""
+    if found.test is not None:
+        where = "test data" if final.reported_on == "full_sequence" else "the reported test data"
+        gap = format_difference(metric, found.against_test)
+        test = f" and {format_interval(found.test, metric=metric)} on {where} (optimism {gap})"
+    return (
+        f"Optimism: the search estimated {format_metric(metric, found.believed)} {humanize(metric)}{tasks}. "
+        f"On {count_of(len(final.seeds), 'fresh seed')} the same configuration has "
+        f"{format_interval(found.validation, metric=metric)} on validation data "
+        f"(optimism {format_difference(metric, found.against_validation)}){test}."
+    )
+
+
+def warn_about_two_seeds(final: Final) -> list[str]:
+    """A warning that intervals over two seeds are wide, and may leave the range of the metric."""
+    if len(final.seeds) != 2:
+        return []
+    return ["Two fresh seeds: Student's t with one degree of freedom is 12.7, so these intervals are very wide."]
+
+
+def describe_openings(final: Final) -> list[str]:
+    """Count the openings of test data. A user's own images are identified by path and digest."""
+    folders = {row.benchmark for row in final.rows if row.benchmark.startswith(FOLDER)}
+    paths = f"{', '.join(sorted(folders))}, " if folders else ""
     lines = []
-    for found in final.optimism:
-        metric, seeds = found.metric, len(final.seeds)
-        where = "" if final.reported_on == "full_sequence" else " of what is reported"
-        searched, every = len(final.searched_tasks), final.tasks
-        of = f" of tasks 1 to {searched}" if searched < every else ""
-        test = ""
-        if found.test is not None:
-            against = gain(metric, found.against_test)
-            test = f", and {shown(found.test, metric=metric)} on test data{where}, {against} there"
+    for opening in final.openings:
+        data = opening.data if opening.data in SOURCES else f"{paths}{opening.data}"
         lines.append(
-            f"Optimism: the search believed "
-            f"{to_display_units(metric, found.believed):.2f}{unit_suffix(metric)} {humanize(metric)}{of}; "
-            f"on {seeds} fresh seed{'s' * (seeds > 1)} the same configuration has "
-            f"{shown(found.validation, metric=metric)} on validation data, {gain(metric, found.against_validation)} "
-            f"of optimism{test}."
+            f"The test data of {data} was opened once for this evaluation, after the choice; "
+            f"it had {describe_earlier_openings(opening.before)} in this results folder."
         )
     return lines
 
 
-def gain(metric: str, value: float) -> str:
-    """A difference of a metric."""
-    return f"{to_display_units(metric, value):+.2f}{points_suffix(metric)}"
-
-
-def few_seeds(final: Final) -> list[str]:
-    """What is to be known of intervals that may leave what is possible."""
-    if len(final.seeds) != 2:
-        return []
-    return ["Two seeds: Student's t with one degree of freedom is 12.7, so these intervals say little; more seeds do."]
-
-
-def opened_of(final: Final) -> list[str]:
-    """How often test data was opened. A user's own images are called by where they lie, before their digest."""
-    folders = {row.benchmark for row in final.rows if row.benchmark.startswith(FOLDER)}
-    own = f"{', '.join(sorted(folders))}, " if folders else ""
-    named = [
-        (opening, opening.data if opening.data in SOURCES else f"{own}{opening.data}") for opening in final.openings
-    ]
-    return [
-        f"Test data of {name} was opened once for this, after the choice; in this results folder it had been opened "
-        f"{opening.before} time{'s' * (opening.before != 1)} before."
-        for opening, name in named
-    ]
+def describe_earlier_openings(before: int) -> str:
+    """Count earlier openings of test data: `not been opened before`, `been opened 2 times before`."""
+    return f"been opened {count_of(before, 'time')} before" if before else "not been opened before"

@@ -1,4 +1,4 @@
-"""Pictures, drawn without a display and without global state, so that a thread may draw them."""
+"""Pictures as files (matplotlib). They need no display and no global state, so a thread can draw them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,28 @@ if TYPE_CHECKING:
     from clsearch.records.trials import TrialRecord
 
 COLORS = "viridis"
-"""Colour-blind-safe, and ordered in grey too."""
+"""Safe for colour-blind readers, and ordered in grey."""
 
 RING: dict[str, Any] = {"s": 240, "facecolors": "none", "edgecolors": "black", "linewidths": 1.8}
-"""Around the chosen trial."""
+"""The ring around the chosen trial."""
 
 SCORELESS = (("failed", "x", "failed"), ("pruned", ".", "stopped early"))
-"""State, mark and label of trials that have no score."""
+"""State, marker and label of trials without a score."""
 
 
-def accuracy_matrix(R: np.ndarray, title: str, tasks: Sequence[int] = ()) -> Figure:
-    """R [M, T+1, T], mean over seeds: rows are tasks learned, columns the tasks measured. tasks: their numbers, 1 to T
-    unless given.
+def draw_accuracy_matrix(R: np.ndarray, title: str, tasks: Sequence[int] = ()) -> Figure:
+    """An accuracy matrix, mean over seeds: rows are tasks learned, columns the tasks measured.
 
-    Every trial has one, so it is kept cheap: fixed axes and no colour bar (the cells hold the numbers) take a third
-    of the time of a constrained layout.
+    Fixed axes without a colour bar (the cells hold the numbers) take a third of the time of a constrained layout, and
+    every trial has this picture.
+
+    Args:
+        R: Accuracies [M, T+1, T].
+        title: Title of the picture.
+        tasks: Numbers of the tasks; 1 to T by default.
     """
     matrix = R.mean(axis=0)[1:]
-    matrix = matrix[~np.isnan(matrix).all(axis=1)]  # what was not reached
+    matrix = matrix[~np.isnan(matrix).all(axis=1)]  # drop rows of tasks that were not reached
     rows, T = matrix.shape
     names = [str(task) for task in tasks or range(1, T + 1)]
     width, height = 1.2 + 0.62 * T, 1.2 + 0.5 * rows
@@ -54,11 +58,20 @@ def accuracy_matrix(R: np.ndarray, title: str, tasks: Sequence[int] = ()) -> Fig
     return figure
 
 
-def response(
+def draw_response(
     records: list[TrialRecord], space: Space, levels: dict[str, float], metric: str, best: TrialRecord | None
 ) -> Figure | None:
-    """A metric over the searched hyperparameters: a map for two, else points, a panel for each; None where nothing was
-    searched or no trial finished. levels: each reference's value of it on the same seeds. best: the chosen trial.
+    """A metric over the searched hyperparameters: a map for two of them, else a panel for each.
+
+    Args:
+        records: Trials in any state.
+        space: The searched hyperparameters.
+        levels: The value of the metric of each reference, on the same seeds.
+        metric: Name of the metric.
+        best: The chosen trial.
+
+    Returns:
+        The picture; None if nothing was searched or no trial finished.
     """
     if not space or best is None:
         return None
@@ -67,12 +80,12 @@ def response(
     figure = Figure(figsize=(6.4 if columns == 1 else 3.4 * columns, 4.4), layout="constrained")
     panels = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
     if flat:
-        _map(figure, panels[0], records, list(space), levels.get("finetuning"), metric, best)
+        _draw_map(figure, panels[0], records, list(space), levels.get("finetuning"), metric, best)
         name, values = list(space.items())[1]
         panels[0].set(ylabel=name.replace("_", " "), yscale="log" if values.log else "linear")
     for axes, (name, values) in zip(panels, space.items(), strict=False):
         if not flat:
-            _points(axes, records, name, levels, metric)
+            _draw_points(axes, records, name, levels, metric)
         axes.set(xlabel=name.replace("_", " "), xscale="log" if values.log else "linear")
     if not flat:
         panels[0].set_ylabel(label_with_unit(metric))
@@ -81,18 +94,18 @@ def response(
     return figure
 
 
-def _split(
+def _split_by_score(
     records: list[TrialRecord], metric: str
 ) -> tuple[list[TrialRecord], np.ndarray, list[tuple[list[TrialRecord], str, str]]]:
-    """Finished trials, their scores as they are shown, and (trials, mark, label) of those that have none."""
+    """Finished trials, their scores in display units, and (trials, marker, label) of trials without a score."""
     done = [r for r in records if r.state == "finished"]
     scores = np.array([to_display_units(metric, r.metrics[metric]) for r in done])
     lost = [([r for r in records if r.state == state], mark, label) for state, mark, label in SCORELESS]
     return done, scores, [entry for entry in lost if entry[0]]
 
 
-def _points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str, float], metric: str) -> None:
-    done, scores, scoreless = _split(records, metric)
+def _draw_points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str, float], metric: str) -> None:
+    done, scores, scoreless = _split_by_score(records, metric)
     spread = [to_display_units(metric, r.metrics.get(f"{metric}/std", 0.0)) for r in done]
     x = [r.values[name] for r in done]
     axes.errorbar(x, scores, spread, fmt="o", color="#542788", ecolor="#bbbbbb", label="trial, ± std over seeds")
@@ -104,7 +117,7 @@ def _points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str,
         axes.axhline(to_display_units(metric, level), color="#b35806", ls=style, label=reference)
 
 
-def _map(
+def _draw_map(
     figure: Figure,
     axes: Axes,
     records: list[TrialRecord],
@@ -113,7 +126,7 @@ def _map(
     metric: str,
     best: TrialRecord,
 ) -> None:
-    done, scores, scoreless = _split(records, metric)
+    done, scores, scoreless = _split_by_score(records, metric)
     middle = np.nan if reference is None else to_display_units(metric, reference)
     around = scores.min() < middle < scores.max()
     norm = TwoSlopeNorm(middle, scores.min(), scores.max()) if around else None
@@ -130,8 +143,8 @@ def _map(
         bar.set_ticks(ends, labels=[f"{ends[0]:.1f}", f"{middle:.1f}\nfinetuning", f"{ends[2]:.1f}"])
 
 
-def pareto_front(ranking: Ranking, references: list[TrialRecord]) -> Figure:
-    """Trials over the first two objectives: the front joined by a line, its knee ringed."""
+def draw_pareto_front(ranking: Ranking, references: list[TrialRecord]) -> Figure:
+    """Trials over the first two objectives, the Pareto front as a line and a ring around its knee."""
     names, trials = ranking.objectives[:2], ranking.trials
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
@@ -143,7 +156,7 @@ def pareto_front(ranking: Ranking, references: list[TrialRecord]) -> Figure:
     others = [r for r in trials if r.label not in ranking.front]
     axes.plot(*at(others), "o", color="#bbbbbb", label="dominated")
     on_front.sort(key=lambda record: record.metrics[names[0]])
-    two = len(ranking.objectives) == 2  # of more, the front is no line in two of them
+    two = len(ranking.objectives) == 2  # with more objectives the front is no line in two of them
     axes.plot(*at(on_front), "o-" if two else "o", color="#542788", label="Pareto front")
     axes.scatter(*at(trials[:1]), **RING, label="knee (chosen)")
     finished = [r for r in references if r.state == "finished"]

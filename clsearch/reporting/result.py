@@ -1,9 +1,10 @@
-"""What a study found."""
+"""Results of a study for notebooks and scripts: of one that has just run, and of one that is opened later."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,18 +14,105 @@ from clsearch.planning.plan import Plan
 from clsearch.records.attempts import Decision
 from clsearch.records.evaluation import Final
 from clsearch.records.ranking import Choice, Cost, Ranking, cost_of
-from clsearch.records.trials import TrialRecord
-from clsearch.reporting.findings import Findings
+from clsearch.records.study_record import Reading, read_study, record_named
+from clsearch.records.trials import TrialRecord, table_of
+from clsearch.reporting.answer_text import write_answer
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+class RecordedResult:
+    """The record of a study as tables, matrices and figures."""
+
+    record: Reading
+
+    @property
+    def answer(self) -> str:
+        """The chosen values and their scores, in two sentences."""
+        return " ".join(write_answer(self.record))
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """A row per trial, as in trials.csv; with protocol `continual` a row per attempt, as in attempts.csv."""
+        record = self.record
+        if record.study["protocol"] == "continual":
+            return record.decision.table(record.study["seeds"])
+        return table_of(record.trials, record.space)
+
+    def matrix(self, trial: int | str) -> np.ndarray:
+        """The accuracy matrix R of a trial or reference on validation data.
+
+        Args:
+            trial: Number of a trial, or the algorithm of a reference.
+
+        Returns:
+            R [M, T+1, T]: R[m, i, j-1] is the accuracy of seed m on task j after learning task i, NaN if not measured.
+
+        Raises:
+            ConfigError: There is no such trial or reference.
+        """
+        return np.array(record_named(self.record, str(trial)).accuracy, dtype=float)
+
+    @property
+    def figures(self) -> dict[str, go.Figure]:
+        """The pictures of the report by the names of their sections: response, importance, tasks, ..."""
+        from clsearch.reporting.html.report import make_figures  # loads plotly and optuna, which a study need not
+
+        return make_figures(self.record)
+
+
 @dataclass(frozen=True)
-class StudyResult:
-    """What a study found. choice: what it ended with. decision: of the continual protocol, which has no trials.
-    final: the choice on fresh seeds; None with --no-final, without a choice, or where `unsealed` says why.
-    interrupted: it was stopped before it was done. pages: addresses in MLflow that show it, by name.
+class OpenedStudy(RecordedResult):
+    """A study that was opened from its folder; it may have ended, have been interrupted, or be running.
+
+    Attributes:
+        record: The content of the folder when it was opened.
+    """
+
+    record: Reading
+
+    @classmethod
+    def open(cls, folder: Path) -> OpenedStudy:
+        """Open results/<study>. Raises ConfigError if there is no study."""
+        return cls(read_study(folder))
+
+    @property
+    def folder(self) -> Path:
+        """results/<study>."""
+        return self.record.folder
+
+    @property
+    def references(self) -> pd.DataFrame:
+        """A row per reference, as in references.csv."""
+        return table_of(self.record.references, self.record.space)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The chosen trial: `.values`, `.metrics`, `.seeds`; None if no trial has finished."""
+        return self.record.chosen
+
+    @property
+    def final(self) -> Final | None:
+        """The final evaluation; None if there is none."""
+        return self.record.final
+
+
+@dataclass(frozen=True)
+class StudyResult(RecordedResult):
+    """The result of a study that has just run.
+
+    Attributes:
+        plan: The plan that was carried out.
+        records: Its trials.
+        references: Its reference trainings.
+        ranking: The finished trials in order.
+        choice: The choice of the search; None if there is none.
+        decision: The attempts of the protocol `continual`, which has no trials; else None.
+        interrupted: Whether the study was stopped before it was done.
+        final: The choice on fresh seeds; None with --no-final, without a choice, or for the reason in `unsealed`.
+        unsealed: Why there is no final evaluation.
+        pages: Addresses in MLflow that show the study, by name.
     """
 
     plan: Plan
@@ -38,43 +126,24 @@ class StudyResult:
     unsealed: str = ""
     pages: dict[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def record(self) -> Reading:  # type: ignore[override]
+        """The record in the folder of the study."""
+        return read_study(self.plan.folder)
+
     @property
     def best(self) -> TrialRecord | None:
-        """The chosen trial: the one with the best objective, or the knee of the front of several."""
+        """The chosen trial: the one with the best objective, or the knee of the Pareto front."""
         return self.ranking.best
-
-    @cached_property
-    def findings(self) -> Findings:
-        """What results/<study>/ says."""
-        return Findings.of(self.plan.folder)
-
-    @property
-    def answer(self) -> str:
-        """See `Findings.answer`."""
-        return self.findings.answer
-
-    @property
-    def trials(self) -> pd.DataFrame:
-        """See `Findings.trials`."""
-        return self.findings.trials
-
-    def matrix(self, trial: int | str) -> np.ndarray:
-        """See `Findings.matrix`."""
-        return self.findings.matrix(trial)
-
-    @property
-    def figures(self) -> dict[str, go.Figure]:
-        """See `Findings.figures`."""
-        return self.findings.figures
 
     @property
     def cost(self) -> Cost:
-        """What the search spent, references and final evaluation apart."""
+        """The cost of the search, without references and final evaluation."""
         return cost_of(self.records) if self.decision is None else self.decision.cost
 
     @property
     def exit_code(self) -> int:
-        """0 done; 1 nothing could be chosen, or not be evaluated; 130 interrupted."""
+        """0: done; 1: nothing could be chosen or the choice not be evaluated; 130: interrupted."""
         if self.interrupted:
             return 130
         evaluated = self.final is not None and self.final.reported is not None

@@ -1,5 +1,7 @@
-"""Tables of several studies, for a terminal, a spreadsheet and a paper. A cell is an Interval, a number or text.
-Metrics are fractions until they are shown, then percent, as mean ± half of the 95 % interval (Student t over seeds).
+"""Tables that compare studies, for a terminal, a spreadsheet and a paper.
+
+A cell is an Interval, a number or text. Metrics are fractions in the rows, and percent as text: mean ± half of the 95 %
+interval (Student t over seeds).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from clsearch.common.files import write_atomically
-from clsearch.common.formatting import to_display_units
+from clsearch.common.formatting import format_number
 from clsearch.common.statistics import Interval, paired_difference
 from clsearch.records.evaluation import Final, Measured
 from clsearch.reporting.result import StudyResult
@@ -23,19 +25,22 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Believed:
-    """A search's own score: of which metric, and the value. Other metrics than average accuracy are marked."""
+class SearchScore:
+    """The score that a search measured of its choice. Text marks other metrics than average accuracy with *."""
 
     metric: str
     value: float
 
 
 TEST_METRICS = ("average_accuracy", "average_forgetting", "backward_transfer", "learning_accuracy")
-"""What a table of methods shows of test data."""
+"""Metrics on test data in a table of methods."""
+
+HEADINGS = {"task-trainings": "task-seed trainings", "believed": "search estimate"}
+"""Columns whose heading differs from their name in the CSV file."""
 
 
-def method_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
-    """A row for each study's choice and each of its references, on what its protocol reports: metrics on test data."""
+def make_method_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
+    """A row per choice and reference: metrics on the test data that the study's protocol reports on."""
     return [
         {
             "method": label,
@@ -43,15 +48,15 @@ def method_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
             "task-trainings": found.cost.task_trainings if row is final.rows[0] else 0,
             "search (s)": round(found.cost.seconds) if row is final.rows[0] else 0,
             "final training (s)": round(row.seconds),
-            "chosen": chosen_text(found) if row is final.rows[0] else "",
+            "chosen": describe_choice(found) if row is final.rows[0] else "",
         }
-        for label, found, final, row in reported_rows(studies)
+        for label, found, final, row in select_reported_rows(studies)
         for values in (final.intervals(row, "test"),)
     ]
 
 
-def reported_rows(studies: Mapping[str, StudyResult]) -> list[tuple[str, StudyResult, Final, Measured]]:
-    """(name, study, its final evaluation, row) of each choice and reference that was measured, choices first."""
+def select_reported_rows(studies: Mapping[str, StudyResult]) -> list[tuple[str, StudyResult, Final, Measured]]:
+    """(name, study, its final evaluation, row) of each choice and reference with metrics, choices first."""
 
     def named(label: str, row: Measured) -> str:
         if row.configuration == "chosen":
@@ -73,8 +78,8 @@ def reported_rows(studies: Mapping[str, StudyResult]) -> list[tuple[str, StudyRe
     return sorted(found, key=lambda entry: entry[3].configuration != "chosen")
 
 
-def protocol_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
-    """A row per study: what it chose, believed and cost, and what its choice is worth on fresh seeds."""
+def make_protocol_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
+    """A row per study: its choice, the search's score and cost, and the score of the choice on fresh seeds."""
     rows = []
     for label, found in studies.items():
         final = found.final
@@ -84,7 +89,7 @@ def protocol_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
         rows.append(
             {
                 "protocol": label,
-                "believed": Believed(first.metric, first.believed),
+                "believed": SearchScore(first.metric, first.believed),
                 "fresh validation": first.validation,
                 "reported test": final.intervals(final.reported, "test")["average_accuracy"],
                 "full sequence test": None if full is None else final.intervals(full, "test")["average_accuracy"],
@@ -92,29 +97,29 @@ def protocol_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
                 "optimism, test": first.against_test,
                 "task-trainings": found.cost.task_trainings,
                 "search (s)": round(found.cost.seconds),
-                "chosen": chosen_text(found),
+                "chosen": describe_choice(found),
             }
         )
     return rows
 
 
-def chosen_text(found: StudyResult) -> str:
-    """The chosen values; of values that differ between tasks, the smallest and the largest."""
+def describe_choice(found: StudyResult) -> str:
+    """The chosen values; the range of values that differ between tasks."""
     if found.choice is None:
         return ""
     shared = [f"{name} {value:.3g}" for name, value in found.choice.values.items()]
     for name in found.choice.per_task[0] if found.choice.per_task else ():
-        acting = found.choice.per_task if name == "learning_rate" else found.choice.per_task[1:]  # no penalty in task 1
+        acting = (
+            found.choice.per_task if name == "learning_rate" else found.choice.per_task[1:]
+        )  # task 1 has no penalty
         values = [task[name] for task in acting]
         shared.append(f"{name} {min(values):.3g} to {max(values):.3g}")
     return ", ".join(shared) or "as given"
 
 
-def difference_rows(studies: Mapping[str, StudyResult], metric: str = "average_accuracy") -> list[Row]:
-    """Each method minus each other, on test data, paired over seeds; none where they were measured on other seeds or
-    other tasks.
-    """
-    entries = reported_rows(studies)
+def make_difference_rows(studies: Mapping[str, StudyResult], metric: str = "average_accuracy") -> list[Row]:
+    """Each method minus each other on test data, paired over seeds; None if their seeds or tasks differ."""
+    entries = select_reported_rows(studies)
     measured = {label: row.per_seed("test")[metric].tolist() for label, _, _, row in entries}
     on = {
         label: (final.seeds, row.benchmark, row.tasks, study.plan.config.unlearn)
@@ -127,15 +132,15 @@ def difference_rows(studies: Mapping[str, StudyResult], metric: str = "average_a
     return list(rows.values())
 
 
-def flat(rows: Sequence[Row]) -> pd.DataFrame:
-    """Numbers as they are, an interval as its mean, low and high end: for a spreadsheet."""
+def make_numeric_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """Rows for a spreadsheet: plain numbers; an interval has columns for its mean, low and high end."""
     lines = []
     for row in rows:
         line: Row = {}
         for name, cell in row.items():
             if isinstance(cell, Interval):
                 line |= {name: cell.mean, f"{name}/low": cell.low, f"{name}/high": cell.high}
-            elif isinstance(cell, Believed):
+            elif isinstance(cell, SearchScore):
                 line |= {name: cell.value, f"{name}/metric": cell.metric}
             else:
                 line[name] = cell
@@ -143,27 +148,30 @@ def flat(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def shown(rows: Sequence[Row], signed: bool = False, latex: bool = False) -> pd.DataFrame:
-    """Cells as text."""
-    lines = [{heading(name, latex): text(cell, signed, latex) for name, cell in row.items()} for row in rows]
+def make_text_frame(rows: Sequence[Row], signed: bool = False, latex: bool = False) -> pd.DataFrame:
+    """Rows for people: every cell as text. signed: intervals are differences. latex: escape for LaTeX."""
+    lines = [
+        {format_heading(name, latex): format_cell(cell, signed, latex) for name, cell in row.items()} for row in rows
+    ]
     return pd.DataFrame(lines)
 
 
-def heading(name: str, latex: bool) -> str:
-    """A column's name: a metric in words, with its unit; another as it is."""
-    unit = " (%)" if "accuracy" in name else ""
-    words = name.replace("_", " ") + unit if name in TEST_METRICS else name
-    return escaped(words) if latex else words
+def format_heading(name: str, latex: bool) -> str:
+    """The heading of a column; metrics have their unit."""
+    heading = HEADINGS.get(name, name)
+    if name in TEST_METRICS:
+        heading = name.replace("_", " ") + (" (%)" if "accuracy" in name else "")
+    return escape_latex(heading) if latex else heading
 
 
-def text(cell: Any, signed: bool, latex: bool) -> str:
-    """A cell as text, in percent where it is a metric."""
+def format_cell(cell: Any, signed: bool, latex: bool) -> str:
+    """A cell as text; metrics are in percent."""
     match cell:
         case None:
             return "--" if latex else "–"
-        case Believed():
+        case SearchScore():
             other = cell.metric != "average_accuracy"
-            return f"{to_display_units(cell.metric, cell.value):.2f}" + (("$^*$" if latex else "*") if other else "")
+            return format_number(cell.metric, cell.value) + (("$^*$" if latex else "*") if other else "")
         case Interval():
             mark = "+" if signed else ""
             mean, half = f"{100 * cell.mean:{mark}.2f}", 100 * (cell.high - cell.mean)
@@ -171,24 +179,24 @@ def text(cell: Any, signed: bool, latex: bool) -> str:
                 return mean
             return rf"${mean} \pm {half:.2f}$" if latex else f"{mean} ± {half:.2f}"
         case float():
-            return text(None, signed, latex) if math.isnan(cell) else f"{100 * cell:+.2f}"
+            return format_cell(None, signed, latex) if math.isnan(cell) else f"{100 * cell:+.2f}"
         case int():
-            return f"{cell:,}" if cell else text(None, signed, latex)
-    return escaped(str(cell)) if latex else str(cell)
+            return f"{cell:,}" if cell else format_cell(None, signed, latex)
+    return escape_latex(str(cell)) if latex else str(cell)
 
 
-def escaped(words: str) -> str:
-    """Text for LaTeX."""
+def escape_latex(text: str) -> str:
+    """Escape what has a meaning in LaTeX."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(special.get(mark, f"\\{mark}" if mark in "_%&#{}$" else mark) for mark in words)
+    return "".join(special.get(mark, f"\\{mark}" if mark in "_%&#{}$" else mark) for mark in text)
 
 
-def write(folder: Path, name: str, rows: Sequence[Row], caption: str, signed: bool = False) -> None:
-    """<name>.csv, <name>.md and <name>.tex in a folder."""
+def write_table(folder: Path, name: str, rows: Sequence[Row], caption: str, signed: bool = False) -> None:
+    """Write <name>.csv, <name>.md and <name>.tex into a folder."""
     column = "".join("l" if name in ("method", "protocol", "chosen", "minus") else "r" for name in rows[0])
-    latex = shown(rows, signed, latex=True).to_latex(
-        index=False, escape=False, caption=escaped(caption), label=f"tab:{name}", column_format=column
+    latex = make_text_frame(rows, signed, latex=True).to_latex(
+        index=False, escape=False, caption=escape_latex(caption), label=f"tab:{name}", column_format=column
     )
-    markdown = f"{shown(rows, signed).to_markdown(index=False, disable_numparse=True)}\n\n{caption}\n"
-    for suffix, content in (("csv", flat(rows).to_csv(index=False)), ("md", markdown), ("tex", latex)):
+    markdown = f"{make_text_frame(rows, signed).to_markdown(index=False, disable_numparse=True)}\n\n{caption}\n"
+    for suffix, content in (("csv", make_numeric_frame(rows).to_csv(index=False)), ("md", markdown), ("tex", latex)):
         write_atomically(folder / f"{name}.{suffix}", content.encode())

@@ -1,4 +1,4 @@
-"""What runs in MLflow are called, and what tells them apart."""
+"""Names of trials as MLflow runs, and the parameters that its comparison shows."""
 
 from __future__ import annotations
 
@@ -10,43 +10,45 @@ from clsearch.common.formatting import algorithm_label
 from clsearch.records.trials import TrialRecord
 
 SYMBOLS = {"distillation_temperature": "τ", "penalty_p_norm": "p", "learning_rate": "lr"}
-"""Hyperparameters that papers have a letter for."""
+"""Letters of hyperparameters in papers."""
 
 LOG10 = "LOG10 "
-"""Begins the name of a parameter that is a hyperparameter's common logarithm: MLflow's axes are linear. In capitals,
-since the first three parameters in which runs differ are those that its comparison shows at first.
+"""Prefix of a parameter that is the common logarithm of a hyperparameter, since MLflow's axes are linear. In capitals,
+since MLflow's comparison starts with the first three parameters in which runs differ.
 """
 
 
-def label_of(record: TrialRecord) -> str:
-    """What tells a run from the study's others. A reference is trained again where the best trial's values, which it
-    shares, became others; parameters of a run can't be changed, so that is another run.
+def make_run_label(record: TrialRecord) -> str:
+    """A label that is unique among the runs of a study.
+
+    It includes the values: a reference shares the values of the best trial and is trained again when these change;
+    the parameters of an MLflow run cannot change, so that is another run.
     """
     return " ".join([record.label, *(f"{name}={value!r}" for name, value in record.values.items())])
 
 
-def run_name(record: TrialRecord) -> str:
-    """A name that tells runs apart in a list: `#17 LwF factor=0.8 τ=2.1`."""
+def format_run_name(record: TrialRecord) -> str:
+    """The name of a run in a list: `#17 LwF factor=0.8 τ=2.1`."""
     if record.number is None:
         return record.label.replace("_", " ")
-    values = (f"{SYMBOLS.get(name) or short(name, record.values)}={v:.3g}" for name, v in record.values.items())
+    values = (f"{SYMBOLS.get(name) or shorten_name(name, record.values)}={v:.3g}" for name, v in record.values.items())
     return " ".join([f"#{record.number}", algorithm_label(record.algorithm), *values])
 
 
-def short(name: str, names: Iterable[str]) -> str:
-    """A hyperparameter without the word that its algorithm's others begin with, too, if that tells it apart."""
+def shorten_name(name: str, names: Iterable[str]) -> str:
+    """A hyperparameter without its first word, if the rest is unique among `names`."""
     last = name.partition("_")[2] or name
     return last if sum(other.endswith(last) for other in names) == 1 else name
 
 
-def logarithms(values: Mapping[str, float], space: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Parameters with the common logarithms of what was searched on a logarithmic scale. space: study.json's."""
+def log_parameters(values: Mapping[str, float], space: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The common logarithms of the values that were searched on a log scale. space: of study.json."""
     logs = {name: value for name, value in values.items() if space.get(name, {}).get("log")}
-    return {f"{LOG10}{short(name, values)}": f"{math.log10(value):.6g}" for name, value in logs.items()}
+    return {f"{LOG10}{shorten_name(name, values)}": f"{math.log10(value):.6g}" for name, value in logs.items()}
 
 
-def text(value: Any) -> str:
-    """A setting as MLflow shows it."""
+def format_setting(value: Any) -> str:
+    """A setting as an MLflow parameter."""
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     return str(value)

@@ -1,4 +1,4 @@
-"""What a study of unlearning says in words: what each request took, how far from never having learned, at what cost."""
+"""Unlearning in sentences: the effect of each request, the distance to retrained models, and the cost of those."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from clsearch.common.formatting import (
     DISTANCE,
     algorithm_label,
+    count_of,
+    format_metric,
+    format_number,
     humanize,
-    label_with_unit,
-    to_display_units,
-    unit_suffix,
 )
 from clsearch.common.statistics import rank_correlation
 from clsearch.config.trial import TrialConfig
@@ -21,14 +21,24 @@ from clsearch.records.ranking import Ranking, unlearning_of
 from clsearch.records.trials import TrialRecord
 from clsearch.training.retraining import task_trainings
 
-TELLING = 0.3
-"""Rank correlations below this are not told."""
+MIN_CORRELATION = 0.3
+"""Weaker rank correlations are not reported."""
+
+MIN_TRIALS = 5
+"""With fewer trials no rank correlation is reported."""
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a request took: accuracies before and after it, means over seeds and tasks. after: the task that it follows.
-    chance: on the unlearned tasks. distance: right after it; NaN where it was not measured.
+class RequestEffect:
+    """The effect of a request to unlearn tasks: means over seeds and tasks.
+
+    Attributes:
+        after: The task that the request follows.
+        tasks: The tasks that it unlearns.
+        unlearned: Accuracy on them before and after the request.
+        chance: Accuracy of chance on them.
+        retained: Accuracy on the retained tasks before and after the request.
+        distance: Distance to the retrained model right after the request; NaN if it was not measured.
     """
 
     after: int
@@ -39,99 +49,105 @@ class Taken:
     distance: float
 
 
-def taken(record: TrialRecord, requests: Requests) -> list[Taken]:
-    """What each request took of a trial that has come so far."""
-    measured, found = unlearning_of(record), []
-    for at, tasks in requests.items():
-        if not measured or at > record.tasks_learned:
+def request_effects(record: TrialRecord, requests: Requests) -> list[RequestEffect]:
+    """The effect of each request that a trial has reached."""
+    measured = unlearning_of(record)
+    if not measured:
+        return []
+    effects = []
+    for after, tasks in requests.items():
+        if after > record.tasks_learned:
             continue
-        gone = unlearned_by(requests, at)
-        rows = {name: values[:, at].mean(0).numpy() for name, values in measured.items()}
-        own = [task - 1 for task in tasks]
-        kept = [task - 1 for task in range(1, at + 1) if task not in gone]
-        found.append(
-            Taken(
-                after=at,
+        unlearned = unlearned_by(requests, after)
+        rows = {name: values[:, after].mean(0).numpy() for name, values in measured.items()}
+        columns = [task - 1 for task in tasks]
+        retained = [task - 1 for task in range(1, after + 1) if task not in unlearned]
+        effects.append(
+            RequestEffect(
+                after=after,
                 tasks=tasks,
-                unlearned=(rows["before"][own].mean(), rows["after"][own].mean()),
-                chance=rows["chance"][own].mean(),
-                retained=(rows["before"][kept].mean(), rows["after"][kept].mean()),
-                distance=rows["distance"][:at].mean(),
+                unlearned=(rows["before"][columns].mean(), rows["after"][columns].mean()),
+                chance=rows["chance"][columns].mean(),
+                retained=(rows["before"][retained].mean(), rows["after"][retained].mean()),
+                distance=rows["distance"][:after].mean(),
             )
         )
-    return found
+    return effects
 
 
-def listed(tasks: Sequence[int]) -> str:
-    """Tasks in a sentence."""
-    shown = " and ".join([", ".join(map(str, tasks[:-1])), str(tasks[-1])] if len(tasks) > 1 else map(str, tasks))
-    return f"task{'s' * (len(tasks) > 1)} {shown}"
+def join_tasks(tasks: Sequence[int]) -> str:
+    """Tasks in a sentence: `task 3`, `tasks 1, 2 and 5`."""
+    if len(tasks) == 1:
+        return f"task {tasks[0]}"
+    return f"tasks {', '.join(map(str, tasks[:-1]))} and {tasks[-1]}"
 
 
-def unlearning_reading(best: TrialRecord, requests: Requests, references: Sequence[TrialRecord]) -> list[str]:
-    """What was unlearned of the chosen trial, and how far it then is from a model that never saw it."""
-    twin = bool(best.settings.get("disable_unlearning"))
-    lines = []
-    for found in taken(best, requests):
-        (before, after), (kept, left) = ([f"{100 * x:.2f}" for x in pair] for pair in (found.unlearned, found.retained))
-        begin = f"After task {found.after}, {listed(found.tasks)}"
-        lines.append(
-            f"{begin} would have been unlearned: accuracy {before} %, chance {100 * found.chance:.2f} %."
-            if twin
-            else f"{begin} unlearned: accuracy from {before} to {after} % (chance {100 * found.chance:.2f} %), on the "
-            f"retained tasks from {kept} to {left} %."
-        )
+def describe_unlearning(best: TrialRecord, requests: Requests, references: Sequence[TrialRecord]) -> list[str]:
+    """The effect of each request on the chosen trial, and its final distance to a model that never saw those tasks."""
+    control = bool(best.settings.get("disable_unlearning"))
+    lines = [_describe_effect(effect, control) for effect in request_effects(best, requests)]
     if DISTANCE in best.metrics:
-        others = [
-            f"{algorithm_label(r.algorithm)}'s are {r.metrics[DISTANCE]:.2f}"
-            for r in references
-            if DISTANCE in r.metrics
-        ]
-        far = f"{best.metrics[DISTANCE]:.2f} ({best.settings['unlearning_distance']})"
-        said = f"At the end its features are {far} from those of a model that never saw them"
-        lines.append(f"{said}{'; ' if others else ''}{', '.join(others)}.")
+        others = "".join(
+            f"; {algorithm_label(r.algorithm)}: {r.metrics[DISTANCE]:.2f}" for r in references if DISTANCE in r.metrics
+        )
+        lines.append(
+            f"Final distance of the features to a model that never saw them: {best.metrics[DISTANCE]:.2f} "
+            f"({best.settings['unlearning_distance']}){others}."
+        )
     return lines
 
 
-def retraining_of(config: TrialConfig, seeds: int) -> list[str]:
-    """What the models that are compared with cost."""
+def _describe_effect(effect: RequestEffect, control: bool) -> str:
+    """One request's effect. control: unlearning was disabled."""
+    begin, chance = f"After task {effect.after}, {join_tasks(effect.tasks)}", f"{100 * effect.chance:.2f} %"
+    before, after = (f"{100 * value:.2f}" for value in effect.unlearned)
+    if control:
+        return f"{begin} would be unlearned: accuracy {before} %, chance {chance}."
+    kept_before, kept_after = (f"{100 * value:.2f}" for value in effect.retained)
+    return (
+        f"{begin} unlearned: accuracy from {before} to {after} % (chance {chance}), on the retained tasks from "
+        f"{kept_before} to {kept_after} %."
+    )
+
+
+def describe_retraining_cost(config: TrialConfig, seeds: int) -> list[str]:
+    """The cost of the retrained models that the distance is measured to."""
     if not config.requests:
         return []
-    return [
-        f"The models that never saw the unlearned tasks cost {task_trainings(config, seeds):,} task-trainings more."
-    ]
+    cost = count_of(task_trainings(config, seeds), "task-seed training")
+    return [f"The models that never saw the unlearned tasks cost another {cost}."]
 
 
-def trade_off_reading(ranking: Ranking) -> list[str]:
-    """What the front between a metric and the distance says; nothing where the distance is no objective."""
+def describe_trade_off(ranking: Ranking) -> list[str]:
+    """The front between a metric and the distance; nothing if these two are not the objectives."""
     if DISTANCE not in ranking.objectives or len(ranking.objectives) != 2:
         return []
     (other,) = (name for name in ranking.objectives if name != DISTANCE)
     front = [record for record in ranking.trials if record.label in ranking.front]
     if len(front) < 2:
-        return [f"Trade-off: none among these trials; one is best in {humanize(other)} and in distance."]
+        return [f"Trade-off: none among these trials; one trial is best in both {humanize(other)} and distance."]
     ends = sorted(front, key=lambda record: sign(other) * record.metrics[other])
-    (low, high), (near, far) = ([r.metrics[name] for r in (ends[0], ends[-1])] for name in (other, DISTANCE))
+    low, high = (record.metrics[other] for record in (ends[0], ends[-1]))
+    near, far = (record.metrics[DISTANCE] for record in (ends[0], ends[-1]))
     more = f", {100 * (far / near - 1):.0f} % more" if near > 0 else ""
     return [
-        f"Trade-off: from one end of the front to the other, {humanize(other)} goes from "
-        f"{to_display_units(other, low):.2f} to "
-        f"{to_display_units(other, high):.2f}{unit_suffix(other)}, and the distance from "
-        f"{near:.2f} to {far:.2f}{more}.",
-        *_tendencies(ranking, other),
+        f"Trade-off: from one end of the front to the other, {humanize(other)} goes from {format_number(other, low)} "
+        f"to {format_metric(other, high)}, and the distance from {near:.2f} to {far:.2f}{more}.",
+        *_describe_correlations(ranking, other),
     ]
 
 
-def _tendencies(ranking: Ranking, other: str) -> list[str]:
-    """With which hyperparameter the objectives move, over all finished trials."""
-    lines, trials = [], ranking.trials
-    for name in trials[0].values if len(trials) > 4 else ():
-        values = [record.values[name] for record in trials]
-        found = [
-            f"{'more' if rho > 0 else 'less'} {what} ({rho:+.2f})"
-            for metric, what in ((other, label_with_unit(other).partition(" (")[0]), (DISTANCE, "distance"))
-            if abs(rho := rank_correlation(values, [record.metrics[metric] for record in trials])) >= TELLING
-        ]
+def _describe_correlations(ranking: Ranking, other: str) -> list[str]:
+    """The hyperparameters with which the two objectives correlate over all finished trials."""
+    trials, lines = ranking.trials, []
+    if len(trials) < MIN_TRIALS:
+        return []
+    for name in trials[0].values:
+        values, found = [record.values[name] for record in trials], []
+        for metric, label in ((other, humanize(other)), (DISTANCE, "distance")):
+            rho = rank_correlation(values, [record.metrics[metric] for record in trials])
+            if abs(rho) >= MIN_CORRELATION:
+                found.append(f"{'more' if rho > 0 else 'less'} {label} ({rho:+.2f})")
         if found:
-            lines.append(f"A larger {humanize(name)} goes with {' and '.join(found)}: rank correlations.")
+            lines.append(f"A larger {humanize(name)} goes with {' and '.join(found)} (Spearman's rank correlation).")
     return lines

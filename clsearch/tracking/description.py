@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from clsearch.records.study_file import Bounds
 from clsearch.records.study_record import Reading
-from clsearch.reporting.answer_text import answer, notes, question
-from clsearch.reporting.captions import commands, made_with
+from clsearch.reporting.answer_text import write_answer, write_notes, write_question
+from clsearch.reporting.provenance_text import list_commands, make_provenance_rows
 
 
 def note_of(study: Reading) -> str:
     """The question, the answer so far, what was searched, and how to get the same again."""
     space = [[f"`{name}`", str(Bounds(values))] for name, values in study.space.items()]
-    parts = [f"**{question(study).strip()}**", *answer(study), *notes(study)]
+    parts = [f"**{write_question(study).strip()}**", *write_answer(study), *write_notes(study)]
     parts += [table(["searched", "range"], space)] * bool(space)
-    parts += [table(["", ""], made_with(study))]
-    parts += ["```\n" + "\n".join(own) + "\n```"] if (own := commands(study)) else []
+    parts += [table(["", ""], make_provenance_rows(study))]
+    parts += ["```\n" + "\n".join(own) + "\n```"] if (own := list_commands(study)) else []
     return "\n\n".join(parts)
 
 

@@ -23,7 +23,7 @@ from clsearch.records.ranking import metrics_after
 from clsearch.records.study_file import FINAL, Bounds, finite
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trials import TrialRecord, code_version, now, with_curve
-from clsearch.reporting.trial_names import label_of, logarithms, run_name, text
+from clsearch.reporting.trial_names import format_run_name, format_setting, log_parameters, make_run_label
 from clsearch.tracking.run_metrics import bounds, final_name, finite_only, means, summary_of, told_at
 from clsearch.tracking.stores import STORE, default_store
 from clsearch.tracking.ui import COMPARED, VIEW_TAG, base_of, comparison_page, trials_page, view_name, view_of
@@ -114,14 +114,14 @@ class Runs:
 
     def trial(self, record: TrialRecord) -> None:
         """A trial as it stands: its run is created at the first call and ended by a final state."""
-        label = label_of(record)
+        label = make_run_label(record)
         if record.ended and label not in self.live and self.states.get(label) == record.state:
             return  # an earlier process sent all of it
         record = with_curve(self.folder, record)
         kind, settings = "reference", record.settings
         if record.number is not None:
-            kind, settings = "trial", settings | logarithms(record.values, self.study["space"])
-        run_id = self._child(label, kind, record.algorithm, run_name(record), settings, record.seeds)
+            kind, settings = "trial", settings | log_parameters(record.values, self.study["space"])
+        run_id = self._child(label, kind, record.algorithm, format_run_name(record), settings, record.seeds)
         for step in range(self.sent.get(label, 0) + 1, record.tasks_learned + 1):
             values = record.metrics if step == record.tasks_learned else metrics_after(record, step)
             self._log(run_id, values, step, told_at(record, step))
@@ -140,7 +140,7 @@ class Runs:
     def add(self, record: TrialRecord, name: str) -> None:
         """A metric, and its spread, that an ended trial was given afterwards."""
         added = {key: value for key, value in record.metrics.items() if key.partition("/")[0] == name}
-        self._log(self.ids[label_of(record)], added, record.tasks_learned, told_at(record, record.tasks_learned))
+        self._log(self.ids[make_run_label(record)], added, record.tasks_learned, told_at(record, record.tasks_learned))
 
     def decided(self, decision: Decision) -> None:
         """What the continual protocol chose for each task so far."""
@@ -200,7 +200,14 @@ class Runs:
         if base is None or PARENT not in self.ids:
             return {}
         found = {"Trials": trials_page(base, self.experiment, view_name(self.study))}
-        if len(own := [self.ids[label] for record in ranked[:COMPARED] if (label := label_of(record)) in self.ids]) > 1:
+        if (
+            len(
+                own := [
+                    self.ids[label] for record in ranked[:COMPARED] if (label := make_run_label(record)) in self.ids
+                ]
+            )
+            > 1
+        ):
             found["Compare"] = comparison_page(base, self.experiment, own)
         return found
 
@@ -215,8 +222,14 @@ class Runs:
         self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: Sequence[int]
     ) -> str:
         """A run below the study's."""
-        tags = {"mlflow.parentRunId": self.ids[PARENT], "seeds": text(seeds), "benchmark": params["benchmark"]}
-        return self._run(label, kind, algorithm, name, params | {"algorithm": algorithm, "seeds": text(seeds)}, tags)
+        tags = {
+            "mlflow.parentRunId": self.ids[PARENT],
+            "seeds": format_setting(seeds),
+            "benchmark": params["benchmark"],
+        }
+        return self._run(
+            label, kind, algorithm, name, params | {"algorithm": algorithm, "seeds": format_setting(seeds)}, tags
+        )
 
     def _run(
         self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], own: dict[str, str]
@@ -231,7 +244,9 @@ class Runs:
         else:
             self.ids[label] = self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
         if label not in self.known:  # parameters can't be changed
-            self.client.log_batch(self.ids[label], params=[Param(key, text(value)) for key, value in params.items()])
+            self.client.log_batch(
+                self.ids[label], params=[Param(key, format_setting(value)) for key, value in params.items()]
+            )
         self.known.add(label)
         self.live.add(label)
         return self.ids[label]
@@ -246,7 +261,7 @@ class Runs:
             "algorithm": algorithm,
             "benchmark": study["config"]["benchmark"],
             "scenario": study["config"]["scenario"],
-            "seeds": text(study["seeds"]),
+            "seeds": format_setting(study["seeds"]),
             "protocol": study["protocol"],
             "state": "running",
             "code_version": code_version(),
@@ -263,9 +278,9 @@ class Runs:
     ) -> None:
         """R [M, T+1, T] as numbers and as a picture. of: whose accuracy."""
         self.client.log_dict(run_id, {"seeds": list(seeds), "accuracy": finite(R.tolist())}, f"{name}.json")
-        from clsearch.reporting.figures import accuracy_matrix
+        from clsearch.reporting.figures import draw_accuracy_matrix
 
-        self.client.log_figure(run_id, accuracy_matrix(R, f"{of} accuracy (%)", tasks), f"{name}.png")
+        self.client.log_figure(run_id, draw_accuracy_matrix(R, f"{of} accuracy (%)", tasks), f"{name}.png")
 
     def _log(self, run_id: str, values: dict[str, float], step: int, when: int) -> None:
         self.client.log_batch(run_id, metrics=[Metric(name, value, when, step) for name, value in values.items()])

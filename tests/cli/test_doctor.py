@@ -1,4 +1,4 @@
-"""What `python -m clsearch doctor` finds, and what it says to do."""
+"""`clsearch doctor`: its checks and remedies."""
 
 import subprocess
 import sys
@@ -6,7 +6,14 @@ import sys
 import pytest
 
 from clsearch.cli import doctor
-from clsearch.cli.doctor import data, packages, ray_cluster, space, store, writable
+from clsearch.cli.doctor import (
+    check_data,
+    check_mlflow,
+    check_packages,
+    check_ray,
+    check_results,
+    check_space,
+)
 from clsearch.cli.main import main
 from clsearch.data.datasets import SOURCES
 from tests.builders import closed_port
@@ -21,13 +28,13 @@ def _environment(monkeypatch):
 def test_nothing_is_wrong_where_the_tests_run(tmp_path, capsys):
     assert main(["doctor", "--results", str(tmp_path / "new")]) == 0
     said = capsys.readouterr().out
-    for text in ("torch", "CPU", "GPU", "Ray", "MLflow", "results", "disk", "Nothing stands in the way of a study."):
+    for text in ("torch", "CPU", "GPU", "Ray", "MLflow", "results", "disk", "All checks passed."):
         assert text in said
     assert not (tmp_path / "new").exists()
 
 
 def test_every_package_that_is_asked_for_is_looked_at():
-    found = list(packages())
+    found = list(check_packages())
     assert {"ray", "torch", "torchvision", "optuna", "pandas", "mlflow", "pydantic"} <= {f.what for f in found}
     assert {f.remedy for f in found} == {""}
 
@@ -35,47 +42,47 @@ def test_every_package_that_is_asked_for_is_looked_at():
 def test_a_package_that_is_old_or_missing_has_the_command_that_mends_it(monkeypatch):
     wanted = ["torch>=99", "ray[default,tune]>=2", "nonesuch>=1", "other; extra == 'dev'"]
     monkeypatch.setattr(doctor, "requires", lambda name: wanted)
-    old, good, missing = packages()
+    old, good, missing = check_packages()
     assert (old.what, old.remedy) == ("torch", "pip install 'torch>=99'")
     assert good.remedy == ""
     assert (missing.found, missing.remedy) == ("not installed", "pip install 'nonesuch>=1'")
 
 
 def test_a_data_set_of_which_a_part_is_missing_is_a_problem(tmp_path):
-    (digits,) = data(None)
+    (digits,) = check_data(None)
     assert digits.remedy == ""
-    assert list(data(tmp_path)) == []
+    assert list(check_data(tmp_path)) == []
     mnist = SOURCES["mnist"]
     for name in mnist.files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (part,) = data(tmp_path)
+    (part,) = check_data(tmp_path)
     assert part.what == "data: mnist"
-    assert part.found == f"lacks {', '.join(mnist.test_files)}"
+    assert part.found == f"incomplete: {', '.join(mnist.test_files)}"
     assert part.remedy.endswith("--download")
     for name in mnist.test_files:
         (tmp_path / name).touch()
-    (whole,) = data(tmp_path)
-    assert (whole.found, whole.remedy) == ("there", "")
-    (absent,) = data(tmp_path / "none")
-    assert absent.remedy.startswith("make it")
+    (whole,) = check_data(tmp_path)
+    assert (whole.found, whole.remedy) == ("complete", "")
+    (absent,) = check_data(tmp_path / "none")
+    assert absent.remedy.startswith("create it")
 
 
 def test_a_store_that_does_not_answer_is_a_problem_and_no_password_is_shown():
-    assert store(None).remedy == ""
+    assert check_mlflow(None).remedy == ""
     with closed_port() as port:
-        found = store(f"http://bob:secret@127.0.0.1:{port}")
+        found = check_mlflow(f"http://bob:secret@127.0.0.1:{port}")
     assert "must be an MLflow server that answers" in found.found
     assert found.remedy.startswith("start the server")
     assert "secret" not in found.found
 
 
 def test_a_cluster_that_cannot_be_joined_is_a_problem(monkeypatch):
-    assert ray_cluster().remedy == ""
+    assert check_ray().remedy == ""
     with closed_port() as port:
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
             monkeypatch.setenv("RAY_ADDRESS", address)
-            found = ray_cluster()
+            found = check_ray()
             assert found.found.startswith("ray_address: must be")
             assert address in found.found
             assert "RAY_ADDRESS" in found.remedy
@@ -85,21 +92,21 @@ def test_a_cluster_that_cannot_be_joined_is_a_problem(monkeypatch):
 def test_a_cluster_that_answers_is_none(monkeypatch, ray_session, local):
     for address in (ray_session, local):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        assert ray_cluster().remedy == ""
+        assert check_ray().remedy == ""
 
 
 def test_results_that_cannot_be_written_are_a_problem(tmp_path):
     (tmp_path / "file").touch()
-    assert "must be a folder that can be written" in writable(tmp_path / "file" / "sub").found
-    assert writable(tmp_path / "new").remedy == ""
+    assert "must be a folder that can be written" in check_results(tmp_path / "file" / "sub").found
+    assert check_results(tmp_path / "new").remedy == ""
     assert not (tmp_path / "new").exists()
 
 
 def test_little_space_is_a_problem(tmp_path, monkeypatch):
     monkeypatch.setenv("CLSEARCH_CACHE", str(tmp_path / "cache"))
-    assert [f.remedy for f in space(tmp_path / "new")] == ["", ""]
+    assert [f.remedy for f in check_space(tmp_path / "new")] == ["", ""]
     monkeypatch.setattr(doctor, "LOW_SPACE", 2**80)
-    assert all(f.remedy.startswith("make room") for f in space(tmp_path / "new"))
+    assert all(f.remedy.startswith("free some space") for f in check_space(tmp_path / "new"))
 
 
 def test_a_problem_is_the_exit_code_of_a_process_of_its_own(tmp_path):
@@ -107,4 +114,4 @@ def test_a_problem_is_the_exit_code_of_a_process_of_its_own(tmp_path):
     words = [sys.executable, "-m", "clsearch", "doctor", "--results", str(tmp_path / "file" / "sub")]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
-    assert "1 problem." in done.stdout
+    assert "1 problem found." in done.stdout

@@ -1,4 +1,4 @@
-"""What is printed of a study that exists."""
+"""`clsearch show` and `clsearch best`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def printed(capsys: pytest.CaptureFixture[str], *args: object) -> str:
 
 def test_show_has_the_answer_the_best_trials_and_the_final_evaluation(whole: Path, capsys) -> None:
     text = printed(capsys, "show", whole)
-    for line in ("Which?", "Best configuration (trial 2)", "chosen lwf", "Optimism: the search believed 91.00 %"):
+    for line in ("Which?", "Best configuration (trial 2)", "chosen lwf", "Optimism: the search estimated 91.00 %"):
         assert line in text
-    assert "Go on" not in text
+    assert "Resume" not in text
 
 
 def test_show_of_a_study_that_was_cut_off_says_how_to_go_on(tmp_path: Path, capsys) -> None:
@@ -40,7 +40,7 @@ def test_show_of_a_study_that_was_cut_off_says_how_to_go_on(tmp_path: Path, caps
     plan = replace(plan, command=["python", "studies/mine.py", "--trials", "6"])
     text = printed(capsys, "show", written(plan, trials_of(plan)[:2], state="running"))
     assert "2 of 6 trials have ended" in text
-    assert "Go on    python studies/mine.py --trials 6" in text
+    assert "Resume   python studies/mine.py --trials 6" in text
 
 
 def test_show_of_a_study_without_a_finished_trial(tmp_path: Path, capsys) -> None:

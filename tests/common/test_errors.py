@@ -1,4 +1,4 @@
-"""How refusals are told where nobody catches them, and output that nobody reads."""
+"""How uncaught refusals are printed, and output after its reader has gone."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def said(plan: Plan, pace: Pace | None = None, steps: int = 100) -> dict[str, st
 
 def test_task_trainings_are_trials_seeds_and_tasks(tmp_path: Path) -> None:
     rows = said(plan_of(tmp_path, trials=6, seeds=2, report_seeds=4, references=("finetuning", "joint")))
-    assert rows["Trials"] == "6 x 2 seeds x 3 tasks = 36 task-trainings"
+    assert rows["Trials"] == "6 x 2 seeds x 3 tasks = 36 task-seed trainings"
     assert rows["References"] == "finetuning, joint on the same seeds"
     assert rows["Final"] == "the choice, finetuning, joint on 4 fresh seeds; opens test data at the end"
 

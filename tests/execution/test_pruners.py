@@ -194,7 +194,7 @@ def test_the_end_says_what_was_saved_and_whether_early_scores_can_be_trusted(tmp
     late = [r.metrics["average_accuracy"] for r in finished]
     assert rung.correlation == pytest.approx(stats.spearmanr(early, late).statistic)
     lines = saving_of(found, "asha", 7)
-    assert lines[0] == "Stopped early (asha): 3 of 7 trials, which saved 6 of 42 task-trainings (14 %)."
+    assert lines[0] == "Stopped early (asha): 3 of 7 trials, which saved 6 of 42 task-seed trainings (14 %)."
     assert lines[1].startswith("After task 2: 3 stopped; rank correlation (Spearman)")
     assert lines[1].endswith(f"over the 4 finished trials: {rung.correlation:.2f}.")
 

@@ -16,7 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from clsearch import LogRange, Study
 from clsearch.cli.main import main
 from clsearch.records.study_record import read_study
-from clsearch.reporting.trial_names import run_name
+from clsearch.reporting.trial_names import format_run_name
 from tests.integration.servers import Served
 from tests.reporting.html.test_report import SECTIONS
 
@@ -198,7 +198,7 @@ def test_the_printed_addresses_lead_to_the_trials_and_to_a_comparison_of_the_bes
 
     browser.get(pages["Trials"])
     names = waited_for("[role=row] [col-id='attributes.`Run Name`'] a", len(ranked))
-    assert {*names} == {run_name(record) for record in ranked}
+    assert {*names} == {format_run_name(record) for record in ranked}
     columns = [e.get_attribute("col-id") for e in browser.find_elements(By.CSS_SELECTOR, ".ag-header-cell")]
     wanted = ["metrics.`average_accuracy`", "metrics.`average_forgetting`"]
     wanted += [f"params.`{name}`" for name in study.space]

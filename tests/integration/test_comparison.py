@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from clsearch import Comparison, LogRange
-from clsearch.reporting.tables import reported_rows
+from clsearch.reporting.tables import select_reported_rows
 
 TINY = {"benchmark": "permuted-digits", "tasks": 3, "hidden": (16,), "epochs": 1, "trials": 2, "seeds": 2}
 TINY |= {"report_seeds": 3, "optimizer": "adam", "learning_rate": 0.01}
@@ -53,7 +53,7 @@ def test_the_table_has_a_row_per_method_and_reference_from_their_final_evaluatio
 
 def test_differences_are_paired_over_the_fresh_seeds(methods):
     folder, found = methods
-    scores = {label: row.per_seed("test")["average_accuracy"] for label, _, _, row in reported_rows(found)}
+    scores = {label: row.per_seed("test")["average_accuracy"] for label, _, _, row in select_reported_rows(found)}
     table = pd.read_csv(folder / "differences.csv").set_index("minus")
     for first, second in (("ewc", "finetuning"), ("joint", "ewc")):
         bounds = stats.ttest_rel(scores[first], scores[second]).confidence_interval(0.95)

@@ -126,7 +126,7 @@ def test_a_studys_command_would_do_what_it_says(place: Path, capsys: pytest.Capt
         made.get("study", made.get("comparison")).main([*args, *SMALL, "--device", "cpu", "--dry-run"])
     said = capsys.readouterr()
     assert ended.value.code == 0, said.err
-    assert "task-trainings" in said.out
+    assert "task-seed trainings" in said.out
 
 
 def test_the_first_steps_can_be_followed_in_their_order(place: Path, run_here, capsys) -> None:

@@ -193,7 +193,7 @@ def test_ctrl_c_ends_a_script_and_all_that_it_started_and_says_how_to_go_on(tmp_
     assert "Traceback" not in shown
     assert re.search(r"#0 LwF factor=\S+ τ=\S+  \d\d\.\d\d %  \d+\.\d s", shown)  # the last trials
     assert "\x1b[1A\x1b[2K" in shown  # which moved, and were taken away
-    (command,) = re.findall(r"^Go on +(.*)", said, re.MULTILINE)
+    (command,) = re.findall(r"^Resume +(.*)", said, re.MULTILINE)
     assert {SWEEP, "--trials", "40", "--results", str(tmp_path)} <= set(shlex.split(command))
 
 

@@ -361,8 +361,8 @@ def test_a_study_prints_its_optimism_and_that_test_data_was_opened(first: Found)
     assert "Final evaluation on 2 fresh seeds (1000 to 1001)" in said
     assert "reported: tasks 3 to 5, fresh weights" in said
     assert "full sequence of split-digits" in said
-    assert "Optimism: the search believed" in said
-    assert "Test data of digits was opened once for this, after the choice" in said
+    assert "Optimism: the search estimated" in said
+    assert "The test data of digits was opened once for this evaluation, after the choice" in said
 
 
 def write_classes(root: Path, noisy: set[int], seed: int) -> None:

@@ -263,7 +263,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_goes_on(
     assert cut.exit_code == 130
     said = capsys.readouterr().out
     assert "Interrupted: " in said
-    assert "Go on    run the same study again" in said
+    assert "Resume   run the same study again" in said
     assert ("study", "KILLED") in mlflow_runs(results, name)
     if how is signal.SIGTERM:  # what goes on does not know which of the two it was
         return

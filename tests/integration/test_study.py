@@ -33,7 +33,7 @@ from clsearch.methods.registry import configure
 from clsearch.records.test_ledger import read_openings
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.result import StudyResult
-from clsearch.reporting.trial_names import run_name
+from clsearch.reporting.trial_names import format_run_name
 from clsearch.tasks.test_data import read_test
 from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_run
@@ -283,8 +283,8 @@ def test_a_study_prints_one_table_of_its_final_evaluation_and_one_sentence_of_op
 ) -> None:
     found, text = lwf_and_its_words
     assert text.count("Final evaluation on 2 fresh seeds (1000 to 1001)") == 1
-    assert text.count("Optimism: the search believed") == 1
-    assert text.count("was opened once for this") == 1
+    assert text.count("Optimism: the search estimated") == 1
+    assert text.count("was opened once for this evaluation") == 1
     mean = measured_without_ray(found, "chosen")["test"][:, 5].mean()
     (line,) = [line for line in text.splitlines() if line.split()[:2] == ["chosen", "lwf"]]
     assert f" {100 * mean:.2f} (" in line
@@ -543,7 +543,7 @@ def test_intransigence_of_finished_records_is_in_the_tables_the_records_and_mlfl
     runs = {run.info.run_name: run for kind in ("trial", "reference") for run in runs_of(client, "both", kind)}
     for record in [*both.records, *both.references]:
         written = json.loads((folder / "trials" / record.label / "record.json").read_text())["metrics"]
-        history = client.get_metric_history(runs[run_name(record)].info.run_id, "intransigence")
+        history = client.get_metric_history(runs[format_run_name(record)].info.run_id, "intransigence")
         if record.algorithm == "joint" or record.state == "failed":
             assert "intransigence" not in written
             assert math.isnan(tables.intransigence[record.label])

@@ -1,4 +1,4 @@
-"""What is printed of a final evaluation, from numbers worked out by hand."""
+"""The table and sentences of a final evaluation, from numbers worked out by hand."""
 
 import io
 import math
@@ -12,7 +12,8 @@ from clsearch.common.statistics import Interval
 from clsearch.records.evaluation import Final, Measured
 from clsearch.records.ranking import Choice
 from clsearch.records.test_ledger import Opening
-from clsearch.reporting.evaluation_text import cells, described, final_table, opened_of, optimism_of, shown
+from clsearch.reporting.evaluation_table import describe_target, format_row, make_evaluation_table
+from clsearch.reporting.evaluation_text import describe_openings, describe_optimism, format_interval
 
 
 def plan_of(**settings):
@@ -71,16 +72,16 @@ REASON = "training diverged in epoch 1 of task 2 (loss or parameters not finite;
     ],
 )
 def test_a_mean_is_in_percent_with_its_interval_where_it_has_one(found, signed, expected):
-    assert shown(found, signed) == expected
+    assert format_interval(found, signed) == expected
 
 
 def test_the_cells_of_a_row_are_its_accuracies_its_forgetting_and_the_choices_lead():
     """Student's t of three seeds is 4.3027, a standard deviation of 1 % gives 4.3027 / sqrt(3) = 2.48 points."""
     chosen, reference = row_of(), row_of("finetuning", (0.80, 0.82, 0.81), 0.15)
     final = final_of(chosen, reference)
-    assert cells(final, chosen) == ["93.00 (90.52 to 95.48)", "91.00 (88.52 to 93.48)", "5.00 (5.00 to 5.00)", ""]
+    assert format_row(final, chosen) == ["93.00 (90.52 to 95.48)", "91.00 (88.52 to 93.48)", "5.00 (5.00 to 5.00)", ""]
     # Differences 0.10, 0.09, 0.11 seed by seed.
-    assert cells(final, reference)[1:] == [
+    assert format_row(final, reference)[1:] == [
         "81.00 (78.52 to 83.48)",
         "15.00 (15.00 to 15.00)",
         "+10.00 (+7.52 to +12.48)",
@@ -89,19 +90,19 @@ def test_the_cells_of_a_row_are_its_accuracies_its_forgetting_and_the_choices_le
 
 def test_a_row_that_diverged_says_so_and_no_number():
     row = row_of("finetuning", reason=REASON)
-    assert cells(final_of(row_of(), row), row) == ["training diverged in epoch 1 of task 2", "", "", ""]
+    assert format_row(final_of(row_of(), row), row) == ["training diverged in epoch 1 of task 2", "", "", ""]
 
 
 def test_without_the_choice_a_reference_has_no_lead_to_show():
     reference = row_of("finetuning")
-    assert cells(final_of(row_of(reason=REASON), reference), reference)[3] == ""
+    assert format_row(final_of(row_of(reason=REASON), reference), reference)[3] == ""
 
 
 # The table
 
 
 def test_the_table_of_one_target_has_no_headings():
-    shown = text_of(final_table(final_of(row_of(), row_of("finetuning"), row_of("joint"))))
+    shown = text_of(make_evaluation_table(final_of(row_of(), row_of("finetuning"), row_of("joint"))))
     assert "Final evaluation on 3 fresh seeds (1000 to 1002), mean (95 % interval)" in shown
     assert "full sequence" not in shown
     assert "reported" not in shown
@@ -115,7 +116,7 @@ def test_the_table_of_one_target_has_no_headings():
 
 def test_the_table_of_one_seed_says_which():
     row = row_of(scores=(0.9,))
-    shown = text_of(final_table(final_of(row, plan=plan_of(report_seeds=1, first_report_seed=77))))
+    shown = text_of(make_evaluation_table(final_of(row, plan=plan_of(report_seeds=1, first_report_seed=77))))
     assert "Final evaluation on 1 fresh seed (77), mean" in shown
     assert "90.00" in shown
 
@@ -123,7 +124,7 @@ def test_the_table_of_one_seed_says_which():
 def test_each_target_has_a_heading_before_its_rows():
     reported = [row_of(name, on="reported", tasks=(3, 4, 5)) for name in ("chosen", "finetuning")]
     full = [row_of(name, scores=(0.8, 0.8, 0.8)) for name in ("chosen", "finetuning")]
-    shown = text_of(final_table(final_of(*reported, *full, plan=plan_of(protocol="first_k", first_k=2))))
+    shown = text_of(make_evaluation_table(final_of(*reported, *full, plan=plan_of(protocol="first_k", first_k=2))))
     assert "[" not in shown
     order = [
         "reported: tasks 3 to 5, fresh weights",
@@ -144,63 +145,66 @@ def test_a_second_benchmark_is_named():
     reported = row_of(on="reported", tasks=(1, 2, 3), benchmark="rotated-digits")
     full = row_of(tasks=(1, 2, 3), benchmark="permuted-digits")
     final = final_of(reported, full, plan=plan)
-    assert described(final, reported) == "reported: rotated-digits"
-    assert described(final, full) == "full sequence of permuted-digits"
+    assert describe_target(final, reported) == "reported: rotated-digits"
+    assert describe_target(final, full) == "full sequence of permuted-digits"
 
 
 def test_a_folder_of_images_is_named_as_it_is():
     plan = plan_of(protocol="first_k", first_k=2)
     rows = row_of(on="reported", tasks=(3, 4, 5)), row_of(benchmark="folder:/data/pets [old]")
-    assert "full sequence of folder:/data/pets [old]" in text_of(final_table(final_of(*rows, plan=plan)))
+    assert "full sequence of folder:/data/pets [old]" in text_of(make_evaluation_table(final_of(*rows, plan=plan)))
 
 
 # Sentences
 
 
 def test_optimism_is_a_sentence_with_what_was_believed_and_what_was_found():
-    assert optimism_of(final_of(row_of())) == [
-        "Optimism: the search believed 95.00 % average accuracy; on 3 fresh seeds the same configuration has 93.00 "
-        "(90.52 to 95.48) on validation data, +2.00 points of optimism, and 91.00 (88.52 to 93.48) on test data, +4.00 "
-        "points there."
+    assert describe_optimism(final_of(row_of())) == [
+        "Optimism: the search estimated 95.00 % average accuracy. On 3 fresh seeds the same configuration has 93.00 "
+        "(90.52 to 95.48) on validation data (optimism +2.00 points) and 91.00 (88.52 to 93.48) on test data (optimism "
+        "+4.00 points)."
     ]
 
 
 def test_believing_in_less_forgetting_than_there_is_is_optimism_above_zero():
-    (line,) = optimism_of(final_of(row_of(forgotten=0.05), scores={"average_forgetting": 0.02}))
-    assert line.startswith("Optimism: the search believed 2.00 % average forgetting; ")
+    (line,) = describe_optimism(final_of(row_of(forgotten=0.05), scores={"average_forgetting": 0.02}))
+    assert line.startswith("Optimism: the search estimated 2.00 % average forgetting. ")
     assert line.count("+3.00 points") == 2
 
 
 def test_each_objective_has_a_sentence():
-    lines = optimism_of(final_of(row_of(), scores={"average_accuracy": 0.9, "average_forgetting": 0.1}))
-    assert [line.partition(";")[0] for line in lines] == [
-        "Optimism: the search believed 90.00 % average accuracy",
-        "Optimism: the search believed 10.00 % average forgetting",
+    lines = describe_optimism(final_of(row_of(), scores={"average_accuracy": 0.9, "average_forgetting": 0.1}))
+    assert [line.partition(". ")[0] for line in lines] == [
+        "Optimism: the search estimated 90.00 % average accuracy",
+        "Optimism: the search estimated 10.00 % average forgetting",
     ]
-    assert "-3.00 points of optimism" in lines[0]
-    assert "-5.00 points of optimism" in lines[1]
+    assert "(optimism -3.00 points)" in lines[0]
+    assert "(optimism -5.00 points)" in lines[1]
 
 
 def test_where_other_tasks_are_reported_optimism_says_that_the_test_is_of_those():
     reported, full = row_of(on="reported", tasks=(3, 4, 5), scores=(0.7, 0.7, 0.7)), row_of(forgotten=0)
-    (line,) = optimism_of(final_of(reported, full, plan=plan_of(protocol="first_k", first_k=2)))
-    assert "has 93.00 (90.52 to 95.48) on validation data, +2.00 points" in line
-    assert line.endswith("and 70.00 (70.00 to 70.00) on test data of what is reported, +25.00 points there.")
+    (line,) = describe_optimism(final_of(reported, full, plan=plan_of(protocol="first_k", first_k=2)))
+    assert "has 93.00 (90.52 to 95.48) on validation data (optimism +2.00 points)" in line
+    assert line.endswith("and 70.00 (70.00 to 70.00) on the reported test data (optimism +25.00 points).")
 
 
 def test_a_choice_that_diverged_has_no_sentence():
-    assert optimism_of(final_of(row_of(reason=REASON))) == []
+    assert describe_optimism(final_of(row_of(reason=REASON))) == []
 
 
 def test_a_metric_that_what_is_reported_lacks_is_not_shown_as_a_number():
     reported, full = row_of(on="reported", tasks=(4, 5)), row_of()
     final = final_of(reported, full, plan=plan_of(protocol="first_k"), scores={"accuracy/task_03": 0.9})
-    assert not any("nan" in line for line in optimism_of(final))
+    assert not any("nan" in line for line in describe_optimism(final))
 
 
-@pytest.mark.parametrize(("before", "said"), [(0, "0 times"), (1, "1 time"), (7, "7 times")])
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [(0, "not been opened before"), (1, "been opened 1 time before"), (7, "been opened 7 times before")],
+)
 def test_it_is_said_how_often_test_data_had_been_opened_before(before, said):
-    assert opened_of(final_of(row_of(), before=before)) == [
-        f"Test data of digits was opened once for this, after the choice; in this results folder it had been opened "
-        f"{said} before."
+    assert describe_openings(final_of(row_of(), before=before)) == [
+        f"The test data of digits was opened once for this evaluation, after the choice; it had {said} in this results "
+        f"folder."
     ]

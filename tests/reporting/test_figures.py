@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from clsearch import LogRange, Range
 from clsearch.records.ranking import rank
-from clsearch.reporting.figures import accuracy_matrix, pareto_front, response
+from clsearch.reporting.figures import draw_accuracy_matrix, draw_pareto_front, draw_response
 from tests.builders import plan_of, record_of
 
 TWO = {"distillation_factor": LogRange(0.01, 100), "distillation_temperature": Range(0.5, 8)}
@@ -62,7 +62,7 @@ def legend(figure):
 def test_the_matrix_shows_each_cells_mean_over_seeds_in_percent():
     R = np.zeros((2, 4, 3))
     R[:, 1:] = np.arange(1, 10).reshape(3, 3) / 10 + np.array([-0.05, 0.05])[:, None, None]
-    figure = accuracy_matrix(R, "Validation accuracy (%)")
+    figure = draw_accuracy_matrix(R, "Validation accuracy (%)")
     assert texts(figure) == [f"{10 * n:.1f}" for n in range(1, 10)]
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == [t.get_text() for t in axes.get_yticklabels()]
@@ -76,21 +76,22 @@ def test_the_matrix_leaves_cells_without_a_meaning_blank(tmp_path):
     R = np.full((2, 4, 3), 0.5)
     R[:, 0] = np.nan
     R[:, 1, 1:] = R[:, 2, 2:] = np.nan  # classes that were not seen
-    figure = accuracy_matrix(R, "Validation accuracy (%)")
+    figure = draw_accuracy_matrix(R, "Validation accuracy (%)")
     assert texts(figure) == ["50.0"] * 6
     saved_size(figure, tmp_path)
 
 
 def test_the_matrix_of_a_trial_that_diverged_ends_with_its_last_learned_task(tmp_path):
     record = record_of(plan_of(tmp_path), 0, [0.5, 0.6, 0.7], state="failed", learned=2)
-    figure = accuracy_matrix(np.array(record.accuracy, dtype=float), "Validation accuracy (%)")
+    figure = draw_accuracy_matrix(np.array(record.accuracy, dtype=float), "Validation accuracy (%)")
     assert len(texts(figure)) == 2 * 3
     saved_size(figure, tmp_path)
 
 
 def test_the_matrix_grows_with_the_tasks(tmp_path):
     small, large = (
-        saved_size(accuracy_matrix(np.full((3, tasks + 1, tasks), 0.5), "Accuracy (%)"), tmp_path) for tasks in (2, 5)
+        saved_size(draw_accuracy_matrix(np.full((3, tasks + 1, tasks), 0.5), "Accuracy (%)"), tmp_path)
+        for tasks in (2, 5)
     )
     assert small[0] < large[0]
     assert small[1] < large[1]
@@ -103,7 +104,7 @@ SCORES = [0.4, 0.9, None, 0.6]
 
 def drawn(records, space, levels, metric="average_accuracy"):
     """The response of a study that searched for this metric alone."""
-    return response(records, space, levels, metric, rank(records, (metric,)).best)
+    return draw_response(records, space, levels, metric, rank(records, (metric,)).best)
 
 
 FINETUNING = {"finetuning": 0.5}
@@ -163,7 +164,7 @@ def test_the_map_shows_each_finished_trial_where_it_was_and_rings_the_best(trial
 
 def test_the_ring_is_around_the_chosen_trial_whatever_its_score(trials):
     records = trials(TWO, SCORES)
-    _, ring, _ = response(records, TWO, FINETUNING, "average_accuracy", records[3]).axes[0].collections
+    _, ring, _ = draw_response(records, TWO, FINETUNING, "average_accuracy", records[3]).axes[0].collections
     assert np.allclose(ring.get_offsets(), [list(records[3].values.values())])
 
 
@@ -296,7 +297,7 @@ def front_of(tmp_path, pairs, objectives=("average_accuracy", "average_forgettin
         return record_of(plan, number, [accuracy / 100] * 2, forgetting=[forgetting / 100] * 2, **more)
 
     ranking = rank([record(n, *pair) for n, pair in enumerate(pairs)], objectives)
-    return pareto_front(ranking, [record(None, *pair, algorithm=name) for name, pair in references])
+    return draw_pareto_front(ranking, [record(None, *pair, algorithm=name) for name, pair in references])
 
 
 def series(figure):
@@ -352,7 +353,7 @@ def test_references_that_did_not_finish_are_not_in_the_picture_of_the_front(tmp_
     plan = plan_of(tmp_path, seeds=2)
     names = ("average_accuracy", "average_forgetting")
     lost = record_of(plan, None, [0.5, 0.5], algorithm="finetuning", state="failed", learned=0)
-    assert "finetuning" not in series(pareto_front(rank([record_of(plan, 0, [0.5, 0.6])], names), [lost]))
+    assert "finetuning" not in series(draw_pareto_front(rank([record_of(plan, 0, [0.5, 0.6])], names), [lost]))
 
 
 def test_drawing_leaves_no_global_figure_behind(trials):

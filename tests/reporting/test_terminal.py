@@ -1,4 +1,4 @@
-"""What a study prints at its end."""
+"""The summary that a study prints at its end."""
 
 import io
 import re
@@ -12,7 +12,8 @@ from clsearch import LogRange
 from clsearch.records.attempts import METHOD, RATE, Attempt, Decision
 from clsearch.records.ranking import Choice, choice_of, rank
 from clsearch.reporting.result import StudyResult
-from clsearch.reporting.terminal import MOST, SHOWN, show
+from clsearch.reporting.terminal import print_result
+from clsearch.reporting.trial_tables import MAX_FRONT_ROWS, TABLE_ROWS
 from clsearch.tracking.stores import mlflow_row
 from tests.builders import STUDIES, final_of, measured_of, plan_of, planned, record_of, study_of, write_images
 
@@ -30,7 +31,7 @@ def _nothing_from_outside(monkeypatch):
 def printed(found, width=80):
     """What is printed of a result."""
     console = Console(file=io.StringIO(), width=width)
-    show(console, found, mlflow_row(found.plan, bool(found.pages)))
+    print_result(console, found, mlflow_row(found.plan, bool(found.pages)))
     return console.file.getvalue()
 
 
@@ -85,8 +86,8 @@ def test_no_cell_of_a_scripts_summary_is_cut_off_at_80_columns(path, tmp_path):
     assert "…" not in text
     heading = text[text.index("Validation") : text.index("──")]
     assert {word for name in plan.space for word in name.split("_")} <= set(heading.split())
-    assert "like" in heading
-    assert "the best" in heading
+    assert "not shown" in heading
+    assert "worse" in heading
     assert [row[0] for row in rows_below(text, "Validation")] == [f"#1000{n}" for n in (5, 4, 3, 2, 1)]
     for name in plan.references:
         assert row_of(text, name)[1 : 1 + len(plan.space)] == ["–"] * len(plan.space)
@@ -146,13 +147,13 @@ def test_without_references_there_is_nothing_to_compare_with(plan):
     assert "finetuning" not in text
 
 
-def test_trials_that_cannot_be_told_from_the_best_are_marked(plan):
+def test_trials_that_are_not_shown_to_be_worse_than_the_best_are_marked(plan):
     scores = [[0.90, 0.92, 0.94], [0.89, 0.89, 0.95], [0.85, 0.86, 0.87]]
     text = shown(plan, [record_of(plan, n, s) for n, s in enumerate(scores)])
     assert row_of(text, "#0")[-1] == "best"
     assert row_of(text, "#1")[-1] == "yes"
     assert row_of(text, "#2")[-1] not in ("best", "yes")
-    assert "1 of 2 other trials cannot be told from it" in re.sub(r"\s+", " ", text)
+    assert "contains 0; this holds for 1 of 2 other trials." in in_one_line(text)
 
 
 def test_one_seed_has_no_deviation_and_no_interval(tmp_path):
@@ -183,7 +184,7 @@ def test_cells_of_the_matrix_without_a_meaning_are_blank(tmp_path):
 def test_trials_that_an_interrupt_cut_off_are_counted(tmp_path, trials, words):
     plan = plan_of(tmp_path, trials=trials)
     records = [record_of(plan, 0, [0.9] * 3), record_of(plan, 1, [0.5] * 3, state="failed", learned=0, reason="lost")]
-    assert ("1 of 3 trials were not finished" in shown(plan, records)) == words
+    assert ("1 of 3 trials did not finish" in shown(plan, records)) == words
 
 
 def test_no_trial_finished_is_said_with_the_first_reason(plan):
@@ -192,15 +193,15 @@ def test_no_trial_finished_is_said_with_the_first_reason(plan):
     ]
     text = shown(plan, records, [finetuning(plan)])
     assert "No trial finished." in text
-    assert "3 of 3 trials failed; the first: diverged in epoch 1" in text
+    assert "3 of 3 trials failed. The first reason: diverged in epoch 1" in text
     assert "Best configuration" not in text
-    assert "Again" not in text
+    assert "Retrain" not in text
 
 
 def test_failed_trials_are_counted_beside_the_best(plan):
     records = [record_of(plan, 0, [0.9] * 3), record_of(plan, 1, [0.5] * 3, state="failed", learned=0, reason="lost")]
     text = shown(plan, records)
-    assert "1 of 2 trials failed; the first: lost" in text
+    assert "1 of 2 trials failed. The first reason: lost" in text
     assert "#1" not in text
 
 
@@ -214,7 +215,7 @@ def test_a_reference_that_failed_has_no_row_but_its_reason(plan):
     assert text.count("finetuning") == 1
     assert "Reference finetuning failed: training diverged." in text
     joint = shown(plan, [record_of(plan, 0, [0.9] * 3)], [replace(failed, algorithm="joint")])
-    assert "Reference joint failed: training diverged, so there is no intransigence." in joint
+    assert "Reference joint failed: training diverged, so intransigence was not measured." in in_one_line(joint)
 
 
 def test_a_study_that_searches_nothing_is_shown_as_given(tmp_path):
@@ -266,13 +267,13 @@ def test_a_server_is_named_without_its_password(tmp_path):
 def test_the_command_that_trains_the_best_again_is_on_one_line(tmp_path):
     plan = planned(study_of(results=tmp_path), "--seeds", "2", "--hidden", "6", "4", "--batch-size", "7")
     values = {"distillation_factor": 0.1 + 0.2, "distillation_temperature": 2.0}
-    (line,) = re.findall(r"^Again .*", shown(plan, [record_of(plan, 0, [0.9] * 2, values)]), re.MULTILINE)
+    (line,) = re.findall(r"^Retrain .*", shown(plan, [record_of(plan, 0, [0.9] * 2, values)]), re.MULTILINE)
     assert "--distillation-factor 0.30000000000000004 --distillation-temperature 2.0" in line
     assert "--hidden 6 4 --batch-size 7" in line
 
 
 def test_a_study_from_python_prints_no_command(plan):
-    assert "Again" not in shown(plan, [record_of(plan, 0, [0.9] * 3)])
+    assert "Retrain" not in shown(plan, [record_of(plan, 0, [0.9] * 3)])
 
 
 def test_a_reason_with_brackets_is_shown_as_it_is(plan):
@@ -322,7 +323,7 @@ def test_no_classes_are_named_where_they_differ_between_seeds_or_are_numbers(tmp
 def test_the_cost_of_the_search_is_said_without_its_references(plan):
     records = [replace(record_of(plan, n, [0.9] * 3), seconds=600.4) for n in range(120)]
     text = in_one_line(shown(plan, records, [finetuning(plan)]))
-    assert "The search cost 1,080 task-trainings (a task on a seed), 72048 s of training." in text
+    assert "The search cost 1,080 task-seed trainings, 72048 s of training time." in text
 
 
 # Other objectives, and several
@@ -364,11 +365,11 @@ def test_of_several_objectives_the_knee_is_the_answer_and_the_front_comes_before
     assert [row[0] for row in rows_below(text, "Validation")[3:5]] == ["#4", "#3"]
     assert row_of(text, "#1")[-1] == "knee"
     said = in_one_line(text)
-    assert "3 of 5 trials are on the Pareto front of average accuracy and average forgetting: none other is" in said
-    assert "the point farthest beyond the line between the front's ends" in said
-    assert "The best average accuracy on the front is trial 0's, 5.00 points better." in said
-    assert "The best average forgetting on the front is trial 2's, 10.00 points better." in said
-    assert "no trial is stopped early" in said
+    assert "3 of 5 trials are on the Pareto front of average accuracy and average forgetting: no other trial" in said
+    assert "the point farthest beyond the line between the ends of the front" in said
+    assert "The best average accuracy on the front is trial 0's, 5.00 points better than the knee's." in said
+    assert "The best average forgetting on the front is trial 2's, 10.00 points better than the knee's." in said
+    assert "With several objectives no trial is stopped early." in said
 
 
 def test_the_knee_has_no_line_about_an_end_that_it_is_itself(tmp_path):
@@ -385,7 +386,7 @@ def test_of_three_objectives_no_line_between_two_ends_is_spoken_of(tmp_path):
     assert "the largest sum of objectives, each scaled from 0 (worst on the front) to 1 (best)." in said
 
 
-def test_alike_is_said_to_be_alike_in_every_objective(tmp_path):
+def test_not_shown_worse_holds_in_every_objective(tmp_path):
     plan = plan_of(tmp_path, objectives=(ACCURACY, FORGETTING))
     best = record_of(plan, 0, [0.90, 0.92, 0.94], forgetting=[0.1, 0.2, 0.3])
     like = record_of(plan, 1, [0.89, 0.89, 0.95], forgetting=[0.3, 0.1, 0.3])
@@ -393,7 +394,7 @@ def test_alike_is_said_to_be_alike_in_every_objective(tmp_path):
     text = shown(plan, [best, like, other])
     assert [row_of(text, name)[-1] for name in ("#0", "#1")] == ["knee", "yes"]
     assert row_of(text, "#2")[-1] != "yes"
-    assert "contains 0 in every objective; 1 of 2 other trials cannot be told from it" in in_one_line(text)
+    assert "contains 0 in every objective; this holds for 1 of 2 other trials." in in_one_line(text)
 
 
 def test_every_objective_has_a_column_once(tmp_path):
@@ -408,7 +409,7 @@ def test_every_objective_has_a_column_once(tmp_path):
         assert [heading.count(word) for word in ["average", *words]] == [2] + [1] * len(words)
 
 
-@pytest.mark.parametrize(("points", "rows"), [(3, SHOWN), (9, 9), (MOST + 3, MOST)])
+@pytest.mark.parametrize(("points", "rows"), [(3, TABLE_ROWS), (9, 9), (MAX_FRONT_ROWS + 3, MAX_FRONT_ROWS)])
 def test_the_whole_front_is_shown_up_to_a_number(tmp_path, points, rows):
     plan = plan_of(tmp_path, objectives=(ACCURACY, FORGETTING))
     dominated = [(0.1, 0.9)] * 4
@@ -448,11 +449,11 @@ def test_the_final_evaluation_is_one_table_one_optimism_and_one_opening(tmp_path
     assert reference[-4:] == ["+10.00", "(+10.00", "to", "+10.00)"]
     said = in_one_line(text)
     assert said.count("Optimism: ") == 1
-    assert "the search believed 95.00 % average accuracy" in said
-    assert "+3.00 points of optimism" in said
-    assert "+14.00 points there." in said
-    assert said.count("was opened once for this") == 1
-    assert "it had been opened 4 times before" in said
+    assert "the search estimated 95.00 % average accuracy" in said
+    assert "(optimism +3.00 points)" in said
+    assert "(optimism +14.00 points)." in said
+    assert said.count("was opened once for this evaluation") == 1
+    assert "it had been opened 4 times before in this results folder" in said
     assert "No final evaluation" not in said
 
 
@@ -486,7 +487,7 @@ def test_a_study_without_one_says_nothing_of_a_final_evaluation(plan):
 def test_a_study_stopped_in_its_final_evaluation_says_so(tmp_path):
     plan = plan_of(tmp_path, trials=1)
     found = result_of(plan, [record_of(plan, 0, CHOSEN)])
-    assert "Interrupted: there is no final evaluation." in printed(replace(found, interrupted=True))
+    assert "Interrupted: the final evaluation did not finish." in printed(replace(found, interrupted=True))
     assert "Interrupted" not in printed(found)
 
 
@@ -533,9 +534,9 @@ def test_every_attempt_of_continual_is_shown_by_task_and_phase(tmp_path):
     assert "distillation_temperature stayed at 2." in said
     assert "penalty_p_norm" not in said
     assert "Mean accuracy on each task right after learning it: 82.00 %." in said
-    assert "The search cost 16 task-trainings (a task on a seed), 12 s of training." in said
+    assert "The search cost 16 task-seed trainings, 12 s of training time." in said
     assert "attempts.csv" in text
-    for words in ("Interrupted", "No trial finished", "trials.csv", "Again", "Validation, mean"):
+    for words in ("Interrupted", "No trial finished", "trials.csv", "Retrain", "Validation, mean"):
         assert words not in text
 
 
@@ -557,5 +558,5 @@ def test_of_the_final_evaluation_of_continual_the_belief_is_its_accuracy_right_a
     plan = plan_of(tmp_path, report_seeds=3, distillation_temperature=2.0, **CONTINUAL)
     final = final_of(plan, measured_of(plan, CHOSEN, LOWER), scores={"learning_accuracy": 0.97})
     text = task_by_task(plan, Decision(ATTEMPTS, final.choice, ""), final=final)
-    assert "the search believed 97.00 % learning accuracy" in in_one_line(text)
+    assert "the search estimated 97.00 % learning accuracy" in in_one_line(text)
     assert rows_below(text, "Final evaluation")[0][:2] == ["chosen", "lwf"]

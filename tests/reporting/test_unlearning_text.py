@@ -13,8 +13,8 @@ from clsearch.execution import dry_run
 from clsearch.planning.plan import Plan
 from clsearch.records.ranking import rank
 from clsearch.records.trials import TrialRecord
-from clsearch.reporting.evaluation_text import cells
-from clsearch.reporting.unlearning_text import listed, taken, trade_off_reading, unlearning_reading
+from clsearch.reporting.evaluation_table import format_row
+from clsearch.reporting.unlearning_text import describe_trade_off, describe_unlearning, join_tasks, request_effects
 from tests.builders import final_of, measured_of, plan_of, planned, record_of, study_of
 
 BOTH = ("average_accuracy", "unlearning/distance")
@@ -64,7 +64,7 @@ def test_where_one_task_is_left_there_is_no_forgetting(tmp_path):
     for matrix in R.values():
         matrix[:, 2, 0] = float("nan")
     row = replace(row, **R)
-    assert cells(final_of(plan, row, scores={"average_accuracy": 0.9}), row)[2] == "–"
+    assert format_row(final_of(plan, row, scores={"average_accuracy": 0.9}), row)[2] == "–"
 
 
 def test_other_algorithms_have_no_requests():
@@ -113,40 +113,39 @@ def with_distance(record: TrialRecord, distance: float, accuracy: float) -> Tria
     return replace(record, metrics=record.metrics | found)
 
 
-def test_what_each_request_took_is_read_off_the_matrices(plan):
+def test_the_effect_of_each_request_is_read_off_the_matrices(plan):
     record = record_of(plan, 0, [0.9, 0.8, 0.7])
-    first, second = taken(record, plan.config.requests)
+    first, second = request_effects(record, plan.config.requests)
     assert (first.after, first.tasks, first.chance, first.distance) == (2, (1,), 0.5, 3.0)
     assert first.unlearned[0] - first.unlearned[1] == pytest.approx(0.1)
     assert first.retained[0] == first.retained[1]
     assert (second.after, second.tasks, second.distance) == (3, (2,), 4.0)
-    assert taken(replace(record, tasks_learned=2), plan.config.requests) == [first]
-    assert taken(replace(record, unlearning={}), plan.config.requests) == []
+    assert request_effects(replace(record, tasks_learned=2), plan.config.requests) == [first]
+    assert request_effects(replace(record, unlearning={}), plan.config.requests) == []
 
 
-def test_requests_are_told_in_sentences(plan):
+def test_requests_are_described_in_sentences(plan):
     record, reference = record_of(plan, 0, [0.9, 0.9, 0.9]), record_of(plan, None, [0.5] * 3, algorithm="amnesiac_ewc")
-    lines = unlearning_reading(record, plan.config.requests, [with_distance(reference, 7.0, 0.5)])
+    lines = describe_unlearning(record, plan.config.requests, [with_distance(reference, 7.0, 0.5)])
     assert lines[0] == (
         "After task 2, task 1 unlearned: accuracy from 89.10 to 79.10 % (chance 50.00 %), on the retained tasks from "
         "90.10 to 90.10 %."
     )
     assert lines[1].startswith("After task 3, task 2 unlearned: ")
     assert lines[2] == (
-        "At the end its features are 4.00 (euclidean) from those of a model that never saw them; "
-        "AmnesiacEWC's are 7.00."
+        "Final distance of the features to a model that never saw them: 4.00 (euclidean); AmnesiacEWC: 7.00."
     )
     twin = replace(record, settings=record.settings | {"disable_unlearning": True})
-    assert unlearning_reading(twin, plan.config.requests, [])[0] == (
-        "After task 2, task 1 would have been unlearned: accuracy 89.10 %, chance 50.00 %."
+    assert describe_unlearning(twin, plan.config.requests, [])[0] == (
+        "After task 2, task 1 would be unlearned: accuracy 89.10 %, chance 50.00 %."
     )
 
 
 def test_tasks_are_listed_as_people_do():
-    assert [listed(own) for own in ((3,), (1, 2), (1, 2, 5))] == ["task 3", "tasks 1 and 2", "tasks 1, 2 and 5"]
+    assert [join_tasks(own) for own in ((3,), (1, 2), (1, 2, 5))] == ["task 3", "tasks 1 and 2", "tasks 1, 2 and 5"]
 
 
-def test_the_trade_off_is_told_between_the_ends_of_the_front(plan):
+def test_the_trade_off_is_described_between_the_ends_of_the_front(plan):
     ends = [(0.90, 2.0), (0.92, 2.5), (0.95, 3.0), (0.80, 2.9), (0.85, 3.5), (0.91, 4.0)]
     records = [
         with_distance(
@@ -156,12 +155,12 @@ def test_the_trade_off_is_told_between_the_ends_of_the_front(plan):
     ]
     ranking = rank(records, BOTH)
     assert set(ranking.front) == {"trial_00000", "trial_00001", "trial_00002"}
-    first, second = trade_off_reading(ranking)
+    first, second = describe_trade_off(ranking)
     assert first == (
         "Trade-off: from one end of the front to the other, average accuracy goes from 90.00 to 95.00 %, and the "
         "distance from 2.00 to 3.00, 50 % more."
     )
-    assert second == "A larger distillation factor goes with more distance (+0.94): rank correlations."
-    (alone,) = trade_off_reading(rank(records[:1], BOTH))
-    assert alone == "Trade-off: none among these trials; one is best in average accuracy and in distance."
-    assert trade_off_reading(rank(records, ("average_accuracy",))) == []
+    assert second == "A larger distillation factor goes with more distance (+0.94) (Spearman's rank correlation)."
+    (alone,) = describe_trade_off(rank(records[:1], BOTH))
+    assert alone == "Trade-off: none among these trials; one trial is best in both average accuracy and distance."
+    assert describe_trade_off(rank(records, ("average_accuracy",))) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clsearch.records.study_record import read_study
-from clsearch.reporting.answer_text import answer
+from clsearch.reporting.answer_text import write_answer
 from clsearch.tracking.description import note_of, table
 from tests.reporting.html.test_report import evaluated, references_of, small_plan, trials_of, written
 
@@ -15,7 +15,7 @@ def test_the_note_has_the_question_the_answer_the_ranges_and_the_versions(tmp_pa
     study = read_study(written(plan, [*trials_of(plan), *references_of(plan)], evaluated(plan)))
     note = note_of(study)
     assert note.startswith("**Which?**\n\nLwF with distillation factor 0.9 ")
-    for line in (*answer(study), "| `distillation_factor` | 0.01 to 100 (log) |", "| seeds | 0 1 |"):
+    for line in (*write_answer(study), "| `distillation_factor` | 0.01 to 100 (log) |", "| seeds | 0 1 |"):
         assert line in note
     assert f"| clsearch | {study.study['versions']['clsearch']} |" in note
 

@@ -25,7 +25,7 @@ from clsearch.records.evaluation import content_of
 from clsearch.records.ranking import metrics_after
 from clsearch.records.study_file import description, finite
 from clsearch.records.trials import Results, code_version, read_trials
-from clsearch.reporting.trial_names import run_name, text
+from clsearch.reporting.trial_names import format_run_name, format_setting
 from clsearch.tracking import sender as tracking
 from clsearch.tracking.sender import Tracker, quiet
 from clsearch.tracking.stores import default_store
@@ -107,11 +107,11 @@ def told(results, tmp_path_factory):
         experiment=experiment,
         runs=runs,
         parent=runs["told"],
-        done=runs[run_name(done)],
-        lost=runs[run_name(lost)],
+        done=runs[format_run_name(done)],
+        lost=runs[format_run_name(lost)],
         reference=runs["reference finetuning"],
-        running=runs[run_name(running)],
-        cut=runs[run_name(cut)],
+        running=runs[format_run_name(running)],
+        cut=runs[format_run_name(cut)],
         record=done,
         elsewhere=elsewhere,
     )
@@ -360,10 +360,10 @@ def test_a_study_that_goes_on_goes_on_in_the_runs_that_it_has(told, results):
     assert sent(plan, [done, whole]) == []
     after = contents(told, "resumed")
     assert {*after} == {*before}  # the same runs
-    (goes_on,) = [found for found in after.values() if found[0] == run_name(whole)]
+    (goes_on,) = [found for found in after.values() if found[0] == format_run_name(whole)]
     assert goes_on[1] == "FINISHED"
     assert [step for step, *_ in goes_on[4]["average_accuracy"]] == [1, 2, 3]
-    (ended,) = [key for key, found in after.items() if found[0] == run_name(done)]
+    (ended,) = [key for key, found in after.items() if found[0] == format_run_name(done)]
     assert after[ended] == before[ended]
 
 
@@ -381,7 +381,7 @@ def test_a_trial_whose_process_died_before_it_was_sent_is_sent_whole(told, resul
     assert sent(plan, [found], study_id="late") == []
     by_study = {}
     for name, status, params, tags, points in contents(told, "late").values():
-        if name == run_name(done):
+        if name == format_run_name(done):
             points.pop("seconds")
             by_study[tags["study_id"]] = (status, params, points)
     assert by_study["late"] == by_study["live"]
@@ -734,9 +734,9 @@ def test_a_store_whose_maker_was_killed_is_made_anew(tmp_path):
 
 def test_a_runs_name_has_the_number_and_the_values_rounded(tmp_path):
     plan = plan_of(tmp_path, "ewc")
-    name = run_name(record_of(plan, 17, [0.5] * 3, VALUES))
+    name = format_run_name(record_of(plan, 17, [0.5] * 3, VALUES))
     assert name == "#17 EWC factor=0.3 p=1.5"
-    assert run_name(record_of(plan, None, [0.5] * 3, algorithm="finetuning")) == "reference finetuning"
+    assert format_run_name(record_of(plan, None, [0.5] * 3, algorithm="finetuning")) == "reference finetuning"
 
 
 @pytest.mark.parametrize(
@@ -744,7 +744,7 @@ def test_a_runs_name_has_the_number_and_the_values_rounded(tmp_path):
     [((256, 128), "256 128"), ([8], "8"), (None, "None"), (0.1 + 0.2, "0.30000000000000004"), (True, "True")],
 )
 def test_a_setting_is_shown_as_the_command_line_takes_it(value, shown):
-    assert text(value) == shown
+    assert format_setting(value) == shown
 
 
 def test_the_studys_own_store_is_a_file_beside_it(tmp_path):

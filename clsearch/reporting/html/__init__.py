@@ -1,1 +1,1 @@
-"""The HTML report."""
+"""The HTML report of a study, and the page that compares several."""

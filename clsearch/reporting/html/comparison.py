@@ -1,4 +1,4 @@
-"""Several studies on one page: what each chose, and how they differ on the same fresh seeds."""
+"""Compare several studies on one page: their choices, and their differences on the same fresh seeds."""
 
 from __future__ import annotations
 
@@ -10,116 +10,113 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from clsearch.common.formatting import algorithm_label, to_display_units
-from clsearch.common.statistics import Interval, paired_difference
+from clsearch.common.formatting import algorithm_label, format_metric, format_number, humanize
+from clsearch.common.statistics import paired_difference
 from clsearch.metrics import average_accuracy
 from clsearch.records.evaluation import Final, Measured
 from clsearch.records.study_record import Reading
-from clsearch.reporting.answer_text import ACCURACY, answer, settings, value
-from clsearch.reporting.html.page import Part, Table, drawn
-from clsearch.reporting.html.style import BLUE, GREEN, ORANGE, PURPLE, RED, add_band, shaped
+from clsearch.reporting.answer_text import ACCURACY, format_ends, join_settings, write_answer
+from clsearch.reporting.html.page import Section, Table, figure_to_html
+from clsearch.reporting.html.style import BLUE, GREEN, ORANGE, PURPLE, RED, add_band, apply_style
 
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, RED)
 FORGETTING = "average_forgetting"
 
 PAIRED = (
-    "Paired over the fresh seeds that both studies were measured on, on the same tasks; an interval that contains 0 "
-    "does not tell them apart."
+    "Differences on the same tasks, paired over the fresh seeds of both studies. If the interval contains 0, neither "
+    "study is shown to be better."
 )
 NOT_PAIRED = (
-    "No two studies were finally evaluated on the same tasks, requests to unlearn and fresh seeds, so no pair can be "
+    "No two studies have a final evaluation on the same tasks, unlearning requests and fresh seeds, so no pair can be "
     "compared seed by seed."
 )
 OVER_TASKS = (
-    "Mean accuracy over the tasks learned{retained} so far, of each study's choice; bands are one standard "
-    "deviation over seeds. On test data and fresh seeds where a study has them, else as its search measured."
+    "Mean accuracy of each study's choice over the tasks learned{retained} so far; bands are one standard deviation "
+    "over seeds. On test data and fresh seeds if the study has a final evaluation, else on the search's data and seeds."
 )
 
 
-def comparison_parts(studies: Sequence[Reading]) -> list[Part]:
+def make_comparison_sections(studies: Sequence[Reading]) -> list[Section]:
     """The sections of a page of several studies."""
-    rows, along = differences(studies), learning(studies)
-    over_tasks = OVER_TASKS.format(retained=" and retained" * any(study.requests for study in studies))
+    rows, curves = compute_differences(studies), plot_learning(studies)
+    over_tasks = OVER_TASKS.format(retained=" and retained" if any(study.requests for study in studies) else "")
+    scores, overview = figure_to_html(plot_scores(studies), "studies"), make_overview_table(studies)
     head = ("average accuracy on test data", "difference (points)", "95 % interval")
     tables = [Table(head, rows)] if rows else []
     return [
-        Part("studies", "What each study found", (), drawn(standing(studies), "studies"), [overview(studies)]),
-        Part("differences", "Paired differences", [PAIRED if rows else NOT_PAIRED], (), tables),
-        Part("learning", "Accuracy over the tasks seen", [over_tasks], drawn(along, "learning")),
-        *(Part(f"study-{n}", study.name, answer(study)) for n, study in enumerate(studies, start=1)),
+        Section("studies", "Results of the studies", (), scores, [overview]),
+        Section("differences", "Paired differences", [PAIRED if rows else NOT_PAIRED], (), tables),
+        Section("learning", "Accuracy over the tasks seen", [over_tasks], figure_to_html(curves, "learning")),
+        *(Section(f"study-{n}", study.name, write_answer(study)) for n, study in enumerate(studies, start=1)),
     ]
 
 
-def overview(studies: Sequence[Reading]) -> Table:
-    """A row per study: what it is of, what it chose, what that reaches on test data."""
-    what = ("study", "algorithm", "benchmark", "protocol", "chosen")
-    reaches = ("test accuracy", "95 % interval", "forgetting", "optimism on validation, on test data (points)")
-    return Table((*what, *reaches), [[*what_of(study), *reached_by(study)] for study in studies])
+def make_overview_table(studies: Sequence[Reading]) -> Table:
+    """A row per study: its setting, its choice, and the score of that on test data."""
+    setting = ("study", "algorithm", "benchmark", "protocol", "chosen")
+    scores = ("test accuracy", "95 % interval", "forgetting", "optimism on validation, on test data (points)")
+    return Table((*setting, *scores), [[*_format_setting(study), *_format_scores(study)] for study in studies])
 
 
-def what_of(study: Reading) -> list[str]:
-    """A study, and its choice."""
-    of, best = study.study, study.chosen
+def _format_setting(study: Reading) -> list[str]:
+    """The setting and the choice of a study."""
+    content, best = study.study, study.chosen
     chosen = "task by task" if study.decision.kept else "–"
     if best is not None and best.values:
-        chosen = settings(best.values)
-    benchmark = f"{of['config']['benchmark']} ({of['config']['scenario']})"
-    return [study.name, algorithm_label(of["algorithm"]), benchmark, of["protocol"].replace("_", " "), chosen]
+        chosen = join_settings(best.values)
+    benchmark = f"{content['config']['benchmark']} ({content['config']['scenario']})"
+    return [study.name, algorithm_label(content["algorithm"]), benchmark, humanize(content["protocol"]), chosen]
 
 
-def reached_by(study: Reading) -> list[str]:
-    """What a study's choice reaches on the test data of the full sequence."""
-    evaluated = evaluation(study)
+def _format_scores(study: Reading) -> list[str]:
+    """The scores of a study's choice on the test data of the full sequence."""
+    evaluated = find_evaluation(study)
     if evaluated is None:
         return ["–"] * 4
     final, row = evaluated
     found = final.intervals(row, "test")
-    forgotten = value(found[FORGETTING].mean) if FORGETTING in found else "–"
+    forgetting = format_metric(FORGETTING, found[FORGETTING].mean) if FORGETTING in found else "–"
     optimism = "–"
     if final.optimism:
-        believed = final.optimism[0]
-        against = (believed.against_validation, believed.against_test)
-        optimism = ", ".join("–" if x != x else f"{to_display_units(believed.metric, x):+.2f}" for x in against)
-    return [value(found[ACCURACY].mean), span(found[ACCURACY]), forgotten, optimism]
+        first = final.optimism[0]
+        gaps = (first.against_validation, first.against_test)
+        optimism = ", ".join("–" if gap != gap else format_number(first.metric, gap, signed=True) for gap in gaps)
+    accuracy = found[ACCURACY]
+    return [format_metric(ACCURACY, accuracy.mean), format_ends(accuracy), forgetting, optimism]
 
 
-def span(found: Interval) -> str:
-    """The ends of an interval in percent."""
-    return f"{100 * found.low:.2f} to {100 * found.high:.2f}" if found.low == found.low else "one seed"
-
-
-def evaluation(study: Reading) -> tuple[Final, Measured] | None:
-    """A study's final evaluation, and its choice's row on the full sequence."""
+def find_evaluation(study: Reading) -> tuple[Final, Measured] | None:
+    """A study's final evaluation and its choice's row on the full sequence; None if it has none."""
     row = None if study.final is None else study.final.row("chosen", "full_sequence")
     return None if study.final is None or row is None else (study.final, row)
 
 
-def differences(studies: Sequence[Reading]) -> list[list[str]]:
-    """Each later study minus each earlier one, where both were measured on the same tasks and seeds."""
+def compute_differences(studies: Sequence[Reading]) -> list[list[str]]:
+    """Each later study minus each earlier one, if both were evaluated on the same tasks and seeds."""
     rows = []
     for first, second in combinations(studies, 2):
-        one, other = evaluation(first), evaluation(second)
-        if one is not None and other is not None and same_ground(first, second) and one[0].seeds == other[0].seeds:
+        one, other = find_evaluation(first), find_evaluation(second)
+        if one is not None and other is not None and have_same_tasks(first, second) and one[0].seeds == other[0].seeds:
             minuend, subtrahend = (row.per_seed("test")[ACCURACY].tolist() for _, row in (other, one))
             found = paired_difference(minuend, subtrahend)
-            rows.append([f"{second.name} minus {first.name}", f"{100 * found.mean:+.2f}", span(found)])
+            rows.append([f"{second.name} minus {first.name}", f"{100 * found.mean:+.2f}", format_ends(found)])
     return rows
 
 
-def same_ground(first: Reading, second: Reading) -> bool:
-    """Whether two studies have the same tasks of the same data, and retain the same of them."""
+def have_same_tasks(first: Reading, second: Reading) -> bool:
+    """Check that two studies have the same tasks on the same data and retain the same of them."""
 
-    def ground(study: Reading) -> list[Any]:
+    def describe_tasks(study: Reading) -> list[Any]:
         names = ("benchmark", "scenario", "tasks", "classes_per_task", "class_order", "image_size", "image_channels")
         return [study.study["data"], study.requests, *(study.study["config"].get(name) for name in names)]
 
-    return ground(first) == ground(second)
+    return describe_tasks(first) == describe_tasks(second)
 
 
-def standing(studies: Sequence[Reading]) -> go.Figure | None:
-    """Test accuracy of each study's choice and of its references, with intervals."""
+def plot_scores(studies: Sequence[Reading]) -> go.Figure | None:
+    """Test accuracy of each study's choice and references, with intervals; None without a final evaluation."""
     figure = go.Figure()
-    for color, study in colored(studies):
+    for color, study in assign_colors(studies):
         if study.final is None:
             continue
         rows = [row for row in study.final.rows if row.on == "full_sequence" and not row.reason]
@@ -140,13 +137,13 @@ def standing(studies: Sequence[Reading]) -> go.Figure | None:
         return None
     figure.update_xaxes(title="average accuracy on test data (%), 95 % interval over fresh seeds")
     figure.update_yaxes(autorange="reversed")
-    return shaped(figure, 140 + 40 * sum(len(trace.y) for trace in figure.data), showlegend=False)
+    return apply_style(figure, 140 + 40 * sum(len(trace.y) for trace in figure.data), showlegend=False)
 
 
-def learning(studies: Sequence[Reading]) -> go.Figure | None:
-    """Mean accuracy over the tasks seen, after each task."""
+def plot_learning(studies: Sequence[Reading]) -> go.Figure | None:
+    """Mean accuracy over the tasks seen, after each task; None without any matrix."""
     figure = go.Figure()
-    for color, study in colored(studies):
+    for color, study in assign_colors(studies):
         matrix = study.matrices.get("chosen")
         if matrix is not None:
             tasks = list(range(1, matrix.shape[2] + 1))
@@ -157,9 +154,9 @@ def learning(studies: Sequence[Reading]) -> go.Figure | None:
         return None
     figure.update_xaxes(title="tasks learned", dtick=1)
     figure.update_yaxes(title="accuracy over the tasks seen (%)")
-    return shaped(figure, 420)
+    return apply_style(figure, 420)
 
 
-def colored(studies: Sequence[Reading]) -> list[tuple[str, Reading]]:
-    """Each study with a colour."""
+def assign_colors(studies: Sequence[Reading]) -> list[tuple[str, Reading]]:
+    """Each study with its colour."""
     return [(COLORS[n % len(COLORS)], study) for n, study in enumerate(studies)]

@@ -1,4 +1,4 @@
-"""A page that holds everything: styles, pictures, the library that draws them; it needs no network."""
+"""Render a self-contained HTML page: styles, figures and the plotting library; it works offline."""
 
 from __future__ import annotations
 
@@ -13,20 +13,33 @@ from plotly.offline import get_plotlyjs
 
 TEMPLATE = "report.html"
 
-SHOWN: dict[str, Any] = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+PLOTLY_CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+}
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page."""
+    """A table of a page; without a head its rows are (name, value)."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Part:
-    """A section of the page. lines: what to see in it, or why there is nothing."""
+class Section:
+    """A section of a page.
+
+    Attributes:
+        id: Name of its anchor.
+        title: Heading.
+        lines: Paragraphs: captions, or why there is no picture.
+        figures: Figures as HTML.
+        tables: Tables.
+        code: Commands.
+    """
 
     id: str
     title: str
@@ -36,20 +49,30 @@ class Part:
     code: Sequence[str] = ()
 
 
-def page(
-    title: str, heading: str, answer: Sequence[str], notes: Sequence[str], parts: Sequence[Part], footer: str
+def render_page(
+    title: str, heading: str, answer: Sequence[str], notes: Sequence[str], sections: Sequence[Section], footer: str
 ) -> str:
-    """The HTML of a page. answer, notes: paragraphs before its sections."""
+    """Render a page. answer, notes: paragraphs before its sections."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clsearch.reporting.html"), autoescape=True, trim_blocks=True
     )
     return environment.get_template(TEMPLATE).render(
-        title=title, heading=heading, answer=answer, notes=notes, parts=parts, footer=footer, plotly=get_plotlyjs()
+        title=title,
+        heading=heading,
+        answer=answer,
+        notes=notes,
+        sections=sections,
+        footer=footer,
+        plotly=get_plotlyjs(),
     )
 
 
-def drawn(figure: go.Figure | None, name: str) -> list[str]:
-    """A figure as HTML, without the library, which the page has once."""
+def figure_to_html(figure: go.Figure | None, name: str) -> list[str]:
+    """A figure as HTML without the plotting library, which the page includes once; nothing for None."""
     if figure is None:
         return []
-    return [plotly.io.to_html(figure, full_html=False, include_plotlyjs=False, config=SHOWN, div_id=f"figure-{name}")]
+    return [
+        plotly.io.to_html(
+            figure, full_html=False, include_plotlyjs=False, config=PLOTLY_CONFIG, div_id=f"figure-{name}"
+        )
+    ]

@@ -1,4 +1,4 @@
-"""results/<study>/report.html: a study in pictures; several studies on one page."""
+"""Write results/<study>/report.html, and the page that compares several studies."""
 
 from __future__ import annotations
 
@@ -13,78 +13,104 @@ from optuna.storages.journal import JournalFileBackend
 from clsearch.common.files import write_atomically
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.study_record import Reading, read_study
-from clsearch.reporting import captions as text
-from clsearch.reporting.answer_text import answer, missing, notes, question
-from clsearch.reporting.html.comparison import comparison_parts
-from clsearch.reporting.html.page import Part, Table, drawn, page
-from clsearch.reporting.html.response_plots import response
-from clsearch.reporting.html.search_plots import importance, optimism, parallel, trade_off, workers
-from clsearch.reporting.html.task_plots import course, forgetting, heat_map
-from clsearch.reporting.html.unlearning import unlearning
-from clsearch.reporting.importances import importances
+from clsearch.reporting import captions, provenance_text
+from clsearch.reporting.answer_text import explain_missing_picture, write_answer, write_notes, write_question
+from clsearch.reporting.file_names import COMPARISON_REPORT, REPORT
+from clsearch.reporting.html.comparison import make_comparison_sections
+from clsearch.reporting.html.page import Section, Table, figure_to_html, render_page
+from clsearch.reporting.html.response_plots import plot_response
+from clsearch.reporting.html.search_plots import (
+    plot_importance,
+    plot_optimism,
+    plot_parallel,
+    plot_trade_off,
+    plot_workers,
+)
+from clsearch.reporting.html.task_plots import plot_forgetting, plot_matrix, plot_tasks
+from clsearch.reporting.html.unlearning import make_unlearning_sections
+from clsearch.reporting.importances import compute_importances
 
-REPORT, COMPARISON_REPORT = "report.html", "comparison.html"
+__all__ = ["COMPARISON_REPORT", "REPORT", "make_figures", "write_comparison", "write_report"]
 
-Draw = Callable[[Reading], go.Figure | None]
-Say = Callable[[Reading], list[str]]
+Plot = Callable[[Reading], go.Figure | None]
+Caption = Callable[[Reading], list[str]]
 
 
 def write_report(folder: Path) -> Path:
-    """Write a study's report into its folder; gives its path. Raises ConfigError where there is no study."""
+    """Write the report of a study into its folder.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ConfigError: The folder holds no study.
+    """
     study = read_study(folder)
     path = study.folder / REPORT
-    content = page(
-        f"{study.name} – clsearch", question(study), answer(study), notes(study), parts_of(study), text.footer([study])
+    content = render_page(
+        f"{study.name} – clsearch",
+        write_question(study),
+        write_answer(study),
+        write_notes(study),
+        make_sections(study),
+        provenance_text.write_footer([study]),
     )
     write_atomically(path, content.encode())
     return path
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> Path:
-    """Write a page that compares studies; gives its path. Raises ConfigError where one of them is none."""
+    """Write a page that compares studies to `path` and return it. Raises ConfigError if a folder holds no study."""
     studies = [read_study(folder) for folder in folders]
     names = ", ".join(study.name for study in studies)
-    content = page(f"{names} – clsearch", names, [], [], comparison_parts(studies), text.footer(studies))
+    footer = provenance_text.write_footer(studies)
+    content = render_page(f"{names} – clsearch", names, [], [], make_comparison_sections(studies), footer)
     write_atomically(path, content.encode())
     return path
 
 
-def parts_of(study: Reading) -> list[Part]:
+def make_sections(study: Reading) -> list[Section]:
     """The sections of a study's report, in their order."""
-    shown = [picture(study, *of) for of in PICTURES]
-    place = [part.id for part in shown].index("matrix") + 1
-    return [*shown[:place], *unlearning(study), *shown[place:], cost(study), reproduction(study)]
+    sections = [make_picture_section(study, *picture) for picture in PICTURES]
+    place = [section.id for section in sections].index("matrix") + 1
+    last = [make_cost_section(study), make_reproduction_section(study)]
+    return [*sections[:place], *make_unlearning_sections(study), *sections[place:], *last]
 
 
-def figures_of(study: Reading) -> dict[str, go.Figure]:
-    """The report's pictures by the names of their sections; without those that there is nothing for."""
-    found = {name: draw(study) for name, _, draw, _ in PICTURES} | {"cost": workers(study)}
-    return {name: figure for name, figure in found.items() if figure is not None}
+def make_figures(study: Reading) -> dict[str, go.Figure]:
+    """The pictures of the report by the names of their sections, without those that have nothing to show."""
+    figures = {name: plot(study) for name, _, plot, _ in PICTURES} | {"cost": plot_workers(study)}
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def picture(study: Reading, name: str, title: str, draw: Draw, say: Say) -> Part:
-    """A section with one picture, or with why there is none."""
-    figure = draw(study)
-    return Part(name, title, missing(study, name) if figure is None else say(study), drawn(figure, name))
+def make_picture_section(study: Reading, name: str, title: str, plot: Plot, caption: Caption) -> Section:
+    """A section with one picture and its caption, or with the reason why there is none."""
+    figure = plot(study)
+    lines = explain_missing_picture(study, name) if figure is None else caption(study)
+    return Section(name, title, lines, figure_to_html(figure, name))
 
 
-def cost(study: Reading) -> Part:
-    """What the study cost: a table, and what each worker did when."""
-    figure, rows = workers(study), text.seconds_table(study)
-    lines = [*text.of_cost(study), *([] if figure is None else text.of_workers(study))]
+def make_cost_section(study: Reading) -> Section:
+    """The cost of the study: a table, and a timeline of the workers."""
+    figure, rows = plot_workers(study), provenance_text.make_seconds_rows(study)
+    lines = provenance_text.describe_cost(study)
+    if figure is not None:
+        lines += captions.caption_workers(study)
     table = Table(("training", "number", "median (s)", "longest (s)", "sum (s)"), rows)
-    return Part("cost", "Cost", lines, drawn(figure, "cost"), [table] if rows else [])
+    return Section("cost", "Cost", lines, figure_to_html(figure, "cost"), [table] if rows else [])
 
 
-def reproduction(study: Reading) -> Part:
-    """How to get the same again."""
-    table = Table((), text.made_with(study))
-    return Part("again", "How to reproduce", text.of_again(study), (), [table], text.commands(study))
+def make_reproduction_section(study: Reading) -> Section:
+    """The commands that reproduce the study, and what it was made with."""
+    table = Table((), provenance_text.make_provenance_rows(study))
+    lines, commands = provenance_text.explain_commands(study), provenance_text.list_commands(study)
+    return Section("again", "How to reproduce", lines, (), [table], commands)
 
 
-def importance_in(study: Reading) -> dict[str, float]:
-    """The importance of each hyperparameter, as the end of the search left it, since it takes seconds for hundreds of
-    trials; of a search that has not ended, by Optuna's journal.
+def read_importances(study: Reading) -> dict[str, float]:
+    """The importance of each hyperparameter, from best.json; computed from Optuna's journal if the search goes on.
+
+    The computation takes seconds for hundreds of trials, so the end of a search stores its result.
     """
     if study.best.get("trials", {}).get("finished", 0) == len(study.in_state("finished")):
         return dict(study.best.get("importance", {}))
@@ -94,22 +120,22 @@ def importance_in(study: Reading) -> dict[str, float]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(path)))
     names = optuna.get_all_study_names(storage)
-    return importances(optuna.load_study(study_name=names[0], storage=storage)) if names else {}
+    return compute_importances(optuna.load_study(study_name=names[0], storage=storage)) if names else {}
 
 
-PICTURES: list[tuple[str, str, Draw, Say]] = [
-    ("response", "Response surface", response, text.of_response),
+PICTURES: list[tuple[str, str, Plot, Caption]] = [
+    ("response", "Response surface", plot_response, captions.caption_response),
     (
         "importance",
         "Importance of the hyperparameters",
-        lambda study: importance(importance_in(study)),
-        text.of_importance,
+        lambda study: plot_importance(read_importances(study)),
+        captions.caption_importance,
     ),
-    ("tasks", "Accuracy of each task", course, text.of_course),
-    ("forgetting", "Forgetting", forgetting, text.of_forgetting),
-    ("matrix", "Accuracy matrix", heat_map, text.of_matrix),
-    ("trade-off", "Accuracy against forgetting", trade_off, text.of_trade_off),
-    ("optimism", "Optimism of the selection", optimism, text.of_optimism),
-    ("parallel", "All trials at once", parallel, text.of_parallel),
+    ("tasks", "Accuracy of each task", plot_tasks, captions.caption_tasks),
+    ("forgetting", "Forgetting", plot_forgetting, captions.caption_forgetting),
+    ("matrix", "Accuracy matrix", plot_matrix, captions.caption_matrix),
+    ("trade-off", "Accuracy against forgetting", plot_trade_off, captions.caption_trade_off),
+    ("optimism", "Optimism of the selection", plot_optimism, captions.caption_optimism),
+    ("parallel", "All trials at once", plot_parallel, captions.caption_parallel),
 ]
-"""The sections with a picture, in their order: name, title, what draws it, what says what to see."""
+"""The sections with a picture, in their order: name, title, function that plots, function that writes the caption."""

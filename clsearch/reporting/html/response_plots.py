@@ -1,4 +1,4 @@
-"""The objective over the searched hyperparameters, all trials shown."""
+"""Figures of the objective over the searched hyperparameters, with all trials."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from clsearch.reporting.html.style import (
     RED,
     RING,
     SCORES,
-    axis_of,
-    scores_of,
-    shaped,
-    told,
+    apply_style,
+    describe_trial,
+    display_scores,
+    make_axis,
 )
 
 SCORELESS = (
@@ -35,61 +35,68 @@ SCORELESS = (
 """State, symbol, colour and label of trials without a score."""
 
 
-def response(study: Reading) -> go.Figure | None:
-    """The objective over the searched hyperparameters: a surface for two, panels otherwise."""
+def plot_response(study: Reading) -> go.Figure | None:
+    """The objective over the searched hyperparameters: a surface for two, else a panel for each; None without any."""
     if not study.space or not study.trials:
         return None
-    return surface(study) if len(study.space) == 2 else slices(study)
+    return plot_surface(study) if len(study.space) == 2 else plot_slices(study)
 
 
-def surface(study: Reading) -> go.Figure:
-    """All trials over two hyperparameters, before a linear interpolation of the finished ones."""
-    (x, y), done, metric = study.space, study.in_state("finished"), study.objective
+def plot_surface(study: Reading) -> go.Figure:
+    """All trials over two hyperparameters, on a linear interpolation of the finished ones."""
+    (x, y), finished, metric = study.space, study.in_state("finished"), study.objective
     figure = go.Figure()
-    scores = scores_of(done, metric)
-    bar = {"title": label_with_unit(metric).replace(" (", "<br>("), "len": 0.9}
-    if (grid := interpolated(study, scores)) is not None:
-        along, up, values = grid
-        figure.add_contour(
-            x=along,
-            y=up,
-            z=values,
-            colorscale=SCORES,
-            opacity=0.45,
-            showscale=False,
-            hoverinfo="skip",
-            contours={"showlines": False},
-            ncontours=14,
-            connectgaps=False,
-        )
-    if done:
-        marker = {
-            "color": scores,
-            "colorscale": SCORES,
-            "size": 12,
-            "line": {"width": 1, "color": GREY},
-            "colorbar": bar,
-        }
+    scores = display_scores(finished, metric)
+    if (grid := interpolate_scores(study, scores)) is not None:
+        _add_contours(figure, *grid)
+    if finished:
         figure.add_scatter(
-            x=[r.values[x] for r in done],
-            y=[r.values[y] for r in done],
+            x=[r.values[x] for r in finished],
+            y=[r.values[y] for r in finished],
             mode="markers",
             name="finished",
-            marker=marker,
-            text=[told(r, metric) for r in done],
+            marker=_color_by_score(scores, metric),
+            text=[describe_trial(r, metric) for r in finished],
             hoverinfo="text",
         )
-    for record in [study.chosen] if study.chosen is not None else []:
+    if (best := study.chosen) is not None:
         figure.add_scatter(
-            x=[record.values[x]], y=[record.values[y]], mode="markers", name="chosen", marker=RING, hoverinfo="skip"
+            x=[best.values[x]], y=[best.values[y]], mode="markers", name="chosen", marker=RING, hoverinfo="skip"
         )
     add_scoreless(figure, study, lambda r: (r.values[x], r.values[y]))
-    figure.update_layout(xaxis=axis_of(study.space, x), yaxis=axis_of(study.space, y))
-    return shaped(figure, 480)
+    figure.update_layout(xaxis=make_axis(study.space, x), yaxis=make_axis(study.space, y))
+    return apply_style(figure, 480)
+
+
+def _add_contours(figure: go.Figure, x: np.ndarray, y: np.ndarray, scores: np.ndarray) -> None:
+    """Add the interpolated scores behind the trials."""
+    figure.add_contour(
+        x=x,
+        y=y,
+        z=scores,
+        colorscale=SCORES,
+        opacity=0.45,
+        showscale=False,
+        hoverinfo="skip",
+        contours={"showlines": False},
+        ncontours=14,
+        connectgaps=False,
+    )
+
+
+def _color_by_score(scores: Sequence[float], metric: str) -> dict[str, Any]:
+    """The marker of trials that are coloured by their score."""
+    return {
+        "color": scores,
+        "colorscale": SCORES,
+        "size": 12,
+        "line": {"width": 1, "color": GREY},
+        "colorbar": {"title": label_with_unit(metric).replace(" (", "<br>("), "len": 0.9},
+    }
 
 
 def add_scoreless(figure: go.Figure, study: Reading, at: Any, **where: int) -> None:
-    """Trials without a score: stopped early, failed, not finished."""
+    """Add the trials without a score: stopped early, failed, not finished. at: gives the position of a trial."""
     for state, symbol, color, label in SCORELESS:
         if lost := [r for r in study.in_state(state) if r.values]:
             points = [at(r) for r in lost]
@@ -99,7 +106,7 @@ def add_scoreless(figure: go.Figure, study: Reading, at: Any, **where: int) -> N
                 mode="markers",
                 name=label,
                 marker={"symbol": symbol, "color": color, "size": 9},
-                text=[told(r, study.objective) for r in lost],
+                text=[describe_trial(r, study.objective) for r in lost],
                 hoverinfo="text",
                 legendgroup=label,
                 showlegend=where.get("col", 1) == 1,
@@ -107,8 +114,8 @@ def add_scoreless(figure: go.Figure, study: Reading, at: Any, **where: int) -> N
             )
 
 
-def interpolated(study: Reading, scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """A grid over two hyperparameters with the scores between finished trials; None for too few, or ones in a line."""
+def interpolate_scores(study: Reading, scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """A grid of scores between finished trials; None for fewer than four trials, or trials on a line."""
     from scipy.interpolate import griddata
     from scipy.spatial import QhullError
 
@@ -131,13 +138,13 @@ def interpolated(study: Reading, scores: Sequence[float]) -> tuple[np.ndarray, n
     return along, up, values
 
 
-def slices(study: Reading) -> go.Figure:
-    """The objective over each hyperparameter, a panel for each, with references as lines."""
+def plot_slices(study: Reading) -> go.Figure:
+    """A panel per hyperparameter with the objective of all trials; references are lines."""
     names, metric = list(study.space), study.objective
     figure = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.03)
     for column, name in enumerate(names, start=1):
         add_slice(figure, study, name, column)
-        figure.update_xaxes(**axis_of(study.space, name), row=1, col=column)
+        figure.update_xaxes(**make_axis(study.space, name), row=1, col=column)
         for algorithm in ("finetuning", "joint"):
             record = study.reference(algorithm)
             if record is not None and metric in record.metrics:
@@ -145,16 +152,16 @@ def slices(study: Reading) -> go.Figure:
                 named = {"annotation_text": algorithm} if column == 1 else {}
                 figure.add_hline(to_display_units(metric, record.metrics[metric]), line=line, col=column, **named)
     figure.update_yaxes(title=label_with_unit(metric), row=1, col=1)
-    return shaped(figure, 420)
+    return apply_style(figure, 420)
 
 
 def add_slice(figure: go.Figure, study: Reading, name: str, column: int) -> None:
-    """The objective over one hyperparameter, in a panel of its own; trials without a score at the worst one."""
+    """Add the panel of one hyperparameter. Trials without a score are drawn at the worst score."""
     done, metric = study.in_state("finished"), study.objective
-    scores = scores_of(done, metric)
+    scores = display_scores(done, metric)
     worst = (min(scores) if sign(metric) > 0 else max(scores)) if scores else 0.0
     where: dict[str, Any] = {"mode": "markers", "showlegend": column == 1, "row": 1, "col": column}
-    spread = {"array": scores_of(done, metric, spread=True), "color": GREY, "thickness": 1}
+    spread = {"array": display_scores(done, metric, spread=True), "color": GREY, "thickness": 1}
     figure.add_scatter(
         x=[r.values[name] for r in done],
         y=scores,
@@ -162,11 +169,11 @@ def add_slice(figure: go.Figure, study: Reading, name: str, column: int) -> None
         name="finished, ± std over seeds",
         legendgroup="finished",
         marker={"color": BLUE, "size": 8},
-        text=[told(r, metric) for r in done],
+        text=[describe_trial(r, metric) for r in done],
         hoverinfo="text",
         **where,
     )
     add_scoreless(figure, study, lambda r: (r.values[name], worst), row=1, col=column)
     if (best := study.chosen) is not None:
-        at = {"x": [best.values[name]], "y": scores_of([best], metric)}
+        at = {"x": [best.values[name]], "y": display_scores([best], metric)}
         figure.add_scatter(**at, name="chosen", legendgroup="chosen", marker=RING, hoverinfo="skip", **where)

@@ -1,4 +1,4 @@
-"""Pictures of a study's search and of its choice; None where there is nothing to show."""
+"""Figures of the search and its choice; None if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -19,28 +19,26 @@ from clsearch.reporting.html.style import (
     LINES,
     RED,
     RING,
-    scores_of,
-    shaped,
-    told,
+    apply_style,
+    describe_trial,
+    display_scores,
 )
 
 
-def trade_off(study: Reading, less: str = "average_forgetting") -> go.Figure | None:
-    """Average accuracy against average forgetting, or another metric of which less is better, with the trials that no
-    other beats in both.
-    """
+def plot_trade_off(study: Reading, less: str = "average_forgetting") -> go.Figure | None:
+    """Average accuracy against a metric to minimize, with the Pareto front of the two."""
     names = (less, "average_accuracy")
     done = [r for r in study.in_state("finished") if all(name in r.metrics for name in names)]
     if not done:
         return None
 
     def at(records: Sequence[TrialRecord]) -> dict[str, list[float]]:
-        return {axis: scores_of(records, name) for axis, name in zip("xy", names, strict=True)}
+        return {axis: display_scores(records, name) for axis, name in zip("xy", names, strict=True)}
 
     gains = np.array([[sign(name) * r.metrics[name] for name in names] for r in done])
     best = sorted((done[i] for i in front(gains)), key=lambda r: r.metrics[names[0]])
     figure = go.Figure()
-    text = {"text": [told(r, names[1]) for r in done], "hoverinfo": "text"}
+    text = {"text": [describe_trial(r, names[1]) for r in done], "hoverinfo": "text"}
     figure.add_scatter(**at(done), mode="markers", name="trial", marker={"color": GREY, "size": 8}, **text)
     figure.add_scatter(
         **at(best),
@@ -48,7 +46,7 @@ def trade_off(study: Reading, less: str = "average_forgetting") -> go.Figure | N
         name="Pareto front",
         line={"color": BLUE, "width": 2},
         marker={"size": 9},
-        text=[told(r, names[1]) for r in best],
+        text=[describe_trial(r, names[1]) for r in best],
         hoverinfo="text",
     )
     if study.chosen is not None:
@@ -60,11 +58,11 @@ def trade_off(study: Reading, less: str = "average_forgetting") -> go.Figure | N
     measure = " (points)" if less == "average_forgetting" else ""
     figure.update_xaxes(title=f"{humanize(less)}{measure}: less is better")
     figure.update_yaxes(title="average accuracy (%): more is better")
-    return shaped(figure, 420)
+    return apply_style(figure, 420)
 
 
-def importance(found: dict[str, float]) -> go.Figure | None:
-    """How much of the objective's spread each hyperparameter explains; none where that is not known."""
+def plot_importance(found: dict[str, float]) -> go.Figure | None:
+    """The share of the objective's variance that each hyperparameter explains; None if it is unknown."""
     if not found:
         return None
     names = sorted(found, key=found.__getitem__)
@@ -76,30 +74,28 @@ def importance(found: dict[str, float]) -> go.Figure | None:
         hovertemplate="%{y}: %{x:.0f} %<extra></extra>",
     )
     figure = go.Figure(bars)
-    figure.update_xaxes(title="share of the spread of scores (%)", range=[0, 100])
-    return shaped(figure, 120 + 50 * len(names))
+    figure.update_xaxes(title="share of the variance of the scores (%)", range=[0, 100])
+    return apply_style(figure, 120 + 50 * len(names))
 
 
-def parallel(study: Reading) -> go.Figure | None:
-    """Every finished trial as a line through its hyperparameters and its score. Optuna's picture of the same can't be
-    brushed.
-    """
+def plot_parallel(study: Reading) -> go.Figure | None:
+    """Every finished trial as a line through its hyperparameters and its score. Optuna's version cannot be brushed."""
     done, metric = study.in_state("finished"), study.objective
     if not study.space or len(done) < 2:
         return None
-    scores = scores_of(done, metric)
+    scores = display_scores(done, metric)
     dimensions = [
-        dimension(humanize(name), [r.values[name] for r in done], bool(study.space[name]["log"]))
+        make_dimension(humanize(name), [r.values[name] for r in done], bool(study.space[name]["log"]))
         for name in study.space
     ]
     dimensions.append({"label": label_with_unit(metric), "values": scores})
     line = {"color": scores, "colorscale": [[0, GREY], [1, RED]], "reversescale": sign(metric) < 0}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
-    return shaped(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
+    return apply_style(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
 
 
-def dimension(label: str, values: Sequence[float], log: bool) -> dict[str, Any]:
-    """An axis of parallel coordinates; a logarithmic one has powers of ten, or its ends where there are few."""
+def make_dimension(label: str, values: Sequence[float], log: bool) -> dict[str, Any]:
+    """An axis of parallel coordinates. A log axis has ticks at powers of ten, or at its ends if there are too few."""
     if not log:
         return {"label": label, "values": values}
     logs = np.log10(values)
@@ -113,8 +109,8 @@ def dimension(label: str, values: Sequence[float], log: bool) -> dict[str, Any]:
     }
 
 
-def optimism(study: Reading) -> go.Figure | None:
-    """What the search believed of its choice beside what fresh seeds say, on validation and on test data."""
+def plot_optimism(study: Reading) -> go.Figure | None:
+    """The search's score of its choice and its scores on fresh seeds, on validation and test data."""
     if study.final is None or not study.final.optimism:
         return None
     found = study.final.optimism[0]
@@ -123,7 +119,7 @@ def optimism(study: Reading) -> go.Figure | None:
     figure = go.Figure()
     figure.add_scatter(
         x=[to_display_units(name, found.believed)],
-        y=["believed by the search"],
+        y=["search estimate"],
         mode="markers",
         marker={"size": 13, "color": GREY},
         hovertemplate=f"%{{x:.2f}}{unit_suffix(name)}<extra></extra>",
@@ -144,12 +140,12 @@ def optimism(study: Reading) -> go.Figure | None:
             )
     figure.update_xaxes(title=f"{label_with_unit(name)}, with the 95 % interval over seeds")
     figure.update_yaxes(autorange="reversed")
-    return shaped(figure, 240, showlegend=False)
+    return apply_style(figure, 240, showlegend=False)
 
 
-def workers(study: Reading) -> go.Figure | None:
-    """What each worker did when: a bar per trial, from its beginning to its end."""
-    spans = spans_of(study)
+def plot_workers(study: Reading) -> go.Figure | None:
+    """A timeline of the workers: a bar per trial, from its start to its end."""
+    spans = trial_spans(study)
     if not spans:
         return None
     origin = min(begin for begin, _, _ in spans)
@@ -161,7 +157,7 @@ def workers(study: Reading) -> go.Figure | None:
         lane = next((n for n, free in enumerate(lanes) if free <= begin + 0.5), len(lanes))
         lanes[lane : lane + 1] = [end]
         kind = "reference" if record.number is None else record.state
-        label = record.label if record.number is None else told(record, study.objective)
+        label = record.label if record.number is None else describe_trial(record, study.objective)
         figure.add_bar(
             x=[end - begin],
             base=[begin - origin],
@@ -178,12 +174,13 @@ def workers(study: Reading) -> go.Figure | None:
         seen.add(kind)
     figure.update_xaxes(title="seconds since the first trial began")
     figure.update_yaxes(title="worker", autorange="reversed", type="category")
-    return shaped(figure, 160 + 30 * min(len(lanes), 20), barmode="overlay")
+    return apply_style(figure, 160 + 30 * min(len(lanes), 20), barmode="overlay")
 
 
-def spans_of(study: Reading) -> list[tuple[float, float, TrialRecord]]:
-    """(beginning, end, record) of trials and references of which a task was learned, in seconds since 1970; of one that
-    went on later, as if it had been at one go.
+def trial_spans(study: Reading) -> list[tuple[float, float, TrialRecord]]:
+    """(start, end, record) of trials and references that learned a task, in seconds since 1970.
+
+    A trial that was resumed counts as if it had run without a break before its end.
     """
     ended = [r for r in (*study.trials, *study.references) if r.times]
     return [(r.times[-1] / 1000 - r.seconds, r.times[-1] / 1000, r) for r in ended]

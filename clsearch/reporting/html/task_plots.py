@@ -1,4 +1,4 @@
-"""Pictures of what happened to each task; None where there is nothing to show."""
+"""Figures of the accuracy and forgetting of each task; None if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from plotly.subplots import make_subplots
 from clsearch import metrics
 from clsearch.config.unlearning import unlearned_by
 from clsearch.records.study_record import Reading
-from clsearch.reporting.html.style import DASHES, GREY, LINES, add_band, shaped
+from clsearch.reporting.html.style import DASHES, GREY, LINES, add_band, apply_style
 
 COLUMNS = 5
-"""Small panels side by side."""
+"""Panels in a row."""
 
 
-def course(study: Reading) -> go.Figure | None:
-    """Accuracy on each task as later ones are learned: a panel per task, mean and standard deviation over seeds."""
+def plot_tasks(study: Reading) -> go.Figure | None:
+    """Accuracy on each task as later tasks are learned: a panel per task, mean and standard deviation over seeds."""
     found = {name: 100 * m for name, m in study.complete_matrices.items() if name in ("chosen", "finetuning")}
     if "chosen" not in found:
         return None
     T = found["chosen"].shape[2]
     rows, columns = -(-T // COLUMNS), min(T, COLUMNS)
-    gone = unlearned_by(study.requests, T)
-    titles = [f"task {j}{', unlearned' * (j in gone)}" for j in range(1, T + 1)]
+    unlearned = unlearned_by(study.requests, T)
+    titles = [f"task {j}, unlearned" if j in unlearned else f"task {j}" for j in range(1, T + 1)]
     gaps = {"horizontal_spacing": 0.02, "vertical_spacing": 0.35 / (2 * rows)}
     figure = make_subplots(rows, columns, subplot_titles=titles, **gaps)
     lowest = 100.0
@@ -34,16 +34,16 @@ def course(study: Reading) -> go.Figure | None:
             values = matrix[:, j + 1 :, j]
             lowest = min(lowest, float(values.min()))
             add_band(figure, list(range(j + 1, T + 1)), values, name, LINES[name], DASHES[name], first=j == 0, **where)
-    # Axes that plotly matches to each other lose their data here, so each has the same range.
+    # Plotly loses the data of axes that match each other here, so each axis gets the same range.
     figure.update_xaxes(range=[0.7, T + 0.3], dtick=max(1, T // 5))
     figure.update_xaxes(title="tasks learned", row=rows)
     figure.update_yaxes(range=[max(0.0, lowest - 8), 102], showticklabels=False)
     figure.update_yaxes(title="accuracy (%)", showticklabels=True, col=1)
-    return shaped(figure, 120 + 190 * rows).update_layout(legend_y=1.02 + 0.12 / rows)
+    return apply_style(figure, 120 + 190 * rows).update_layout(legend_y=1.02 + 0.12 / rows)
 
 
-def forgetting(study: Reading) -> go.Figure | None:
-    """What was forgotten of each task at the end: its best earlier accuracy minus its last."""
+def plot_forgetting(study: Reading) -> go.Figure | None:
+    """Forgetting of each task at the end: its best earlier accuracy minus its last one."""
     figure = go.Figure()
     for name, matrix in study.matrices.items():
         if name == "joint" or matrix.shape[2] < 2:
@@ -62,11 +62,11 @@ def forgetting(study: Reading) -> go.Figure | None:
         return None
     figure.update_xaxes(title="task", dtick=1)
     figure.update_yaxes(title="forgotten (points)")
-    return shaped(figure, 340, barmode="group")
+    return apply_style(figure, 340, barmode="group")
 
 
-def heat_map(study: Reading) -> go.Figure | None:
-    """R of the chosen configuration, mean over seeds."""
+def plot_matrix(study: Reading) -> go.Figure | None:
+    """The accuracy matrix R of the chosen configuration, mean over seeds."""
     matrix = study.complete_matrices.get("chosen")
     if matrix is None:
         return None
@@ -89,4 +89,4 @@ def heat_map(study: Reading) -> go.Figure | None:
     )
     figure.update_xaxes(title="task measured", dtick=1, showgrid=False)
     figure.update_yaxes(title="after learning task", dtick=1, autorange="reversed", showgrid=False)
-    return shaped(figure, 160 + 34 * T)
+    return apply_style(figure, 160 + 34 * T)

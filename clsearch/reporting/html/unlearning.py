@@ -1,4 +1,4 @@
-"""A report's section on unlearning: what each request took, task by task."""
+"""The report's section on unlearning: the effect of each request, task by task."""
 
 from __future__ import annotations
 
@@ -10,43 +10,56 @@ from clsearch.common.formatting import DISTANCE
 from clsearch.config.unlearning import unlearned_by
 from clsearch.records.ranking import unlearning_of
 from clsearch.records.study_record import Reading
-from clsearch.reporting.html.page import Part, Table, drawn
-from clsearch.reporting.html.search_plots import trade_off
-from clsearch.reporting.html.style import BLUE, GREY, ORANGE, shaped
-from clsearch.reporting.unlearning_text import Taken, listed, taken, trade_off_reading, unlearning_reading
+from clsearch.reporting.html.page import Section, Table, figure_to_html
+from clsearch.reporting.html.search_plots import plot_trade_off
+from clsearch.reporting.html.style import BLUE, GREY, ORANGE, apply_style
+from clsearch.reporting.unlearning_text import (
+    RequestEffect,
+    describe_trade_off,
+    describe_unlearning,
+    join_tasks,
+    request_effects,
+)
+
+CAPTION = (
+    "A panel per request: accuracy of the chosen configuration on each task learned so far, before and after the "
+    "request, on validation data of the search's seeds. Unlearned tasks should fall to chance (dashes), retained tasks "
+    "should not."
+)
 
 
-def unlearning(study: Reading) -> list[Part]:
-    """The section, where a study has requests."""
+def make_unlearning_sections(study: Reading) -> list[Section]:
+    """The section, if the study has requests to unlearn."""
     if not study.requests:
         return []
     best = study.chosen
     if best is None or not best.unlearning:
-        return [Part("unlearning", "Unlearning", ["No trial has finished, so there is nothing to show."])]
-    seen = (
-        "A panel per request: accuracy of the chosen configuration on each task learned by then, before and after it, "
-        "on validation data of the search's seeds. Unlearned tasks should fall to chance (the dashes), the others stay."
-    )
-    lines = [seen, *unlearning_reading(best, study.requests, study.references), *trade_off_reading(study.ranking)]
-    lines.append("Below it, all trials: up and left is better; the line is the front.")
+        return [Section("unlearning", "Unlearning", ["No trial has finished, so there is nothing to show."])]
+    lines = [CAPTION, *describe_unlearning(best, study.requests, study.references), *describe_trade_off(study.ranking)]
+    lines.append("The second picture shows all trials: up and left is better; the line is the Pareto front.")
     head = ("after task", "unlearned", "accuracy on them (%)", "chance (%)", "on retained tasks (%)", "distance")
-    rows = [row_of(found) for found in taken(best, study.requests)]
-    figures = [*drawn(before_and_after(study), "unlearning"), *drawn(trade_off(study, DISTANCE), "distance")]
-    return [Part("unlearning", "Unlearning", lines, figures, [Table(head, rows)])]
+    rows = [format_effect(effect) for effect in request_effects(best, study.requests)]
+    figures = [
+        *figure_to_html(plot_unlearning(study), "unlearning"),
+        *figure_to_html(plot_trade_off(study, DISTANCE), "distance"),
+    ]
+    return [Section("unlearning", "Unlearning", lines, figures, [Table(head, rows)])]
 
 
-def row_of(found: Taken) -> list[str]:
-    """A request's row: before → after."""
-    pairs = [f"{100 * before:.2f} → {100 * after:.2f}" for before, after in (found.unlearned, found.retained)]
-    distance = "–" if np.isnan(found.distance) else f"{found.distance:.3g}"
-    return [str(found.after), listed(found.tasks), pairs[0], f"{100 * found.chance:.2f}", pairs[1], distance]
+def format_effect(effect: RequestEffect) -> list[str]:
+    """The row of a request, accuracies as before → after."""
+    unlearned, retained = (
+        f"{100 * before:.2f} → {100 * after:.2f}" for before, after in (effect.unlearned, effect.retained)
+    )
+    distance = "–" if np.isnan(effect.distance) else f"{effect.distance:.3g}"
+    return [str(effect.after), join_tasks(effect.tasks), unlearned, f"{100 * effect.chance:.2f}", retained, distance]
 
 
-def before_and_after(study: Reading) -> go.Figure:
+def plot_unlearning(study: Reading) -> go.Figure:
     """Accuracy on each task before and after each request, mean and standard deviation over seeds."""
     assert study.chosen is not None
     measured = {name: 100 * values.numpy() for name, values in unlearning_of(study.chosen).items()}
-    titles = [f"after task {at}, unlearning {listed(tasks)}" for at, tasks in study.requests.items()]
+    titles = [f"after task {at}, unlearning {join_tasks(tasks)}" for at, tasks in study.requests.items()]
     figure = make_subplots(1, len(titles), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     for column, at in enumerate(study.requests, start=1):
         tasks, where = list(range(1, at + 1)), {"row": 1, "col": column}
@@ -78,4 +91,4 @@ def before_and_after(study: Reading) -> go.Figure:
     figure.update_xaxes(title="task", dtick=1)
     figure.update_yaxes(range=[0, 102])
     figure.update_yaxes(title="accuracy (%)", col=1)
-    return shaped(figure, 360, barmode="group").update_layout(legend_y=1.12)
+    return apply_style(figure, 360, barmode="group").update_layout(legend_y=1.12)

@@ -21,14 +21,15 @@ from clsearch.records.ranking import Choice, best_content, cost_of, rank
 from clsearch.records.study_file import JOURNAL, finite
 from clsearch.records.study_record import Reading, read_study
 from clsearch.records.trials import Results, TrialRecord
-from clsearch.reporting.answer_text import answer, notes, question
-from clsearch.reporting.captions import fall, made_with, of_cost
-from clsearch.reporting.html.comparison import differences, overview
-from clsearch.reporting.html.report import importance_in, parts_of, write_comparison, write_report
-from clsearch.reporting.html.response_plots import interpolated
-from clsearch.reporting.html.search_plots import spans_of, workers
-from clsearch.reporting.html.task_plots import forgetting
-from clsearch.reporting.importances import importances
+from clsearch.reporting.answer_text import write_answer, write_notes, write_question
+from clsearch.reporting.captions import mean_forgetting
+from clsearch.reporting.html.comparison import compute_differences, make_overview_table
+from clsearch.reporting.html.report import make_sections, read_importances, write_comparison, write_report
+from clsearch.reporting.html.response_plots import interpolate_scores
+from clsearch.reporting.html.search_plots import plot_workers, trial_spans
+from clsearch.reporting.html.task_plots import plot_forgetting
+from clsearch.reporting.importances import compute_importances
+from clsearch.reporting.provenance_text import describe_cost, make_provenance_rows
 from tests.builders import final_of, measured_of, plan_of, record_of
 
 SECTIONS = ["response", "importance", "tasks", "forgetting", "matrix", "trade-off"]
@@ -63,7 +64,7 @@ def written(plan: Plan, records: list[TrialRecord], final: Final | None = None, 
         results.write_trial(record)
     trials = [record for record in records if record.number is not None]
     references = [record for record in records if record.number is None]
-    found = importances(open_storage(plan)) if (plan.folder / JOURNAL).exists() else {}
+    found = compute_importances(open_storage(plan)) if (plan.folder / JOURNAL).exists() else {}
     best = best_content(plan, rank(trials, plan.objectives), trials, references) | {"importance": found}
     results.write_json("best.json", best)
     if final is not None:
@@ -117,7 +118,7 @@ def html_of(folder: Path) -> str:
 
 
 def drawn_in(folder: Path) -> set[str]:
-    return {part.id for part in parts_of(read_study(folder)) if part.figures}
+    return {part.id for part in make_sections(read_study(folder)) if part.figures}
 
 
 def test_a_finished_study_has_every_section_in_order_each_with_a_picture(whole) -> None:
@@ -125,18 +126,18 @@ def test_a_finished_study_has_every_section_in_order_each_with_a_picture(whole) 
     assert re.findall(r'<section id="([a-z-]+)">', html) == SECTIONS
     assert drawn_in(whole) == {*SECTIONS} - {"again"}
     assert re.findall(r'<div id="figure-([a-z-]+)"', html) == SECTIONS[:-1]
-    assert all(part.lines for part in parts_of(read_study(whole)))
+    assert all(part.lines for part in make_sections(read_study(whole)))
     assert (whole / "report.html").stat().st_size < 6e6
 
 
 def test_the_answer_is_the_choice_and_what_it_reaches_against_the_references(whole) -> None:
     study = read_study(whole)
-    assert question(study) == "Which?"
-    first, second = answer(study)
+    assert write_question(study) == "Which?"
+    first, second = write_answer(study)
     assert first.startswith(
         "LwF with distillation factor 0.9 and distillation temperature 7.3 has the best average accuracy"
     )
-    assert "of 6 finished trials on validation data, 91.00 % over 2 seeds, and " in first
+    assert "of 6 finished trials on validation data, 91.00 % over 2 seeds; not shown worse: " in first
     half = 4.302653 * 0.01 / np.sqrt(3)  # Student's t for two degrees of freedom
     assert (
         f"reaches 90.00 % average accuracy (95 % interval {100 * (0.9 - half):.2f} to {100 * (0.9 + half):.2f})"
@@ -144,7 +145,7 @@ def test_the_answer_is_the_choice_and_what_it_reaches_against_the_references(who
     )
     assert "+10.00 points (+10.00 to +10.00) against finetuning" in second
     assert "-5.00 points (-5.00 to -5.00) against joint training." in second
-    assert notes(study) == [
+    assert write_notes(study) == [
         "split-digits, task-incremental, 3 tasks seen by the search; protocol end of sequence; seeds 0 1."
     ]
 
@@ -152,8 +153,8 @@ def test_the_answer_is_the_choice_and_what_it_reaches_against_the_references(who
 def test_without_a_final_evaluation_it_says_so_and_gives_the_searchs_numbers(tmp_path) -> None:
     plan = small_plan(tmp_path, final=False)
     folder = written(plan, [*trials_of(plan), *references_of(plan)])
-    _, second = answer(read_study(folder))
-    assert second.startswith("There is no final evaluation, so there are only the search's own, optimistic numbers: ")
+    _, second = write_answer(read_study(folder))
+    assert second.startswith("There is no final evaluation, only the optimistic numbers of the search itself: ")
     assert "+15.50 points against finetuning, -3.50 points against joint training." in second
     assert "optimism" not in drawn_in(folder)
     assert "Optimism is unknown" in html_of(folder)
@@ -163,7 +164,7 @@ def test_without_a_final_evaluation_it_says_so_and_gives_the_searchs_numbers(tmp
 def test_one_trial_and_one_seed_give_an_honest_report(tmp_path) -> None:
     plan = plan_of(tmp_path, seeds=1, trials=1, references=(), final=False)
     folder = written(plan, [record_of(plan, 0, [0.8], VALUES[0])])
-    first, _ = answer(read_study(folder))
+    first, _ = write_answer(read_study(folder))
     assert "best average accuracy of 1 finished trial on validation data, 80.00 % over 1 seed." in first
     assert drawn_in(folder) >= {"response", "tasks", "forgetting", "matrix", "trade-off"}
     assert {"importance", "parallel"} & drawn_in(folder) == set()
@@ -176,8 +177,10 @@ def test_a_study_of_which_every_trial_failed_says_why(tmp_path) -> None:
         for n, values in enumerate(VALUES)
     ]
     folder = written(plan, records, state="failed")
-    (first,) = answer(read_study(folder))
-    assert first == "No trial has finished, so there is no answer. The first of 6 that failed: training <diverged>."
+    (first,) = write_answer(read_study(folder))
+    assert (
+        first == "No trial has finished, so there is no answer. 6 trials failed, the first with: training <diverged>."
+    )
     assert drawn_in(folder) == {"response"}  # where they failed is worth seeing
     assert "training &lt;diverged&gt;" in html_of(folder)
 
@@ -186,9 +189,9 @@ def test_a_study_that_is_not_done_says_how_far_it_is(tmp_path) -> None:
     plan = small_plan(tmp_path)
     cut = record_of(plan, 2, [0.8, 0.8], VALUES[2], state="unfinished", learned=1, reason="interrupted")
     folder = written(plan, [*trials_of(plan)[:2], cut], state="running")
-    lines = notes(read_study(folder))
-    assert lines[0].startswith("This study is running, or was cut off")
-    assert lines[1] == "2 of 6 trials have ended; what follows is of these."
+    lines = write_notes(read_study(folder))
+    assert lines[0].startswith("This study is running or was interrupted")
+    assert lines[1] == "2 of 6 trials have ended; the results cover these."
     names = {trace["name"] for trace in figures_of(folder, "response")}
     assert names == {"finished", "chosen", "not finished"}
 
@@ -203,7 +206,7 @@ def figures_of(folder: Path, part: str) -> list[dict]:
 def test_a_study_that_only_just_began_has_a_report(tmp_path) -> None:
     plan = small_plan(tmp_path)
     Results(plan).begin()
-    assert answer(read_study(plan.folder)) == ["No trial has finished, so there is no answer."]
+    assert write_answer(read_study(plan.folder)) == ["No trial has finished, so there is no answer."]
     assert drawn_in(plan.folder) == set()
     assert html_of(plan.folder).count("Too few trials have finished for this picture.") == 7
 
@@ -276,7 +279,7 @@ def test_between_trials_on_a_plane_the_surface_is_the_plane(tmp_path) -> None:
         values = {"distillation_factor": 10.0**x, "distillation_temperature": 10 ** (y / 10)}
         records.append(record_of(plan, n, [0.5 + 0.1 * x + 0.02 * y] * 2, values))
     study = read_study(written(plan, records))
-    along, up, found = interpolated(study, [100 * r.metrics["average_accuracy"] for r in study.trials])
+    along, up, found = interpolate_scores(study, [100 * r.metrics["average_accuracy"] for r in study.trials])
     expected = 100 * (0.5 + 0.1 * np.log10(along)[None] + 0.02 * 10 * np.log10(up)[:, None])
     np.testing.assert_allclose(found[1:-1, 1:-1], expected[1:-1, 1:-1], atol=1e-6)
 
@@ -286,16 +289,16 @@ def test_trials_in_a_line_span_no_surface(tmp_path, points) -> None:
     plan = small_plan(tmp_path)
     values = [{"distillation_factor": 10.0**x, "distillation_temperature": 10.0**y} for x, y in points]
     study = read_study(written(plan, [record_of(plan, n, [0.5, 0.6], own) for n, own in enumerate(values)]))
-    assert interpolated(study, [50.0] * len(points)) is None
-    assert parts_of(study)[0].figures
+    assert interpolate_scores(study, [50.0] * len(points)) is None
+    assert make_sections(study)[0].figures
 
 
 def test_forgetting_is_the_fields(tmp_path) -> None:
     plan = small_plan(tmp_path)
     record = record_of(plan, 0, [0.5, 0.8], VALUES[0])
     study = read_study(written(plan, [record]))
-    (bars,) = forgetting(study).data
-    assert fall(study, "chosen") == pytest.approx(100 * record.metrics["average_forgetting"])
+    (bars,) = plot_forgetting(study).data
+    assert mean_forgetting(study, "chosen") == pytest.approx(100 * record.metrics["average_forgetting"])
     assert np.mean(bars.y) == pytest.approx(100 * record.metrics["average_forgetting"])
 
 
@@ -310,7 +313,7 @@ def test_importance_is_of_what_makes_the_difference(tmp_path) -> None:
         }
         records.append(record_of(plan, n, [0.5 + 0.1 * np.log10(values["distillation_factor"])] * 2, values))
     told_to_optuna(plan, records)
-    found = importances(open_storage(plan))
+    found = compute_importances(open_storage(plan))
     assert sum(found.values()) == pytest.approx(1)
     assert found["distillation_factor"] > 0.9
 
@@ -323,10 +326,10 @@ def test_a_bar_is_as_long_as_the_training_and_bars_of_a_worker_do_not_overlap(tm
         times = [int(1000 * (1e9 + begin + seconds * part / 3)) for part in (1, 2, 3)]
         records.append(replace(record, seconds=float(seconds), times=times, place="here"))
     study = read_study(written(plan, records))
-    assert [round(end - begin) for begin, end, _ in spans_of(study)] == [10, 4, 7, 3]
-    bars = [(trace.y[0], trace.base[0], trace.x[0]) for trace in workers(study).data]
+    assert [round(end - begin) for begin, end, _ in trial_spans(study)] == [10, 4, 7, 3]
+    bars = [(trace.y[0], trace.base[0], trace.x[0]) for trace in plot_workers(study).data]
     assert [lane for lane, _, _ in bars] == ["1", "2", "2", "1"]
-    assert all("here" in trace.text for trace in workers(study).data)
+    assert all("here" in trace.text for trace in plot_workers(study).data)
 
 
 # Several studies
@@ -342,18 +345,18 @@ def pair(tmp_path: Path, **second: object) -> list[Reading]:
 
 def test_studies_on_the_same_seeds_are_compared_seed_by_seed(tmp_path) -> None:
     studies = pair(tmp_path)
-    ((name, difference, interval),) = differences(studies)
+    ((name, difference, interval),) = compute_differences(studies)
     found = paired_difference([0.92, 0.93, 0.94], [0.89, 0.90, 0.91])
     assert (name, difference) == ("two minus one", f"{100 * found.mean:+.2f}")
     assert interval == f"{100 * found.low:.2f} to {100 * found.high:.2f}"
-    table = overview(studies)
+    table = make_overview_table(studies)
     assert [row[table.head.index("test accuracy")] for row in table.rows] == ["90.00 %", "93.00 %"]
 
 
 @pytest.mark.parametrize("other", [{"first_report_seed": 50}, {"benchmark": "permuted-digits"}, {"scenario": "class"}])
 def test_studies_on_other_seeds_or_tasks_are_not(tmp_path, other) -> None:
     studies = pair(tmp_path, **other)
-    assert differences(studies) == []
+    assert compute_differences(studies) == []
     path = write_comparison([study.folder for study in studies], tmp_path / "page.html")
     assert "no pair can be compared seed by seed" in path.read_text(encoding="utf-8")
 
@@ -379,15 +382,15 @@ def test_what_is_no_study_is_refused(tmp_path, capsys) -> None:
 def test_a_final_evaluation_that_was_cut_off_has_opened_test_data_all_the_same(tmp_path) -> None:
     plan = small_plan(tmp_path)
     folder = written(plan, trials_of(plan))
-    said = dict(made_with(read_study(folder)))
+    said = dict(make_provenance_rows(read_study(folder)))
     assert said["test data opened"] == "never by this study"
     opening = asdict(evaluated(plan).openings[0])
     (folder / "final.json").write_text(json.dumps({"openings": [opening], "rows": []}))
-    said = dict(made_with(read_study(folder)))
+    said = dict(make_provenance_rows(read_study(folder)))
     assert said["test data opened"] == (
-        "2026-01-02T03:04:05+00:00, 0 times before in this results folder; the evaluation did not end"
+        "2026-01-02T03:04:05+00:00, had not been opened before in this results folder; the evaluation did not end"
     )
-    assert "so there are only the search's own" in answer(read_study(folder))[1]
+    assert "only the optimistic numbers of the search" in write_answer(read_study(folder))[1]
 
 
 def test_the_report_says_of_stopping_early_what_the_study_said(tmp_path) -> None:
@@ -400,7 +403,7 @@ def test_the_report_says_of_stopping_early_what_the_study_said(tmp_path) -> None
     for rungs in (pruned.rungs, (replace(pruned.rungs[0], correlation=float("nan")),)):
         content = finite(best | {"pruning": asdict(replace(pruned, rungs=rungs))})
         (folder / "best.json").write_text(json.dumps(content))
-        said = of_cost(read_study(folder))
+        said = describe_cost(read_study(folder))
         assert said == [str(cost_of(records)), *saving_of(replace(pruned, rungs=rungs), "asha", 9)]
 
 
@@ -409,15 +412,15 @@ def test_the_importances_of_a_search_that_has_not_ended_are_optunas_of_now(tmp_p
     records = trials_of(plan)
     told_to_optuna(plan, records)
     folder = written(plan, records, state="running")
-    whole = importance_in(read_study(folder))
+    whole = read_importances(read_study(folder))
     assert set(whole) == set(plan.space)
     best = json.loads((folder / "best.json").read_text())
     assert whole == best["importance"]
     (folder / "best.json").write_text(json.dumps(best | {"importance": {"distillation_factor": 1.0}}))
-    assert importance_in(read_study(folder)) == {"distillation_factor": 1.0}
+    assert read_importances(read_study(folder)) == {"distillation_factor": 1.0}
     for stale in ({}, best | {"importance": {}, "trials": {"finished": 5}}):
         (folder / "best.json").write_text(json.dumps(stale))
-        assert importance_in(read_study(folder)) == whole
+        assert read_importances(read_study(folder)) == whole
 
 
 def test_the_report_of_500_trials_is_below_6_megabytes(tmp_path) -> None:
@@ -443,11 +446,11 @@ def test_a_final_evaluation_of_an_earlier_choice_is_not_the_present_ones(tmp_pat
     assert study.chosen.number == 6
     assert study.final is None
     assert len(study.openings) == 1
-    assert "so there are only the search's own" in answer(study)[1]
+    assert "only the optimistic numbers of the search" in write_answer(study)[1]
 
 
 def test_scores_that_differ_in_their_last_digits_only_have_no_importance(tmp_path) -> None:
     plan = small_plan(tmp_path)
     records = [record_of(plan, n, [0.9 + 1e-15 * n] * 2, VALUES[n]) for n in range(6)]
     told_to_optuna(plan, records)
-    assert importances(open_storage(plan)) == {}
+    assert compute_importances(open_storage(plan)) == {}

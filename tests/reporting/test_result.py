@@ -1,4 +1,4 @@
-"""A study's record, opened from Python."""
+"""Results of a study, opened from Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from clsearch import ConfigError, Study
-from clsearch.reporting.answer_text import answer
+from clsearch.reporting.answer_text import write_answer
 from tests.reporting.html.test_report import SECTIONS, evaluated, references_of, small_plan, trials_of, written
 
 
@@ -36,7 +36,7 @@ def test_a_study_is_read_back_with_its_tables_its_best_and_its_answer(whole: Pat
     assert study.best.number == 2
     assert study.final is not None
     assert study.final.reported is not None
-    assert study.answer == " ".join(answer(study.reading))
+    assert study.answer == " ".join(write_answer(study.record))
     assert study.folder == whole
 
 
