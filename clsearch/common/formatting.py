@@ -9,23 +9,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-ALGORITHM_LABELS = {
-    "lwf": "LwF",
-    "ewc": "EWC",
-    "lwf_ewc": "LwF with EWC",
-    "joint": "joint training",
-    "amnesiac_lwf": "AmnesiacLwF",
-    "amnesiac_ewc": "AmnesiacEWC",
-    "amnesiac_finetuning": "AmnesiacFinetuning",
-}
-"""Algorithms whose written form differs from their name in the configuration."""
-
-
-def algorithm_label(algorithm: str) -> str:
-    """An algorithm as text names it: `lwf` -> `LwF`."""
-    return ALGORITHM_LABELS.get(algorithm, algorithm.replace("_", " "))
-
-
 DISTANCE = "unlearning/distance"
 """Prefix of the metrics that are distances; all others are fractions."""
 

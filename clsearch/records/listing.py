@@ -12,7 +12,8 @@ from filelock import FileLock, Timeout
 from rich.table import Table
 
 from clsearch.common.errors import ConfigError
-from clsearch.common.formatting import algorithm_label, humanize, make_table, relative_path, to_display_units
+from clsearch.common.formatting import humanize, make_table, relative_path, to_display_units
+from clsearch.methods.registry import label_of
 from clsearch.planning.objectives import sign
 from clsearch.records.resume import lock_of
 from clsearch.records.study_file import STUDY, stored
@@ -64,7 +65,7 @@ def entry_of(folder: Path, study: dict[str, Any]) -> Entry:
         chosen = []
     return Entry(
         name=folder.name,
-        algorithm=algorithm_label(study["algorithm"]),
+        algorithm=label_of(study["algorithm"]),
         benchmark=study["config"]["benchmark"],
         state=state,
         trials="task by task" if continual else f"{sum(counts[name] for name in ENDED)}/{study['trials']}",

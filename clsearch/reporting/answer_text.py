@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from clsearch.common.formatting import algorithm_label, count_of, format_difference, format_metric, humanize
+from clsearch.common.formatting import count_of, format_difference, format_metric, humanize
 from clsearch.common.statistics import Interval
+from clsearch.methods.registry import label_of
 from clsearch.records.study_record import Reading
 from clsearch.records.trials import TrialRecord
 
@@ -14,7 +15,7 @@ ACCURACY = "average_accuracy"
 
 def write_question(study: Reading) -> str:
     """Give the question of the study, or a default one."""
-    return str(study.study["question"]) or f"Which hyperparameters for {algorithm_label(study.study['algorithm'])}?"
+    return str(study.study["question"]) or f"Which hyperparameters for {label_of(study.study['algorithm'])}?"
 
 
 def write_answer(study: Reading) -> list[str]:
@@ -76,7 +77,7 @@ def _describe_no_answer(study: Reading) -> str:
 def _describe_choice(study: Reading, best: TrialRecord) -> str:
     """The chosen trial and its validation score."""
     ranking, name = study.ranking, study.objective
-    algorithm = algorithm_label(study.study["algorithm"])
+    algorithm = label_of(study.study["algorithm"])
     values = f" with {join_settings(best.values)}" if best.values else ""
     seeds, others = count_of(len(study.study["seeds"]), "seed"), len(ranking.trials) - 1
     if ranking.front:
@@ -97,7 +98,7 @@ def _describe_choice(study: Reading, best: TrialRecord) -> str:
 def _describe_continual_choice(study: Reading) -> str:
     """The values that the continual protocol chose for each task."""
     chosen = "; ".join(f"task {attempt.task}: {join_settings(attempt.values)}" for attempt in study.decision.kept)
-    algorithm = algorithm_label(study.study["algorithm"])
+    algorithm = label_of(study.study["algorithm"])
     return f"{algorithm}, chosen task by task on the current task's validation data: {chosen}."
 
 
@@ -118,7 +119,7 @@ def _describe_test_score(study: Reading) -> str:
         found = final.against(reference, "test", ACCURACY)
         if found is not None:
             ends = f" ({100 * found.low:+.2f} to {100 * found.high:+.2f})" if found.low == found.low else ""
-            label = algorithm_label(reference.algorithm)
+            label = label_of(reference.algorithm)
             differences.append(f"{format_difference(ACCURACY, found.mean)}{ends} against {label}")
     return (
         f"On test data{target} and {count_of(len(final.seeds), 'fresh seed')} it reaches "
@@ -132,7 +133,7 @@ def _describe_search_score(study: Reading) -> str:
     """The differences to the references that the search measured."""
     best, name = study.chosen, study.objective
     differences = [
-        f"{format_difference(name, best.metrics[name] - r.metrics[name])} against {algorithm_label(r.algorithm)}"
+        f"{format_difference(name, best.metrics[name] - r.metrics[name])} against {label_of(r.algorithm)}"
         for r in study.references
         if best is not None and r.state == "finished" and name in r.metrics
     ]

@@ -6,11 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clsearch.common.formatting import algorithm_label
+from clsearch.methods.registry import label_of, symbol_of
 from clsearch.records.trials import TrialRecord
-
-SYMBOLS = {"distillation_temperature": "τ", "penalty_p_norm": "p", "learning_rate": "lr"}
-"""Letters of hyperparameters in papers."""
 
 LOG10 = "LOG10 "
 """Prefix of a parameter that is the common logarithm of a hyperparameter, since MLflow's axes are linear. In capitals,
@@ -31,8 +28,8 @@ def format_run_name(record: TrialRecord) -> str:
     """The name of a run in a list: `#17 LwF factor=0.8 τ=2.1`."""
     if record.number is None:
         return record.label.replace("_", " ")
-    values = (f"{SYMBOLS.get(name) or shorten_name(name, record.values)}={v:.3g}" for name, v in record.values.items())
-    return " ".join([f"#{record.number}", algorithm_label(record.algorithm), *values])
+    values = (f"{symbol_of(name) or shorten_name(name, record.values)}={v:.3g}" for name, v in record.values.items())
+    return " ".join([f"#{record.number}", label_of(record.algorithm), *values])
 
 
 def shorten_name(name: str, names: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from clsearch.common.formatting import format_difference, format_number, humanize, points_suffix
 from clsearch.config.trial import TrialConfig
+from clsearch.methods.registry import method_named
 from clsearch.planning.objectives import sign
 from clsearch.planning.plan import Plan
 from clsearch.records.attempts import SCORE, SHARE, Decision
@@ -16,9 +17,6 @@ from clsearch.tasks.benchmark import classes_of
 
 CLASSES_SHOWN = 5
 """Classes that are named for each task."""
-
-FIXED_BY_CONTINUAL = ("distillation_temperature", "penalty_p_norm")
-"""Hyperparameters that the continual protocol does not change."""
 
 
 def explain_ranking(ranking: Ranking, references: Sequence[TrialRecord]) -> list[str]:
@@ -84,7 +82,8 @@ def explain_attempts(plan: Plan, decision: Decision) -> list[str]:
     """Explain the table of attempts of the continual protocol."""
     if decision.choice is None:
         return [f"Nothing was chosen: {decision.reason}."]
-    fixed = {name: value for name, value in plan.config.flat().items() if name in FIXED_BY_CONTINUAL}
+    marks = method_named(plan.algorithm).own_hyperparameters
+    fixed = {name: getattr(plan.config, name) for name, mark in marks.items() if not mark.decays}
     unchanged = "".join(f" {name} stayed at {value:g}." for name, value in fixed.items())
     score = decision.choice.scores[SCORE]
     return [

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clsearch.common.formatting import (
-    DISTANCE,
-    algorithm_label,
-    count_of,
-    format_metric,
-    format_number,
-    humanize,
-)
+from clsearch.common.formatting import DISTANCE, count_of, format_metric, format_number, humanize
 from clsearch.common.statistics import rank_correlation
 from clsearch.config.trial import TrialConfig
 from clsearch.config.unlearning import Requests, unlearned_by
+from clsearch.methods.registry import label_of
 from clsearch.planning.objectives import sign
 from clsearch.records.ranking import Ranking, unlearning_of
 from clsearch.records.trials import TrialRecord
@@ -88,7 +82,7 @@ def describe_unlearning(best: TrialRecord, requests: Requests, references: Seque
     lines = [_describe_effect(effect, control) for effect in request_effects(best, requests)]
     if DISTANCE in best.metrics:
         others = "".join(
-            f"; {algorithm_label(r.algorithm)}: {r.metrics[DISTANCE]:.2f}" for r in references if DISTANCE in r.metrics
+            f"; {label_of(r.algorithm)}: {r.metrics[DISTANCE]:.2f}" for r in references if DISTANCE in r.metrics
         )
         lines.append(
             f"Final distance of the features to a model that never saw them: {best.metrics[DISTANCE]:.2f} "

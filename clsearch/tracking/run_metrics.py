@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from clsearch.common.formatting import algorithm_label
+from clsearch.methods.registry import label_of
 from clsearch.records.evaluation import PARTS, Final, Measured
 from clsearch.records.trials import TrialRecord
 
@@ -49,4 +49,4 @@ def finite_only(values: dict[str, float]) -> dict[str, float]:
 def final_name(row: Measured) -> str:
     """The name of a run of the final evaluation: `final LwF (chosen), full sequence`."""
     chosen = " (chosen)" if row.configuration == "chosen" else ""
-    return f"final {algorithm_label(row.algorithm)}{chosen}, {row.on.replace('_', ' ')}"
+    return f"final {label_of(row.algorithm)}{chosen}, {row.on.replace('_', ' ')}"

@@ -22,10 +22,9 @@ from optuna.storages.journal import JournalFileBackend
 from scipy import stats
 
 from clsearch import LogRange, Study
-from clsearch.common.formatting import algorithm_label
 from clsearch.data.datasets import read_data
 from clsearch.execution.final_evaluation import measure
-from clsearch.methods.registry import configure
+from clsearch.methods.registry import configure, label_of
 from clsearch.records.test_ledger import LEDGER, read_openings
 from clsearch.tasks.test_data import read_test
 from clsearch.training.loop import learn_sequence, learn_task
@@ -189,9 +188,9 @@ def test_the_study_in_mlflow_has_the_reported_metrics_and_says_that_test_data_wa
     assert parent.data.tags["test_openings_before"] == str(final["openings"][0]["before"])
     assert parent.data.tags["protocol"] == any_protocol.json("study")["protocol"]
     names = {run.info.run_name for run in runs_of(client, name, "final")}
-    chosen = {"chosen": f"{algorithm_label(any_protocol.json('study')['algorithm'])} (chosen)"}
+    chosen = {"chosen": f"{label_of(any_protocol.json('study')['algorithm'])} (chosen)"}
     assert names == {
-        f"final {chosen.get(r['configuration']) or algorithm_label(r['algorithm'])}, {r['on'].replace('_', ' ')}"
+        f"final {chosen.get(r['configuration']) or label_of(r['algorithm'])}, {r['on'].replace('_', ' ')}"
         for r in final["rows"]
     }
 

@@ -10,8 +10,9 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from clsearch.common.formatting import algorithm_label, format_metric, format_number, humanize
+from clsearch.common.formatting import format_metric, format_number, humanize
 from clsearch.common.statistics import paired_difference
+from clsearch.methods.registry import label_of
 from clsearch.metrics import average_accuracy
 from clsearch.records.evaluation import Final, Measured
 from clsearch.records.study_record import Reading
@@ -65,7 +66,7 @@ def _format_setting(study: Reading) -> list[str]:
     if best is not None and best.values:
         chosen = join_settings(best.values)
     benchmark = f"{content['config']['benchmark']} ({content['config']['scenario']})"
-    return [study.name, algorithm_label(content["algorithm"]), benchmark, humanize(content["protocol"]), chosen]
+    return [study.name, label_of(content["algorithm"]), benchmark, humanize(content["protocol"]), chosen]
 
 
 def _format_scores(study: Reading) -> list[str]:
