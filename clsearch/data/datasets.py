@@ -1,6 +1,5 @@
-"""Training data of every source, one row per data set. Test data is opened in `held_out` alone.
-
-Importing this module is cheap (configuration is checked against its table before torch is loaded).
+"""The training part of every data set, one row per data set. Only `clsearch.tasks.test_data` opens test data.
+Importing this module is cheap: the configuration is checked against its table before torch is loaded.
 """
 
 from __future__ import annotations
@@ -23,12 +22,20 @@ Arrays = tuple[np.ndarray, np.ndarray]
 """Inputs [N, C, H, W] uint8 and labels [N] int64."""
 
 DIGITS_CUT_SEED = 20260101
-"""Seed of the digits' one test cut; changing it changes every published number."""
+"""Seed of the one test split of the digits. Another seed changes every published number."""
 
 
 class Reader(Protocol):
-    """Reads one part of a data set; `download` fetches it into the root first. Raises OSError, RuntimeError, or
-    ConfigError for a folder of images.
+    """Reads one part of a data set: (root, download, progress) -> inputs [N, C, H, W] uint8, labels [N] int64.
+    Args:
+        root: Folder of the data sets, in torchvision's layout; None for data that need no folder.
+        download: Download the files into `root` first.
+        progress: Called with (images decoded, number of images).
+
+    Raises:
+        OSError: If the files cannot be read.
+        RuntimeError: If torchvision does not accept the files.
+        ConfigError: If a folder of images cannot be used.
     """
 
     def __call__(self, root: Path | None, download: bool, progress: Progress | None) -> Arrays: ...
@@ -36,14 +43,18 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: what is known of it before it is read, and how its training part is read.
-
-    classes: their names, in the order of their labels. shape: of one input, [C, H, W].
-    maximum: the largest stored value; inputs reach the network divided by it, in [0, 1].
-    validation_fraction: the share of the training data held back for validation.
-    files, test_files: paths below the data root that the training and the test part need.
-    identity: of a user's own images, a digest of what they are, wherever they lie.
-    groups: classes of each task, where the user grouped them.
+    """A data set: the properties that are known before it is read, and the reader of its training part.
+    Args:
+        name: Name in benchmarks: `mnist` in `split-mnist`.
+        classes: Names of the classes, in the order of their labels.
+        shape: Shape of one input, [C, H, W].
+        maximum: Largest stored value; inputs are divided by it, so the network sees [0, 1].
+        validation_fraction: Fraction of the training data held back for validation.
+        files: Paths below the data root that the training part needs.
+        test_files: Paths below the data root that the test part needs.
+        read: Reads the training part.
+        identity: Digest of a user's own images, the same in whatever folder they are.
+        groups: Classes of each task, if the user grouped them.
     """
 
     name: str
@@ -58,16 +69,27 @@ class Source:
     groups: tuple[tuple[int, ...], ...] | None = None
 
     def missing_files(self, root: Path | None, part: Part = "train") -> list[str]:
-        """The files that a part needs and `root` lacks (all of them without a root); none of them is opened."""
+        """List the files that a part needs and `root` does not have; opens none of them.
+        Args:
+            root: Folder of the data sets; None: every file is missing.
+            part: train or test.
+
+        Returns:
+            Paths below `root`.
+        """
         files = self.files if part == "train" else self.test_files
         return [f for f in files if root is None or not os.path.isfile(root / f)]
 
 
 @dataclass(frozen=True)
 class Data:
-    """The training part of a source: inputs [N, C*H*W] uint8, labels [N] int64.
+    """The training part of a source.
+    The arrays are numpy's, because Ray gives all processes of a node one copy of them in shared memory.
 
-    Arrays of numpy, because Ray hands those to all processes of a node as one copy in shared memory.
+    Args:
+        source: The data set.
+        inputs: [N, C*H*W] uint8.
+        labels: [N] int64.
     """
 
     source: Source
@@ -76,9 +98,16 @@ class Data:
 
 
 def read_data(source: Source, root: Path | None, download: bool = False, progress: Progress | None = None) -> Data:
-    """Read the training part of a source, after downloading it where that is asked for.
+    """Read the training part of a source.
+    Args:
+        source: The data set.
+        root: Folder of the data sets; None for data that need no folder.
+        download: Download the files into `root` first.
+        progress: Called with (images decoded, number of images).
 
-    Raises what its reader does, and ValueError where images and labels differ in number.
+    Raises:
+        ValueError: If the numbers of images and labels differ.
+        OSError, RuntimeError, ConfigError: As `Reader`.
     """
     inputs, labels = source.read(root, download, progress)
     if len(inputs) != len(labels):
@@ -88,24 +117,27 @@ def read_data(source: Source, root: Path | None, download: bool = False, progres
 
 @functools.lru_cache(maxsize=2)
 def training_data(source: Source, root: Path | None) -> Data:
-    """The training part of a source, read once per process."""
+    """Read the training part of a source, once per process."""
     return read_data(source, root)
 
 
 def digits_cut(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of the digits' training and test part: 20 % of each class, cut once by a fixed seed."""
+    """Return the row numbers of the digits' training and test part.
+    The test part is 20 % of each class, drawn once with a fixed seed.
+    """
     order = np.random.default_rng(DIGITS_CUT_SEED).permutation(len(labels))
     test = np.concatenate([rows[: round(0.2 * len(rows))] for rows in _by_class(order, labels)])
     return np.setdiff1d(order, test), np.sort(test)
 
 
 def _by_class(order: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """Return the entries of `order` of each class, in their order."""
     return [order[labels[order] == c] for c in np.unique(labels)]
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's images [1797, 64] and labels. Its file is read where it is found, because importing the package
-    takes a second at each start of a study.
+    """Read scikit-learn's images [1797, 64] and labels.
+    Reads scikit-learn's file directly, because importing the package takes a second at each start of a study.
     """
     package = importlib.util.find_spec("sklearn")
     file = Path((package and package.origin) or "").parent / "datasets" / "data" / "digits.csv.gz"
@@ -120,7 +152,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Digits:
-    """scikit-learn's 8x8 handwritten digits (1,797 images, values 0..16), one of their two parts."""
+    """Reads one part of scikit-learn's 8x8 handwritten digits (1,797 images, values 0..16)."""
 
     part: Part = "train"
 
@@ -132,10 +164,14 @@ class Digits:
 
 @dataclass(frozen=True)
 class Torchvision:
-    """One part of a data set of torchvision's, read by its own class.
+    """Reads one part of a torchvision data set with torchvision's own class.
+    Restricts the class to the files of that part: otherwise its existence check and its download include both parts,
+    and a
+    search must run on a machine without the test files.
 
-    The class is narrowed to the files of that part: its own existence check and download look at both parts, and a
-    search must run where the test files do not exist.
+    Args:
+        name: Name of the class in torchvision.datasets.
+        part: train or test.
     """
 
     name: str
@@ -157,19 +193,23 @@ class Torchvision:
             return data.data, data.labels
         if full is datasets.EMNIST:
             data = full(root, "letters", train=train, download=download)
-            # The files hold each letter transposed, and count letters from 1.
+            # The files store each letter transposed, and number the letters from 1.
             return data.data.numpy().transpose(0, 2, 1)[:, None], data.targets.numpy().astype(np.int64) - 1
-        own = [r for r in full.resources if r[0].startswith("train" if train else "t10k")]
-        data = type(self.name, (full,), {"resources": own})(root, train=train, download=download)
+        files = [r for r in full.resources if r[0].startswith("train" if train else "t10k")]
+        data = type(self.name, (full,), {"resources": files})(root, train=train, download=download)
         return data.data.numpy()[:, None], data.targets.numpy().astype(np.int64)
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The user's own images, one folder per class; see `image_folder`.
-
-    only: the classes to use, None for all. size, channels: what images are brought to, None: as they are.
-    key: of the training part's files when the study began, so that a change of them is noticed.
+    """Reads a user's own images, one folder per class; see `image_folder`.
+    Args:
+        folder: Folder of the images.
+        only: The classes to use; None for all.
+        size: Height and width to which images are scaled and cropped; None keeps their size.
+        channels: Channels to which images are converted, 1 or 3; None keeps them.
+        part: train or test.
+        key: Digest of the training files at the start of the study, to detect changes; None for no check.
     """
 
     folder: Path
@@ -185,21 +225,28 @@ class ImageFolder:
         return decoded(listing, self.size, self.channels, progress), listing.labels
 
     def check_unchanged(self) -> None:
-        """Raises ConfigError where the training files are others than when the study began."""
+        """Raise ConfigError if the training files have changed since the study started."""
         if self.key is not None and self.key != listed(self.folder, "train", self.only).key:
-            raise ConfigError(
-                [f"benchmark: the images must stay as they are while a study runs; got folder:{self.folder}"]
-            )
+            raise ConfigError([f"benchmark: the images must not change while a study runs; got folder:{self.folder}"])
 
 
 def folder_source(folder: Path, only: tuple[str, ...] | None, size: int | None, channels: int | None) -> Source:
-    """The user's own images as a source; their names are listed and one header is read. Raises ConfigError."""
+    """Describe a user's own images as a source; lists the files and reads the header of one.
+    Args:
+        folder: Folder of the images.
+        only: The classes to use; None for all.
+        size: Height and width to which images are scaled and cropped; None keeps their size.
+        channels: Channels to which images are converted, 1 or 3; None keeps them.
+
+    Raises:
+        ConfigError: If the folder, a class or a file cannot be used.
+    """
     listing = listed(folder, "train", only)
-    found_channels, height, width = header(listing)
+    own_channels, height, width = header(listing)
     return Source(
         name="folder",
         classes=listing.classes,
-        shape=(channels or found_channels, size or height, size or width),
+        shape=(channels or own_channels, size or height, size or width),
         maximum=255,
         validation_fraction=0.10,
         files=(),
@@ -216,10 +263,12 @@ def _row(
     shape: tuple[int, int, int] = (1, 28, 28),
     classes: tuple[str, ...] = tuple("0123456789"),
 ) -> Source:
+    """Return the source of a torchvision class. files: of the training part, then of the test part."""
     return Source(name, classes, shape, 255, 0.10, *files, Torchvision(torchvision))
 
 
 def _idx(folder: str, train: str = "train", test: str = "t10k") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the files of a data set in MNIST's format: training part, test part."""
     kinds = ("images-idx3", "labels-idx1")
     return (
         tuple(f"{folder}/raw/{train}-{kind}-ubyte" for kind in kinds),
@@ -228,6 +277,7 @@ def _idx(folder: str, train: str = "train", test: str = "t10k") -> tuple[tuple[s
 
 
 def _batches(folder: str, train: tuple[str, ...], test: str, meta: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the files of a data set in CIFAR's format: training part, test part."""
     return tuple(f"{folder}/{name}" for name in (*train, meta)), (f"{folder}/{test}", f"{folder}/{meta}")
 
 
@@ -259,3 +309,4 @@ ROWS = (
 )
 
 SOURCES: dict[str, Source] = {source.name: source for source in ROWS}
+"""Name -> data set, of all that have a name."""

@@ -1,6 +1,5 @@
-"""The images of a listing: decoded once, in parallel, and kept as one array of uint8 in a cache.
-
-EXIF orientation is not applied and transparency is dropped, as in torchvision.
+"""Decode the images of a listing once, in parallel, and cache them as one array of uint8.
+Ignores EXIF orientation and drops transparency, as torchvision does.
 """
 
 from __future__ import annotations
@@ -22,14 +21,21 @@ from clsearch.common.files import made_once
 from clsearch.data.image_folder import Listing, digest_of, problem_of, some_of
 
 Progress = Callable[[int, int], None]
-"""(images decoded, of how many)."""
+"""(images decoded, number of images)."""
 
-FORMAT = 1  # of the cached arrays; another one decodes anew
-CONTENTS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")  # whatever the suffix says
+FORMAT = 1  # version of the cached arrays; another version decodes the images again
+CONTENTS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")  # decided by the content, not by the suffix
 
 
 class _Seen(NamedTuple):
-    """What a file turned out to be: channels are 0 with more than 8 bits each, `wrong` is why it cannot be read."""
+    """Properties of one image file.
+    Args:
+        name: Path below the listing's root.
+        size: Width and height in pixels.
+        channels: 1 or 3; 0 for more than 8 bits per channel.
+        mode: Pillow's mode.
+        wrong: Why the file cannot be read; empty if it can.
+    """
 
     name: str
     size: tuple[int, int] = (0, 0)
@@ -39,7 +45,7 @@ class _Seen(NamedTuple):
 
 
 def _seen(root: Path, name: str, use: Callable[[Any], None] = lambda image: None) -> _Seen:
-    """Open an image, by its header, and hand it to `use` where its mode can be used; raises no Exception."""
+    """Open an image by its header, and pass it to `use` if its mode is supported; raises no Exception."""
     from PIL import Image
 
     path = f"{root}/{name}"
@@ -56,7 +62,10 @@ def _seen(root: Path, name: str, use: Callable[[Any], None] = lambda image: None
 
 
 def header(listing: Listing) -> tuple[int, int, int]:
-    """Channels, height and width of the first image, from its header alone. Raises ConfigError where it has none."""
+    """Read channels, height and width of the first image from its header alone.
+    Raises:
+        ConfigError: If its header cannot be read.
+    """
     first = _seen(listing.root, listing.files[0][0].name)
     if problems := _problems([first], None, None):
         raise ConfigError(problems)
@@ -64,7 +73,7 @@ def header(listing: Listing) -> tuple[int, int, int]:
 
 
 def _problems(seen: Sequence[_Seen], size: int | None, channels: int | None) -> list[str]:
-    """Images that cannot be read or have deep channels; sizes and channels that differ where none was asked for."""
+    """List the images that are unreadable or too deep, and the sizes and channels that differ if none is given."""
     problems = []
     if wrong := [f"{s.name} ({s.wrong})" for s in seen if s.wrong]:
         problems.append(problem_of("every image must be readable", wrong))
@@ -84,19 +93,26 @@ def _problems(seen: Sequence[_Seen], size: int | None, channels: int | None) -> 
 
 
 def cache_folder() -> Path:
-    """$CLSEARCH_CACHE, else clsearch/ in $XDG_CACHE_HOME, else in ~/.cache."""
+    """Return $CLSEARCH_CACHE, else clsearch/ in $XDG_CACHE_HOME, else clsearch/ in ~/.cache."""
     shared = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "clsearch")
     return Path(os.environ.get("CLSEARCH_CACHE") or shared).expanduser()
 
 
 def decoded(listing: Listing, size: int | None, channels: int | None, progress: Progress | None = None) -> np.ndarray:
-    """The images of a listing [N, C, H, W] uint8, read-only, in the order of its labels; decoded once, then cached.
+    """Return the images of a listing; decodes them once and caches them.
+    Args:
+        listing: The images.
+        size: Images are scaled to cover size x size pixels and cropped at the centre; None: all must have one size.
+        channels: 1 or 3, to which images are converted; None: all must be grey or all colour.
+        progress: Called with (images decoded, number of images); with 0 images while another process decodes them, and
+            not
+            called if the cache has them.
 
-    size: images are scaled to cover size x size pixels and cropped at the centre; None: all must have one size.
-    channels: 1 or 3, to which images are converted; None: all must be grey or all colour.
-    progress: called with the images done and their number, 0 done also while another process decodes them; not at all
-    where the cache has them.
-    Raises ConfigError for all images that cannot be used, and for a cache that cannot be written.
+    Returns:
+        [N, C, H, W] uint8, read-only, in the order of the listing's labels.
+
+    Raises:
+        ConfigError: For all images that cannot be used, or for a cache that cannot be written.
     """
     root = listing.root.parent if listing.root.name in ("train", "test") else listing.root
     key = digest_of([str(listing.root), listing.key, str(size), str(channels), str(FORMAT)])[:16]
@@ -104,12 +120,12 @@ def decoded(listing: Listing, size: int | None, channels: int | None, progress: 
 
     def read(path: Path) -> np.ndarray | None:
         try:
-            found = np.asarray(np.lib.format.open_memmap(path, mode="r"))
-            _, c, h, w = found.shape
-        except Exception:  # absent, cut off or garbled, of which NumPy raises many types
+            images = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+            _, c, h, w = images.shape
+        except Exception:  # missing, truncated or corrupt: NumPy raises many types
             return None
-        fits = found.dtype == np.uint8 and len(found) == len(listing.labels) and c == (channels or c)
-        return found if fits and (h, w) == (size or h, size or w) else None
+        fits = images.dtype == np.uint8 and len(images) == len(listing.labels) and c == (channels or c)
+        return images if fits and (h, w) == (size or h, size or w) else None
 
     try:
         return made_once(
@@ -118,19 +134,19 @@ def decoded(listing: Listing, size: int | None, channels: int | None, progress: 
             lambda target: _decode(listing, size, channels, target, progress),
             lambda: progress and progress(0, len(listing.labels)),
         )
-    except (OSError, NotImplementedError) as error:  # the latter from a file system without locks
-        rule = "must be a folder that can be written and has room, or set CLSEARCH_CACHE to another"
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
+        rule = "must be a writable folder with free space, or set CLSEARCH_CACHE to another"
         got = f"folder:{path.parent} ({getattr(error, 'strerror', error)})"
         raise ConfigError([f"cache: {rule}; got {some_of([got], 1)}"]) from None
 
 
 def _decode(listing: Listing, size: int | None, channels: int | None, path: Path, progress: Progress | None) -> None:
-    """Decode a listing into an array file, in all cores' threads: Pillow frees the interpreter while it decodes."""
+    """Decode a listing into an array file, on all cores: Pillow releases the interpreter lock while it decodes."""
     names = [file.name for files in listing.files for file in files]
     first = next((seen for name in names if (seen := _seen(listing.root, name)).channels), _Seen("", (1, 1), 1))
     shape = (channels or first.channels, size or first.size[1], size or first.size[0])
     rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(names), *shape))
-    if hasattr(os, "posix_fallocate"):  # a full disk raises here; a page written where there is no room kills
+    if hasattr(os, "posix_fallocate"):  # a full disk raises here; writing to a page without space kills the process
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -150,21 +166,21 @@ def _decode(listing: Listing, size: int | None, channels: int | None, path: Path
                 if progress is not None:
                     progress(done, len(names))
         finally:
-            stop.set()  # after an interrupt: what is left is not decoded
+            stop.set()  # after an interrupt, the remaining images are not decoded
     if problems := _problems([seen for finished in chunks for seen in finished.result()], size, channels):
         raise ConfigError(problems)
     rows.flush()
 
 
 def _fit(size: int | None, row: np.ndarray, image: Any) -> None:
-    """Decode an opened image into its row [C, H, W]; one of another size, where none was asked for, only decode."""
+    """Decode an opened image into its row [C, H, W]; an image of a wrong size is decoded but not stored."""
     from PIL import Image, ImageOps
 
     fits = size is not None or image.size == (row.shape[2], row.shape[1])
     if size is not None:
-        image.draft(image.mode, (2 * size, 2 * size))  # a JPEG is decoded no larger than it is needed
+        image.draft(image.mode, (2 * size, 2 * size))  # decodes a JPEG no larger than necessary
     image.load()
-    image.info.pop("transparency", None)  # Pillow warns of what it drops
+    image.info.pop("transparency", None)  # otherwise Pillow warns that it drops it
     pixels = image.convert("L" if len(row) == 1 else "RGB")
     if size is not None:
         pixels = ImageOps.fit(pixels, (size, size), Image.Resampling.BILINEAR)

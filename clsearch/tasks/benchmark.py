@@ -1,4 +1,4 @@
-"""Benchmarks: a source cut into a sequence of tasks, each with training and validation data and no test data."""
+"""Benchmarks: a source split into a sequence of tasks, each with training and validation data but no test data."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ from clsearch.tasks.samples import Samples, stacked_rows
 from clsearch.tasks.transforms import PixelOrder, Rotation, View
 
 HALF_TURN = 180.0
-"""Rotated tasks turn by up to this many degrees (Lopez-Paz & Ranzato 2017)."""
+"""Largest angle of rotated tasks, in degrees (Lopez-Paz & Ranzato 2017)."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task. index: its place in the benchmark's sequence, from 1. origin: its number among the configuration's
-    tasks, which its random numbers follow: the same as index where all of them are learned.
-    classes: its outputs of the head, the same for all members, whatever source classes stand behind them.
+    """One task of a benchmark.
+    Args:
+        index: Position in the benchmark's sequence, from 1.
+        origin: Number among the configuration's tasks, from 1. Random numbers derive from it. Equal to `index` if all
+            tasks
+            are learned.
+        classes: Outputs of the head of this task, the same for all members; their source classes may differ.
+        train: Training samples.
+        validation: Validation samples.
     """
 
     index: int
@@ -38,10 +44,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A sequence of tasks, for one member per seed, and the rule of what may be answered.
-
-    outputs: width C of the head. shape: of an input before it is flattened, [channels, height, width].
-    unlearned: indices of tasks that count as never seen, as they do in a sequence without them.
+    """A sequence of tasks, for one member per seed, and the outputs that are active in each task.
+    Args:
+        scenario: Task-, domain- or class-incremental.
+        seeds: One per member.
+        tasks: In the order in which they are learned.
+        outputs: Number of outputs of the head, C.
+        shape: Shape of an input before it is flattened, [channels, height, width].
+        unlearned: Indices of the tasks that count as never seen.
     """
 
     scenario: Scenario
@@ -53,30 +63,37 @@ class Benchmark:
 
     @property
     def inputs(self) -> int:
-        """Width D of a flattened input."""
+        """Elements of a flattened input, D."""
         return math.prod(self.shape)
 
     def retained(self, i: int) -> tuple[int, ...]:
-        """Indices of the tasks learned through task i that were not unlearned."""
+        """Return the indices of the tasks learned through task i and not unlearned."""
         return tuple(k for k in range(1, i + 1) if k not in self.unlearned)
 
     def seen(self, i: int) -> tuple[int, ...]:
-        """Outputs of the classes seen through task i."""
+        """Return the outputs of the classes seen through task i."""
         return tuple(sorted({c for k in self.retained(i) for c in self.tasks[k - 1].classes}))
 
     def answers(self, i: int, k: int) -> tuple[int, ...]:
-        """ans(i, k): outputs that may be answered for task k after learning task i (van de Ven et al. 2022)."""
+        """Return ans(i, k): the outputs that are active for task k after learning task i (van de Ven et al. 2022).
+        Task-incremental: the classes of task k. Domain-incremental: all. Class-incremental: the classes seen through
+        task i.
+
+        Args:
+            i: Number of tasks learned.
+            k: Index of the task that is evaluated.
+        """
         match self.scenario:
             case Scenario.TASK:
                 return self.tasks[k - 1].classes
             case Scenario.DOMAIN:
                 return tuple(range(self.outputs))
-            case Scenario.CLASS:  # an unlearned task is measured as if it had been seen
-                own = self.tasks[k - 1].classes if k in self.unlearned else ()
-                return tuple(sorted({*self.seen(i), *own}))
+            case Scenario.CLASS:  # an unlearned task is evaluated as if it were still seen
+                unlearned = self.tasks[k - 1].classes if k in self.unlearned else ()
+                return tuple(sorted({*self.seen(i), *unlearned}))
 
     def first(self, members: int) -> Benchmark:
-        """The same for the first members alone."""
+        """Return the benchmark of the first members alone."""
         tasks = [
             replace(task, train=task.train.first(members), validation=task.validation.first(members))
             for task in self.tasks
@@ -84,7 +101,9 @@ class Benchmark:
         return replace(self, seeds=self.seeds[:members], tasks=tuple(tasks))
 
     def is_defined(self, i: int, k: int) -> bool:
-        """Whether accuracy on task k after learning task i has a meaning (class-incremental: only for k <= i)."""
+        """Return True if accuracy on task k after learning task i has a meaning.
+        Class-incremental accuracy has one only for k <= i.
+        """
         return self.scenario is not Scenario.CLASS or k <= i
 
 
@@ -95,16 +114,22 @@ def build_benchmark(
     data: Data | None = None,
     sequence: Sequence[int] | None = None,
 ) -> Benchmark:
-    """The tasks of a configuration for M members, one per seed, of which several may have the same. data: the source's,
-    unless it is to be read here (once per process).
+    """Build the tasks of a configuration for M members.
+    Args:
+        config: The benchmark's settings.
+        seeds: One per member; several members may have the same seed.
+        device: Device of the samples.
+        data: Training data of the source; None reads it (once per process).
+        sequence: Numbers of the tasks to learn, increasing; None for all. The others are not built, so nothing can read
+            them. The built tasks and the width of the head are the same as among all tasks: learning tasks 1..k alone
+            equals learning the first k of all.
 
-    sequence: numbers of the tasks that are learned, rising; None for all. The others are not built, so nothing can read
-    them. Those that are, and the width of the head, are what they are among all: learning tasks 1..k alone is learning
-    the first k of all. Raises ValueError for a task that is not there.
+    Raises:
+        ValueError: For a task that does not exist.
     """
     sequence = tuple(range(1, config.tasks + 1) if sequence is None else sequence)
     if not sequence or list(sequence) != sorted({*sequence} & {*range(1, config.tasks + 1)}):
-        raise ValueError(f"sequence: must rise, within 1 to {config.tasks}; got {' '.join(map(str, sequence))}")
+        raise ValueError(f"sequence: must increase, within 1 to {config.tasks}; got {' '.join(map(str, sequence))}")
     data = data or training_data(config.source, config.data_root)
     inputs, labels = tensor_of(data.inputs).to(device), tensor_of(data.labels).to(device)
     cut = {seed: cut_by_class(data.labels, config.source.validation_fraction, seed) for seed in {*seeds}}
@@ -117,7 +142,7 @@ def build_benchmark(
             samples_of(
                 config,
                 (inputs, labels),
-                [np.concatenate([cut[part][c] for c in own]) for cut, own in zip(cuts, members, strict=True)],
+                [np.concatenate([cut[part][c] for c in classes]) for cut, classes in zip(cuts, members, strict=True)],
                 output_map(config, origin, members).to(device),
                 view,
             )
@@ -129,7 +154,7 @@ def build_benchmark(
 
 
 def tensor_of(array: np.ndarray) -> Tensor:
-    """A tensor on an array's own memory, which nobody writes to; torch would warn where it cannot be written."""
+    """Return a tensor on an array's own memory, without torch's warning for read-only ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)
@@ -142,14 +167,22 @@ def samples_of(
     outputs: Tensor,
     view: View | None,
 ) -> Samples:
-    """Samples of members whose rows of the data (flat inputs, labels) are given."""
-    own = [torch.from_numpy(member).to(data[0].device) for member in rows]
-    return Samples(*data, float(config.source.maximum), stacked_rows(own), tuple(map(len, own)), outputs, view)
+    """Build the samples of M members.
+    Args:
+        config: The benchmark's settings.
+        data: Inputs [N, D] and labels [N] of the source.
+        rows: The rows of the source of each member.
+        outputs: [M, S] source class -> output of the head.
+        view: Transform of the task's inputs, or None.
+    """
+    tensors = [torch.from_numpy(member).to(data[0].device) for member in rows]
+    sizes = tuple(map(len, tensors))
+    return Samples(*data, float(config.source.maximum), stacked_rows(tensors), sizes, outputs, view)
 
 
 def outputs_of(config: BenchmarkConfig, index: int) -> range:
-    """Outputs of the head that a task's classes have, the same for all seeds. Domain-incremental: every task shares
-    them. Otherwise each task has a block of its own.
+    """Return the outputs of the head of a task's classes, the same for all seeds.
+    Domain-incremental tasks share their outputs; otherwise each task has a block of its own.
     """
     counts = class_counts(config)
     first = 0 if config.scenario is Scenario.DOMAIN else sum(counts[: index - 1])
@@ -157,7 +190,7 @@ def outputs_of(config: BenchmarkConfig, index: int) -> range:
 
 
 def classes_of(config: BenchmarkConfig, index: int, seed: int) -> list[int]:
-    """Source classes of a task, in the order of their outputs."""
+    """Return the source classes of a task, in the order of their outputs."""
     classes, groups = len(config.source.classes), config.source.groups
     if config.kind is not Kind.SPLIT:
         return list(range(classes))
@@ -171,7 +204,12 @@ def classes_of(config: BenchmarkConfig, index: int, seed: int) -> list[int]:
 
 
 def output_map(config: BenchmarkConfig, index: int, members: Sequence[Sequence[int]]) -> Tensor:
-    """[M, S] source class -> output of the head, -1 where the class is not in the task. members: their classes."""
+    """Return the map [M, S] from source classes to outputs of the head; -1 for a class of another task.
+    Args:
+        config: The benchmark's settings.
+        index: Number of the task.
+        members: Source classes of each member.
+    """
     outputs = torch.full((len(members), len(config.source.classes)), -1)
     for row, classes in zip(outputs, members, strict=True):
         row[list(classes)] = torch.tensor(outputs_of(config, index))
@@ -179,7 +217,12 @@ def output_map(config: BenchmarkConfig, index: int, members: Sequence[Sequence[i
 
 
 def miniature(benchmark: Benchmark, tasks: int, most: int) -> Benchmark:
-    """The first tasks with about `most` samples each: enough to see whether something acts."""
+    """Return the first tasks with at most about `most` samples each, for quick checks.
+    Args:
+        benchmark: The full benchmark.
+        tasks: Number of tasks to keep.
+        most: Samples of each task and member.
+    """
     first = [
         replace(task, train=task.train.thinned(most), validation=task.validation.thinned(most))
         for task in benchmark.tasks[:tasks]
@@ -188,7 +231,7 @@ def miniature(benchmark: Benchmark, tasks: int, most: int) -> Benchmark:
 
 
 def view_of(config: BenchmarkConfig, index: int, seeds: Sequence[int], device: torch.device) -> View | None:
-    """How a task shows its inputs to each seed's member; None: as they are, as the first task does."""
+    """Return a task's transform, each member's own; None if it shows the inputs unchanged."""
     if index == 1 or config.kind is Kind.SPLIT:
         return None
     if config.kind is Kind.PERMUTED:
@@ -197,20 +240,29 @@ def view_of(config: BenchmarkConfig, index: int, seeds: Sequence[int], device: t
 
 
 def pixel_orders(index: int, seeds: Sequence[int], width: int) -> Tensor:
-    """[M, D] a permutation of the pixels per seed (Kirkpatrick et al. 2017)."""
+    """Draw a permutation of the pixels per seed, [M, D] (Kirkpatrick et al. 2017)."""
     return torch.stack([torch.randperm(width, generator=generator_of(s, index, 0, "pixels")) for s in seeds])
 
 
 def angles(index: int, tasks: int, seeds: Sequence[int]) -> Tensor:
-    """[M] degrees by which a task turns its images: for task t of T, an angle per seed from the t-th of T equal parts
-    of the half turn (Lopez-Paz & Ranzato 2017).
+    """Draw the angle by which a task rotates its images, [M] in degrees.
+    Divides the half turn into T equal parts; task t of T draws an angle per seed from the t-th (Lopez-Paz & Ranzato
+    2017).
     """
     parts = [index - 1 + torch.rand((), generator=generator_of(seed, index, 0, "angle")) for seed in seeds]
     return torch.stack(parts) * HALF_TURN / tasks
 
 
 def cut_by_class(labels: np.ndarray, fraction: float, seed: int) -> dict[str, list[np.ndarray]]:
-    """Rows of each class for training and validation: stratified, equal in size over seeds, chosen by the seed."""
+    """Split the rows of each class into training and validation: stratified, equal in size for all seeds.
+    Args:
+        labels: [N] source classes.
+        fraction: Share of each class for validation; at least one row.
+        seed: Selects the validation rows.
+
+    Returns:
+        "train" and "validation" -> rows of each class.
+    """
     shuffled = torch.randperm(len(labels), generator=generator_of(seed, 0, 0, "validation")).numpy()
     by_class = [shuffled[labels[shuffled] == c] for c in range(int(labels.max()) + 1)]
     held = [max(1, round(fraction * len(rows))) for rows in by_class]

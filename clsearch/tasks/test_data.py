@@ -1,4 +1,4 @@
-"""Test data of a benchmark. Only `tuning.selection` may import this module; an import contract holds it."""
+"""Test data of a benchmark. Only `clsearch.execution.final_evaluation` may import this module (an import contract)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clsearch.tasks.samples import Samples
 
 
 def reader_of_test(config: BenchmarkConfig) -> Reader:
-    """What reads the test part of a configuration's source."""
+    """Return the reader of the test part of a configuration's source."""
     match config.source.read:
         case Digits() | Torchvision() as train:
             return replace(train, part="test")
@@ -26,12 +26,13 @@ def reader_of_test(config: BenchmarkConfig) -> Reader:
 
 
 def read_test(config: BenchmarkConfig) -> Data:
-    """The test part of a configuration's source.
-
-    Raises OSError, RuntimeError, ValueError, or ConfigError for a folder of images, where it cannot be read.
+    """Read the test part of a configuration's source.
+    Raises:
+        OSError, RuntimeError, ValueError: If it cannot be read.
+        ConfigError: If a folder of images cannot be used.
     """
     source, shape = config.source, config.source.shape
-    if isinstance(source.read, ImageFolder):  # where test data is cut off depends on what lies there
+    if isinstance(source.read, ImageFolder):  # the split of test data depends on the files
         source.read.check_unchanged()
     inputs, labels = reader_of_test(config)(config.data_root, False, None)
     if inputs.shape[1:] != shape:
@@ -45,7 +46,12 @@ def read_test(config: BenchmarkConfig) -> Data:
 
 
 def held_out_samples(config: BenchmarkConfig, benchmark: Benchmark, test: Data) -> tuple[Samples, ...]:
-    """Test samples of each task of a built benchmark, seen by each member as its tasks show them."""
+    """Return the test samples of each task of a benchmark, shown to each member as by its tasks.
+    Args:
+        config: The configuration that the benchmark was built from.
+        benchmark: The tasks and the seeds.
+        test: The test part of its source.
+    """
     device = benchmark.tasks[0].validation.rows.device
     data = tensor_of(test.inputs).to(device), tensor_of(test.labels).to(device)
     return tuple(

@@ -12,9 +12,9 @@ from torch import Tensor
 from clsearch.config.unlearning import unlearned_by
 from clsearch.methods.base import Student, TrainingScheme
 from clsearch.networks.mlp import Params, leaves_of, per_member
-from clsearch.tasks.augmentation import cropped
 from clsearch.tasks.benchmark import Task
 from clsearch.tasks.samples import Batch, Samples, taken
+from clsearch.tasks.transforms import cropped
 from clsearch.training.evaluation import measured, of_retained
 from clsearch.training.first_task_cache import first_task, shares
 from clsearch.training.learning_curve import StepLog, rows_of

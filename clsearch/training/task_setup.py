@@ -13,9 +13,9 @@ from clsearch.common.seeding import generator_of
 from clsearch.config.sections import Scenario
 from clsearch.methods.base import Penalty, TrainingScheme
 from clsearch.networks.mlp import allowed_mask
-from clsearch.tasks.augmentation import drawn_crops
 from clsearch.tasks.benchmark import Task
 from clsearch.tasks.samples import Batch, Mixture, Samples, batches_of
+from clsearch.tasks.transforms import drawn_crops
 from clsearch.training.schedules import rate_shares
 from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import Run

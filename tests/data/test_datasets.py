@@ -340,9 +340,7 @@ def test_images_that_changed_since_the_study_began_are_refused(change, tmp_path,
     change(folder)
     with pytest.raises(ConfigError) as caught:
         read_data(source, None)
-    assert caught.value.problems == [
-        f"benchmark: the images must stay as they are while a study runs; got folder:{tmp_path}"
-    ]
+    assert caught.value.problems == [f"benchmark: the images must not change while a study runs; got folder:{tmp_path}"]
     # A study that begins now reads them as they are now.
     assert len(read_data(folder_source(tmp_path, None, None, None), None).inputs) in (32, 33, 34)
 

@@ -15,7 +15,7 @@ from clsearch.common.errors import ConfigError
 from clsearch.data.image_folder import listed
 from tests.pictures import fill, names, picture, refusal, save
 
-BESIDE = "beside train/ with its class folders only test/ may lie (validation data is cut from train/)"
+BESIDE = "train/ and test/ must be the only folders (validation data is split from train/)"
 
 
 def test_images_are_those_of_known_suffixes_at_any_depth_but_not_hidden(tmp_path):
@@ -179,10 +179,10 @@ REFUSED = {
     ),
     "at least 2 classes are needed; got 0 in folder:FOLDER": lambda f: f,
     "at least 2 classes are needed; got 1 (cats) in folder:FOLDER": lambda f: folder_with(f, "cats") or f,
-    "images must lie in one folder per class, such as cats/1.jpg; got 5 directly in folder:FOLDER/cats": lambda f: (
+    "images must be in one folder per class, such as cats/1.jpg; got 5 directly in folder:FOLDER/cats": lambda f: (
         folder_with(f, "cats") or f / "cats"
     ),
-    "test data must lie in test/ beside train/; got no test/ in folder:FOLDER": lambda f: (
+    "test data must be in test/, next to train/; got no test/ in folder:FOLDER": lambda f: (
         folder_with(f, "train/a", "train/b") or f
     ),
     "class folders of test/ must be those of train/; got no b, c in test/ only": lambda f: (
@@ -292,7 +292,7 @@ def test_a_stray_image_in_the_train_folder_does_not_make_classes_of_the_parts(tm
         fill(tmp_path / part)
     save(tmp_path / "train" / "thumb.png", picture())
     assert refusal(listed, tmp_path) == [
-        f"benchmark: images must lie in class folders; got 1 directly in {tmp_path}/train"
+        f"benchmark: images must be in class folders; got 1 directly in {tmp_path}/train"
     ]
 
 
@@ -306,4 +306,4 @@ def test_a_test_folder_of_classes_needs_a_train_folder(tmp_path):
     fill(tmp_path / "test")
     fill(tmp_path / "training")
     (problem,) = refusal(listed, tmp_path)
-    assert problem.startswith("benchmark: training data must lie in train/ beside test/")
+    assert problem.startswith("benchmark: training data must be in train/, next to test/")

@@ -292,7 +292,7 @@ def test_images_that_change_after_the_plan_was_made_are_refused(tmp_path):
     folder = write_images(tmp_path / "pets")
     plan = folder_plan(tmp_path, folder)
     write_images(folder, ["c"], count=6)
-    assert refusal(plan) == f"benchmark: the images must stay as they are while a study runs; got folder:{folder}"
+    assert refusal(plan) == f"benchmark: the images must not change while a study runs; got folder:{folder}"
 
 
 def test_a_folder_that_is_gone_is_refused(tmp_path):
@@ -306,5 +306,5 @@ def test_a_cache_that_cannot_be_written_is_refused_with_the_way_out(tmp_path, mo
     (tmp_path / "file").touch()
     monkeypatch.setenv("CLSEARCH_CACHE", str(tmp_path / "file"))
     problem = refusal(folder_plan(tmp_path, write_images(tmp_path / "pets")))
-    assert problem.startswith("cache: must be a folder that can be written and has room, or set CLSEARCH_CACHE")
+    assert problem.startswith("cache: must be a writable folder with free space, or set CLSEARCH_CACHE")
     assert str(tmp_path / "file") in problem

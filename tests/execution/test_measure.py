@@ -430,7 +430,7 @@ def test_a_test_folder_is_opened_here_alone_and_where_there_is_none_nothing_is_c
     config = config_of(benchmark=f"folder:{folder}")
     run = build_run(config, SEEDS)
     learn_sequence(run)  # needs none
-    with pytest.raises(SealedError, match="test data must lie in test/ beside train/"):
+    with pytest.raises(SealedError, match="test data must be in test/, next to train/"):
         opened(config, results)
     write_images(folder / "test", count=3, seed=1)
     test, opening = opened(config, results)
@@ -451,7 +451,7 @@ def test_the_same_images_elsewhere_are_the_same_test_data_and_others_are_not(pet
 def test_images_added_while_a_study_runs_would_move_the_test_cut_so_nothing_is_opened(pets, tmp_path):
     config = config_of(benchmark=f"folder:{pets}")  # lists what is there when the study begins
     write_images(pets, count=40)
-    with pytest.raises(SealedError, match="the images must stay as they are while a study runs"):
+    with pytest.raises(SealedError, match="the images must not change while a study runs"):
         opened(config, tmp_path / "results")
 
 

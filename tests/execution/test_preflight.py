@@ -208,7 +208,7 @@ def test_a_reported_benchmark_without_a_root_is_refused(tmp_path):
     ("spoil", "problem"),
     [
         (lambda test: (test / "f" / "000.png").unlink(), "benchmark: every class needs at least 1 image; got 0 in f"),
-        (shutil.rmtree, "benchmark: test data must lie in test/ beside train/; got no test/ in folder:"),
+        (shutil.rmtree, "benchmark: test data must be in test/, next to train/; got no test/ in folder:"),
     ],
     ids=["empty class", "no test"],
 )

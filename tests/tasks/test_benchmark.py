@@ -443,7 +443,7 @@ def test_tasks_beyond_a_sequence_are_not_built(settings, monkeypatch):
 @pytest.mark.parametrize("sequence", [(0, 1), (1, 6), (6,), (-1,), (2, 1), (1, 1), (1, 2, 2, 3), (1.5,)])
 def test_a_sequence_that_does_not_rise_within_the_tasks_is_refused(sequence):
     got = " ".join(map(str, sequence))
-    with pytest.raises(ValueError, match=f"^sequence: must rise, within 1 to 5; got {got}$"):
+    with pytest.raises(ValueError, match=f"^sequence: must increase, within 1 to 5; got {got}$"):
         benchmark_of(sequence=sequence)
 
 

@@ -293,7 +293,7 @@ def test_a_fingerprint_names_the_groups_and_not_the_file_that_they_were_read_fro
 
 @pytest.mark.parametrize("sequence", [(0, 1), (4,), (2, 1), (3, 3)])
 def test_a_task_that_is_not_there_is_refused(sequence):
-    with pytest.raises(ValueError, match=r"^sequence: must rise, within 1 to 3; got "):
+    with pytest.raises(ValueError, match=r"^sequence: must increase, within 1 to 3; got "):
         small_run(sequence=sequence)
 
 
