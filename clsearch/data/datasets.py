@@ -166,8 +166,7 @@ class Digits:
 class Torchvision:
     """Reads one part of a torchvision data set with torchvision's own class.
     Restricts the class to the files of that part: otherwise its existence check and its download include both parts,
-    and a
-    search must run on a machine without the test files.
+    and a search must run on a machine without the test files.
 
     Args:
         name: Name of the class in torchvision.datasets.

@@ -105,8 +105,7 @@ def decoded(listing: Listing, size: int | None, channels: int | None, progress: 
         size: Images are scaled to cover size x size pixels and cropped at the centre; None: all must have one size.
         channels: 1 or 3, to which images are converted; None: all must be grey or all colour.
         progress: Called with (images decoded, number of images); with 0 images while another process decodes them, and
-            not
-            called if the cache has them.
+            not called if the cache has them.
 
     Returns:
         [N, C, H, W] uint8, read-only, in the order of the listing's labels.

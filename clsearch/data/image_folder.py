@@ -124,8 +124,7 @@ def listed(folder: Path, part: Part = "train", only: Sequence[str] | None = None
 def _layout(folder: Path, part: Part, only: Sequence[str] | None) -> tuple[Path, tuple[str, ...], bool]:
     """Return the root of a part, its classes, and True if the test data must be split off.
     A train/ that contains folders is training data, so test/ is the only other folder allowed: otherwise test images
-    would
-    count as a class.
+    would count as a class.
     """
     names, images = _visible(folder)
     if spelled := [

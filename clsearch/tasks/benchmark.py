@@ -28,8 +28,7 @@ class Task:
     Args:
         index: Position in the benchmark's sequence, from 1.
         origin: Number among the configuration's tasks, from 1. Random numbers derive from it. Equal to `index` if all
-            tasks
-            are learned.
+            tasks are learned.
         classes: Outputs of the head of this task, the same for all members; their source classes may differ.
         train: Training samples.
         validation: Validation samples.
