@@ -1,4 +1,4 @@
-"""Writing files that are whole or not there."""
+"""Write files atomically: a file is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import TypeVar
 T = TypeVar("T")
 
 TEMPORARY = f".*.{'[0-9a-f]' * 16}.tmp"
-"""The names of files that are being written."""
+"""Glob pattern of the temporary files of `atomic_path`."""
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which becomes `path` at a clean end and is removed after an error.
+    """Yield a temporary path, which becomes `path` on success and is removed after an error.
+    `path` contains either all the new data or its previous content, even if the process is killed. The temporary path
+    is in the same folder, which is created if it is missing, and unique among processes and hosts.
 
-    So `path` holds either all that was written or what it held before, whenever the process dies. The temporary path
-    lies beside `path`, in a folder that is made where it is missing, and no other process or host has the same one.
-    Raises OSError where the disk refuses.
+    Raises:
+        OSError: If the disk refuses the write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
@@ -37,9 +38,9 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either all of it or what it held before, whenever the process dies.
-
-    Raises OSError where the disk refuses.
+    """Write `content` so that `path` contains either all of it or its previous content.
+    Raises:
+        OSError: If the disk refuses the write.
     """
     with whole(path) as temporary:
         temporary.write_bytes(content)
@@ -51,30 +52,37 @@ def made_once(
     make: Callable[[Path], None],
     wait: Callable[[], object] = lambda: None,
 ) -> T:
-    """What `read` finds at `path`; where it finds None, `make` writes the file first, to the path that it is handed.
+    """Read a file; create it first if it is missing.
+    Of several processes that call this at the same time, one creates the file and the others wait. A killed process
+    blocks nobody: the system releases its lock, and the next process removes its temporary file.
 
-    Of several processes that want it at once, one makes it and the others call `wait`, and wait. One that is killed
-    stops nobody: the system frees its lock, and the next one removes what it left. Raises OSError where the disk
-    refuses.
+    Args:
+        path: The file.
+        read: Returns the content of the file, or None if it is missing or unusable.
+        make: Writes the file to the path that it receives.
+        wait: Called before waiting for another process.
+
+    Raises:
+        OSError: If the disk refuses the write.
     """
     from filelock import FileLock, Timeout
 
-    if (found := read(path)) is not None:
-        return found
+    if (content := read(path)) is not None:
+        return content
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        held = lock.acquire(timeout=0)
+        acquired = lock.acquire(timeout=0)
     except Timeout:
         wait()
-        held = lock.acquire()
-    with held:
-        if (found := read(path)) is None:
-            for left in path.parent.glob(TEMPORARY.replace("*", glob.escape(path.name), 1)):
-                left.unlink(missing_ok=True)
+        acquired = lock.acquire()
+    with acquired:
+        if (content := read(path)) is None:
+            for partial in path.parent.glob(TEMPORARY.replace("*", glob.escape(path.name), 1)):
+                partial.unlink(missing_ok=True)
             with whole(path) as temporary:
                 make(temporary)
-            found = read(path)
-    if found is None:
-        raise OSError(errno.EIO, "what was written cannot be read", str(path))
-    return found
+            content = read(path)
+    if content is None:
+        raise OSError(errno.EIO, "cannot read the written file", str(path))
+    return content

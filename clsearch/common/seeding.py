@@ -1,4 +1,4 @@
-"""All randomness of a trial is derived from its seed; nothing global is drawn from."""
+"""Derive all randomness of a trial from its seed; no global generator is used."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ if TYPE_CHECKING:
 
 
 def seed_of(seed: int, task: int, epoch: int, purpose: str) -> int:
-    """A 63-bit seed that depends on all four arguments, the same on every machine.
-
-    `task` is the task's original index (from 1; 0 = the whole sequence), so a trial that leaves a task out still
-    draws the same numbers for the others.
+    """Derive a 63-bit seed from all four arguments, the same on every machine.
+    Args:
+        seed: The member's seed.
+        task: The task's original number, from 1; 0 for the whole sequence. A trial that leaves a task out still draws
+            the same numbers for the others.
+        epoch: From 1; 0 for the whole task.
+        purpose: Separates the draws of one task and epoch.
     """
     digest = hashlib.sha256(f"{seed}/{task}/{epoch}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator_of(seed: int, task: int, epoch: int, purpose: str) -> torch.Generator:
-    """A CPU generator seeded by `seed_of`; drawing on the CPU keeps the numbers equal on every device."""
+    """Return a CPU generator seeded by `derive_seed`; draws on the CPU are equal for every device."""
     import torch
 
     return torch.Generator().manual_seed(seed_of(seed, task, epoch, purpose))

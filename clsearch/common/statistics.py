@@ -1,4 +1,4 @@
-"""Intervals over seeds. They cover the seeds' randomness, and nothing else."""
+"""Intervals over seeds. They cover the randomness of the seeds only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval by Student's t; low and high are NaN for a single value."""
+    """A mean with its 95 % interval.
+    Args:
+        mean: Mean of the values.
+        low: Lower end, by Student's t; NaN for a single value.
+        high: Upper end, by Student's t; NaN for a single value.
+    """
 
     mean: float
     low: float
@@ -18,8 +23,8 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """95 % interval of the mean of independent values (Student 1908)."""
-    from scipy.special import stdtrit  # scipy.stats takes most of a second to import
+    """Return the mean of independent values with its 95 % interval (Student 1908)."""
+    from scipy.special import stdtrit  # importing scipy.stats takes most of a second
 
     array = np.asarray(values, dtype=float)
     mean = float(array.mean())
@@ -30,9 +35,13 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
-    """95 % interval of the mean of first - second, both measured on the same seeds in the same order.
+    """Return the mean of first - second with its 95 % interval.
+    Args:
+        first: One value per seed.
+        second: One value per seed, in the same order.
 
-    Raises ValueError where the lengths differ.
+    Raises:
+        ValueError: If the lengths differ.
     """
     if len(first) != len(second):
         raise ValueError(f"both must have one value per seed; got {len(first)} and {len(second)}")
@@ -40,18 +49,19 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interv
 
 
 def indistinguishable(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether the paired interval of the difference contains 0; always so for a single seed."""
+    """Return True if the paired interval of the difference contains 0; always for a single seed."""
     difference = paired_difference(first, second)
     return not (difference.low > 0 or difference.high < 0)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation (1904), ties at their mean rank; NaN where either does not vary."""
+    """Return Spearman's rank correlation (1904), with ties at their mean rank; NaN if either is constant."""
     if len({*first}) < 2 or len({*second}) < 2:
         return float("nan")
     return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[places]
+    """Return the rank of each value, from 1, with ties at their mean rank."""
+    _, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[positions]

@@ -10,11 +10,14 @@ from typing import Literal
 @dataclass(frozen=True)
 class Range:
     """The values from low to high of a number, linear or logarithmic.
-
     Args:
         low: Lower end, included; above 0 for a logarithmic range.
         high: Upper end, included; a search space needs low < high.
         log: Search the logarithm evenly instead of the number.
+
+    Example:
+        >>> Range(1.0, 3.0).points(3)
+        [1.0, 2.0, 3.0]
     """
 
     low: float
@@ -22,7 +25,7 @@ class Range:
     log: bool = False
 
     def points(self, n: int) -> list[float]:
-        """n >= 2 values from low to high, both included, spaced as the range is."""
+        """Return n >= 2 values from low to high, both included, evenly spaced on the range's scale."""
         steps = [i / (n - 1) for i in range(n)]
         if self.log:
             low, high = math.log(self.low), math.log(self.high)
@@ -33,16 +36,23 @@ class Range:
         return [self.low, *inner, self.high]
 
     def scaled(self, by: float) -> Range:
-        """The range times a number, its ends rounded to one digit."""
+        """Return the range times a number, with its ends rounded to one digit.
+        Example:
+            >>> LogRange(0.1, 100.0).scaled(32)
+            Range(low=3.0, high=3000.0, log=True)
+        """
         return Range(float(f"{self.low * by:.0e}"), float(f"{self.high * by:.0e}"), self.log)
 
 
 def LogRange(low: float, high: float) -> Range:
-    """A range whose logarithm is searched evenly.
-
+    """Return a range whose logarithm is searched evenly.
     Args:
         low: Lower end, included, above 0.
         high: Upper end, included.
+
+    Example:
+        >>> LogRange(0.01, 100.0).points(3)
+        [0.01, 1.0, 100.0]
     """
     return Range(low, high, log=True)
 

@@ -1,7 +1,6 @@
-"""Networks out of torch modules: a small CNN, ResNet-18, or any factory of a user's; a linear head on its features.
-
-A module stays what it is. Its parameters are stacked over members and put back by `torch.func.functional_call`, so it
-must have no other state: no buffers, no random numbers (see `backbone_rules`).
+"""Networks made of torch modules: a small CNN, ResNet-18 or a user's own factory, with a linear head on the features.
+The module itself does not change. Its parameters are stacked over members and passed to `torch.func.functional_call`,
+so it must have no other state: no buffers and no random numbers (see `validation`).
 """
 
 from __future__ import annotations
@@ -20,27 +19,33 @@ from clsearch.config.sections import NetworkConfig
 from clsearch.networks.mlp import HEAD, Params, is_head
 
 Shape = tuple[int, int, int]
-"""Channels, height, width of an image."""
+"""Channels, height and width of an image."""
 
 Factory = Callable[[Shape], nn.Module]
-"""Makes, for images of a shape, a module from images [B, C, H, W] to features [B, F]. Its parameters are drawn from
-torch's global CPU generator, as torch's layers do."""
+"""Makes, for images of a shape, a module from images [B, C, H, W] to features [B, F].
+The module's parameters are drawn from torch's global CPU generator, as torch's layers do.
+"""
 
 BACKBONE = "backbone."
-"""Prefix of the backbone's parameters; after it comes the module's own name."""
+"""Prefix of the backbone's parameters; the module's own name follows."""
 
 SMALL = 64
 """Largest side, in pixels, of images that ResNet-18 reads at full resolution."""
 
 PIXELS = 2**20
-"""Pixels in a pass without gradients: a layer of 64 channels at full size then holds 256 MiB for each member."""
+"""Pixels in one pass without gradients: a layer of 64 channels at full size then takes 256 MiB per member."""
 
 
 def cnn(shape: Shape, hidden: tuple[int, ...]) -> nn.Module:
-    """Two times 3x3 convolution (32, then 64 channels), ReLU, 2x2 max-pooling; then linear layers with ReLU.
+    """Build two blocks of 3x3 convolution (32, then 64 channels), ReLU and 2x2 max-pooling; then linear layers with
+    ReLU.
+    Args:
+        shape: [C, H, W] of an image.
+        hidden: Widths of the linear layers. If empty, the features are the output of the convolutions, 64 (H // 4) (W
+            // 4).
 
-    hidden: widths of the linear layers; none: the features are what the convolutions give, 64 (H // 4) (W // 4).
-    Raises ValueError for images below 4x4.
+    Raises:
+        ValueError: For images below 4x4.
     """
     channels, height, width = shape
     if min(height, width) < 4:
@@ -57,9 +62,9 @@ def cnn(shape: Shape, hidden: tuple[int, ...]) -> nn.Module:
 
 
 def resnet18(shape: Shape) -> nn.Module:
-    """ResNet-18 (He et al. 2016) with GroupNorm of 32 groups (Wu & He 2018) for BatchNorm; 512 features.
-
-    Images of at most 64x64: a 3x3 stem of stride 1 without max-pooling (as He et al. read CIFAR). Larger: the 7x7 stem.
+    """Build ResNet-18 (He et al. 2016) with GroupNorm of 32 groups (Wu & He 2018) instead of BatchNorm; 512 features.
+    Images of at most 64x64 have a 3x3 stem of stride 1 without max-pooling (as in He et al. for CIFAR), larger ones the
+    7x7 stem.
     """
     from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -68,7 +73,9 @@ def resnet18(shape: Shape) -> nn.Module:
     small = max(height, width) <= SMALL
     kernel, stride = (3, 1) if small else (7, 2)
     stem = nn.Conv2d(channels, 64, kernel, stride, padding=kernel // 2, bias=False)
-    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as ResNet's own convolutions
+    nn.init.kaiming_normal_(
+        stem.weight, mode="fan_out", nonlinearity="relu"
+    )  # as torchvision initializes ResNet's convolutions
     network.conv1 = stem
     if small:
         network.maxpool = nn.Identity()
@@ -78,11 +85,16 @@ def resnet18(shape: Shape) -> nn.Module:
 
 @dataclass(frozen=True)
 class ModuleNetwork:
-    """A backbone out of any factory and one linear head over all classes of the benchmark.
+    """A backbone from a factory and one linear head over all classes of the benchmark.
+    Parameters: `backbone.<the module's own name>` [M, ...] (a shared parameter goes by its first name), `head.weight`
+    [M, F, C], `head.bias` [M, 1, C].
 
-    Parameters: `backbone.<the module's own name>` [M, ...] (one that goes by two names: the first), `head.weight`
-    [M, F, C], `head.bias` [M, 1, C]. shape: of an image, as inputs [M, B, C * H * W] hold it. width: F.
-    module: what is called with members' parameters in place of its own, which are never used. Always in training mode.
+    Args:
+        factory: Makes the backbone.
+        shape: [C, H, W] of an image; inputs are [M, B, C * H * W].
+        width: Number of features, F.
+        outputs: Outputs of the head, C.
+        module: Called with the members' parameters instead of its own, which are never used; always in training mode.
     """
 
     factory: Factory
@@ -93,12 +105,14 @@ class ModuleNetwork:
 
     @property
     def at_once(self) -> int:
-        """How many samples a pass without gradients may hold: 2^20 pixels' worth, but 16 to 1024."""
+        """Number of samples in one pass without gradients: 2^20 pixels, at least 16 and at most 1024 samples."""
         _, height, width = self.shape
         return max(16, min(1024, PIXELS // (height * width)))
 
     def initial(self, seeds: Sequence[int], device: torch.device) -> Params:
-        """Fresh parameters, each member from its own seed: the factory's, and a head uniform in ±1/sqrt(F)."""
+        """Draw fresh parameters, each member's from its own seed.
+        The factory draws the backbone's; the head's are uniform in ±1/sqrt(F).
+        """
         members = [self._initial_member(seed) for seed in seeds]
         return {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
 
@@ -113,33 +127,36 @@ class ModuleNetwork:
         return params
 
     def features(self, params: Params, inputs: Tensor) -> Tensor:
-        """Backbone features [M, B, F] of `inputs` [M, B, C * H * W]."""
-        own = {name.removeprefix(BACKBONE): value for name, value in params.items() if not is_head(name)}
+        """Compute the backbone's features [M, B, F] of `inputs` [M, B, C * H * W]."""
+        backbone = {name.removeprefix(BACKBONE): value for name, value in params.items() if not is_head(name)}
         images = inputs.reshape(*inputs.shape[:-1], *self.shape)
-        # Convolutions of stacked weights are grouped ones: on a CPU slower than one member after the other.
+        # vmap turns convolutions into grouped ones: on a CPU these are slower than one member after another.
         if len(images) == 1 or images.device.type == "cpu":
-            return self.in_turn(own, images)
-        return self.together(own, images)
+            return self.in_turn(backbone, images)
+        return self.together(backbone, images)
 
     def separated(self, params: Params, inputs: Tensor) -> tuple[Params, Tensor]:
-        """The backbone's parameters under the module's own names, and images [M, B, C, H, W]."""
-        own = {name.removeprefix(BACKBONE): value for name, value in params.items() if not is_head(name)}
-        return own, inputs.unflatten(-1, self.shape)
+        """Return the backbone's parameters by the module's own names, and the images [M, B, C, H, W]."""
+        backbone = {name.removeprefix(BACKBONE): value for name, value in params.items() if not is_head(name)}
+        return backbone, inputs.unflatten(-1, self.shape)
 
     def logits(self, params: Params, features: Tensor) -> Tensor:
-        """The head's outputs [M, B, C]."""
+        """Compute the head's outputs [M, B, C] of `features` [M, B, F]."""
         return torch.baddbmm(params[f"{HEAD}.bias"], features, params[f"{HEAD}.weight"])
 
-    def in_turn(self, own: Params, images: Tensor) -> Tensor:
-        """Features [M, B, F] of images [M, B, C, H, W], one member after the other."""
-        members = zip(*(value.unbind() for value in own.values()), strict=True)
+    def in_turn(self, backbone: Params, images: Tensor) -> Tensor:
+        """Compute the features [M, B, F] of images [M, B, C, H, W], one member after another."""
+        members = zip(*(value.unbind() for value in backbone.values()), strict=True)
         return torch.stack(
-            [self._of_one(dict(zip(own, m, strict=True)), x) for m, x in zip(members, images.unbind(), strict=True)]
+            [
+                self._of_one(dict(zip(backbone, m, strict=True)), x)
+                for m, x in zip(members, images.unbind(), strict=True)
+            ]
         )
 
-    def together(self, own: Params, images: Tensor) -> Tensor:
-        """The same, all members in one."""
-        features: Tensor = torch.vmap(self._of_one, randomness="error")(own, images)
+    def together(self, backbone: Params, images: Tensor) -> Tensor:
+        """Compute the features [M, B, F] of images [M, B, C, H, W] for all members at once."""
+        features: Tensor = torch.vmap(self._of_one, randomness="error")(backbone, images)
         return features
 
     def _of_one(self, member: Params, images: Tensor) -> Tensor:
@@ -148,7 +165,12 @@ class ModuleNetwork:
 
 
 def module_network(factory: Factory, shape: Shape, outputs: int) -> ModuleNetwork:
-    """A network of `outputs` classes on the factory's features, whose number is found on an empty image."""
+    """Build a network on a factory's features; an empty image shows how many there are.
+    Args:
+        factory: Makes the backbone.
+        shape: [C, H, W] of an image.
+        outputs: Outputs of the head, C.
+    """
     with seeded(0), torch.no_grad():
         module = factory(shape).train()
         width = module(torch.zeros(1, *shape)).shape[1]
@@ -156,22 +178,22 @@ def module_network(factory: Factory, shape: Shape, outputs: int) -> ModuleNetwor
 
 
 def parameter_count(factory: Factory, shape: Shape) -> int:
-    """Number of the backbone's parameters; one that goes by two names counts once."""
+    """Count the backbone's parameters; a shared parameter counts once."""
     with seeded(0):
         return sum(value.numel() for value in factory(shape).parameters())
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's global CPU generator as this seed's parameters are drawn from it; afterwards as it was before."""
+    """Seed torch's global CPU generator for the parameters of one member, then restore its state."""
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which reseeds the GPU's generators as well.
+        # torch.manual_seed would also reseed the GPU's generators.
         torch.default_generator.manual_seed(seed_of(seed, 0, 0, "parameters"))
         yield
 
 
 def factory_of(config: NetworkConfig) -> Factory:
-    """What makes a configuration's backbone, other than the MLP."""
+    """Return the factory of a configuration's backbone; the MLP has none."""
     if config.backbone == "cnn":
         return partial(cnn, hidden=config.hidden)
     factory: Factory = resnet18 if config.backbone == "resnet18" else config.backbone

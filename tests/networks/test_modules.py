@@ -450,7 +450,7 @@ FACTORIES_OF_USERS: dict[str, tuple[Factory, str, str]] = {
     "a generator": (
         after(partial(lambda g, v: v + torch.rand(6, generator=g), torch.Generator().manual_seed(0))),
         "same features in every call",
-        "others in the second call",
+        "different features in the second call",
     ),
     "batch norm without statistics": (
         lambda shape: nn.Sequential(Flat(shape), nn.BatchNorm1d(6, track_running_stats=False)),
@@ -460,9 +460,9 @@ FACTORIES_OF_USERS: dict[str, tuple[Factory, str, str]] = {
     "2d batch norm without statistics": (
         lambda shape: nn.Sequential(nn.BatchNorm2d(shape[0], track_running_stats=False), Flat(shape)),
         "must treat each image by itself",
-        "of the largest away from those of the image alone",
+        "of the largest from those of the image alone",
     ),
-    "batch mean": (after(lambda v: v - v.mean(0)), "must treat each image by itself", "of the largest away"),
+    "batch mean": (after(lambda v: v - v.mean(0)), "must treat each image by itself", "% of the largest from"),
     "squeezed": (after(lambda values: values.squeeze()), "by itself", "of one image alone, [6]"),
     "as wide as the batch": (after(lambda v: v[:, : len(v)]), "by itself", "2 features in a batch of two and 1 alone"),
 }
@@ -548,7 +548,7 @@ def test_what_cannot_run_for_all_seeds_at_once_is_refused_where_it_must():
 
 def test_tensors_beside_the_parameters_are_named():
     (problem,) = problems_of(Centred, GREY)
-    assert "must keep no tensors beside its parameters" in problem
+    assert "must have no tensor attributes except its parameters" in problem
     assert problem.endswith("got layer.mean")
 
 
