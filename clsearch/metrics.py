@@ -1,4 +1,5 @@
 """Metrics of continual learning: pure functions of the accuracy matrix.
+
 R is [..., T+1, T]: R[..., i, j-1] is the accuracy on task j after learning task i and after the unlearning requests
 that follow it. Row 0 is measured at initialisation. Rows that are not reached yet and undefined cells are NaN; so are
 the cells of a task from its unlearning on, so every average after t tasks is over the tasks retained by then. t is the
@@ -24,6 +25,7 @@ from torch import Tensor
 
 def retained(R: Tensor, t: int) -> list[int]:
     """List the tasks learned through task t and not unlearned.
+
     Args:
         R: [..., T+1, T], the accuracy matrix.
         t: Number of tasks learned.
@@ -41,7 +43,8 @@ def retained(R: Tensor, t: int) -> list[int]:
 
 def average_accuracy(R: Tensor, t: int) -> Tensor:
     """Compute A_t, the mean over retained tasks j <= t of R[t, j].
-    Source: Lopez-Paz & Ranzato 2017, section 2, ACC.
+
+    Source: Lopez-Paz & Ranzato 2017, equation 2 (ACC).
 
     Args:
         R: [..., T+1, T], the accuracy matrix.
@@ -60,7 +63,8 @@ def average_accuracy(R: Tensor, t: int) -> Tensor:
 
 def average_incremental_accuracy(R: Tensor, t: int) -> Tensor:
     """Compute the mean of A_1..A_t.
-    Source: Rebuffi et al. 2017, section 4.
+
+    Source: Rebuffi et al. 2017.
 
     Args:
         R: [..., T+1, T], the accuracy matrix.
@@ -79,7 +83,8 @@ def average_incremental_accuracy(R: Tensor, t: int) -> Tensor:
 
 def forgetting(R: Tensor, t: int) -> Tensor:
     """Compute the forgetting of each earlier task j < t: max over j <= l < t of R[l, j], minus R[t, j].
-    Source: Chaudhry et al. 2018, section 3.
+
+    Source: Chaudhry et al. 2018.
 
     Args:
         R: [..., T+1, T], the accuracy matrix.
@@ -99,7 +104,8 @@ def forgetting(R: Tensor, t: int) -> Tensor:
 
 def backward_transfer(R: Tensor, t: int) -> Tensor:
     """Compute the mean over retained tasks j < t of R[t, j] - R[j, j].
-    Source: Lopez-Paz & Ranzato 2017, section 2, BWT.
+
+    Source: Lopez-Paz & Ranzato 2017, equation 3 (BWT).
 
     Args:
         R: [..., T+1, T], the accuracy matrix.
@@ -119,7 +125,8 @@ def backward_transfer(R: Tensor, t: int) -> Tensor:
 
 def forward_transfer(R: Tensor, t: int) -> Tensor:
     """Compute the mean over retained tasks 1 < j <= t of R[j-1, j] - R[0, j].
-    Source: Lopez-Paz & Ranzato 2017, equation 4, FWT.
+
+    Source: Lopez-Paz & Ranzato 2017, equation 4 (FWT).
 
     Args:
         R: [..., T+1, T], the accuracy matrix.
@@ -139,6 +146,7 @@ def forward_transfer(R: Tensor, t: int) -> Tensor:
 
 def learning_accuracy(R: Tensor, t: int) -> Tensor:
     """Compute the mean over retained tasks j <= t of R[j, j], the accuracy right after learning each task.
+
     Source: Riemer et al. 2019.
 
     Args:
@@ -158,8 +166,9 @@ def learning_accuracy(R: Tensor, t: int) -> Tensor:
 
 def intransigence(R: Tensor, joint: Tensor, t: int) -> Tensor:
     """Compute the mean over retained tasks j <= t of joint[j, j] - R[j, j].
+
     This is the accuracy on each task, right after learning it, that is missing to a model trained on tasks 1..j
-    together. Source: Chaudhry et al. 2018, section 3.
+    together. Source: Chaudhry et al. 2018.
 
     Args:
         R: [..., T+1, T], the accuracy matrix.
@@ -191,6 +200,7 @@ def _of(values: Tensor, tasks: list[int]) -> Tensor:
 
 def summary(R: Tensor, t: int) -> dict[str, Tensor]:
     """Compute every metric that is defined after t tasks.
+
     After one task, forgetting and the transfers are absent, not 0.
 
     Args:
@@ -227,6 +237,7 @@ def summary(R: Tensor, t: int) -> dict[str, Tensor]:
 
 Unlearning = dict[str, Tensor]
 """Measurements of a trial in which tasks were unlearned: name -> [..., T+1, T], rows and columns as R's.
+
 - `before`, `after`: accuracy on every task before and after the requests that follow a task.
 - `chance`: for unlearned tasks, 1 / number of active outputs, the accuracy of guessing.
 - `distance`: distance of the backbone features to those of a model trained without the unlearned tasks.
@@ -237,6 +248,7 @@ Test data have `after` and `chance` only.
 
 def unlearning(measured: Unlearning, t: int) -> dict[str, Tensor]:
     """Compute every metric of unlearning that is defined after t tasks.
+
     Args:
         measured: `before`, `after`, `chance` and `distance`, [..., T+1, T] each; see `Unlearning`.
         t: Number of tasks learned, at least 1.
@@ -275,6 +287,7 @@ def unlearning(measured: Unlearning, t: int) -> dict[str, Tensor]:
 
 def over_seeds(values: dict[str, Tensor]) -> dict[str, float]:
     """Compute means and standard deviations over seeds.
+
     Args:
         values: Name -> [M], one value per seed.
 
@@ -292,6 +305,7 @@ def over_seeds(values: dict[str, Tensor]) -> dict[str, float]:
 
 def last_rows(curve: Tensor) -> Tensor:
     """Return each member's last row of a learning curve.
+
     Args:
         curve: [E, M, K], one row per epoch. A member whose training ends earlier has NaN afterwards.
 

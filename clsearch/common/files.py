@@ -19,6 +19,7 @@ TEMPORARY = f".*.{'[0-9a-f]' * 16}.tmp"
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path, which becomes `path` on success and is removed after an error.
+
     `path` contains either all the new data or its previous content, even if the process is killed. The temporary path
     is in the same folder, which is created if it is missing, and unique among processes and hosts.
 
@@ -39,6 +40,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` so that `path` contains either all of it or its previous content.
+
     Raises:
         OSError: If the disk refuses the write.
     """
@@ -53,6 +55,7 @@ def made_once(
     wait: Callable[[], object] = lambda: None,
 ) -> T:
     """Read a file; create it first if it is missing.
+
     Of several processes that call this at the same time, one creates the file and the others wait. A killed process
     blocks nobody: the system releases its lock, and the next process removes its temporary file.
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 def seed_of(seed: int, task: int, epoch: int, purpose: str) -> int:
     """Derive a 63-bit seed from all four arguments, the same on every machine.
+
     Args:
         seed: The member's seed.
         task: The task's original number, from 1; 0 for the whole sequence. A trial that leaves a task out still draws

@@ -11,6 +11,7 @@ import numpy as np
 @dataclass(frozen=True)
 class Interval:
     """A mean with its 95 % interval.
+
     Args:
         mean: Mean of the values.
         low: Lower end, by Student's t; NaN for a single value.
@@ -36,6 +37,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> Interval:
     """Return the mean of first - second with its 95 % interval.
+
     Args:
         first: One value per seed.
         second: One value per seed, in the same order.

@@ -10,6 +10,7 @@ from typing import Literal
 @dataclass(frozen=True)
 class Range:
     """The values from low to high of a number, linear or logarithmic.
+
     Args:
         low: Lower end, included; above 0 for a logarithmic range.
         high: Upper end, included; a search space needs low < high.
@@ -37,6 +38,7 @@ class Range:
 
     def scaled(self, by: float) -> Range:
         """Return the range times a number, with its ends rounded to one digit.
+
         Example:
             >>> LogRange(0.1, 100.0).scaled(32)
             Range(low=3.0, high=3000.0, log=True)
@@ -46,6 +48,7 @@ class Range:
 
 def LogRange(low: float, high: float) -> Range:
     """Return a range whose logarithm is searched evenly.
+
     Args:
         low: Lower end, included, above 0.
         high: Upper end, included.

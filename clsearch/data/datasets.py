@@ -1,4 +1,5 @@
 """The training part of every data set, one row per data set. Only `clsearch.tasks.test_data` opens test data.
+
 Importing this module is cheap: the configuration is checked against its table before torch is loaded.
 """
 
@@ -27,6 +28,7 @@ DIGITS_CUT_SEED = 20260101
 
 class Reader(Protocol):
     """Reads one part of a data set: (root, download, progress) -> inputs [N, C, H, W] uint8, labels [N] int64.
+
     Args:
         root: Folder of the data sets, in torchvision's layout; None for data that need no folder.
         download: Download the files into `root` first.
@@ -44,6 +46,7 @@ class Reader(Protocol):
 @dataclass(frozen=True)
 class Source:
     """A data set: the properties that are known before it is read, and the reader of its training part.
+
     Args:
         name: Name in benchmarks: `mnist` in `split-mnist`.
         classes: Names of the classes, in the order of their labels.
@@ -70,6 +73,7 @@ class Source:
 
     def missing_files(self, root: Path | None, part: Part = "train") -> list[str]:
         """List the files that a part needs and `root` does not have; opens none of them.
+
         Args:
             root: Folder of the data sets; None: every file is missing.
             part: train or test.
@@ -84,6 +88,7 @@ class Source:
 @dataclass(frozen=True)
 class Data:
     """The training part of a source.
+
     The arrays are numpy's, because Ray gives all processes of a node one copy of them in shared memory.
 
     Args:
@@ -99,6 +104,7 @@ class Data:
 
 def read_data(source: Source, root: Path | None, download: bool = False, progress: Progress | None = None) -> Data:
     """Read the training part of a source.
+
     Args:
         source: The data set.
         root: Folder of the data sets; None for data that need no folder.
@@ -123,6 +129,7 @@ def training_data(source: Source, root: Path | None) -> Data:
 
 def digits_cut(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the row numbers of the digits' training and test part.
+
     The test part is 20 % of each class, drawn once with a fixed seed.
     """
     order = np.random.default_rng(DIGITS_CUT_SEED).permutation(len(labels))
@@ -137,6 +144,7 @@ def _by_class(order: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """Read scikit-learn's images [1797, 64] and labels.
+
     Reads scikit-learn's file directly, because importing the package takes a second at each start of a study.
     """
     package = importlib.util.find_spec("sklearn")
@@ -165,6 +173,7 @@ class Digits:
 @dataclass(frozen=True)
 class Torchvision:
     """Reads one part of a torchvision data set with torchvision's own class.
+
     Restricts the class to the files of that part: otherwise its existence check and its download include both parts,
     and a search must run on a machine without the test files.
 
@@ -202,6 +211,7 @@ class Torchvision:
 @dataclass(frozen=True)
 class ImageFolder:
     """Reads a user's own images, one folder per class; see `image_folder`.
+
     Args:
         folder: Folder of the images.
         only: The classes to use; None for all.
@@ -231,6 +241,7 @@ class ImageFolder:
 
 def folder_source(folder: Path, only: tuple[str, ...] | None, size: int | None, channels: int | None) -> Source:
     """Describe a user's own images as a source; lists the files and reads the header of one.
+
     Args:
         folder: Folder of the images.
         only: The classes to use; None for all.

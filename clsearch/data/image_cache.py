@@ -1,4 +1,5 @@
 """Decode the images of a listing once, in parallel, and cache them as one array of uint8.
+
 Ignores EXIF orientation and drops transparency, as torchvision does.
 """
 
@@ -29,6 +30,7 @@ CONTENTS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")  # decided by th
 
 class _Seen(NamedTuple):
     """Properties of one image file.
+
     Args:
         name: Path below the listing's root.
         size: Width and height in pixels.
@@ -63,6 +65,7 @@ def _seen(root: Path, name: str, use: Callable[[Any], None] = lambda image: None
 
 def header(listing: Listing) -> tuple[int, int, int]:
     """Read channels, height and width of the first image from its header alone.
+
     Raises:
         ConfigError: If its header cannot be read.
     """
@@ -100,6 +103,7 @@ def cache_folder() -> Path:
 
 def decoded(listing: Listing, size: int | None, channels: int | None, progress: Progress | None = None) -> np.ndarray:
     """Return the images of a listing; decodes them once and caches them.
+
     Args:
         listing: The images.
         size: Images are scaled to cover size x size pixels and cropped at the centre; None: all must have one size.

@@ -1,4 +1,5 @@
 """List a user's own images, one folder per class; `image_cache` reads their contents.
+
 There are two layouts: `<class>/**/*.jpg`, from which 20 % of each class are split off as test data, once, with a fixed
 seed; or train/ and test/ with the class folders below each.
 """
@@ -31,6 +32,7 @@ PARTS = ("train", "test")
 @dataclass(frozen=True)
 class ImageFile:
     """One image file.
+
     Args:
         name: POSIX path below the listing's root.
         size: Size in bytes.
@@ -45,6 +47,7 @@ class ImageFile:
 @dataclass(frozen=True)
 class Listing:
     """The image files of one part.
+
     Args:
         root: The folder that contains the class folders, absolute.
         classes: Names of the classes, in plain string order or in the requested order.
@@ -89,6 +92,7 @@ def some_of(items: Sequence[str], most: int) -> str:
 
 def listed(folder: Path, part: Part = "train", only: Sequence[str] | None = None) -> Listing:
     """List the images of one part of a folder.
+
     Opens no image; for the training part it looks at no file in test/.
 
     Args:
@@ -123,6 +127,7 @@ def listed(folder: Path, part: Part = "train", only: Sequence[str] | None = None
 
 def _layout(folder: Path, part: Part, only: Sequence[str] | None) -> tuple[Path, tuple[str, ...], bool]:
     """Return the root of a part, its classes, and True if the test data must be split off.
+
     A train/ that contains folders is training data, so test/ is the only other folder allowed: otherwise test images
     would count as a class.
     """

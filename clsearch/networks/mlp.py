@@ -1,4 +1,5 @@
 """Networks over M stacked members. Parameters are a dict of tensors [M, ...]; no class here is a torch module.
+
 Layers are batched products (`torch.baddbmm`): one member costs as much as a plain loop, further members far less each.
 """
 
@@ -27,6 +28,7 @@ def is_head(name: str) -> bool:
 
 class Network(Protocol):
     """A backbone and a head, over stacked members.
+
     M is the number of members, B the batch size, D the elements of a flattened input, H the features, C the outputs.
     """
 
@@ -37,6 +39,7 @@ class Network(Protocol):
 
     def initial(self, seeds: Sequence[int], device: torch.device) -> Params:
         """Draw fresh parameters, each member's from its own seed.
+
         Args:
             seeds: One per member.
             device: Device of the parameters.
@@ -48,6 +51,7 @@ class Network(Protocol):
 
     def features(self, params: Params, inputs: Tensor) -> Tensor:
         """Compute the backbone's features.
+
         Args:
             params: Name -> [M, ...].
             inputs: [M, B, D].
@@ -59,6 +63,7 @@ class Network(Protocol):
 
     def logits(self, params: Params, features: Tensor) -> Tensor:
         """Compute the head's outputs.
+
         Args:
             params: Name -> [M, ...].
             features: [M, B, H].
@@ -72,6 +77,7 @@ class Network(Protocol):
 @dataclass(frozen=True)
 class Layer:
     """A linear layer in a forward pass.
+
     Args:
         name: Prefix of its parameters: `<name>.weight`, `<name>.bias`.
         inputs: [M, B, in].
@@ -95,6 +101,7 @@ class LinearLayers(Protocol):
 @dataclass(frozen=True)
 class MLP:
     """Fully connected ReLU network with one linear head over all classes of the benchmark.
+
     Parameters: `backbone.<i>.weight` [M, in, out], `backbone.<i>.bias` [M, 1, out], `head.weight`, `head.bias`.
 
     Args:
@@ -168,6 +175,7 @@ def restricted(logits: Tensor, allowed: Tensor | None) -> Tensor:
 
 def allowed_mask(active: Sequence[int], outputs: int, device: torch.device) -> Tensor | None:
     """Return the mask of the active outputs.
+
     Args:
         active: The active outputs.
         outputs: Outputs of the head, C.

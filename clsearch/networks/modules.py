@@ -1,4 +1,5 @@
 """Networks made of torch modules: a small CNN, ResNet-18 or a user's own factory, with a linear head on the features.
+
 The module itself does not change. Its parameters are stacked over members and passed to `torch.func.functional_call`,
 so it must have no other state: no buffers and no random numbers (see `validation`).
 """
@@ -23,6 +24,7 @@ Shape = tuple[int, int, int]
 
 Factory = Callable[[Shape], nn.Module]
 """Makes, for images of a shape, a module from images [B, C, H, W] to features [B, F].
+
 The module's parameters are drawn from torch's global CPU generator, as torch's layers do.
 """
 
@@ -39,6 +41,7 @@ PIXELS = 2**20
 def cnn(shape: Shape, hidden: tuple[int, ...]) -> nn.Module:
     """Build two blocks of 3x3 convolution (32, then 64 channels), ReLU and 2x2 max-pooling; then linear layers with
     ReLU.
+
     Args:
         shape: [C, H, W] of an image.
         hidden: Widths of the linear layers. If empty, the features are the output of the convolutions, 64 (H // 4) (W
@@ -63,6 +66,7 @@ def cnn(shape: Shape, hidden: tuple[int, ...]) -> nn.Module:
 
 def resnet18(shape: Shape) -> nn.Module:
     """Build ResNet-18 (He et al. 2016) with GroupNorm of 32 groups (Wu & He 2018) instead of BatchNorm; 512 features.
+
     Images of at most 64x64 have a 3x3 stem of stride 1 without max-pooling (as in He et al. for CIFAR), larger ones the
     7x7 stem.
     """
@@ -86,6 +90,7 @@ def resnet18(shape: Shape) -> nn.Module:
 @dataclass(frozen=True)
 class ModuleNetwork:
     """A backbone from a factory and one linear head over all classes of the benchmark.
+
     Parameters: `backbone.<the module's own name>` [M, ...] (a shared parameter goes by its first name), `head.weight`
     [M, F, C], `head.bias` [M, 1, C].
 
@@ -111,6 +116,7 @@ class ModuleNetwork:
 
     def initial(self, seeds: Sequence[int], device: torch.device) -> Params:
         """Draw fresh parameters, each member's from its own seed.
+
         The factory draws the backbone's; the head's are uniform in ±1/sqrt(F).
         """
         members = [self._initial_member(seed) for seed in seeds]
@@ -166,6 +172,7 @@ class ModuleNetwork:
 
 def module_network(factory: Factory, shape: Shape, outputs: int) -> ModuleNetwork:
     """Build a network on a factory's features; an empty image shows how many there are.
+
     Args:
         factory: Makes the backbone.
         shape: [C, H, W] of an image.

@@ -20,6 +20,7 @@ NAMED = 10
 
 def build_network(config: NetworkConfig, shape: Shape, outputs: int, device: torch.device) -> Network:
     """Build the network of a configuration.
+
     Args:
         config: The network's settings.
         shape: [C, H, W] of an image.
@@ -39,6 +40,7 @@ def build_network(config: NetworkConfig, shape: Shape, outputs: int, device: tor
 
 def problems_of(factory: Factory, shape: Shape, device: torch.device | None = None) -> list[str]:
     """List the reasons why a factory cannot be used; empty if it can.
+
     Runs the module on two random images in training mode, on the CPU and, if `device` is another one, also there.
     Restores torch's global generator.
 
@@ -67,6 +69,7 @@ def problems_of(factory: Factory, shape: Shape, device: torch.device | None = No
 
 def stacked_problems(network: ModuleNetwork, device: torch.device) -> list[str]:
     """List the reasons why a module cannot run for all seeds at once on a device, by torch.vmap; empty if it can.
+
     Compares the features with those of one member after another.
     """
     rule = "backbone: must run for all seeds at once, by torch.vmap, and give the features of one seed after another"
@@ -76,9 +79,9 @@ def stacked_problems(network: ModuleNetwork, device: torch.device) -> list[str]:
         together, in_turn = network.together(backbone, stacked), network.in_turn(backbone, stacked)
     except Exception as error:  # a user's code can raise anything
         return [f"{rule}; got {_shown(error)}"]
-    error, largest = (together - in_turn).abs().max().item(), in_turn.abs().max().item()
-    if error > 1e-3 * largest:
-        return [f"{rule}; got features that differ by {error / largest:.2%} of the largest"]
+    difference, largest = (together - in_turn).abs().max().item(), in_turn.abs().max().item()
+    if difference > 1e-3 * largest:
+        return [f"{rule}; got features that differ by {difference / largest:.2%} of the largest"]
     return []
 
 
@@ -133,6 +136,7 @@ def _call_problems(module: nn.Module, shape: Shape) -> list[str]:
 
 def _mixing_problems(together: Tensor, alone: Tensor | str) -> list[str]:
     """Check that an image's features do not depend on the other images of the batch.
+
     Args:
         together: Features [2, F] of two images.
         alone: Features [1, F] of the first image without the second, or the fault.
@@ -142,10 +146,10 @@ def _mixing_problems(together: Tensor, alone: Tensor | str) -> list[str]:
         return [f"{rule}; got, of one image alone, {alone}"]
     if alone.shape[1] != together.shape[1]:
         return [f"{rule}; got {together.shape[1]} features in a batch of two and {alone.shape[1]} alone"]
-    error, largest = (alone - together[:1]).abs().max().item(), together.abs().max().item()
-    if error > 1e-4 * largest:
+    difference, largest = (alone - together[:1]).abs().max().item(), together.abs().max().item()
+    if difference > 1e-4 * largest:
         return [
-            f"{rule}; got features that differ by {error / largest:.2%} of the largest from those of the image alone"
+            f"{rule}; got features that differ by {difference / largest:.2%} of the largest from those of the image alone"
         ]
     return []
 

@@ -25,6 +25,7 @@ HALF_TURN = 180.0
 @dataclass(frozen=True)
 class Task:
     """One task of a benchmark.
+
     Args:
         index: Position in the benchmark's sequence, from 1.
         origin: Number among the configuration's tasks, from 1. Random numbers derive from it. Equal to `index` if all
@@ -44,6 +45,7 @@ class Task:
 @dataclass(frozen=True)
 class Benchmark:
     """A sequence of tasks, for one member per seed, and the outputs that are active in each task.
+
     Args:
         scenario: Task-, domain- or class-incremental.
         seeds: One per member.
@@ -75,6 +77,7 @@ class Benchmark:
 
     def answers(self, i: int, k: int) -> tuple[int, ...]:
         """Return ans(i, k): the outputs that are active for task k after learning task i (van de Ven et al. 2022).
+
         Task-incremental: the classes of task k. Domain-incremental: all. Class-incremental: the classes seen through
         task i.
 
@@ -101,6 +104,7 @@ class Benchmark:
 
     def is_defined(self, i: int, k: int) -> bool:
         """Return True if accuracy on task k after learning task i has a meaning.
+
         Class-incremental accuracy has one only for k <= i.
         """
         return self.scenario is not Scenario.CLASS or k <= i
@@ -114,6 +118,7 @@ def build_benchmark(
     sequence: Sequence[int] | None = None,
 ) -> Benchmark:
     """Build the tasks of a configuration for M members.
+
     Args:
         config: The benchmark's settings.
         seeds: One per member; several members may have the same seed.
@@ -167,6 +172,7 @@ def samples_of(
     view: View | None,
 ) -> Samples:
     """Build the samples of M members.
+
     Args:
         config: The benchmark's settings.
         data: Inputs [N, D] and labels [N] of the source.
@@ -181,6 +187,7 @@ def samples_of(
 
 def outputs_of(config: BenchmarkConfig, index: int) -> range:
     """Return the outputs of the head of a task's classes, the same for all seeds.
+
     Domain-incremental tasks share their outputs; otherwise each task has a block of its own.
     """
     counts = class_counts(config)
@@ -204,6 +211,7 @@ def classes_of(config: BenchmarkConfig, index: int, seed: int) -> list[int]:
 
 def output_map(config: BenchmarkConfig, index: int, members: Sequence[Sequence[int]]) -> Tensor:
     """Return the map [M, S] from source classes to outputs of the head; -1 for a class of another task.
+
     Args:
         config: The benchmark's settings.
         index: Number of the task.
@@ -217,6 +225,7 @@ def output_map(config: BenchmarkConfig, index: int, members: Sequence[Sequence[i
 
 def miniature(benchmark: Benchmark, tasks: int, most: int) -> Benchmark:
     """Return the first tasks with at most about `most` samples each, for quick checks.
+
     Args:
         benchmark: The full benchmark.
         tasks: Number of tasks to keep.
@@ -245,6 +254,7 @@ def pixel_orders(index: int, seeds: Sequence[int], width: int) -> Tensor:
 
 def angles(index: int, tasks: int, seeds: Sequence[int]) -> Tensor:
     """Draw the angle by which a task rotates its images, [M] in degrees.
+
     Divides the half turn into T equal parts; task t of T draws an angle per seed from the t-th (Lopez-Paz & Ranzato
     2017).
     """
@@ -254,6 +264,7 @@ def angles(index: int, tasks: int, seeds: Sequence[int]) -> Tensor:
 
 def cut_by_class(labels: np.ndarray, fraction: float, seed: int) -> dict[str, list[np.ndarray]]:
     """Split the rows of each class into training and validation: stratified, equal in size for all seeds.
+
     Args:
         labels: [N] source classes.
         fraction: Share of each class for validation; at least one row.

@@ -1,4 +1,5 @@
 """Samples of a task for M members, and batches of them.
+
 Members share the tensors of the source and differ in indices only, so memory grows with the data once, and not with
 seeds or tasks.
 """
@@ -17,6 +18,7 @@ from clsearch.tasks.transforms import View
 @dataclass(frozen=True)
 class Batch:
     """Positions of a batch in a task's samples.
+
     Args:
         positions: [M, B].
         valid: [M, B], False if a member has fewer samples than the others; its position there is 0 and must not count.
@@ -46,6 +48,7 @@ class Batch:
 
 def batches_of(orders: Sequence[Tensor], size: int, device: torch.device) -> list[Batch]:
     """Split each member's order of positions into batches.
+
     Args:
         orders: Positions [n_m] of each member. A shorter order ends in smaller batches, then in empty ones.
         size: Batch size, in samples.
@@ -67,6 +70,7 @@ TAKEN = 2**20
 @dataclass(frozen=True)
 class Samples:
     """Samples of each of M members: rows of a source that all members share.
+
     Args:
         inputs: [N, D] uint8, the inputs of the source.
         labels: [N] classes of the source, 0..S-1.
@@ -92,6 +96,7 @@ class Samples:
 
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Load the samples at some positions.
+
         Args:
             positions: [M, B] positions in each member's samples.
 
@@ -134,6 +139,7 @@ def stacked_rows(rows: Sequence[Tensor]) -> Tensor:
 @dataclass(frozen=True)
 class Mixture:
     """The samples of several tasks together, each shown as by its own task, for joint training.
+
     Args:
         parts: Samples of each task.
     """
@@ -150,6 +156,7 @@ class Mixture:
 
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Load the samples at some positions, as `Samples.take`.
+
         Args:
             positions: [M, B]; a member's positions count through its samples of the first part, then of the second, and
                 so on.
@@ -168,6 +175,7 @@ class Mixture:
 
 def taken(samples: Samples | Mixture, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
     """Load the inputs [M, B, D] and labels [M, B] of each batch, several batches per gather.
+
     With small networks, one gather per batch costs a tenth of a step.
     """
     width = samples.width * batches[0].positions.numel()

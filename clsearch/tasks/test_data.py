@@ -27,6 +27,7 @@ def reader_of_test(config: BenchmarkConfig) -> Reader:
 
 def read_test(config: BenchmarkConfig) -> Data:
     """Read the test part of a configuration's source.
+
     Raises:
         OSError, RuntimeError, ValueError: If it cannot be read.
         ConfigError: If a folder of images cannot be used.
@@ -47,6 +48,7 @@ def read_test(config: BenchmarkConfig) -> Data:
 
 def held_out_samples(config: BenchmarkConfig, benchmark: Benchmark, test: Data) -> tuple[Samples, ...]:
     """Return the test samples of each task of a benchmark, shown to each member as by its tasks.
+
     Args:
         config: The configuration that the benchmark was built from.
         benchmark: The tasks and the seeds.

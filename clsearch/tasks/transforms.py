@@ -1,4 +1,5 @@
 """Transforms of images: views, by which a task shows them to each member, and random crops and flips in training.
+
 A view permutes or rotates the images of a task. Augmentation crops each training image from its padded self and mirrors
 it, at random, again in each epoch. All crops of an epoch are drawn beforehand, per member, from its own seed; cropping
 a batch is one gather on the device and draws nothing.
@@ -26,6 +27,7 @@ class View(Protocol):
 @dataclass(frozen=True)
 class PixelOrder:
     """Permutes the pixels.
+
     Args:
         order: [M, D] source pixel of each pixel.
     """
@@ -42,6 +44,7 @@ class PixelOrder:
 @dataclass(frozen=True)
 class Rotation:
     """Rotates images about their centre, with bilinear interpolation and zeros outside the image.
+
     Args:
         grid: [M, H, W, 2] source position of each pixel, as torch.nn.functional.grid_sample reads it.
     """
@@ -51,6 +54,7 @@ class Rotation:
     @classmethod
     def of(cls, degrees: Tensor, height: int, width: int) -> Rotation:
         """Build a rotation of images of one size.
+
         Args:
             degrees: [M] counterclockwise angles.
             height: H of the images, in pixels.
@@ -77,6 +81,7 @@ class Rotation:
 
 def drawn_crops(images: int, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Draw the crop and the flip of each image.
+
     Args:
         images: Number of images, n.
         padding: Largest shift, in pixels.
@@ -93,6 +98,7 @@ def drawn_crops(images: int, padding: int, flip: bool, generator: torch.Generato
 
 def cropped(inputs: Tensor, crops: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Crop images from themselves padded with 0, then mirror them.
+
     Args:
         inputs: [M, B, C*H*W].
         crops: [M, B, 3], see `draw_crops`.
