@@ -148,9 +148,8 @@ def _mixing_problems(together: Tensor, alone: Tensor | str) -> list[str]:
         return [f"{rule}; got {together.shape[1]} features in a batch of two and {alone.shape[1]} alone"]
     difference, largest = (alone - together[:1]).abs().max().item(), together.abs().max().item()
     if difference > 1e-4 * largest:
-        return [
-            f"{rule}; got features that differ by {difference / largest:.2%} of the largest from those of the image alone"
-        ]
+        share = f"{difference / largest:.2%} of the largest"
+        return [f"{rule}; got features that differ by {share} from those of the image alone"]
     return []
 
 

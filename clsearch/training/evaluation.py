@@ -1,4 +1,4 @@
-"""Accuracy of a model on the samples of each task."""
+"""Evaluate a model's accuracy on the samples of each task."""
 
 from __future__ import annotations
 
@@ -15,19 +15,39 @@ from clsearch.training.trial_setup import Run
 
 
 def accuracies(run: Run, params: Params, learned: int, samples: Sequence[Samples]) -> Tensor:
-    """Accuracy after learning `learned` tasks on the samples of every task, [M, T] float64, NaN where undefined."""
+    """Measure the accuracy on every task after learning some of them.
+
+    Args:
+        run: The trial's setup.
+        params: Name -> [M, ...].
+        learned: Number of tasks learned.
+        samples: Samples of each task of the benchmark.
+
+    Returns:
+        [M, T] float64, NaN if undefined.
+    """
     row = torch.full((len(run.seeds), len(run.benchmark.tasks)), torch.nan, dtype=torch.float64)
-    for task, own in zip(run.benchmark.tasks, samples, strict=True):
-        answers = run.benchmark.answers(learned, task.index)
-        if answers and run.benchmark.is_defined(learned, task.index):
-            row[:, task.index - 1] = accuracy_on(run, params, answers, own)
+    for task, task_samples in zip(run.benchmark.tasks, samples, strict=True):
+        active = run.benchmark.answers(learned, task.index)
+        if active and run.benchmark.is_defined(learned, task.index):
+            row[:, task.index - 1] = accuracy_on(run, params, active, task_samples)
     return row
 
 
 @torch.no_grad()
-def accuracy_on(run: Run, params: Params, answers: tuple[int, ...], samples: Samples) -> Tensor:
-    """Accuracy on samples where one of `answers` (outputs) may be answered, [M] float64."""
-    allowed = allowed_mask(answers, run.benchmark.outputs, run.device)
+def accuracy_on(run: Run, params: Params, active: tuple[int, ...], samples: Samples) -> Tensor:
+    """Measure the accuracy on samples of one task.
+
+    Args:
+        run: The trial's setup.
+        params: Name -> [M, ...].
+        active: The active outputs.
+        samples: Samples of each member.
+
+    Returns:
+        [M] float64.
+    """
+    allowed = allowed_mask(active, run.benchmark.outputs, run.device)
     correct = torch.zeros(len(run.seeds), dtype=torch.float64, device=run.device)
     for batch in samples.in_order(run.network.at_once):
         inputs, labels = samples.take(batch.positions)
@@ -37,19 +57,32 @@ def accuracy_on(run: Run, params: Params, answers: tuple[int, ...], samples: Sam
 
 
 def measured(run: Run, state: TrialState, accuracy: Tensor, samples: Sequence[Samples]) -> Tensor:
-    """`accuracy` [M, T+1, T] with the row of the tasks that a state has learned, measured on each task's `samples`."""
+    """Fill the row of the accuracy matrix that belongs to a state.
+
+    Args:
+        run: The trial's setup.
+        state: The state to evaluate.
+        accuracy: [M, T+1, T], the matrix so far.
+        samples: Samples of each task of the benchmark.
+
+    Returns:
+        A copy of `accuracy` with row `state.tasks_learned`.
+    """
     t = state.tasks_learned
     row = accuracies(run, state.params, t, samples)
-    if (
-        t and run.scheme is TrainingScheme.INDEPENDENT
-    ):  # each task's own network answers for it; later tasks have none yet
+    if t and run.scheme is TrainingScheme.INDEPENDENT:  # each task has its own network; later tasks have none yet
         row = torch.where(torch.arange(row.shape[1]) == t - 1, row, accuracy[:, t - 1])
         row[:, t:] = torch.nan
-    found = accuracy.clone()
-    found[:, t] = row
-    return found
+    filled = accuracy.clone()
+    filled[:, t] = row
+    return filled
 
 
 def of_retained(accuracy: Tensor, unlearning: dict[str, Tensor]) -> Tensor:
-    """R [M, T+1, T] without the cells of tasks that were unlearned by then."""
+    """Replace the cells of unlearned tasks by NaN.
+
+    Args:
+        accuracy: R, [M, T+1, T].
+        unlearning: Measurements of unlearning, see `metrics.Unlearning`; empty before the first request.
+    """
     return torch.where(unlearning["chance"].isnan(), accuracy, torch.nan) if unlearning else accuracy

@@ -1,10 +1,9 @@
-"""The first task, trained once for all trials that train it alike.
+"""Train the first task once for all trials that train it alike.
 
-At fixed seeds, whatever a regularizer's settings are, nothing of them acts before there is something to hold on to:
-until the last step of task 1, trials of LwF, EWC and finetuning do the same. So the first of them leaves parameters,
-moments and learning curve in a file, and the others go on from there, each with its own `remember`. The name of the
-file is a digest of all that is read until then, so on a CPU a trial that takes it over equals one that does not, bit
-for bit.
+At fixed seeds, the settings of a regularizer have no effect before there is an earlier task: until the last step of
+task 1, trials of LwF, EWC and finetuning are equal. So the first of these trials stores parameters, moments and
+learning curve in a file, and the others continue from it, each with its own `remember`. The name of the file is a
+digest of everything read until then, so on a CPU a trial that loads the file equals one that does not, bit for bit.
 """
 
 from __future__ import annotations
@@ -33,16 +32,17 @@ from clsearch.training.state import TrialState, members_of, together
 from clsearch.training.trial_setup import Run, settings_of
 
 TRAINING_PACKAGES = ("common", "config", "data", "methods", "networks", "tasks", "training")
-"""Packages whose code decides what a first task becomes."""
+"""Packages whose code determines the result of a first task."""
 
 UNUSED_SECONDS = 24 * 3600.0
-"""A file that no trial took over for so long is removed when the next study begins."""
+"""A file that no trial has loaded for this long is removed at the start of the next study."""
 
 
 def shares(run: Run, state: TrialState) -> bool:
-    """Whether what is trained next is the same in other trials. Not with a user's own regularizer, which may act from
-    the first step, nor with a network of the user's own, whose code has no digest, nor among configurations that differ
-    in their learning rate.
+    """Return True if other trials train the next task in the same way.
+
+    False for a user's own regularizer, which can act from the first step; for a user's own network, whose code has no
+    digest; and for configurations that differ in their learning rate.
     """
     return (
         run.prefixes is not None
@@ -55,36 +55,44 @@ def shares(run: Run, state: TrialState) -> bool:
 
 
 def first_task(run: Run, state: TrialState, train: Callable[[Run, TrialState], TrialState]) -> TrialState:
-    """A state that is trained on the first task: taken over where another trial has left it, else by `train`, and left
-    for others. Several configurations that train together train it once. A folder that can't be read or written costs
-    the sharing and nothing else.
+    """Return a state trained on the first task: loads it if another trial has stored it, else trains and stores it.
+
+    Several configurations that train together train it once. If the folder cannot be read or written, the trial trains
+    the task itself.
+
+    Args:
+        run: The trial's setup.
+        state: The state before the first task.
+        train: Trains a state of one configuration on the first task.
     """
     lead, G = run.lead, run.configurations
     start = members_of(state, 0, run.seeds_each)
     path, began = _path(lead), time.perf_counter()
-    found = _read(path, run.device)
-    if found is None:
+    stored = _read(path, run.device)
+    if stored is None:
         trained = train(lead, start)
         _leave(path, trained, lead.columns, time.perf_counter() - began)
         return together([trained] * G)
     with suppress(OSError):
-        path.touch()  # still used
-    taken = replace(
+        path.touch()  # marks it as used
+    loaded = replace(
         start,
-        params=found["params"],
-        moments=found["moments"],
-        curve=arranged(found["curve"], found["columns"], run.columns),
-        epochs=found["epochs"],
+        params=stored["params"],
+        moments=stored["moments"],
+        curve=arranged(stored["curve"], stored["columns"], run.columns),
+        epochs=stored["epochs"],
     )
-    return replace(together([taken] * G), shared=found["seconds"])
+    return replace(together([loaded] * G), shared=stored["seconds"])
 
 
 def _path(lead: Run) -> Path:
+    """Return the file of a setup of one configuration."""
     assert lead.prefixes is not None
     return lead.prefixes / f"{name_of(lead)}.pt"
 
 
 def _leave(path: Path, trained: TrialState, columns: tuple[str, ...], seconds: float) -> None:
+    """Store what a first task determines; ignores a folder that cannot be written."""
     content = {"params": trained.params, "moments": trained.moments, "curve": trained.curve, "epochs": trained.epochs}
     buffer = io.BytesIO()
     torch.save(content | {"columns": list(columns), "seconds": seconds}, buffer)
@@ -93,20 +101,31 @@ def _leave(path: Path, trained: TrialState, columns: tuple[str, ...], seconds: f
 
 
 def arranged(curve: Tensor, columns: list[str], wanted: tuple[str, ...]) -> Tensor:
-    """A learning curve [E, M, K] of other columns: what is not logged there is 0, as it is in the first task, and NaN
-    for a member whose steps were over.
+    """Select the columns of a learning curve.
+
+    Args:
+        curve: [E, M, K].
+        columns: Names of its K columns.
+        wanted: Names of the columns to return. A column that is missing in the curve is 0, as in the first task, and
+            NaN for a member whose training has ended.
+
+    Returns:
+        [E, M, len(wanted)].
     """
     absent = torch.zeros_like(curve[..., 0]).masked_fill(curve[..., 0].isnan(), torch.nan)
-    own = dict(zip(columns, curve.unbind(-1), strict=True))
-    return torch.stack([own.get(name, absent) for name in wanted], -1)
+    by_name = dict(zip(columns, curve.unbind(-1), strict=True))
+    return torch.stack([by_name.get(name, absent) for name in wanted], -1)
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """Load a file of `_store` to a device; None if it is missing or unusable."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
-    except Exception:  # torch raises many types over a file that is not its own; then it is trained, and written anew
+    except (
+        Exception
+    ):  # torch raises many types for a corrupt file; the trial then trains the task and replaces the file
         return None
     for kind in ("params", "moments"):
         content[kind] = {name: value.to(device) for name, value in content[kind].items()}
@@ -114,8 +133,10 @@ def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def name_of(run: Run) -> str:
-    """A digest of all that is read until the last step of the first task: settings that every algorithm has, the data
-    themselves, seeds (their number is the cohort's shape), code, and the machine's arithmetic.
+    """Return a digest of everything read until the last step of the first task.
+
+    This includes the settings that every algorithm has, the data, the seeds (their number is the shape of the stack),
+    the code, and the arithmetic of the machine.
     """
     machine = [torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
     device = [run.device.type]
@@ -130,16 +151,16 @@ def name_of(run: Run) -> str:
 
 @cache
 def code_digest() -> str:
-    """A digest of all code that training runs."""
+    """Return a digest of all code that training runs."""
     package = Path(__file__).parents[1]
     files = [path for name in TRAINING_PACKAGES for path in sorted((package / name).rglob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def tidy(folder: Path) -> None:
-    """Remove files that nobody took over for long, and what a process that was killed left half written."""
+    """Remove the files that no trial has loaded for long, and temporary files of killed processes."""
     oldest = time.time() - UNUSED_SECONDS
     for path in [*folder.glob("*.pt"), *folder.glob(TEMPORARY)]:
-        with suppress(OSError):  # another process was faster
+        with suppress(OSError):  # another process has removed it
             if path.stat().st_mtime < oldest:
                 path.unlink()

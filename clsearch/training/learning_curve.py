@@ -1,4 +1,4 @@
-"""What steps tell of themselves, put together for many at a time: each small operation in a step costs it a percent."""
+"""Per-step logs, evaluated for many steps at a time: each small operation in a step costs a percent of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from clsearch.tasks.samples import Batch
 
 @dataclass(frozen=True)
 class StepLog:
-    """One step's: terms by name, [M] each; what was answered to its batch, and the labels, [M, B] each."""
+    """The log of one step.
+
+    Args:
+        terms: Terms of the loss by name, [M] each.
+        predictions: [M, B] predicted outputs.
+        labels: [M, B] true outputs.
+        batch: The step's batch.
+    """
 
     terms: dict[str, Tensor]
     answers: Tensor
@@ -24,19 +31,28 @@ class StepLog:
 
 @torch.no_grad()
 def rows_of(columns: Sequence[str], logs: Sequence[StepLog]) -> Tensor:
-    """[S, M, K] of S steps, in the order of the columns: means over the batch of each; what is not logged is 0."""
-    correct = torch.cat([_accuracies(list(own)) for _, own in groupby(logs, _shape)])
-    found = {"accuracy": correct}
-    found |= {name: torch.stack([log.terms[name] for log in logs]) for name in logs[0].terms if name in columns}
-    return torch.stack([found.get(name, torch.zeros_like(correct)) for name in columns], -1)
+    """Compute the rows of the learning curve of S steps.
+
+    Args:
+        columns: Names of the K columns.
+        logs: The S steps, in order.
+
+    Returns:
+        [S, M, K], means over each step's batch; a column that is not logged is 0.
+    """
+    correct = torch.cat([_accuracies(list(group)) for _, group in groupby(logs, _shape)])
+    values = {"accuracy": correct}
+    values |= {name: torch.stack([log.terms[name] for log in logs]) for name in logs[0].terms if name in columns}
+    return torch.stack([values.get(name, torch.zeros_like(correct)) for name in columns], -1)
 
 
 def _shape(log: StepLog) -> tuple[int, bool]:
+    """Return the properties that the batches of one `_accuracies` call must share."""
     return log.labels.shape[1], log.batch.valid is None
 
 
 def _accuracies(logs: Sequence[StepLog]) -> Tensor:
-    """[S, M] of steps whose batches are alike."""
+    """Return the accuracies [S, M] of steps whose batches have one shape."""
     answers, labels = (torch.stack(values) for values in zip(*((log.answers, log.labels) for log in logs), strict=True))
     correct = (answers == labels).float()
     if logs[0].batch.valid is None:

@@ -1,8 +1,7 @@
 """Optimizers as functions over dicts of tensors; each member has its own learning rate.
 
-An update is in place, as torch.optim's are, and has no branch on a tensor's value. All parameters go through one call
-per operation (torch's foreach functions, which torch.optim is made of): a small network's update takes half the time of
-a loop over its parameters.
+Updates are in place, as in torch.optim, and do not branch on a tensor's value. Each operation is one call for all
+parameters (torch's foreach functions, which torch.optim uses): for a small network this takes half the time of a loop.
 """
 
 from __future__ import annotations
@@ -18,26 +17,41 @@ from clsearch.config.sections import TrainingConfig
 from clsearch.networks.mlp import Params, per_member
 
 Moments = dict[str, Tensor]
+"""Optimizer state: `<kind>/<parameter>` -> a tensor of the parameter's shape; Adam's `steps` is [M]."""
 
 
 class Optimizer(Protocol):
-    """`initial` makes the moments; `update` moves parameters and moments.
-
-    Moments of a parameter are named `<kind>/<parameter>` and have its shape; `steps` is [M].
-    drifts: whether it may move a parameter whose gradient is 0.
-    """
+    """Initializes moments and updates parameters."""
 
     @property
-    def drifts(self) -> bool: ...
+    def drifts(self) -> bool:
+        """True if an update can change a parameter whose gradient is 0."""
+        ...
 
-    def initial(self, params: Params) -> Moments: ...
+    def initial(self, params: Params) -> Moments:
+        """Return the moments before the first step. params: name -> [M, ...]."""
+        ...
 
-    def update(self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor) -> None: ...
+    def update(self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor) -> None:
+        """Update parameters and moments in place.
+
+        Args:
+            params: Name -> [M, ...].
+            gradients: Name -> [M, ...].
+            moments: As `initial` or the previous step left them.
+            learning_rate: [M].
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent with heavy-ball momentum, as torch.optim.SGD (weight decay is L2)."""
+    """Stochastic gradient descent with heavy-ball momentum, as torch.optim.SGD.
+
+    Args:
+        momentum: Momentum factor; 0 for none.
+        weight_decay: L2 factor; 0 for none.
+    """
 
     momentum: float
     weight_decay: float
@@ -65,7 +79,15 @@ class SGD:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma & Ba 2015), or AdamW (Loshchilov & Hutter 2019) where weight decay is decoupled."""
+    """Adam (Kingma & Ba 2015), or AdamW (Loshchilov & Hutter 2019) with decoupled weight decay.
+
+    Args:
+        weight_decay: Factor of the weight decay; 0 for none.
+        decoupled: Decoupled weight decay instead of L2.
+        beta1: Decay of the mean of gradients.
+        beta2: Decay of the mean of squared gradients.
+        epsilon: Added to the denominator.
+    """
 
     weight_decay: float
     decoupled: bool
@@ -83,19 +105,19 @@ class Adam:
         return zeros | {"steps": torch.zeros(len(first), device=first.device)}
 
     def update(self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor) -> None:
-        moved = moments["steps"].add_(1)
+        count = moments["steps"].add_(1)
         # 1 - beta**steps would lose digits in single precision.
-        size = learning_rate / -torch.expm1(moved * math.log(self.beta1))
-        correction = (-torch.expm1(moved * math.log(self.beta2))).sqrt()
-        values, found = list(params.values()), [gradients[name] for name in params]
+        size = learning_rate / -torch.expm1(count * math.log(self.beta1))
+        correction = (-torch.expm1(count * math.log(self.beta2))).sqrt()
+        values, slopes = list(params.values()), [gradients[name] for name in params]
         if self.weight_decay and self.decoupled:
             torch._foreach_mul_(values, _rates(1 - learning_rate * self.weight_decay, values))
         elif self.weight_decay:
-            found = [*torch._foreach_add(found, values, alpha=self.weight_decay)]
+            slopes = [*torch._foreach_add(slopes, values, alpha=self.weight_decay)]
         means, squares = _kept(moments, "mean", params), _kept(moments, "square", params)
-        torch._foreach_lerp_(means, found, 1 - self.beta1)
+        torch._foreach_lerp_(means, slopes, 1 - self.beta1)
         torch._foreach_mul_(squares, self.beta2)
-        torch._foreach_addcmul_(squares, found, found, 1 - self.beta2)
+        torch._foreach_addcmul_(squares, slopes, slopes, 1 - self.beta2)
         denominators = torch._foreach_sqrt(squares)
         torch._foreach_div_(denominators, _rates(correction, values))
         torch._foreach_add_(denominators, self.epsilon)
@@ -104,17 +126,18 @@ class Adam:
 
 
 def _kept(moments: Moments, kind: str, params: Params) -> list[Tensor]:
+    """Return the moments of one kind, in the order of the parameters."""
     return [moments[f"{kind}/{name}"] for name in params]
 
 
 def _rates(numbers: Tensor, values: list[Tensor]) -> list[Tensor]:
-    """`numbers` [M], shaped to multiply each of `values` [M, ...]."""
+    """Reshape `numbers` [M] to broadcast over each of `values` [M, ...]."""
     shaped = {value.dim(): per_member(numbers, value) for value in values}
     return [shaped[value.dim()] for value in values]
 
 
 def build_optimizer(config: TrainingConfig) -> Optimizer:
-    """The optimizer that a configuration names."""
+    """Build the optimizer of a configuration."""
     if config.optimizer == "sgd":
         return SGD(config.momentum, config.weight_decay)
     return Adam(config.weight_decay, decoupled=config.optimizer == "adamw")

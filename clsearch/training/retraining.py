@@ -1,4 +1,4 @@
-"""Models that never saw what is unlearned: what unlearning is measured against."""
+"""Train the reference models of unlearning: models that never saw the unlearned tasks."""
 
 from __future__ import annotations
 
@@ -17,43 +17,61 @@ from clsearch.training.loop import learn_task
 from clsearch.training.trial_setup import build_run
 
 REFERENCE = "finetuning"
-"""It has none of the hyperparameters that a search moves, so one serves all trials of a structure."""
+"""Algorithm of the references. It has no searched hyperparameter, so one serves all trials of a structure."""
 
 References = dict[int, Params]
 """Number of tasks learned -> parameters [M, ...]."""
 
 
 def placed(references: References, device: torch.device | str) -> References:
-    """The same on a device."""
-    return {at: {name: value.to(device) for name, value in params.items()} for at, params in references.items()}
+    """Move the references to a device."""
+    return {after: {name: value.to(device) for name, value in params.items()} for after, params in references.items()}
 
 
 def task_trainings(config: TrialConfig, seeds: int) -> int:
-    """How many tasks, each on a seed, `retrained` trains."""
+    """Count the task-seed trainings of `retrain`.
+
+    Args:
+        config: A trial's configuration.
+        seeds: Number of seeds.
+    """
     moments = sorted({*config.requests, config.tasks}) if config.requests else []
-    last = {unlearned_by(config.requests, at): at for at in moments}
-    return seeds * sum(at - len(gone) for gone, at in last.items())
+    last = {unlearned_by(config.requests, after): after for after in moments}
+    return seeds * sum(after - len(unlearned) for unlearned, after in last.items())
 
 
 def retrained(
     config: TrialConfig, seeds: Sequence[int], device: torch.device | str = "cpu", data: Data | None = None
 ) -> References:
-    """For each request, and for the end of the sequence: the same network with the same seeds, finetuned on the tasks
-    that are retained by then and on nothing else. Tasks keep their numbers in the random seeds, so the batches are
-    those of a trial. Raises DivergedError.
+    """Train the reference model of each unlearning request, and of the end of the sequence.
+
+    A reference is the same network with the same seeds, finetuned on the tasks retained by then only. Tasks keep their
+    numbers in the random seeds, so the batches are those of a trial.
+
+    Args:
+        config: A trial's configuration.
+        seeds: One per member.
+        device: Device to train on.
+        data: Training data of the source; None reads it.
+
+    Returns:
+        Number of tasks learned -> parameters [M, ...]; empty without requests.
+
+    Raises:
+        DivergedError: If training diverges.
     """
     if not config.requests:
         return {}
     settings = {name: getattr(config, name) for name in fields_of(REFERENCE)}
-    own = configure(REFERENCE, settings, config.source)
+    reference = configure(REFERENCE, settings, config.source)
     moments = sorted({*config.requests, config.tasks})
-    found: References = {}
-    for gone, ats in groupby(moments, partial(unlearned_by, config.requests)):
-        until = list(ats)
-        run = build_run(own, seeds, device, data, [k for k in range(1, until[-1] + 1) if k not in gone])
+    references: References = {}
+    for unlearned, group in groupby(moments, partial(unlearned_by, config.requests)):
+        until = list(group)
+        run = build_run(reference, seeds, device, data, [k for k in range(1, until[-1] + 1) if k not in unlearned])
         state = run.initial_state()
-        for at in until:
-            while state.tasks_learned < sum(task.origin <= at for task in run.benchmark.tasks):
+        for after in until:
+            while state.tasks_learned < sum(task.origin <= after for task in run.benchmark.tasks):
                 state = learn_task(run, state)
-            found[at] = state.params
-    return found
+            references[after] = state.params
+    return references

@@ -1,4 +1,4 @@
-"""How the learning rate changes within a task; it starts anew at each."""
+"""Learning rate schedules within a task; each task starts the schedule again."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from clsearch.config.sections import TrainingConfig
 
 
 def rate_shares(config: TrainingConfig, steps: int) -> Tensor:
-    """[steps] float64: what the learning rate is multiplied by at each step of a task.
+    """Compute the factor of the learning rate at each step of a task.
 
-    Over the first `warmup` share of the steps (at least one, not all) it rises linearly; over the others, x going from
-    0 to 1, it is
-    constant  1
-    cosine    (1 + cos πx) / 2 (Loshchilov & Hutter 2017, without restarts within the task)
-    step      decay^n, n of the milestones being at x or before it
+    The factor rises linearly over the first `warmup` share of the steps (at least one step, not all). Over the other
+    steps, x rises from 0 to 1 and the factor is
+
+        constant  1
+        cosine    (1 + cos πx) / 2 (Loshchilov & Hutter 2017, without restarts within the task)
+        step      decay^n with n the number of milestones <= x
+
+    Args:
+        config: The training settings.
+        steps: Number of steps of the task.
+
+    Returns:
+        [steps] float64.
     """
     rising = min(steps - 1, max(1, round(config.warmup * steps))) if config.warmup else 0
     x = torch.arange(steps - rising, dtype=torch.float64) / max(1, steps - rising)

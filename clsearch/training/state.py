@@ -1,4 +1,4 @@
-"""All that a trial needs to go on after a learned task."""
+"""The state of a trial between two tasks, and its file."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ from torch import Tensor
 from clsearch.common.files import write_atomically
 
 STACKED = ("params", "moments", "memory", "updates", "unlearning")
-"""Dicts of tensors [M, ...] in a state."""
+"""Names of the state's dicts of tensors [M, ...]."""
 
 
 @dataclass(frozen=True)
 class TrialState:
-    """A trial between two tasks. Nothing that later training depends on lives anywhere else.
+    """A trial between two tasks: everything that later training depends on.
 
-    fingerprint: of the configuration and seeds it belongs to.
-    params, moments, memory: name -> tensor [M, ...].
-    accuracy: R [M, T+1, T] float64, NaN where not measured; of tasks that were unlearned, from then on.
-    curve: [E, M, K] one row per epoch so far, averaged over its samples (columns: Run.columns).
-    epochs: [E, 2] task and epoch of each row.
-    seconds: spent in learning so far. shared: spent by another trial on the first task, which this one took over.
-    updates: <task>/<name> -> what learning a task changed of a parameter, [M, ...], where tasks may be unlearned.
-    unlearned: indices of the tasks that were. unlearning: what was measured of it, see `metrics.unlearning`.
-    diverged: of several configurations, the place of one that diverged in the last task -> why.
+    Args:
+        fingerprint: Digest of the configuration and the seeds.
+        tasks_learned: Number of tasks learned.
+        params: Name -> [M, ...].
+        moments: Optimizer state, name -> [M, ...].
+        memory: What methods keep of earlier tasks, name -> [M, ...].
+        accuracy: R [M, T+1, T] float64; NaN in cells that are not measured, and for unlearned tasks from their
+            unlearning on.
+        curve: [E, M, K], one row per epoch so far, averaged over its samples (columns: `TrialSetup.columns`).
+        epochs: [E, 2], task and epoch of each row of `curve`.
+        seconds: Time spent in learning so far.
+        updates: `<task>/<name>` -> change of a parameter by learning a task, [M, ...], if tasks can be unlearned.
+        unlearned: Indices of the unlearned tasks.
+        unlearning: Measurements of unlearning, see `metrics.Unlearning`.
+        shared: Time that another trial spent on the first task that this trial loaded, in seconds.
+        diverged: Position among several configurations -> message, for each that diverged in the last task.
     """
 
     fingerprint: str
@@ -48,11 +55,11 @@ class TrialState:
     diverged: dict[int, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write atomically: `path` holds this state or the one before."""
+        """Write the state atomically: `path` contains this state or the previous one."""
         write_atomically(path, self.packed())
 
     def packed(self) -> bytes:
-        """The state as bytes, for a file or another process."""
+        """Serialize the state, for a file or another process."""
         buffer = io.BytesIO()
         torch.save(vars(self), buffer)
         return buffer.getvalue()
@@ -61,18 +68,32 @@ class TrialState:
     def load(cls, path: Path, fingerprint: str, device: torch.device) -> TrialState:
         """Read a state that `save` wrote.
 
-        Raises FileNotFoundError, and ValueError where the file belongs to another configuration or other seeds.
+        Args:
+            path: The file.
+            fingerprint: The expected fingerprint.
+            device: Device of the state's tensors.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the state belongs to another configuration or other seeds.
         """
         return cls.unpacked(path.read_bytes(), fingerprint, device, str(path))
 
     @staticmethod
     def tasks_in(packed: bytes) -> int:
-        """How many tasks a packed state learned."""
+        """Return the number of tasks that a serialized state has learned."""
         return int(torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)["tasks_learned"])
 
     @classmethod
     def unpacked(cls, packed: bytes, fingerprint: str, device: torch.device, place: str = "state") -> TrialState:
-        """A state from its bytes, as `load`. place: where they come from."""
+        """Deserialize a state, with the errors of `load`.
+
+        Args:
+            packed: The bytes of `packed`.
+            fingerprint: The expected fingerprint.
+            device: Device of the state's tensors.
+            place: Origin of the bytes, for messages.
+        """
         content = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
         if content["fingerprint"] != fingerprint:
             raise ValueError(
@@ -80,13 +101,13 @@ class TrialState:
                 f"{content['fingerprint']}, not {fingerprint}"
             )
         parts = ("params", "moments", "memory", "updates")
-        for name in parts:  # the records stay on the CPU, where the loop keeps them
+        for name in parts:  # accuracy and curve stay on the CPU, as in the loop
             content[name] = {key: value.to(device) for key, value in content.get(name, {}).items()}
         return cls(**content)
 
 
 def together(states: Sequence[TrialState]) -> TrialState:
-    """One state of the members of several, which have learned the same tasks. It has cost nothing yet."""
+    """Stack the members of several states that have learned the same tasks; the result has cost no time yet."""
     first = states[0]
     if len(states) == 1:
         return replace(first, seconds=0.0, shared=0.0)
@@ -105,28 +126,38 @@ def together(states: Sequence[TrialState]) -> TrialState:
 
 
 def apart(state: TrialState, before: Sequence[TrialState]) -> list[TrialState]:
-    """What became of each of several states that were put together, with its share of what that cost."""
+    """Split a stacked state, and divide its cost.
+
+    Args:
+        state: The stacked state.
+        before: The states that were stacked.
+
+    Returns:
+        The new state of each of `before`.
+    """
     M, G = len(state.accuracy), len(before)
-    found = []
-    for place, own in enumerate(before):
-        part = members_of(state, place * M // G, (place + 1) * M // G)
-        found.append(
+    states = []
+    for position, previous in enumerate(before):
+        part = members_of(state, position * M // G, (position + 1) * M // G)
+        states.append(
             replace(
                 part,
-                fingerprint=own.fingerprint,
-                seconds=own.seconds + state.seconds / G,
-                shared=own.shared + state.shared,
+                fingerprint=previous.fingerprint,
+                seconds=previous.seconds + state.seconds / G,
+                shared=previous.shared + state.shared,
                 diverged={},
             )
         )
-    return found
+    return states
 
 
 def members_of(state: TrialState, first: int, end: int) -> TrialState:
-    """Some members' state."""
+    """Return the state of members first..end-1."""
     if (first, end) == (0, len(state.accuracy)):
         return state
-    own: dict[str, Any] = {
+    members: dict[str, Any] = {
         kind: {name: value[first:end].clone() for name, value in getattr(state, kind).items()} for kind in STACKED
     }
-    return replace(state, accuracy=state.accuracy[first:end].clone(), curve=state.curve[:, first:end].clone(), **own)
+    return replace(
+        state, accuracy=state.accuracy[first:end].clone(), curve=state.curve[:, first:end].clone(), **members
+    )

@@ -1,4 +1,4 @@
-"""What is learned at a task, and its steps: batches, augmentation and learning rates, drawn before they are taken."""
+"""Prepare a task: its loss, and the batches, augmentation and learning rates of its steps, drawn beforehand."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from clsearch.training.trial_setup import Run
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learned at a task, prepared: what every step of it shares.
+    """The parts of a task that all its training steps share.
 
-    origin: the task's, which batches and augmentation follow.
-    samples: trained on; all tasks' so far in joint training. tasks: how many tasks they are of.
-    barred: what is added to the logits: 0 where an output may be answered, -inf elsewhere; [C], or [C, C] with a row
-    per label where tasks are mixed, or None where all may.
-    movable: parameter -> mask of the entries that may move, for parameters of which not all may, though the optimizer
-    would move them.
+    Args:
+        origin: The task's original number; batches and augmentation derive from it.
+        samples: Training samples; in joint training those of all tasks so far.
+        tasks: Number of tasks that `samples` come from.
+        logit_mask: Added to the logits: 0 for an active output, -inf otherwise; [C], or [C, C] with a row per label if
+            tasks are mixed. None if all outputs are active.
+        penalties: Penalties of the loss.
+        trainable_mask: Parameter -> mask of the entries that an update may change, for the parameters of which the
+            optimizer would also change others.
     """
 
     origin: int
@@ -41,7 +44,15 @@ class Lesson:
     movable: dict[str, Tensor]
 
     def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits [M, B, C] with -inf where a sample of this label may not be answered so."""
+        """Mask the logits of inactive outputs.
+
+        Args:
+            logits: [M, B, C].
+            labels: [M, B], which select the mask if tasks are mixed.
+
+        Returns:
+            [M, B, C], -inf for an inactive output.
+        """
         barred = self.barred
         if barred is None:
             return logits
@@ -49,7 +60,13 @@ class Lesson:
 
 
 def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
-    """Everything of a task that its steps do not change."""
+    """Compute everything of a task that its steps do not change.
+
+    Args:
+        run: The trial's setup.
+        state: The state before the task.
+        task: The task to train on.
+    """
     benchmark, t = run.benchmark, task.index
     prepared = [r.prepare(run.network, benchmark, task, state.memory, run.hyperparameters) for r in run.regularizers]
     active = benchmark.answers(t, t)
@@ -62,39 +79,49 @@ def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
         for learned in benchmark.tasks[:t]:
             columns = torch.tensor(learned.classes, device=run.device)
             allowed[columns[:, None], columns] = True
-    movable = allowed_mask(active, benchmark.outputs, run.device) if run.optimizer.drifts else None
+    trainable = allowed_mask(active, benchmark.outputs, run.device) if run.optimizer.drifts else None
     return Lesson(
         origin=task.origin,
         samples=Mixture(tuple(learned.train for learned in benchmark.tasks[:t])) if joint else task.train,
         tasks=t if joint else 1,
         barred=None if allowed is None else torch.where(allowed, 0.0, -torch.inf),
         penalties=tuple(p for p in prepared if p is not None),
-        movable={} if movable is None else {"head.weight": movable, "head.bias": movable},
+        movable={} if trainable is None else {"head.weight": trainable, "head.bias": trainable},
     )
 
 
 @dataclass(frozen=True)
 class Step:
-    """A batch, and each member's learning rate [M] on it; None: as it is."""
+    """A training step.
+
+    Args:
+        batch: Positions of the samples.
+        rate: [M] learning rates; None uses the configured ones.
+    """
 
     batch: Batch
     rate: Tensor | None
 
 
 def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Step]]:
-    """Steps, an epoch at a time. Each member goes through its own samples as it would alone, whatever the others'
-    sizes; its last epoch ends where the configured steps end.
+    """Yield the steps of a task, one epoch at a time.
 
-    With `iterations`, joint training takes as many per task that it trains on, as `epochs` do by themselves.
+    Each member passes through its own samples as it would alone, whatever the sizes of the others; its last epoch ends
+    with the configured number of steps. With `iterations`, joint training runs that many steps for each task that it
+    trains on.
+
+    Args:
+        run: The trial's setup.
+        setup: The task's setup.
     """
     config, size = run.config, run.config.batch_size
     epochs, iterations = config.epochs or 0, (config.iterations or 0) * lesson.tasks
     left = [iterations or epochs * -(-n // size) for n in lesson.samples.sizes]
-    shares = [rate_shares(config, steps) for steps in left]
+    multipliers = [rate_shares(config, steps) for steps in left]
     for epoch in itertools.count(1):
         if not any(left):
             return
-        drawn = {  # members of a cohort have the same seeds
+        drawn = {  # several configurations have the same seeds
             seed: torch.randperm(n, generator=generator_of(seed, lesson.origin, epoch, "batches"))[: steps * size]
             for seed, n, steps in dict.fromkeys(zip(run.seeds, lesson.samples.sizes, left, strict=True))
         }
@@ -104,13 +131,22 @@ def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Step]]:
             batches = _with_crops(run, lesson, epoch, batches, [len(order) for order in orders])
         rates: Sequence[Tensor | None] = [None] * len(batches)
         if run.scheduled:
-            rates = _rates(run, [own[len(own) - n :] for own, n in zip(shares, left, strict=True)], len(batches))
+            remaining = [factors[len(factors) - n :] for factors, n in zip(multipliers, left, strict=True)]
+            rates = _rates(run, remaining, len(batches))
         left = [steps - -(-len(order) // size) for steps, order in zip(left, orders, strict=True)]
         yield [Step(batch, rate) for batch, rate in zip(batches, rates, strict=True)]
 
 
 def _with_crops(run: Run, lesson: Lesson, epoch: int, batches: list[Batch], images: list[int]) -> list[Batch]:
-    """An epoch's batches with how each image is augmented. images: how many each member sees."""
+    """Add crops and flips to the batches of an epoch.
+
+    Args:
+        run: The trial's setup.
+        setup: The task's setup.
+        epoch: From 1.
+        batches: The batches of the epoch.
+        images: Number of images of each member in this epoch.
+    """
     config = run.config
     drawn = {
         seed: drawn_crops(
@@ -118,14 +154,20 @@ def _with_crops(run: Run, lesson: Lesson, epoch: int, batches: list[Batch], imag
         )
         for seed, n in dict.fromkeys(zip(run.seeds, images, strict=True))
     }
-    own = [drawn[seed] for seed in run.seeds]
-    crops = torch.nn.utils.rnn.pad_sequence(own, batch_first=True).to(run.device).split(config.batch_size, dim=1)
+    by_member = [drawn[seed] for seed in run.seeds]
+    crops = torch.nn.utils.rnn.pad_sequence(by_member, batch_first=True).to(run.device).split(config.batch_size, dim=1)
     return [replace(batch, crops=each) for batch, each in zip(batches, crops, strict=True)]
 
 
-def _rates(run: Run, shares: Sequence[Tensor], steps: int) -> Sequence[Tensor]:
-    """[M] learning rates of the next steps. shares: of each member's steps to come; it stands still after them."""
-    stacked = torch.nn.utils.rnn.pad_sequence([own[:steps] for own in shares])
+def _rates(run: Run, multipliers: Sequence[Tensor], steps: int) -> Sequence[Tensor]:
+    """Return the learning rates [M] of the next steps.
+
+    Args:
+        run: The trial's setup.
+        multipliers: For each member, the factors of the learning rate at its remaining steps; 0 after them.
+        steps: Number of steps.
+    """
+    stacked = torch.nn.utils.rnn.pad_sequence([factors[:steps] for factors in multipliers])
     stacked = torch.nn.functional.pad(stacked, (0, 0, 0, steps - len(stacked))).to(run.device)
     rate = run.hyperparameters["learning_rate"]
     return (stacked * rate).to(rate.dtype).unbind()

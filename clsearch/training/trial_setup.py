@@ -1,4 +1,4 @@
-"""A trial, built: everything fixed before training starts."""
+"""Build everything of a trial that is fixed before training starts."""
 
 from __future__ import annotations
 
@@ -25,12 +25,24 @@ from clsearch.training.state import TrialState
 
 @dataclass(frozen=True)
 class Run:
-    """Configurations on seeds, ready to train; each seed of each is one of M members, in this order. Usually there is
-    one configuration; several differ in hyperparameters only.
+    """One or several configurations on seeds, ready to train.
 
-    config: what they share. configurations: how many they are.
-    references: number of tasks learned -> parameters of a model that never saw those unlearned by then, see
-    `retraining`. prefixes: the folder where trials leave the first task for each other, see `prefix`; None: they don't.
+    Each seed of each configuration is one of M members, in this order. Several configurations differ in hyperparameters
+    only.
+
+    Args:
+        config: The settings that the configurations share.
+        device: Device to train on.
+        benchmark: Tasks for M members.
+        network: Backbone and head over M members.
+        optimizer: Updates the parameters.
+        regularizers: Penalties of the method.
+        scheme: Network and data of each task.
+        hyperparameters: Name -> [M].
+        configurations: Number of configurations.
+        references: Number of tasks learned -> parameters of a model that never saw the tasks unlearned by then, see
+            `retraining`.
+        prefixes: Folder in which trials share the first task, see `first_task_cache`; None for no sharing.
     """
 
     config: TrialConfig
@@ -46,49 +58,57 @@ class Run:
     prefixes: Path | None = None
 
     def with_numbers(self, values: Mapping[str, float]) -> Run:
-        """The run with other values of some hyperparameters, the same for all members. Its states continue with them,
-        because nothing that a state holds depends on them.
+        """Return the setup with other values of some hyperparameters, the same for all members.
 
-        Raises ValueError for another name, and where the run was built for a special value (p = 2) that is changed.
+        States of this setup can be continued with the new one, because no part of a state depends on these values.
+
+        Args:
+            values: Hyperparameter -> value.
+
+        Raises:
+            ValueError: For a name that is no hyperparameter of the method, or for another value than the special one (p
+                = 2) that the trial was built for.
         """
         known = method_named(self.config.algorithm).hyperparameters
         if unknown := [name for name in values if name not in known]:
-            raise ValueError(f"{unknown[0]}: must be one of {', '.join(known)}, which a run may change")
+            raise ValueError(f"{unknown[0]}: must be one of {', '.join(known)}, which a trial can change")
         for name, value in values.items():
             special = known[name].special
             if special is not None and getattr(self.config, name) == special != value:
-                raise ValueError(f"{name}: must stay {special:g} in a run that was built with it; got {value:g}")
+                raise ValueError(f"{name}: must stay {special:g} in a trial that was built with it; got {value:g}")
         new = {name: torch.full_like(self.hyperparameters[name], value) for name, value in values.items()}
         return replace(self, hyperparameters=self.hyperparameters | new)
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """One per member."""
+        """The seed of each member."""
         return self.benchmark.seeds
 
     @property
     def seeds_each(self) -> int:
-        """How many members a configuration has."""
+        """Number of members of each configuration."""
         return len(self.seeds) // self.configurations
 
     @property
     def lead(self) -> Run:
-        """The first configuration alone."""
+        """The setup of the first configuration alone."""
         if self.configurations == 1:
             return self
         S = self.seeds_each
-        own = {name: numbers[:S] for name, numbers in self.hyperparameters.items()}
-        references = {at: {name: value[:S] for name, value in of.items()} for at, of in self.references.items()}
+        hyperparameters = {name: values[:S] for name, values in self.hyperparameters.items()}
+        references = {
+            after: {name: value[:S] for name, value in params.items()} for after, params in self.references.items()
+        }
         return replace(
             self,
             benchmark=self.benchmark.first(S),
-            hyperparameters=own,
+            hyperparameters=hyperparameters,
             configurations=1,
             references=references,
         )
 
     def features(self, params: Params, inputs: Tensor) -> Tensor:
-        """Backbone features [M, B, H] in float32, as training computes them: in the configured precision."""
+        """Compute backbone features [M, B, H] in float32, with the precision of training."""
         if self.config.precision == "float32":
             return self.network.features(params, inputs)
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -96,23 +116,23 @@ class Run:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What each step logs: columns of the learning curve."""
+        """Names of the logged values of a step: the columns of the learning curve."""
         logs = tuple(name for regularizer in self.regularizers for name in regularizer.logs)
         rate = ("learning_rate",) if self.scheduled else ()
         return ("loss", "loss_classification", "penalty", *logs, "accuracy", *rate)
 
     @property
     def scheduled(self) -> bool:
-        """Whether the learning rate changes within a task."""
+        """True if the learning rate changes within a task."""
         return self.config.schedule != "constant" or self.config.warmup > 0
 
     @property
     def fingerprint(self) -> str:
-        """See `fingerprint_of`."""
+        """Digest of configuration, seeds and tasks, see the function `fingerprint`."""
         return fingerprint_of(self.config, self.seeds, [task.origin for task in self.benchmark.tasks])
 
     def initial_state(self) -> TrialState:
-        """The state before the first task, row 0 of the accuracy matrix not measured yet."""
+        """Return the state before the first task; row 0 of the accuracy matrix is not measured yet."""
         params = self.network.initial(self.seeds, self.device)
         M, T = len(self.seeds), len(self.benchmark.tasks)
         return TrialState(
@@ -129,7 +149,12 @@ class Run:
 
 
 def settings_of(config: TrialConfig, names: Collection[str] | None = None) -> dict[str, Any]:
-    """A configuration's settings, or those of these names, with what the data are in place of where they lie."""
+    """Return a configuration's settings, with the identity of the data in place of their path.
+
+    Args:
+        config: The configuration.
+        names: Settings to return; None for all.
+    """
     settings, source = config.flat(), config.source
     settings |= {"data_root": None, "grouping": source.groups}
     if source.identity:
@@ -138,8 +163,18 @@ def settings_of(config: TrialConfig, names: Collection[str] | None = None) -> di
 
 
 def fingerprint_of(config: TrialConfig, seeds: Sequence[int], sequence: Sequence[int]) -> str:
-    """Names a configuration, its seeds and the tasks learned. The device is left out, so a trial may move, and so is
-    the data's place: images of a folder count by what they are.
+    """Return a digest of a configuration, its seeds and the learned tasks.
+
+    The digest does not depend on the device, so a trial may move to another one, nor on the path of the data: a folder
+    of images counts by its identity.
+
+    Args:
+        config: The configuration.
+        seeds: One per member.
+        sequence: Original numbers of the tasks.
+
+    Returns:
+        16 hex digits.
     """
     text = json.dumps([config.algorithm, settings_of(config), tuple(seeds), list(sequence)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -152,11 +187,19 @@ def build_run(
     data: Data | None = None,
     sequence: Sequence[int] | None = None,
 ) -> Run:
-    """Build what a configuration names, for one member per seed. data: the source's, unless it is to be read here.
-    sequence: see `build_benchmark`.
+    """Build a configuration, for one member per seed.
 
-    Raises ValueError without seeds, where one comes twice, or for a task that is not there, ConfigError for a backbone
-    that cannot be used, and as Reader does where data cannot be read.
+    Args:
+        config: The configuration.
+        seeds: One per member, each once.
+        device: Device to train on.
+        data: Training data of the source; None reads it.
+        sequence: Numbers of the tasks to learn, see `build_benchmark`.
+
+    Raises:
+        ValueError: Without seeds, for a repeated seed, or for a task that does not exist.
+        ConfigError: For a backbone that cannot be used.
+        OSError, RuntimeError, ConfigError: As `Reader`, if data cannot be read.
     """
     return build_cohort([config], seeds, device, data, sequence)
 
@@ -168,44 +211,56 @@ def build_cohort(
     data: Data | None = None,
     sequence: Sequence[int] | None = None,
 ) -> Run:
-    """As `build_run`, of several configurations that train together, each on all seeds: members 0..S-1 are the first
-    one's. Raises ValueError where they differ in more than hyperparameters, too.
+    """Build several configurations that train together, each on all seeds.
+
+    Members 0..S-1 belong to the first configuration, and so on.
+
+    Args:
+        configs: The configurations.
+        seeds: One per member of a configuration, each once.
+        device: Device to train on.
+        data: Training data of the source; None reads it.
+        sequence: Numbers of the tasks to learn, see `build_benchmark`.
+
+    Raises:
+        ValueError: If the configurations differ in more than hyperparameters, and as `build_trial`.
+        ConfigError, OSError, RuntimeError: As `build_trial`.
     """
     if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"seeds: must be at least one, each once; got {list(seeds)}")
+        raise ValueError(f"seeds: must name at least one, each once; got {list(seeds)}")
     if others := {name for config in configs for name in differing(configs[0], config)} - {*configs[0].hyperparameters}:
         raise ValueError(f"configurations that train together must have the same {min(others)}")
     config = configuration_for_all(configs)
-    where, method = torch.device(device), method_named(config.algorithm)
-    benchmark = build_benchmark(config, [*seeds] * len(configs), where, data, sequence)
+    device, method = torch.device(device), method_named(config.algorithm)
+    benchmark = build_benchmark(config, [*seeds] * len(configs), device, data, sequence)
 
-    def numbers(name: str) -> Tensor:
-        return torch.tensor([float(getattr(c, name)) for c in configs], device=where).repeat_interleave(len(seeds))
+    def member_values(name: str) -> Tensor:
+        return torch.tensor([float(getattr(c, name)) for c in configs], device=device).repeat_interleave(len(seeds))
 
     return Run(
         config=config,
-        device=where,
+        device=device,
         benchmark=benchmark,
-        network=build_network(config, benchmark.shape, benchmark.outputs, where),
+        network=build_network(config, benchmark.shape, benchmark.outputs, device),
         optimizer=build_optimizer(config),
         regularizers=tuple(build(config) for build in method.builders),
         scheme=method.scheme,
-        hyperparameters={name: numbers(name) for name in config.hyperparameters},
+        hyperparameters={name: member_values(name) for name in config.hyperparameters},
         configurations=len(configs),
     )
 
 
 def configuration_for_all(configs: Sequence[TrialConfig]) -> TrialConfig:
-    """A configuration whose built step serves all of several: special values (p = 2) only where all have them."""
+    """Return a configuration whose training step serves all; a special value (p = 2) needs all to have it."""
     general: dict[str, float] = {}
-    for name, mark in method_named(configs[0].algorithm).hyperparameters.items():
-        others = [value for config in configs if (value := getattr(config, name)) != mark.special]
-        if mark.special is not None and others:
+    for name, hyperparameter in method_named(configs[0].algorithm).hyperparameters.items():
+        others = [value for config in configs if (value := getattr(config, name)) != hyperparameter.special]
+        if hyperparameter.special is not None and others:
             general[name] = others[0]
     return configs[0].model_copy(update=general)
 
 
 def differing(one: TrialConfig, other: TrialConfig) -> list[str]:
-    """Names of the settings, the algorithm among them, in which two configurations differ."""
+    """List the settings, including the algorithm, in which two configurations differ."""
     ours, theirs = ({"algorithm": config.algorithm} | config.flat() for config in (one, other))
     return [name for name in ours | theirs if ours.get(name) != theirs.get(name)]

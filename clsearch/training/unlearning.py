@@ -1,4 +1,4 @@
-"""Amnesiac unlearning (Graves et al. 2021): what learning a task changed of the parameters is subtracted again."""
+"""Amnesiac unlearning (Graves et al. 2021): subtract the parameter updates that learning a task made."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import Run
 
 HELD = ("teacher", "anchor")
-"""Kinds of memories that hold parameters: <kind>/<task>/<name>."""
+"""Kinds of memory that contain parameters: <kind>/<task>/<name>."""
 
 
 def retaining(run: Run, state: TrialState) -> Run:
-    """The run as a state goes on with it: what was unlearned counts as never seen."""
+    """Return the setup for continuing a state: its unlearned tasks count as never seen."""
     if not state.unlearned:
         return run
     return replace(run, benchmark=replace(run.benchmark, unlearned=frozenset(state.unlearned)))
 
 
 def may_go(config: TrialConfig, task: int) -> bool:
-    """Whether a task may come to be unlearned: one that is requested; any where nothing is, which leaves it to the
-    caller. Of others no update is kept, each of which is twice as large as the network.
+    """Return True if a task can be unlearned later.
+
+    A task can be unlearned if a request names it, or if there are no requests, which leaves the choice to the caller.
+    No update is kept of other tasks, because an update takes twice the memory of the network.
     """
     if config.disable_unlearning:
         return False
@@ -38,8 +40,13 @@ def may_go(config: TrialConfig, task: int) -> bool:
 
 
 def with_update(learned: TrialState, before: Params) -> TrialState:
-    """A state that keeps what its last task changed of the parameters, Δ = θ after the task - θ before it. In double
-    precision, so that subtracting it gives θ before the task but for its last bit.
+    """Add the update of the last task, Δ = θ after the task - θ before it, to a state.
+
+    Updates are in double precision, so subtracting one restores θ before the task except for its last bit.
+
+    Args:
+        learned: The state after the task.
+        before: Name -> [M, ...], the parameters before the task.
     """
     update = {
         f"{learned.tasks_learned}/{name}": value.double() - before[name] for name, value in learned.params.items()
@@ -48,12 +55,21 @@ def with_update(learned: TrialState, before: Params) -> TrialState:
 
 
 def unlearn(run: Run, state: TrialState, tasks: Collection[int]) -> TrialState:
-    """Unlearn tasks: θ <- θ - Σ_s Δ^(s) of the parameters; their teachers, anchors and importances are dropped. In
-    task-incremental learning their rows of the head become the initial ones. With `unlearn_memories` shift, the
-    updates are subtracted from what is held of later tasks, too.
+    """Unlearn tasks: θ <- θ - Σ_s Δ^(s); drops their teachers, anchors and importances.
 
-    Raises ValueError for a task that was not learned, that was unlearned before, that comes twice, or of which no
-    update was kept (see `may_go`).
+    In task-incremental learning, their outputs of the head are reset to the initial values. With `unlearn_memories`
+    shift, the updates are also subtracted from the parameters in the memories of later tasks.
+
+    Source: Graves et al. 2021.
+
+    Args:
+        run: The trial's setup.
+        state: The state with the tasks.
+        tasks: Indices of the tasks to unlearn.
+
+    Raises:
+        ValueError: For a task that is not learned, is already unlearned, occurs twice, or has no stored update (see
+            `may_be_unlearned`).
     """
     for task in tasks:
         if not 1 <= task <= state.tasks_learned:
@@ -61,8 +77,8 @@ def unlearn(run: Run, state: TrialState, tasks: Collection[int]) -> TrialState:
     if len({*tasks}) < len(tasks) or {*tasks} & {*state.unlearned}:
         raise ValueError(f"unlearn: a task can be unlearned only once; got {' '.join(map(str, tasks))}")
     names = {name.partition("/")[0] for name in state.updates}
-    if kept_not := [task for task in tasks if str(task) not in names]:
-        raise ValueError(f"unlearn: must be tasks that the configuration's requests name; got {kept_not[0]}")
+    if missing := [task for task in tasks if str(task) not in names]:
+        raise ValueError(f"unlearn: must be tasks that the configuration's requests name; got {missing[0]}")
     params = {
         name: without(value, [state.updates[f"{task}/{name}"] for task in tasks])
         for name, value in state.params.items()
@@ -80,12 +96,12 @@ def unlearn(run: Run, state: TrialState, tasks: Collection[int]) -> TrialState:
 
 
 def without(value: Tensor, updates: Sequence[Tensor]) -> Tensor:
-    """A parameter less some of its updates."""
+    """Subtract some updates from a parameter."""
     return (value.double() - torch.stack(list(updates)).sum(0)).to(value.dtype) if updates else value
 
 
 def _with_fresh_head(run: Run, params: Params, classes: list[int]) -> Params:
-    """The parameters with the head's initial values for some classes."""
+    """Reset the head of some classes to its initial values."""
     initial = run.network.initial(run.seeds, run.device)
     rows = torch.zeros(run.benchmark.outputs, dtype=torch.bool, device=run.device)
     rows[classes] = True
@@ -93,11 +109,11 @@ def _with_fresh_head(run: Run, params: Params, classes: list[int]) -> Params:
 
 
 def _kept(state: TrialState, tasks: Collection[int], shift: bool) -> Memory:
-    """The memory without that of some tasks. shift: subtract their updates from what is held of later ones."""
+    """Drop the memories of some tasks. shift: also subtract their updates from the memories of later tasks."""
     kept = {}
     for name, value in state.memory.items():
-        kind, number, of = name.split("/", 2)
-        earlier = [state.updates[f"{task}/{of}"] for task in tasks if task < int(number)]
+        kind, number, parameter = name.split("/", 2)
+        earlier = [state.updates[f"{task}/{parameter}"] for task in tasks if task < int(number)]
         if int(number) not in tasks:
             kept[name] = without(value, earlier) if shift and kind in HELD else value
     return kept
@@ -105,19 +121,27 @@ def _kept(state: TrialState, tasks: Collection[int], shift: bool) -> Memory:
 
 @torch.no_grad()
 def feature_distance(run: Run, params: Params, others: Params, samples: Samples) -> Tensor:
-    """[M] float64: mean distance of the backbone features of each sample in two models, as `unlearning_distance` says:
-    Euclidean, 1 - cosine of their angle, or Manhattan.
+    """Measure the mean distance of the backbone features of two models.
+
+    Args:
+        run: The trial's setup; `unlearning_distance` selects Euclidean, 1 - cosine of the angle, or Manhattan.
+        params: Name -> [M, ...], the first model.
+        others: Name -> [M, ...], the second model.
+        samples: Samples of each member.
+
+    Returns:
+        [M] float64, mean over the samples.
     """
     total = torch.zeros(len(run.seeds), dtype=torch.float64, device=run.device)
     for batch in samples.in_order(run.network.at_once):
         inputs, _ = samples.take(batch.positions)
-        here, there = (run.network.features(own, inputs) for own in (params, others))
-        total += batch.sum(_distance(run.config.unlearning_distance, here, there).double())
+        first, second = (run.network.features(model, inputs) for model in (params, others))
+        total += batch.sum(_distance(run.config.unlearning_distance, first, second).double())
     return total.cpu() / torch.tensor(samples.sizes)
 
 
-def _distance(kind: str, here: Tensor, there: Tensor) -> Tensor:
-    """[M, B] between features [M, B, H]."""
+def _distance(kind: str, first: Tensor, second: Tensor) -> Tensor:
+    """Return the distances [M, B] between features [M, B, H]."""
     if kind == "cosine":
-        return 1 - torch.nn.functional.cosine_similarity(here, there, dim=-1)
-    return torch.linalg.vector_norm(here - there, ord=1 if kind == "manhattan" else 2, dim=-1)
+        return 1 - torch.nn.functional.cosine_similarity(first, second, dim=-1)
+    return torch.linalg.vector_norm(first - second, ord=1 if kind == "manhattan" else 2, dim=-1)

@@ -23,7 +23,7 @@ from tests.helpers import assert_bit_equal, random_images, same_params, small_co
 
 @pytest.mark.parametrize("seeds", [(), (1, 2, 1)])
 def test_no_seeds_and_repeated_seeds_are_refused(seeds):
-    with pytest.raises(ValueError, match=r"^seeds: must be at least one, each once; got \["):
+    with pytest.raises(ValueError, match=r"^seeds: must name at least one, each once; got \["):
         build_run(small_config(), seeds)
 
 
@@ -370,11 +370,11 @@ def test_states_of_a_run_are_states_of_it_with_other_numbers():
 
 def test_an_exponent_of_2_cannot_change_within_a_run_because_penalties_were_merged_for_it():
     run = small_run("ewc", penalty_p_norm=2)
-    with pytest.raises(ValueError, match=r"^penalty_p_norm: must stay 2 in a run that was built with 2; got 1.5$"):
+    with pytest.raises(ValueError, match=r"^penalty_p_norm: must stay 2 in a trial that was built with 2; got 1.5$"):
         run.with_numbers({"penalty_p_norm": 1.5})
     assert run.with_numbers({"penalty_p_norm": 2.0}).hyperparameters["penalty_p_norm"].eq(2).all()
 
 
 def test_another_name_than_a_number_of_the_configuration_is_refused():
-    with pytest.raises(ValueError, match=r"^epochs: must be one of learning_rate, .*, which a run may change$"):
+    with pytest.raises(ValueError, match=r"^epochs: must be one of learning_rate, .*, which a trial can change$"):
         small_run("ewc").with_numbers({"epochs": 3})
