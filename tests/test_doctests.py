@@ -5,11 +5,19 @@ import importlib
 
 import pytest
 
-MODULES = ("clsearch.config.hyperparameters", "clsearch.metrics")
+from clsearch.methods import registry
+
+MODULES = (
+    "clsearch.config.hyperparameters",
+    "clsearch.methods.base",
+    "clsearch.methods.registry",
+    "clsearch.metrics",
+)
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_give_what_they_show(name):
+def test_examples_give_what_they_show(name, monkeypatch):
+    monkeypatch.setattr(registry, "CUSTOM_METHODS", {})
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted
     assert not found.failed

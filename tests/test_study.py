@@ -748,7 +748,7 @@ def test_an_explicit_space_never_follows():
 
 def test_a_temperature_in_an_explicit_space_is_refused_where_the_distance_has_none(refused):
     text = refused("--distance", "mse")
-    assert "error: distillation_temperature: must not be searched where distance is mse" in text
+    assert "error: distillation_temperature: must not be searched if distance is mse" in text
 
 
 @pytest.mark.parametrize(

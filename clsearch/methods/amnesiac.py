@@ -1,5 +1,6 @@
-"""Amnesiac variants: they learn as the methods that they are named after, and unlearn tasks on request (Graves et al.
-2021). `training.unlearning` subtracts the updates that the unlearned tasks made.
+"""Amnesiac variants of finetuning, LwF and EWC: they train alike and unlearn tasks on request (Graves et al. 2021).
+
+`training.unlearning` subtracts the parameter updates of the unlearned tasks.
 """
 
 from clsearch.methods.ewc import EWC

@@ -1,11 +1,11 @@
-"""The form that every method has: what it declares (`Method`) and what it adds to the loss (`Regularizer`).
+"""The two interfaces of a method: its declaration (`Method`) and its terms of the loss (`Regularizer`).
 
-A regularizer has no state of its own. What it must keep of earlier tasks is a dict of tensors (the memory), part of the
-trial's state. Before a task it is prepared once: everything that stays constant during the task is computed there, and
-it returns the function that a training step calls. So a step of LwF, or of EWC with p = 2, costs the same at task 20 as
-at task 2; with another p it grows with the number of old tasks.
+A regularizer is stateless. It keeps tensors of earlier tasks in a dict (the memory), which is part of the trial's
+state. It is prepared once before a task: it computes everything that is constant during the task and returns the
+function that each training step calls. So a step of LwF, or of EWC with p = 2, costs the same at task 20 as at task 2;
+with another p the cost grows with the number of old tasks.
 
-Importing this module loads no torch, so that a declaration costs a command line nothing.
+Importing this module does not load torch, so a declaration adds no start-up time to a command line.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from clsearch.tasks.samples import Batch
 
 Memory: TypeAlias = "dict[str, Tensor]"
-"""What a trial keeps of earlier tasks: `<kind>/<task>/<parameter>` -> [M, ...]."""
+"""Tensors of earlier tasks: `<kind>/<task>/<parameter>` -> [M, ...]."""
 
 Hyperparameters: TypeAlias = "dict[str, Tensor]"
-"""Name -> [M], one number per member."""
+"""Name -> [M], one value per member."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,13 @@ class PenaltyOutput:
     """The value of a penalty on one batch.
 
     Args:
-        penalty: [M], the term of each member's loss, factor included.
-        logged: Name -> [M], reported beside it in the learning curve.
+        penalty: [M], term of each member's loss, multiplied by its factor.
+        logged: Name -> [M], further values for the learning curve; the names are the regularizer's `logs`.
+
+    Example:
+        >>> import torch
+        >>> PenaltyOutput(penalty=torch.tensor([0.5, 0.25]), logged={"kl": torch.tensor([0.2, 0.1])}).penalty
+        tensor([0.5000, 0.2500])
     """
 
     penalty: Tensor
@@ -49,13 +54,15 @@ class PenaltyOutput:
 
 @dataclass(frozen=True)
 class Student:
-    """The network in training, on one batch. Parameters move in place after the step: clone what is kept of them.
+    """The network in training, on one batch of B samples.
+
+    The parameters change in place after the step: clone the ones that you keep.
 
     Args:
-        params: Parameter -> [M, ...].
-        features: [M, B, H], of the backbone.
+        params: Name -> [M, ...].
+        features: [M, B, H], features of the backbone.
         logits: [M, B, C].
-        inputs: [M, B, D] as the student sees them, augmented.
+        inputs: [M, B, D], augmented.
     """
 
     params: Params
@@ -65,54 +72,63 @@ class Student:
 
 
 Penalty: TypeAlias = "Callable[[Student, Batch], PenaltyOutput]"
-"""(student, batch of the task's training data) -> the penalty on it."""
+"""(student, batch of the task's training data) -> the penalty on this batch."""
 
 
 class Regularizer(Protocol):
-    """A term of the loss that holds on to earlier tasks. It has no state of its own."""
+    """A term of the loss that retains earlier tasks; it is stateless.
+
+    M is the number of members, B the batch size, H the number of features, C that of outputs.
+    """
 
     @property
     def logs(self) -> tuple[str, ...]:
-        """Names that its penalties log beside the penalty."""
+        """Names of the values in `PenaltyOutput.logged`."""
         ...
 
     @property
     def trains_head(self) -> bool:
-        """Whether its gradient reaches the outputs of earlier tasks."""
+        """True if its gradient reaches the outputs of earlier tasks."""
         ...
 
     def prepare(
         self, network: Network, benchmark: Benchmark, task: Task, memory: Memory, hyperparameters: Hyperparameters
     ) -> Penalty | None:
-        """Build the penalty of a task, or None where there is nothing to hold on to (the first task).
+        """Build the penalty of a task.
 
         Args:
             network: Backbone and head over stacked members.
-            benchmark: The sequence of tasks; says which outputs are active.
-            task: The task that is learned next.
-            memory: What earlier tasks left.
-            hyperparameters: Name -> [M] of the method's own and the learning rate.
+            benchmark: The sequence of tasks, with the active outputs.
+            task: The task to learn next.
+            memory: Tensors of earlier tasks, `<kind>/<task>/<parameter>` -> [M, ...].
+            hyperparameters: Name -> [M], those of the method and the learning rate.
+
+        Returns:
+            The function that each training step calls; None if there is no earlier task, as at the first one.
         """
         ...
 
     def remember(self, network: Network, benchmark: Benchmark, task: Task, params: Params, memory: Memory) -> Memory:
-        """Return the memory with what must be kept of a task just learned.
+        """Add the tensors of a learned task to the memory.
 
         Args:
-            network: As in `prepare`.
-            benchmark: As in `prepare`.
+            network: Backbone and head over stacked members.
+            benchmark: The sequence of tasks, with the active outputs.
             task: The task that was learned.
-            params: The parameters that it left, [M, ...] each.
-            memory: What earlier tasks left; entries of others stay as they are.
+            params: Name -> [M, ...], the parameters after the task.
+            memory: Tensors of earlier tasks; entries of other regularizers must not change.
+
+        Returns:
+            The new memory.
         """
         ...
 
 
 class TrainingScheme(Enum):
-    """The network that is trained at task t, and its data.
+    """The network and the data that task t trains.
 
-    CONTINUAL: the one network, on task t. JOINT: a fresh one, on tasks 1..t together. INDEPENDENT: a fresh one, on task
-    t, which alone answers for it.
+    CONTINUAL: the same network for all tasks, on task t. JOINT: a fresh network, on tasks 1..t together. INDEPENDENT: a
+    fresh network, on task t; only this one predicts task t.
     """
 
     CONTINUAL = auto()
@@ -121,29 +137,29 @@ class TrainingScheme(Enum):
 
 
 Build = Callable[[TrialConfig], Regularizer]
-"""Makes a regularizer of a configuration."""
+"""Makes a regularizer from a configuration."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A continual-learning method, declared: everything else about it follows from this value.
+    """The declaration of a continual-learning method; all properties of the method derive from it.
 
     Args:
-        name: In options, records and on command lines.
-        label: As people write it.
-        summary: One sentence with its source.
-        section: Its own fields of the configuration; those marked with `Hyperparameter` may be searched.
+        name: Name in options, records and on command lines: letters, digits and underscores.
+        label: Name in text and tables.
+        summary: One sentence with the source.
+        section: Fields of the configuration of this method; fields marked with `Hyperparameter` can be searched.
         build: Makes its regularizer; None for a method that adds nothing to the loss.
-        parts: Methods that it joins: their sections, regularizers, rules and defaults are its own, too.
-        scheme: What is trained at each task, and on which data.
-        unlearns: Whether tasks can be unlearned on request.
-        base: The method that it is without unlearning.
-        derive: (settings, the scenario among them) -> defaults of fields of `section` that depend on others.
-        rules: Each gives the problems of a configuration, one line per problem: field, rule, value.
-        unsearchable: (settings) -> hyperparameter that cannot act under them -> the reason.
+        parts: Methods that it combines: their sections, regularizers, rules and defaults also apply.
+        scheme: Network and data that each task trains.
+        unlearns: True if tasks can be unlearned on request.
+        base: Name of the method without unlearning.
+        derive: (settings, including the scenario) -> defaults of fields of `section` that depend on others.
+        rules: Each maps a configuration to its problems, one line each: "field: rule; got value".
+        unsearchable: (settings) -> hyperparameter that has no effect with them -> reason.
         ranges: (configuration) -> default ranges that depend on the configuration.
-        presets: Name -> settings as other software has them.
-        trainable: Name of its Trainable class; by default the label and `Trainable`.
+        presets: Name -> settings that reproduce other software.
+        trainable: Name of its Trainable class; None joins the label and `Trainable`.
     """
 
     name: str
@@ -164,37 +180,37 @@ class Method:
 
     @property
     def all_parts(self) -> tuple[Method, ...]:
-        """The methods that it joins, itself last."""
-        return (*(own for part in self.parts for own in part.all_parts), self)
+        """The methods that it combines, then the method itself."""
+        return (*(each for part in self.parts for each in part.all_parts), self)
 
     @property
     def own_sections(self) -> tuple[type[Section], ...]:
-        """Sections that methods have and the loop has not."""
+        """Sections of the methods that it combines, without those that every method has."""
         return tuple(part.section for part in self.all_parts if part.section is not None)
 
     @property
     def sections(self) -> tuple[type[Section], ...]:
-        """All sections of the configuration that act in it."""
+        """All sections of its configuration."""
         return (*COMMON_SECTIONS, *self.own_sections, *((UnlearningConfig,) if self.unlearns else ()))
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the fields that act in it, in the order of the sections."""
+        """Names of its configuration's fields, in the order of the sections."""
         return tuple(name for section in self.sections for name in section.model_fields)
 
     @property
     def own_hyperparameters(self) -> dict[str, Hyperparameter]:
-        """What may be searched in it and not in every method."""
+        """Searchable fields that not every method has."""
         return hyperparameters_in(self.own_sections)
 
     @property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
-        """What may be searched in it."""
+        """All searchable fields."""
         return hyperparameters_in(self.sections)
 
     @property
     def builders(self) -> tuple[Build, ...]:
-        """What makes each of its regularizers."""
+        """The functions that make its regularizers."""
         return tuple(part.build for part in self.all_parts if part.build is not None)
 
     @property
@@ -203,38 +219,45 @@ class Method:
         return self.trainable or f"{self.label}Trainable"
 
     def derived_defaults(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Defaults of its fields that depend on others. settings: flat, scenario included."""
+        """Return the defaults of its fields that depend on other fields.
+
+        Args:
+            settings: Flat: field -> value, including the scenario.
+        """
         return {k: v for part in self.all_parts if part.derive for k, v in part.derive(settings).items()}
 
     def problems(self, config: TrialConfig) -> list[str]:
-        """What is against its rules, one line per problem."""
+        """List the violations of its rules in a configuration, one line each."""
         return [problem for part in self.all_parts for rule in part.rules for problem in rule(config)]
 
     def idle_hyperparameters(self, settings: Mapping[str, Any]) -> dict[str, str]:
-        """Hyperparameters that cannot act under flat settings -> the reason."""
+        """Return the hyperparameters without effect under flat settings, each with the reason."""
         return {k: v for part in self.all_parts if part.unsearchable for k, v in part.unsearchable(settings).items()}
 
     @property
     def search_space(self) -> Space:
-        """Its own hyperparameters with their ranges; those of every method if it has none. A method that unlearns keeps
-        the learning rate: all trials are measured against one model trained with it.
+        """Its own hyperparameters with their ranges; if there are none, those of every method.
+
+        A method that unlearns never searches the learning rate, because all its trials are compared with one reference
+        trained with that rate.
         """
         searched = self.own_hyperparameters or ({} if self.unlearns else self.hyperparameters)
         return {name: mark.range for name, mark in searched.items()}
 
     def default_space(self, config: TrialConfig) -> Space:
-        """The ranges that a study of a configuration searches if it names none."""
+        """Return the ranges that a study of a configuration searches if it names none."""
         space = self.search_space
         for part in self.all_parts:
             space |= part.ranges(config) if part.ranges else {}
-        return {name: own for name, own in space.items() if name not in self.idle_hyperparameters(config.flat())}
+        idle = self.idle_hyperparameters(config.flat())
+        return {name: bounds for name, bounds in space.items() if name not in idle}
 
     def preset(self, name: str | None) -> dict[str, Any]:
-        """The settings of a preset that act in it."""
+        """Return the settings of a preset that apply to the method; empty for None."""
         return {k: v for part in self.all_parts for k, v in part.presets.get(name or "", {}).items()}
 
     def unlearning(self) -> Method:
-        """The method with unlearning on request (Graves et al. 2021)."""
+        """Return the method with unlearning on request (Graves et al. 2021)."""
         label = f"Amnesiac{self.label[0].upper()}{self.label[1:]}"
         summary = f"{self.label[0].upper()}{self.label[1:]} that unlearns tasks on request (Graves et al. 2021)."
         parts = (self,) if self.own_sections else ()
@@ -242,5 +265,5 @@ class Method:
 
 
 def recall(memory: Memory, prefix: str) -> Params:
-    """The entries of a memory below a prefix, without it."""
+    """Return the entries of a memory with a prefix, by their names without it."""
     return {name.removeprefix(prefix): value for name, value in memory.items() if name.startswith(prefix)}

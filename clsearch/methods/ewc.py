@@ -2,7 +2,7 @@
 
     L = cross-entropy + penalty_factor * Σ_{k<t} Σ_i F_{k,i} |θ_i - θ*_{k,i}|^p
 
-F_k is the diagonal Fisher information after task k (`penalties.fisher`), θ*_k the parameters then (the anchor). With
+F_k is the diagonal Fisher information after task k (`penalties.fisher`) and θ*_k the parameters then (the anchor). With
 p = 2, penalty_factor is λ/2 of the paper.
 """
 
@@ -49,45 +49,50 @@ class EWCConfig(Section):
         "none", description="Divide the Fisher information by nothing, the number of backbone parameters, or its sum."
     )
     fisher_samples: int | None = Field(
-        None, ge=1, description="Samples of a task that its Fisher information is measured on. Unless given: all."
+        None, ge=1, description="Number of samples for the Fisher information of a task. Unless given: all."
     )
     average_over_tasks: bool = Field(
         False, description="Divide the sum over old tasks by the number of the current task."
     )
     anchors: Literal["separate", "online"] = Field(
         "separate",
-        description="Earlier parameters to hold on to: those after each task, or the newest with importances summed.",
+        description="Anchors of the penalty: the parameters after each task, or the newest with summed importances.",
     )
     gamma: float = Field(
-        1.0, ge=0, le=1, description="What online anchors keep of earlier importances at each task (1: all of them)."
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of earlier importances that online anchors keep at each task (1: all of them).",
     )
 
 
 def check_anchors(config: TrialConfig) -> list[str]:
-    """Refuse what does not act with the anchors, and merged anchors of tasks that may have to go."""
+    """Refuse a gamma without effect, and merged anchors if tasks can be unlearned."""
     assert isinstance(config, EWCConfig)
     problems = []
     if config.gamma != 1 and config.anchors != "online":
         problems.append(f"gamma: acts with anchors = online only; got {config.gamma:g} with {config.anchors}")
     if config.unlearns and config.anchors == "online":
-        problems.append("anchors: must be separate where tasks may be unlearned, whose anchors are dropped; got online")
+        problems.append(
+            "anchors: must be separate if tasks can be unlearned, because unlearning drops their anchors; got online"
+        )
     return problems
 
 
 def default_ranges(config: TrialConfig) -> Space:
-    """The factor's range follows how the Fisher information is estimated and scaled."""
+    """Return the range of the factor, which depends on the estimator and the scale of the Fisher information."""
     assert isinstance(config, EWCConfig)
-    mark = EWC.own_hyperparameters["penalty_factor"]
-    return {"penalty_factor": mark.range.scaled(1 / relative_fisher(config))}
+    factor = EWC.own_hyperparameters["penalty_factor"]
+    return {"penalty_factor": factor.range.scaled(1 / relative_fisher(config))}
 
 
 def relative_fisher(config: TrialConfig) -> float:
-    """How much smaller the Fisher information is than that of single samples (`fisher` empirical, `fisher_scale` none).
+    """Estimate the size of the Fisher information relative to `fisher` empirical with `fisher_scale` none.
 
-    `batch` is about 1/batch size of it. `sampled` and `exact` are 1 to 10 times it where a task is not learned to the
-    last sample, and up to 80 times where it is, because true labels have little gradient then. The sum after a task of
-    split and permuted digits and MNIST measured 0.002 to 40, which `unit_trace` makes 1. The range, which they share,
-    spans six decades.
+    `batch` is about 1/batch size of it. `sampled` and `exact` are 1 to 10 times it if a task is not learned to the last
+    sample, and up to 80 times otherwise, because true labels then have small gradients. The measured sum after a task
+    of split and permuted digits and MNIST is 0.002 to 40, which `unit_trace` makes 1. These estimators share one range,
+    which spans six decades.
     """
     assert isinstance(config, EWCConfig)
     size = 1.0
@@ -99,7 +104,11 @@ def relative_fisher(config: TrialConfig) -> float:
 
 
 def count_backbone_parameters(config: TrialConfig) -> int:
-    """How many parameters a configuration's backbone has. Loads torch unless that is an MLP."""
+    """Count the parameters of a configuration's backbone; loads torch unless it is an MLP.
+
+    Raises:
+        ConfigError: If the backbone cannot be used.
+    """
     if config.backbone == "mlp":
         widths = (math.prod(config.source.shape), *config.hidden)
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
@@ -114,15 +123,19 @@ def count_backbone_parameters(config: TrialConfig) -> int:
 
 @dataclass(frozen=True)
 class ElasticWeightConsolidation:
-    """penalty_factor * Σ_{k<t} Σ_i F_{k,i} |θ_i - θ*_{k,i}|^p over the backbone and, where it is shared (domain- and
-    class-incremental), the head.
+    """penalty_factor * Σ_{k<t} Σ_i F_{k,i} |θ_i - θ*_{k,i}|^p over the backbone and a shared head.
+
+    The head is shared in domain- and class-incremental learning.
+
+    Source: Kirkpatrick et al. 2017, equation 3.
 
     Args:
         merged: p is 2, so the sum over tasks is one quadratic and a constant.
         average: Divide the sum over old tasks by t.
-        fisher: How F is estimated.
-        scale: How F is scaled: none, per_parameter or unit_trace.
-        online: A gamma instead of None keeps one anchor, the newest, with F <- gamma F + F_new (Schwarz et al. 2018).
+        fisher: Estimator of F.
+        scale: Scale of F: none, per_parameter or unit_trace.
+        online: gamma, to keep one anchor, the newest, with F <- gamma F + F_new (Schwarz et al. 2018); None keeps one
+            anchor per task.
     """
 
     merged: bool
@@ -175,7 +188,7 @@ class ElasticWeightConsolidation:
 
 
 def build(config: TrialConfig) -> ElasticWeightConsolidation:
-    """Make the penalty that a configuration asks for."""
+    """Build the penalty of a configuration."""
     assert isinstance(config, EWCConfig)
     from clsearch.methods.penalties.fisher import Fisher
 

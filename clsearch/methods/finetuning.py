@@ -1,4 +1,4 @@
-"""Finetuning: each task is learned in turn, and nothing holds on to earlier ones. The lower reference."""
+"""Finetuning: train on each task in turn, without a penalty. It is the lower reference."""
 
 from clsearch.methods.base import Method
 

@@ -1,4 +1,4 @@
-"""Independent networks: one network per task, which alone answers for it."""
+"""Independent networks: one network per task, which predicts this task only."""
 
 from clsearch.config.sections import Scenario
 from clsearch.config.trial import TrialConfig
@@ -6,12 +6,12 @@ from clsearch.methods.base import Method, TrainingScheme
 
 
 def check_scenario(config: TrialConfig) -> list[str]:
-    """Refuse class-incremental learning: nothing says which network answers."""
+    """Refuse class-incremental learning, which does not give the task that selects the network."""
     if config.scenario is not Scenario.CLASS:
         return []
     return [
-        "scenario: must be task or domain for independent networks, because which of them answers is the task's "
-        "identity, unknown in class-incremental learning; got class"
+        "scenario: must be task or domain for independent networks, because class-incremental learning does not give "
+        "the task that selects the network; got class"
     ]
 
 

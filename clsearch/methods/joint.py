@@ -1,4 +1,4 @@
-"""Joint training: at each task, fresh weights are trained on all tasks so far together. The upper reference."""
+"""Joint training: at each task, train fresh weights on all tasks so far together. It is the upper reference."""
 
 from clsearch.methods.base import Method, TrainingScheme
 

@@ -2,8 +2,8 @@
 
     L = cross-entropy + distillation_factor * Σ_{k<t} D_k                                       (eq. 1)
 
-D_k compares the student's logits with those of teacher k, a frozen snapshot, both softened by the temperature τ
-(eq. 2-4). The arithmetic is in `penalties.distillation`.
+D_k is the distance between the student's logits and those of teacher k, a frozen snapshot, both softened with the
+temperature τ (eq. 2-4). `penalties.distillation` computes it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LwFConfig(Section):
     distillation_temperature: Annotated[float, Hyperparameter(LogRange(1e-2, 1e2), symbol="τ")] = Field(
         2.0,
         gt=0,
-        description="Softens teacher and student alike (τ).",
+        description="Temperature τ that softens the outputs of teacher and student.",
     )
     teachers: Literal["per_task", "last"] = Field(
         DERIVED,
@@ -50,12 +50,12 @@ class LwFConfig(Section):
     train_head: bool = Field(
         DERIVED,
         validate_default=False,
-        description="Whether the distillation gradient reaches the head. Unless given: not in task-incremental.",
+        description="Whether to train the head with the distillation gradient. Unless given: not in task-incremental.",
     )
     distance: Literal["cross_entropy", "kl", "mse"] = Field(
         "cross_entropy",
-        description="Between teacher and student: cross-entropy (as published), Kullback-Leibler divergence (the same "
-        "gradient) or mean squared error of logits (no temperature).",
+        description="Distance between teacher and student: cross-entropy (as published), Kullback-Leibler divergence "
+        "(the same gradient) or mean squared error of logits (no temperature).",
     )
     temperature_scaling: Literal["none", "squared"] = Field(
         "none", description="Multiply the penalty by 1 (as published) or by τ² (Hinton et al. 2015)."
@@ -63,54 +63,56 @@ class LwFConfig(Section):
 
 
 def derive_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Teachers and head follow the scenario: METHODS differ where old outputs are shared."""
+    """Return the defaults of teachers and head, which depend on whether tasks share outputs."""
     scenario = settings["scenario"]
     return {"teachers": "last" if scenario == "class" else "per_task", "train_head": scenario != "task"}
 
 
 def check_scaling(config: TrialConfig) -> list[str]:
-    """Refuse a scaled temperature where there is none."""
+    """Refuse to scale by the temperature if the distance has none."""
     assert isinstance(config, LwFConfig)
     if config.distance != "mse" or config.temperature_scaling == "none":
         return []
     return [
-        f"temperature_scaling: must be none where distance is mse, which has no temperature; "
+        f"temperature_scaling: must be none if distance is mse, which has no temperature; "
         f"got {config.temperature_scaling}"
     ]
 
 
 def find_unsearchable(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The temperature cannot act on logits that are not softened."""
+    """Return the temperature, which has no effect on the squared error of logits."""
     if settings.get("distance") != "mse":
         return {}
     return {
-        "distillation_temperature": "must not be searched where distance is mse, which has no temperature; give one "
+        "distillation_temperature": "must not be searched if distance is mse, which has no temperature; give one "
         "value instead of a range, or another distance"
     }
 
 
 @dataclass(frozen=True)
 class LearningWithoutForgetting:
-    """distillation_factor * Σ_{k<t} D_k, D_k the mean over the batch of a distance between student and teacher k.
+    """distillation_factor * Σ_{k<t} D_k, with D_k the mean over the batch of the distance from student to teacher k.
 
-    With q = softmax(teacher / τ) and p = softmax(student / τ) over the outputs that teacher k answers for:
+    With q = softmax(teacher / τ) and p = softmax(student / τ) over the outputs of teacher k:
 
     - cross_entropy: -Σ_c q_c log p_c
     - kl: Σ_c q_c log(q_c / p_c): the same gradient, without the teacher's entropy
     - mse: mean over the outputs of (student - teacher)², of logits
 
-    Logs `kl` in any case, because its value compares across τ.
+    Always logs `kl`, because its values are comparable across τ.
+
+    Source: Li & Hoiem 2017, equations 1 to 4.
 
     Args:
-        newest_only: The newest snapshot answers for every old task, instead of one snapshot per task.
+        newest_only: Use the newest snapshot for every old task, instead of one snapshot per task.
         train_head: The gradient reaches the head.
         distance: cross_entropy, kl or mse.
         squared: Multiply by τ² (Hinton et al. 2015).
-        augmented: Ask teachers at each step about the inputs as the student sees them, instead of once per task about
-            the training data as it is.
-        visits: Samples that the steps of a task take, None for whole epochs; if that is less than the task's data,
-            teachers are asked at each step, too.
-        keep_all: Keep snapshots that answer for nothing, too, since the newest may go with an unlearned task.
+        augmented: Run the teachers at each step on the student's augmented inputs, instead of once per task on the
+            training data without augmentation.
+        visits: Samples that the steps of a task use, None for whole epochs; if the task has more data, the teachers
+            also run at each step.
+        keep_all: Also keep snapshots that no term uses, because the newest task can be unlearned.
     """
 
     newest_only: bool
@@ -130,7 +132,7 @@ class LearningWithoutForgetting:
         return self.train_head
 
     def targets(self, benchmark: Benchmark, t: int) -> list[DistillationTarget]:
-        """The terms of the sum while task t is learned."""
+        """Return the terms of the sum at task t."""
         from clsearch.methods.penalties.distillation import DistillationTarget
 
         old = benchmark.retained(t - 1)
@@ -179,7 +181,7 @@ class LearningWithoutForgetting:
         targets: list[DistillationTarget],
         temperature: Tensor,
     ) -> Callable[[Student, Batch], TeacherSummary]:
-        """Return the function that gives a step the teachers' outputs on its batch, summarized."""
+        """Return the function that summarizes the teachers' outputs on a step's batch."""
         from clsearch.methods.penalties.distillation import gather_batch, summarize, summarize_task, teacher_logits
 
         ask = teacher_logits(network, teachers)
@@ -193,6 +195,7 @@ class LearningWithoutForgetting:
         return lambda student, batch: {name: gather_batch(values, batch) for name, values in cached.items()}
 
     def _logits(self, network: Network, student: Student) -> Tensor:
+        """Return the student's logits, without gradient to the head unless it is trained."""
         if self.train_head:
             return student.logits
         from clsearch.networks.mlp import is_head
@@ -208,7 +211,7 @@ class LearningWithoutForgetting:
 
 
 def build(config: TrialConfig) -> LearningWithoutForgetting:
-    """Make the distillation that a configuration asks for."""
+    """Build the distillation penalty of a configuration."""
     assert isinstance(config, LwFConfig)
     return LearningWithoutForgetting(
         newest_only=config.teachers == "last",

@@ -1,4 +1,4 @@
-"""LwF and EWC at once: distillation and the penalty on parameter change are added."""
+"""LwF and EWC together: the loss has both penalties."""
 
 from clsearch.methods.base import Method
 from clsearch.methods.ewc import EWC

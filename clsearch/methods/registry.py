@@ -1,6 +1,6 @@
-"""Every method by name: those of this package, one file each, and those that users register.
+"""Look up methods by name: those of this package, one file each, and those that users register.
 
-Importing this module loads no torch, so that a script's help is fast.
+Importing this module does not load torch, so a script's help is fast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from clsearch.methods.base import Build, Method
 
 
 def find_built_in() -> dict[str, Method]:
-    """The methods that the files of this package declare in `METHODS`, by name."""
+    """Collect the methods that the files of this package declare in `METHODS`, by name."""
     names = [module.name for module in pkgutil.iter_modules(clsearch.methods.__path__) if not module.ispkg]
     modules = [
         importlib.import_module(f"clsearch.methods.{name}") for name in names if name not in ("base", "registry")
@@ -36,16 +36,20 @@ BUILT_IN: dict[str, Method] = find_built_in()
 """Name -> method of this package."""
 
 CUSTOM_METHODS: dict[str, Method] = {}
-"""Name -> method that was registered in this process. They travel to workers by value."""
+"""Name -> method registered in this process. Workers receive them by value."""
 
 
 def methods() -> dict[str, Method]:
-    """Every method that this process knows, by name."""
+    """Return every method that this process knows, by name."""
     return BUILT_IN | CUSTOM_METHODS
 
 
 def method_named(name: Any) -> Method:
-    """The method of a name. Raises ConfigError for an unknown one."""
+    """Return the method of a name.
+
+    Raises:
+        ConfigError: For an unknown name.
+    """
     known = methods()
     if not isinstance(name, str) or name not in known:
         raise ConfigError([f"algorithm: must be one of {', '.join(known)}; got {name!r}"])
@@ -53,43 +57,59 @@ def method_named(name: Any) -> Method:
 
 
 def register(method: Method | str, *build: Build, settings: Sequence[str] = ()) -> None:
-    """Make a method of your own known in this process, and in the workers of the studies that it starts.
+    """Register a method of your own in this process, and in the workers of the studies that it starts.
 
-    Registering a name again replaces what it stood for.
+    Registering a name again replaces the method.
 
     Args:
-        method: The method, declared; or the name of one that is made of the following arguments.
-        build: With a name: for each of its regularizers, the function that makes it from a configuration.
-        settings: With a name: hyperparameters of methods known already that it uses, such as `penalty_factor`. It
-            finds them, [M] each, among its hyperparameters.
+        method: The declared method; or the name of a method that the following arguments define.
+        build: With a name: one function per regularizer that makes it from a configuration.
+        settings: With a name: hyperparameters of known methods that it uses, such as `penalty_factor`; `prepare`
+            receives them, [M] each.
 
     Raises:
-        ConfigError: For a name that is taken, an unknown setting, or a field that every method has already.
+        ConfigError: For the name of a built-in method, a name with other characters than letters, digits and
+            underscores, an unknown setting, or a field that every method already has.
+
+    Example:
+        >>> from clsearch import Method, register
+        >>> register(Method(name="plain", label="Plain", summary="Training without a penalty."))
+        >>> method_named("plain").trainable_name
+        'PlainTrainable'
     """
     if isinstance(method, str):
         method = compose_method(method, build, settings)
     if not method.name.isidentifier() or method.name in BUILT_IN:
-        raise ConfigError([f"name: must be a new one, of letters, digits and underscores; got {method.name}"])
+        raise ConfigError([f"name: must be new, of letters, digits and underscores; got {method.name}"])
     common = {name for section in COMMON_SECTIONS for name in section.model_fields}
-    if taken := [name for section in method.own_sections for name in section.model_fields if name in common]:
-        raise ConfigError([f"section: must not have fields that every method has; got {', '.join(taken)}"])
+    if common_fields := [name for section in method.own_sections for name in section.model_fields if name in common]:
+        raise ConfigError([f"section: must not have fields that every method has; got {', '.join(common_fields)}"])
     CUSTOM_METHODS[method.name] = method
 
 
 def compose_method(name: str, build: Sequence[Build], settings: Sequence[str]) -> Method:
-    """A method whose hyperparameters are those of other methods. Raises ConfigError for an unknown one."""
+    """Declare a method with hyperparameters of other methods.
+
+    Args:
+        name: Its name.
+        build: One function per regularizer.
+        settings: Hyperparameters of known methods.
+
+    Raises:
+        ConfigError: For an unknown setting.
+    """
     fields = known_fields()
-    known = [own for own in searchable() if own != "learning_rate"]
-    if unknown := [own for own in settings if own not in known]:
-        raise ConfigError([f"settings: must be of {', '.join(known)}; got {', '.join(unknown)}"])
-    own: Any = {setting: (fields[setting].annotation, fields[setting]) for setting in settings}
-    section: type[Section] = create_model("Custom", __base__=Section, __doc__=name.replace("_", " "), **own)
+    known = [name for name in searchable() if name != "learning_rate"]
+    if unknown := [setting for setting in settings if setting not in known]:
+        raise ConfigError([f"settings: must be among {', '.join(known)}; got {', '.join(unknown)}"])
+    fields_used: Any = {setting: (fields[setting].annotation, fields[setting]) for setting in settings}
+    section: type[Section] = create_model("Custom", __base__=Section, __doc__=name.replace("_", " "), **fields_used)
     parts = tuple(Method(f"{name}_{index}", name, build=make) for index, make in enumerate(build))
     return Method(name, name.replace("_", " "), section=section, parts=parts)
 
 
 def accept(custom: Mapping[str, Method]) -> None:
-    """Take methods as another process registered them."""
+    """Add the methods that another process has registered."""
     CUSTOM_METHODS.update(custom)
 
 
@@ -98,12 +118,16 @@ def configure(algorithm: str, settings: Mapping[str, Any], source: Source | None
 
     Args:
         algorithm: Name of a method.
-        settings: Flat: field -> value; None means unless given.
-        source: Of the benchmark, if it is known already; else a folder of images is listed for it.
+        settings: Flat: field -> value; None stands for the default.
+        source: Source of the benchmark, if it is known; otherwise the files of a folder of images are listed.
 
     Raises:
-        ConfigError: For an unknown algorithm or key, a value against its rule, a setting of another algorithm, or
+        ConfigError: For an unknown algorithm or key, a value that violates its rule, a setting of another algorithm, or
             images that cannot be used.
+
+    Example:
+        >>> configure("lwf", {"distillation_factor": 2.0, "epochs": 1}).distillation_factor
+        2.0
     """
     method = method_named(algorithm)
     kind = config_class(method.sections)
@@ -111,57 +135,59 @@ def configure(algorithm: str, settings: Mapping[str, Any], source: Source | None
 
 
 def fields_of(algorithm: str) -> tuple[str, ...]:
-    """Names of the fields that act in an algorithm, in the order of its sections."""
+    """Return the names of an algorithm's fields, in the order of its sections."""
     return method_named(algorithm).fields
 
 
 def known_fields() -> dict[str, Any]:
-    """Every field of every method's configuration: name -> pydantic's FieldInfo."""
+    """Return every field of every method's configuration: name -> pydantic's FieldInfo."""
     sections = [section for method in methods().values() for section in method.sections]
     return {name: field for section in sections for name, field in section.model_fields.items()}
 
 
 def searchable() -> dict[str, Hyperparameter]:
-    """Everything that a study of some method may search."""
+    """Return every hyperparameter that a study of some method can search."""
     return hyperparameters_in(section for method in methods().values() for section in method.sections)
 
 
 def decaying() -> tuple[str, ...]:
-    """Hyperparameters that the continual protocol halves until a task is learned well enough."""
+    """Return the hyperparameters that the continual protocol halves until a task is learned well enough."""
     return tuple(name for name, mark in searchable().items() if mark.decays)
 
 
 def label_of(algorithm: str) -> str:
-    """An algorithm as people write it; the name in words if this process does not know it."""
+    """Return an algorithm's name in text; for an unknown algorithm, its name with spaces."""
     known = methods().get(algorithm)
     return algorithm.replace("_", " ") if known is None else known.label
 
 
 def symbol_of(hyperparameter: str) -> str | None:
-    """The letter that papers use for a hyperparameter, if there is one."""
+    """Return the symbol of a hyperparameter in papers; None if there is none."""
     mark = searchable().get(hyperparameter)
     return None if mark is None else mark.symbol
 
 
 def presets() -> tuple[str, ...]:
-    """Names of the presets of this package's methods."""
+    """Return the names of the presets of this package's methods."""
     return tuple(dict.fromkeys(name for m in BUILT_IN.values() for part in m.all_parts for name in part.presets))
 
 
 def preset_settings(algorithm: str, preset: str | None) -> dict[str, Any]:
-    """The settings of a preset that act in an algorithm; none for an unknown one, which its own rule refuses."""
+    """Return the settings of a preset that apply to an algorithm; empty for an unknown algorithm."""
     known = methods().get(algorithm) if isinstance(algorithm, str) else None
     return {} if known is None else known.preset(preset)
 
 
 def default_space(config: TrialConfig) -> Space:
-    """The ranges that are searched where a study names none."""
+    """Return the ranges that a study searches if it names none."""
     return method_named(config.algorithm).default_space(config)
 
 
 def digest_source(config: TrialConfig) -> str | None:
-    """Name the source of a registered method's regularizers, so that a study notices that they were changed; None for
-    a method of this package, and if the source cannot be read.
+    """Return a digest of the source code of a registered method's regularizers, so that a study detects changes.
+
+    Returns:
+        16 hex digits; None for a method of this package or if the source cannot be read.
     """
     if config.algorithm not in CUSTOM_METHODS:
         return None

@@ -150,7 +150,7 @@ def test_gamma_is_refused_where_nothing_decays(algorithm, gamma):
 @pytest.mark.parametrize("algorithm", ["lwf", "lwf_ewc"])
 def test_squared_errors_take_no_squared_temperature(algorithm):
     settings = {"epochs": 1, "distance": "mse", "temperature_scaling": "squared"}
-    problem = "temperature_scaling: must be none where distance is mse, which has no temperature; got squared"
+    problem = "temperature_scaling: must be none if distance is mse, which has no temperature; got squared"
     assert refusal(algorithm, settings).problems == [problem]
     for distance in ("cross_entropy", "kl"):
         configure(algorithm, settings | {"distance": distance})

@@ -64,12 +64,12 @@ def test_the_penalty_is_the_sum_of_squares_of_what_changed_by_member(plain_l2: t
 
 @pytest.mark.parametrize("name", ["lwf", "joint", "my algorithm", ""])
 def test_a_name_that_is_taken_or_no_name_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="name: must be a new one"):
+    with pytest.raises(ConfigError, match="name: must be new"):
         register(name)
 
 
 def test_a_setting_that_is_no_hyperparameter_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"settings: must be of .*distillation_factor, .*; got strength"):
+    with pytest.raises(ConfigError, match=r"settings: must be among .*distillation_factor, .*; got strength"):
         register("mine", settings=["strength"])
 
 

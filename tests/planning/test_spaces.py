@@ -142,7 +142,7 @@ def test_check_space_refuses_a_temperature_where_the_distance_has_none():
     with pytest.raises(ConfigError) as refused:
         check_space("lwf", space, EPOCHS | {"distance": "mse"})
     (problem,) = refused.value.problems
-    assert problem.startswith("distillation_temperature: must not be searched where distance is mse")
+    assert problem.startswith("distillation_temperature: must not be searched if distance is mse")
 
 
 # Default ranges, which follow the settings

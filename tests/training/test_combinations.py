@@ -95,15 +95,13 @@ def refusals(algorithm: str, settings: dict) -> list[str]:
             f"{settings.get('random_crop', 0)}, {settings.get('horizontal_flip', False)} with permuted-digits"
         )
     if settings.get("distance") == "mse" and settings.get("temperature_scaling") == "squared":
-        expected.append(
-            "temperature_scaling: must be none where distance is mse, which has no temperature; got squared"
-        )
+        expected.append("temperature_scaling: must be none if distance is mse, which has no temperature; got squared")
     if settings.get("gamma", 1.0) != 1 and settings.get("anchors") == "separate":
         expected.append(f"gamma: acts with anchors = online only; got {settings['gamma']:g} with separate")
     if algorithm == "independent" and settings["scenario"] == "class":
         expected.append(
-            "scenario: must be task or domain for independent networks, because which of them answers is the task's "
-            "identity, unknown in class-incremental learning; got class"
+            "scenario: must be task or domain for independent networks, because class-incremental learning does not "
+            "give the task that selects the network; got class"
         )
     return expected
 

@@ -432,7 +432,7 @@ def test_models_to_compare_with_are_counted_as_they_are_trained(monkeypatch) -> 
 
 
 def test_online_anchors_are_refused() -> None:
-    with pytest.raises(ConfigError, match="anchors: must be separate where tasks may be unlearned"):
+    with pytest.raises(ConfigError, match="anchors: must be separate if tasks can be unlearned"):
         config_of("amnesiac_ewc", unlearn={3: 1}, anchors="online")
 
 

@@ -1,1 +1,1 @@
-"""Arithmetic that methods share: distillation, parameter change, Fisher information."""
+"""Computations that methods share: distillation, parameter change, Fisher information."""

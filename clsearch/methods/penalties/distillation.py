@@ -1,7 +1,7 @@
 """Distillation: the outputs of frozen teachers, summarized for the steps of a task.
 
-Teachers are stacked as members are, so one call asks all of them, and their targets are summed before a step sees them:
-Σ_k -Σ_c q_kc log p_kc = Σ_k logsumexp_k(z/τ) - Σ_c (Σ_k q_kc) z_c/τ, one pass however many teachers there are.
+Teachers are stacked like members, so one call runs all of them, and their targets are summed before the steps: Σ_k -Σ_c
+q_kc log p_kc = Σ_k logsumexp_k(z/τ) - Σ_c (Σ_k q_kc) z_c/τ, one pass for any number of teachers.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class DistillationTarget:
     """One term of the distillation sum.
 
     Args:
-        teacher: Number of the task whose snapshot answers.
-        columns: The outputs that are distilled.
-        weight: How often the term counts.
+        teacher: Index of the task whose snapshot is the teacher.
+        columns: The distilled outputs.
+        weight: Multiplicity of the term.
     """
 
     teacher: int
@@ -33,14 +33,19 @@ class DistillationTarget:
 
 
 TeacherSummary = dict[str, Tensor]
-"""What a step needs of the teachers' outputs, [M, B] or [M, B, C] each; see `soften` and `center`."""
+"""The teachers' outputs as a step needs them, [M, B] or [M, B, C] each; see `soften` and `center`."""
 
 TeacherLogits = Callable[[Tensor], dict[int, Tensor]]
 """Inputs [M, B, D] -> teacher -> its logits [M, B, C]."""
 
 
 def teacher_logits(network: Network, teachers: dict[int, Params]) -> TeacherLogits:
-    """All teachers of all members in one call: they are stacked as members are."""
+    """Return a function that runs all teachers of all members in one call.
+
+    Args:
+        network: Backbone and head over stacked members.
+        teachers: Teacher -> its parameters, name -> [M, ...].
+    """
     names, count = next(iter(teachers.values())), len(teachers)
     stacked = {name: torch.cat([params[name] for params in teachers.values()]) for name in names}
 
@@ -56,23 +61,42 @@ def teacher_logits(network: Network, teachers: dict[int, Params]) -> TeacherLogi
 def summarize(
     ask: TeacherLogits, inputs: Tensor, targets: list[DistillationTarget], temperature: Tensor, centered: bool
 ) -> TeacherSummary:
-    """Summarize the teachers' outputs on `inputs` [M, B, D]. centered: also for the mean squared error of logits."""
+    """Summarize the teachers' outputs.
+
+    Args:
+        ask: Runs the teachers.
+        inputs: [M, B, D].
+        targets: Terms of the distillation sum.
+        temperature: [M, 1, 1].
+        centered: Also summarize for the mean squared error of logits.
+    """
     logits = ask(inputs)
     softened = soften(logits, targets, temperature)
     return softened | center(logits, targets) if centered else softened
 
 
 def summarize_task(task: Task, summarize: Callable[[Tensor], TeacherSummary], size: int) -> TeacherSummary:
-    """Summarize the teachers' outputs on all of a task's training data, `size` samples at a time."""
+    """Summarize the teachers' outputs on all training data of a task.
+
+    Args:
+        task: The task.
+        summarize: Inputs [M, B, D] -> summary.
+        size: Samples per pass.
+    """
     parts = [summarize(task.train.take(batch.positions)[0]) for batch in task.train.in_order(size)]
     return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
 
 
 def soften(logits: dict[int, Tensor], targets: list[DistillationTarget], temperature: Tensor) -> TeacherSummary:
-    """Targets [M, B, C] Σ_k w_k q_k, and entropies [M, B] Σ_k w_k H(q_k) in nats. temperature: [M, 1, 1].
+    """Sum the teachers' softened outputs.
 
-    The teachers' targets are summed:
-    Σ_k -Σ_c q_kc log p_kc = Σ_k logsumexp_k(z/τ) - Σ_c (Σ_k q_kc) z_c/τ: one pass however many teachers there are.
+    Args:
+        logits: Teacher -> [M, B, C].
+        targets: Terms of the distillation sum.
+        temperature: [M, 1, 1].
+
+    Returns:
+        "targets" -> Σ_k w_k q_k [M, B, C], and "entropies" -> Σ_k w_k H(q_k) [M, B] in nats.
     """
     summed = torch.zeros_like(next(iter(logits.values())))
     entropies = torch.zeros_like(summed[..., 0])
@@ -84,8 +108,14 @@ def soften(logits: dict[int, Tensor], targets: list[DistillationTarget], tempera
 
 
 def center(logits: dict[int, Tensor], targets: list[DistillationTarget]) -> TeacherSummary:
-    """Σ_k w_k mean_c (z_c - u_kc)², merged: for each output, one square about the teachers' weighted mean (centers
-    [M, B, C]), and the teachers' spread about it, which is constant (constants [M, B]).
+    """Merge Σ_k w_k mean_c (z_c - u_kc)² into one square per output about the teachers' weighted mean.
+
+    Args:
+        logits: Teacher -> its logits u_k [M, B, C].
+        targets: Terms of the distillation sum.
+
+    Returns:
+        "centers" -> the weighted means [M, B, C], and "constants" -> the teachers' spread about them [M, B].
     """
     like = next(iter(logits.values()))
     weights = output_weights(targets, like.shape[-1], like.device)
@@ -101,7 +131,7 @@ def center(logits: dict[int, Tensor], targets: list[DistillationTarget]) -> Teac
 
 
 def output_weights(targets: list[DistillationTarget], outputs: int, device: torch.device) -> Tensor:
-    """[C] Σ_k w_k / (number of outputs that target k answers for) over the targets that have it."""
+    """Return Σ_k w_k / (number of outputs of target k) over the targets that have an output, [C]."""
     weights = torch.zeros(outputs, device=device)
     for target in targets:
         weights[list(target.columns)] += target.weight / len(target.columns)
@@ -109,28 +139,29 @@ def output_weights(targets: list[DistillationTarget], outputs: int, device: torc
 
 
 def gather_batch(values: Tensor, batch: Batch) -> Tensor:
-    """`values` [M, n] or [M, n, C] at a batch's positions: [M, B] or [M, B, C]."""
+    """Select `values` [M, n] or [M, n, C] at a batch's positions: [M, B] or [M, B, C]."""
     if values.dim() == 2:
         return values.gather(1, batch.positions)
     return values.gather(1, batch.positions[:, :, None].expand(-1, -1, values.shape[2]))
 
 
 def log_normalizer(targets: list[DistillationTarget], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """z/τ of the student [M, B, C] -> Σ_k w_k logsumexp_k(z/τ), [M, B]."""
+    """Return the function z/τ [M, B, C] of the student -> Σ_k w_k logsumexp_k(z/τ) [M, B]."""
     columns, padding, weights = column_groups(targets, device)
-    ragged, weighed = bool(padding.any()), bool((weights != 1).any())  # a product that changes nothing costs, too
+    ragged, weighed = bool(padding.any()), bool((weights != 1).any())  # skip additions and products without effect
 
     def normalize(scaled_logits: Tensor) -> Tensor:
-        own = scaled_logits[..., columns] + padding if ragged else scaled_logits[..., columns]
-        return own.logsumexp(-1) @ weights if weighed else own.logsumexp(-1).sum(-1)
+        grouped = scaled_logits[..., columns] + padding if ragged else scaled_logits[..., columns]
+        return grouped.logsumexp(-1) @ weights if weighed else grouped.logsumexp(-1).sum(-1)
 
     return normalize
 
 
 def column_groups(targets: list[DistillationTarget], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The distinct sets of outputs that targets have, padded to one width.
+    """Return the distinct sets of outputs of the targets, padded to one width.
 
-    Returns: columns [G, c] of the logits, padding [G, c] (0, or -inf where a group is shorter), weights [G].
+    Returns:
+        columns [G, c] of the logits, padding [G, c] (0, or -inf where a group is shorter), weights [G].
     """
     weights: dict[tuple[int, ...], float] = {}
     for target in targets:

@@ -1,14 +1,14 @@
-"""Fisher information: how much each parameter matters to a task (Kirkpatrick et al. 2017, after MacKay 1992).
+"""Fisher information: the importance of each parameter for a task (Kirkpatrick et al. 2017, after MacKay 1992).
 
-Diagonals only. Per sample, F_i = E[(∂ -log p(y|x) / ∂θ_i)²], mean over a task's samples; the estimators differ in where
-y comes from:
+Only the diagonal is computed. Per sample, F_i = E[(∂ -log p(y|x) / ∂θ_i)²], averaged over a task's samples; the
+estimators differ in y:
 
     empirical   the sample's true label
     sampled     one label drawn from the model
     exact       every label, weighted by its probability
     batch       true labels, but of batch means: Σ_b B (∂ mean loss of batch b)² / Σ_b B. About 1/B of `empirical`.
 
-Probabilities are over the outputs that may be answered. Measured without the penalty; nothing in the model changes.
+Probabilities are over the active outputs. Penalties do not contribute, and the model does not change.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from clsearch.networks.mlp import LinearLayers, Network, Params, is_head, per_me
 from clsearch.tasks.samples import Batch, Samples, batches_of
 
 CHUNK = 1024
-"""Samples at a time where only a layer's inputs and output gradients are held."""
+"""Samples per pass that stores only a layer's inputs and output gradients."""
 
 GRADIENTS = 2**26
-"""Numbers at a time where each sample's whole gradient is held (256 MiB)."""
+"""Elements per pass that stores each sample's whole gradient (256 MiB)."""
 
 SumOfSquares = Callable[[Tensor, Tensor], Params]
 """(labels [M, B], weights [M, B]) -> Σ_b weight_b (∂ -log p(label_b | x_b))², for each parameter [M, ...]."""
@@ -36,7 +36,13 @@ SumOfSquares = Callable[[Tensor, Tensor], Params]
 
 @dataclass(frozen=True)
 class Fisher:
-    """An estimator. kind: see above. most: a cap on the samples, None for all. batch_size: of `batch`."""
+    """An estimator of the Fisher information.
+
+    Args:
+        kind: empirical, sampled, exact or batch, see the module.
+        most: Upper limit on the samples; None for all.
+        batch_size: Samples per batch of `batch`.
+    """
 
     kind: str
     most: int | None
@@ -51,10 +57,18 @@ class Fisher:
         seeds: tuple[int, ...],
         origin: int,
     ) -> Params:
-        """Fisher information of each member's parameters, head included: one tensor [M, ...] per parameter.
+        """Estimate the Fisher information of each member's parameters, including the head.
 
-        allowed: [C] outputs that may be answered. seeds, origin (the task's): what random choices (labels, a cap)
-        derive from.
+        Args:
+            network: Backbone and head over stacked members.
+            params: Name -> [M, ...].
+            samples: Training samples of the task.
+            allowed: [C] mask of the active outputs; None for all.
+            seeds: The seed of each member; selects labels and samples.
+            origin: The task's original number; selects labels and samples.
+
+        Returns:
+            Name -> [M, ...].
         """
         orders = [
             torch.randperm(n, generator=generator_of(seed, origin, 0, "fisher samples"))[: self.most]
@@ -72,16 +86,16 @@ class Fisher:
         for batch, uniform in zip(batches_of(orders, size, device), uniforms, strict=True):
             inputs, labels = samples.take(batch.positions)
             if self.kind == "batch":
-                found = squared_batch_gradient(network, detached, inputs, labels, batch, allowed)
+                squared = squared_batch_gradient(network, detached, inputs, labels, batch, allowed)
             else:
                 logits, squares = squares_of(network, detached, inputs, allowed)
-                found = self._summed(logits, squares, labels, uniform, batch, allowed)
-            total = {name: value + found[name] for name, value in total.items()}
+                squared = self._summed(logits, squares, labels, uniform, batch, allowed)
+            total = {name: value + squared[name] for name, value in total.items()}
             counted = counted + batch.sizes
         return {name: value / per_member(counted, value) for name, value in total.items()}
 
     def _at_a_time(self, network: Network, params: Params) -> int:
-        """Samples in a pass; of `batch`, in a batch."""
+        """Return the number of samples per pass; for `batch`, the batch size."""
         if self.kind == "batch":
             return self.batch_size
         if isinstance(network, LinearLayers):
@@ -97,6 +111,7 @@ class Fisher:
         batch: Batch,
         allowed: Tensor | None,
     ) -> Params:
+        """Sum the squared gradients of a batch over the labels that the estimator uses."""
         counts = torch.ones_like(uniform) if batch.valid is None else batch.valid
         if self.kind == "empirical":
             return squares(labels, counts.to(logits.dtype))
@@ -106,19 +121,27 @@ class Fisher:
         total: Params = {}
         for label in range(logits.shape[-1]) if allowed is None else allowed.nonzero().flatten().tolist():
             weights = (probabilities[..., label] * counts).to(logits.dtype)
-            found = squares(torch.full_like(labels, label), weights)
-            total = {name: value + total.get(name, 0) for name, value in found.items()}
+            squared = squares(torch.full_like(labels, label), weights)
+            total = {name: value + total.get(name, 0) for name, value in squared.items()}
         return total
 
 
 def drawn(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Labels [M, B] drawn from probabilities [M, B, C] by uniform numbers [M, B] in [0, 1); none of probability 0."""
+    """Draw labels from probabilities, never one of probability 0.
+
+    Args:
+        probabilities: [M, B, C].
+        uniform: [M, B] uniform numbers in [0, 1).
+
+    Returns:
+        [M, B].
+    """
     sums = probabilities.double().cumsum(-1)
     return (sums <= uniform[..., None] * sums[..., -1:]).sum(-1)
 
 
 def squares_of(network: Network, params: Params, inputs: Tensor, allowed: Tensor | None) -> tuple[Tensor, SumOfSquares]:
-    """Logits [M, B, C] of `inputs`, and what sums squared per-sample gradients there."""
+    """Return the logits [M, B, C] of `inputs`, and the function that sums squared per-sample gradients there."""
     if isinstance(network, LinearLayers):
         return _squares_of_layers(network, params, inputs, allowed)
     return _squares_of_samples(network, params, inputs, allowed)
@@ -127,8 +150,10 @@ def squares_of(network: Network, params: Params, inputs: Tensor, allowed: Tensor
 def _squares_of_layers(
     network: LinearLayers, params: Params, inputs: Tensor, allowed: Tensor | None
 ) -> tuple[Tensor, SumOfSquares]:
-    """The gradient of a linear layer's weight is the outer product of its input and the gradient at its output, so its
-    square sums over samples as a product of squares: exact, in one backward pass.
+    """Sum squared per-sample gradients of linear layers, exactly, in one backward pass.
+
+    The gradient of a weight is the outer product of the layer's input and the gradient at its output, so its square
+    sums over samples as a product of squares.
     """
     first = next(iter(params))
     layers = network.layers(params | {first: params[first].clone().requires_grad_()}, inputs)
@@ -150,13 +175,15 @@ def _squares_of_layers(
 def _squares_of_samples(
     network: Network, params: Params, inputs: Tensor, allowed: Tensor | None
 ) -> tuple[Tensor, SumOfSquares]:
-    """For any network: each sample's own gradient. On a CPU one sample of all members after the other, elsewhere by
-    vmap, which takes 1.1 to 3.3 times as long on a CPU (ResNet-18 and a CNN).
+    """Sum squared per-sample gradients of any network, from each sample's own gradient.
+
+    On a CPU, computes one sample of all members after another; elsewhere uses vmap, which takes 1.1 to 3.3 times as
+    long on a CPU (ResNet-18 and a CNN).
     """
-    own = _squares_in_turn if inputs.device.type == "cpu" else _squares_together
+    sum_squares = _squares_in_turn if inputs.device.type == "cpu" else _squares_together
 
     def squares(labels: Tensor, weights: Tensor) -> Params:
-        return own(network, params, inputs, labels, weights, allowed)
+        return sum_squares(network, params, inputs, labels, weights, allowed)
 
     with torch.no_grad():
         return restricted(network.logits(params, network.features(params, inputs)), allowed), squares
@@ -165,6 +192,7 @@ def _squares_of_samples(
 def _squares_in_turn(
     network: Network, params: Params, inputs: Tensor, labels: Tensor, weights: Tensor, allowed: Tensor | None
 ) -> Params:
+    """Sum the squared gradients, one sample of all members after another."""
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     for sample, label, weight in zip(inputs.split(1, 1), labels.unbind(1), weights.unbind(1), strict=True):
@@ -179,9 +207,11 @@ def _squares_in_turn(
 def _squares_together(
     network: Network, params: Params, inputs: Tensor, labels: Tensor, weights: Tensor, allowed: Tensor | None
 ) -> Params:
-    def loss(own: Params, sample: Tensor, label: Tensor) -> Tensor:
-        member = {name: value[None] for name, value in own.items()}
-        logits = restricted(network.logits(member, network.features(member, sample[None, None])), allowed)
+    """Sum the squared gradients of all samples and members at once, by vmap."""
+
+    def loss(member: Params, sample: Tensor, label: Tensor) -> Tensor:
+        stack = {name: value[None] for name, value in member.items()}
+        logits = restricted(network.logits(stack, network.features(stack, sample[None, None])), allowed)
         return cross_entropy(logits[0], label[None])
 
     gradients_of = torch.func.vmap(torch.func.vmap(torch.func.grad(loss), (None, 0, 0)))
@@ -193,7 +223,7 @@ def _squares_together(
 def squared_batch_gradient(
     network: Network, params: Params, inputs: Tensor, labels: Tensor, batch: Batch, allowed: Tensor | None
 ) -> Params:
-    """B (∂ mean loss of the batch)², for each member's own batch size B."""
+    """Return B (∂ mean loss of the batch)², with each member's own batch size B."""
     leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
     logits = restricted(network.logits(leaves, network.features(leaves, inputs)), allowed)
     losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
@@ -205,10 +235,12 @@ def squared_batch_gradient(
 
 
 def scaled(fisher: Params, how: str) -> Params:
-    """Fisher information as it enters the penalty, [M, ...] per penalised parameter.
+    """Scale the Fisher information for the penalty.
 
-    how: none; per_parameter (divided by the number of backbone parameters); unit_trace (divided by each member's sum,
-    so that it sums to 1; one that is 0 everywhere stays 0).
+    Args:
+        fisher: Name -> [M, ...], of the penalized parameters.
+        how: none; per_parameter (divide by the number of backbone parameters); unit_trace (divide by each member's sum,
+            so that it sums to 1; a sum of 0 stays 0).
     """
     if how == "per_parameter":
         return {name: value / backbone_size(fisher) for name, value in fisher.items()}
@@ -220,5 +252,5 @@ def scaled(fisher: Params, how: str) -> Params:
 
 
 def backbone_size(params: Params) -> int:
-    """Number of a member's backbone parameters."""
+    """Count a member's backbone parameters."""
     return sum(value[0].numel() for name, value in params.items() if not is_head(name))

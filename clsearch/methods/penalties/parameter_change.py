@@ -1,6 +1,7 @@
-"""Penalties on the change of parameters since earlier tasks, weighted by importance: value and gradient in one pass.
+"""Penalties on the change of parameters since earlier tasks, weighted by importance; value and gradient in one pass.
 
-EWC uses them with Fisher information. Anchors and importances are [K, M, P], P all penalized parameters of a member.
+EWC uses them with Fisher information. Anchors and importances are [K, M, P], for K anchors, M members and P penalized
+parameters.
 """
 
 from __future__ import annotations
@@ -15,21 +16,29 @@ from clsearch.networks.mlp import Params
 from clsearch.tasks.samples import Batch
 
 MAX_CACHE_ELEMENTS = 2**18
-"""Numbers that one pass over anchors handles on a CPU, so that its buffers stay in the cache."""
+"""Elements that one pass over anchors handles on a CPU, so that its buffers stay in the cache."""
 
 
 def flatten_members(params: Params, names: tuple[str, ...]) -> Tensor:
-    """The named parameters of each member as one vector: [M, P]."""
+    """Concatenate the named parameters of each member to [M, P]."""
     return torch.cat([params[name].flatten(1) for name in names], 1)
 
 
 def stack_tasks(tasks: Sequence[Params], names: tuple[str, ...]) -> Tensor:
-    """The named parameters that each task left: [K, M, P]."""
+    """Stack the named parameters of several tasks to [K, M, P]."""
     return torch.stack([flatten_members(params, names) for params in tasks])
 
 
 def p_norm_penalty(importance: Tensor, anchors: Tensor, factor: Tensor, p: Tensor, names: tuple[str, ...]) -> Penalty:
-    """factor * Σ_k Σ_i F_{k,i} |θ_i - θ*_{k,i}|^p. importance, anchors: [K, M, P]; factor, p: [M]."""
+    """Return the penalty factor * Σ_k Σ_i F_{k,i} |θ_i - θ*_{k,i}|^p.
+
+    Args:
+        importance: F, [K, M, P].
+        anchors: θ*, [K, M, P].
+        factor: [M].
+        p: [M].
+        names: Names of the penalized parameters, in the order of P.
+    """
 
     def penalty(student: Student, batch: Batch) -> PenaltyOutput:
         change = PNormPenalty.apply(flatten_members(student.params, names), anchors, importance, p[:, None])
@@ -39,11 +48,17 @@ def p_norm_penalty(importance: Tensor, anchors: Tensor, factor: Tensor, p: Tenso
 
 
 def merged_quadratic(importance: Tensor, anchors: Tensor, factor: Tensor, names: tuple[str, ...]) -> Penalty:
-    """Σ_k F_k (θ-θ*_k)² as one quadratic about the importance-weighted mean anchor, plus what that leaves constant.
+    """Return the penalty factor * Σ_k Σ_i F_{k,i} (θ_i - θ*_{k,i})² as one quadratic plus a constant.
 
-    importance, anchors: [K, M, P]; factor: [M]. Where Σ_k F_k = 0 the anchor is the newest one. The mean is taken of
-    the differences to the newest, so that a single anchor stays exactly itself: every task starts there, and Adam makes
-    much of any rounding.
+    The quadratic's centre is the importance-weighted mean anchor; where Σ_k F_k = 0, it is the newest anchor. The mean
+    is computed from differences to the newest anchor, so a single anchor stays exact: every task starts there, and Adam
+    amplifies rounding errors.
+
+    Args:
+        importance: F, [K, M, P].
+        anchors: θ*, [K, M, P].
+        factor: [M].
+        names: Names of the penalized parameters, in the order of P.
     """
     total = importance.sum(0)
     shift = (importance * (anchors - anchors[-1])).sum(0) / torch.where(total > 0, total, 1)
@@ -59,7 +74,7 @@ def merged_quadratic(importance: Tensor, anchors: Tensor, factor: Tensor, names:
 
 
 class Quadratic(torch.autograd.Function):
-    """Σ_i F_i (θ_i - c_i)² for θ, c, F [M, P]; gives [M]. Value and gradient share one pass."""
+    """Σ_i F_i (θ_i - c_i)² [M] of θ, c, F [M, P]; value and gradient share one pass."""
 
     @staticmethod
     def forward(ctx, theta: Tensor, center: Tensor, importance: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
@@ -76,20 +91,20 @@ class Quadratic(torch.autograd.Function):
 
 
 class PNormPenalty(torch.autograd.Function):
-    """Σ_k Σ_i F_{k,i} |θ_i - θ*_{k,i}|^p for θ [M, P], anchors and importance [K, M, P], p [M, 1]; gives [M].
+    """Σ_k Σ_i F_{k,i} |θ_i - θ*_{k,i}|^p [M] of θ [M, P], θ* and F [K, M, P], p [M, 1].
 
-    Its gradient is finite everywhere, and 0 at θ = θ* for p = 1 too, where every task starts. Value and gradient share
-    one power.
+    The gradient is finite everywhere, and 0 at θ = θ* also for p = 1, because every task starts there. Value and
+    gradient share one power.
     """
 
     @staticmethod
     def forward(ctx, theta: Tensor, anchors: Tensor, importance: Tensor, p: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         value, slopes = theta.new_zeros(len(theta)), torch.zeros_like(theta)
         chunk = len(anchors) if theta.is_cuda else max(1, MAX_CACHE_ELEMENTS // theta.numel())
-        for own, weights in zip(anchors.split(chunk), importance.split(chunk), strict=True):
-            change = theta - own
+        for anchor, weights in zip(anchors.split(chunk), importance.split(chunk), strict=True):
+            change = theta - anchor
             size = change.abs()
-            # exp2(log2(.)) takes half the time of pow with a tensor exponent; the floor keeps log2(0) out of a NaN.
+            # exp2(log2(.)) takes half the time of pow with a tensor exponent; the floor avoids NaN from log2(0).
             slope = size.clamp_min(torch.finfo(size.dtype).tiny).log2_().mul_(p - 1).exp2_().mul_(weights)
             value = value + size.mul_(slope).sum((0, 2))
             slopes += slope.mul_(change.sign_()).sum(0)
