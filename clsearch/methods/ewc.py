@@ -155,6 +155,7 @@ class ElasticWeightConsolidation:
     def prepare(
         self, network: Network, benchmark: Benchmark, task: Task, memory: Memory, hyperparameters: Hyperparameters
     ) -> Penalty | None:
+        """Build the penalty of a task, see `Regularizer.prepare`; None if no earlier task is retained."""
         old = benchmark.retained(task.index - 1)
         if not old:
             return None
@@ -171,6 +172,7 @@ class ElasticWeightConsolidation:
         return p_norm_penalty(importance, anchors, factor, hyperparameters["penalty_p_norm"], names)
 
     def remember(self, network: Network, benchmark: Benchmark, task: Task, params: Params, memory: Memory) -> Memory:
+        """Add the task's importance and anchor to the memory, see `Regularizer.remember`."""
         from clsearch.methods.penalties.fisher import scaled
         from clsearch.networks.mlp import allowed_mask, is_head
 

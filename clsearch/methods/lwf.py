@@ -146,6 +146,7 @@ class LearningWithoutForgetting:
     def prepare(
         self, network: Network, benchmark: Benchmark, task: Task, memory: Memory, hyperparameters: Hyperparameters
     ) -> Penalty | None:
+        """Build the penalty of a task, see `Regularizer.prepare`; None if no earlier task is retained."""
         if not benchmark.retained(task.index - 1):
             return None
         from clsearch.methods.penalties.distillation import log_normalizer, output_weights
@@ -204,6 +205,7 @@ class LearningWithoutForgetting:
         return network.logits(frozen, student.features)
 
     def remember(self, network: Network, benchmark: Benchmark, task: Task, params: Params, memory: Memory) -> Memory:
+        """Add the task's teacher to the memory, see `Regularizer.remember`."""
         alone = self.newest_only and not self.keep_all
         kept = {} if alone else {k: v for k, v in memory.items() if k.startswith("teacher/")}
         others = {k: v for k, v in memory.items() if not k.startswith("teacher/")}

@@ -121,7 +121,7 @@ def build_benchmark(
 
     Args:
         config: The benchmark's settings.
-        seeds: One per member; several members may have the same seed.
+        seeds: One per member; several members can have the same seed.
         device: Device of the samples.
         data: Training data of the source; None reads it (once per process).
         sequence: Numbers of the tasks to learn, increasing; None for all. The others are not built, so nothing can read

@@ -148,10 +148,12 @@ class Mixture:
 
     @property
     def sizes(self) -> tuple[int, ...]:
+        """Number of samples of each member, over all tasks."""
         return tuple(map(sum, zip(*(part.sizes for part in self.parts), strict=True)))
 
     @property
     def width(self) -> int:
+        """Elements of an input, D."""
         return self.parts[0].width
 
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,9 @@ def _leave(path: Path, trained: TrialState, columns: tuple[str, ...], seconds: f
     content = {"params": trained.params, "moments": trained.moments, "curve": trained.curve, "epochs": trained.epochs}
     buffer = io.BytesIO()
     torch.save(content | {"columns": list(columns), "seconds": seconds}, buffer)
-    with suppress(OSError):  # a trial's own state can't be written then either, which ends the search with what to do
+    with suppress(
+        OSError
+    ):  # then the trial's state cannot be written either, and that error ends the search with advice
         write_atomically(path, buffer.getvalue())
 
 

@@ -165,7 +165,7 @@ def settings_of(config: TrialConfig, names: Collection[str] | None = None) -> di
 def fingerprint_of(config: TrialConfig, seeds: Sequence[int], sequence: Sequence[int]) -> str:
     """Return a digest of a configuration, its seeds and the learned tasks.
 
-    The digest does not depend on the device, so a trial may move to another one, nor on the path of the data: a folder
+    The digest does not depend on the device, so a trial can move to another one, nor on the path of the data: a folder
     of images counts by its identity.
 
     Args:
