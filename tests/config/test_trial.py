@@ -17,7 +17,7 @@ from clsearch.config.trial import derived_defaults
 from clsearch.data.datasets import SOURCES
 from clsearch.methods.lwf import LWF
 from clsearch.methods.registry import BUILT_IN, configure, fields_of, preset_settings, presets
-from tests.helpers import random_images, write_images
+from tests.helpers import in_turn, random_images, write_images
 
 
 def refusal(algorithm: str, settings: dict) -> ConfigError:
@@ -131,8 +131,10 @@ BETWEEN = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "problem"), BETWEEN)
-@pytest.mark.parametrize("algorithm", BUILT_IN)
+# The rules do not know the algorithm, so each is asked with one.
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "problem"), [(algorithm, *rule) for algorithm, rule in in_turn(BUILT_IN, BETWEEN)]
+)
 def test_a_rule_between_fields_is_told_with_field_rule_and_value(algorithm, settings, problem):
     assert refusal(algorithm, {"epochs": 1} | settings).problems == [problem]
 
@@ -461,8 +463,9 @@ FACTORIES = [
 ]
 
 
-@pytest.mark.parametrize(("factory", "name"), FACTORIES)
-@pytest.mark.parametrize("algorithm", BUILT_IN)
+@pytest.mark.parametrize(
+    ("algorithm", "factory", "name"), [(algorithm, *factory) for algorithm, factory in in_turn(BUILT_IN, FACTORIES)]
+)
 def test_a_factory_is_a_backbone_and_is_written_as_where_it_is_defined(algorithm, factory, name):
     config = configure(algorithm, {"epochs": 1, "backbone": factory})
     assert config.backbone is factory

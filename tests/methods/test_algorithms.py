@@ -18,7 +18,7 @@ from clsearch.training.loop import learn_sequence, learn_task
 from clsearch.training.state import TrialState
 from clsearch.training.task_setup import prepare_lesson
 from clsearch.training.trial_setup import Run, build_run
-from tests.helpers import CPU, everything, forward, member_of, same_params, small_config
+from tests.helpers import CPU, everything, forward, in_turn, member_of, same_params, small_config
 
 SEEDS = (5, 2)
 RATE, SIZE = 0.2, 16
@@ -268,14 +268,9 @@ def test_independent_networks_never_forget():
 # --- resuming ---
 
 
+# With other settings in tests/training/test_state.py.
 @pytest.mark.parametrize(
-    ("algorithm", "case"),
-    [
-        (algorithm, case)
-        for algorithm in BUILT_IN
-        for case in CASES
-        if (algorithm, case["scenario"]) != ("independent", "class")
-    ],
+    ("algorithm", "case"), in_turn(BUILT_IN, [case for case in CASES if case["scenario"] != "class"])
 )
 def test_a_resumed_sequence_is_the_unbroken_one(algorithm, case, tmp_path: Path):
     settings = {"optimizer": "adam", "learning_rate": 0.01, "optimizer_state": "keep", "iterations": 5}

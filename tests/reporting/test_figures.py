@@ -11,6 +11,7 @@ from clsearch import LogRange, Range
 from clsearch.records.ranking import rank
 from clsearch.reporting.figures import draw_accuracy_matrix, draw_pareto_front, draw_response
 from tests.builders import plan_of, record_of
+from tests.helpers import pairs
 
 TWO = {"distillation_factor": LogRange(0.01, 100), "distillation_temperature": Range(0.5, 8)}
 ONE = {"distillation_temperature": LogRange(0.5, 8)}
@@ -111,18 +112,13 @@ FINETUNING = {"finetuning": 0.5}
 ALL = {"finetuning": 0.5, "joint": 0.95, "independent": 0.8}
 
 
-@pytest.mark.parametrize(
-    ("space", "width"),
-    [(ONE, 320), (TWO, 320), (THREE, 510), (FOUR, 680)],
-    ids=["one", "two", "three", "four"],
-)
-@pytest.mark.parametrize("levels", [{}, ALL], ids=["no level", "three levels"])
-@pytest.mark.parametrize(
-    "scores",
-    [SCORES, [0.4, 0.9, 0.6], [0.7, 0.7, 0.7], [0.5], [None, None, 0.5]],
-    ids=["some failed", "all finished", "all equal", "one", "one finished"],
-)
-def test_the_response_is_a_png_as_wide_as_it_has_panels(trials, tmp_path, space, width, levels, scores):
+WIDTHS = [(ONE, 320), (TWO, 320), (THREE, 510), (FOUR, 680)]
+FINISHED = [SCORES, [0.4, 0.9, 0.6], [0.7, 0.7, 0.7], [0.5], [None, None, 0.5]]
+
+
+@pytest.mark.parametrize(("of", "levels", "scores"), pairs(WIDTHS, [{}, ALL], FINISHED))
+def test_the_response_is_a_png_as_wide_as_it_has_panels(trials, tmp_path, of, levels, scores):
+    space, width = of
     figure = drawn(trials(space, scores), space, levels)
     assert [figure.get_figwidth() * 50, figure.get_figheight() * 50] == pytest.approx([width, 220])
     if (scores is SCORES) == bool(levels):  # drawing takes most of the time

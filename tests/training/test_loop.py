@@ -32,6 +32,7 @@ from tests.helpers import (
     beyond,
     forward,
     member_of,
+    pairs,
     same_batch,
     same_params,
     small_config,
@@ -560,9 +561,10 @@ def test_data_of_tasks_beyond_those_that_are_learned_could_be_anything(algorithm
     assert not same_params(whole[0].params, whole[1].params)
 
 
-@pytest.mark.parametrize("sequence", [(3, 4), (1, 3)])
-@pytest.mark.parametrize("scenario", OF_FOUR)
-@pytest.mark.parametrize(("algorithm", "settings"), LEARNERS)
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "scenario", "sequence"),
+    [(*learner, *others) for learner, *others in pairs(LEARNERS, OF_FOUR, [(3, 4), (1, 3)])],
+)
 def test_some_tasks_are_learned_as_if_no_others_had_been_made(algorithm, settings, scenario, sequence):
     whole = four(algorithm, **settings, **scenario)
     chosen = [whole.benchmark.tasks[origin - 1] for origin in sequence]

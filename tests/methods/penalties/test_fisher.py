@@ -1,5 +1,6 @@
 """Every Fisher information against one plain backward pass per sample (or batch), in double precision."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
@@ -13,7 +14,17 @@ from clsearch.methods.penalties.fisher import Fisher, drawn, scaled
 from clsearch.networks.mlp import MLP, LinearLayers, Network, Params, allowed_mask, is_head
 from clsearch.networks.modules import module_network
 from clsearch.tasks.samples import Samples
-from tests.helpers import CPU, doubled, everything, forward, member_of, network_for, random_params, tiny_benchmark
+from tests.helpers import (
+    CPU,
+    doubled,
+    everything,
+    forward,
+    member_of,
+    network_for,
+    pairs,
+    random_params,
+    tiny_benchmark,
+)
 
 
 def cnn_of_four(shape: tuple[int, int, int]) -> torch.nn.Module:
@@ -163,11 +174,12 @@ def assert_fisher_is_a_loop(fisher, network, params, samples, answers, outputs, 
             torch.testing.assert_close(measured[name][m].double(), value, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("sizes", [(9, 9), (9, 6)])
-@pytest.mark.parametrize("most", [None, 7, 100])
-@pytest.mark.parametrize("scenario", [Scenario.TASK, Scenario.DOMAIN, Scenario.CLASS])
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("kind", KINDS)
+MEASURED = pairs(itertools.product(KINDS, NETWORKS), Scenario, [None, 7, 100], [(9, 9), (9, 6)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "scenario", "most", "sizes"), [(*measured, *others) for measured, *others in MEASURED]
+)
 def test_each_fisher_is_a_loop_over_samples_or_batches(kind, name, scenario, most, sizes):
     benchmark = tiny_benchmark(scenario, (3, 3, 3), samples=sizes)
     task, network = benchmark.tasks[1], NETWORKS[name](benchmark)
@@ -192,9 +204,7 @@ def test_networks_of_any_depth(kind, hidden):
     assert_fisher_is_a_loop(Fisher(kind, None, 4), network, params, task.train, task.classes, 10, (0, 1), 2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sizes", [(17, 17), (17, 11)])
-@pytest.mark.parametrize("name", ["layers", "convolution"])
+@pytest.mark.parametrize(("kind", "sizes", "name"), pairs(KINDS, [(17, 17), (17, 11)], ["layers", "convolution"]))
 def test_samples_beyond_the_first_chunk_count_too(monkeypatch, name, kind, sizes):
     benchmark = tiny_benchmark(Scenario.DOMAIN, (2, 2), samples=sizes)
     train, network = benchmark.tasks[0].train, NETWORKS[name](benchmark)
