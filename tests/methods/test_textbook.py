@@ -369,6 +369,15 @@ def test_ewc(scenario, p, anchors, average, kind, scale, most):
 # --- both ---
 
 
+TOGETHER = [
+    (1.0, ANCHORS[0], False, "empirical", "none", None),
+    (1.0, ANCHORS[2], True, "sampled", "per_parameter", None),
+    (1.5, ANCHORS[2], False, "exact", "unit_trace", None),
+    (2.0, ANCHORS[1], True, "batch", "none", 5),
+    (3.0, ANCHORS[1], False, "empirical", "unit_trace", 5),
+]
+
+
 @pytest.mark.parametrize("place", range(5))
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_lwf_and_ewc_together(scenario, place):
@@ -376,7 +385,7 @@ def test_lwf_and_ewc_together(scenario, place):
     run = ewc_run(
         "lwf_ewc",
         scenario,
-        *CHANGES[3 * place][1:],
+        *TOGETHER[place],
         distance=distance,
         temperature_scaling=scaling,
         teachers=("per_task", "last")[place % 2],
