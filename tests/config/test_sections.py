@@ -149,6 +149,7 @@ def test_a_home_that_does_not_exist_is_refused(monkeypatch, tmp_path):
     assert configure("finetuning", {"epochs": 1, "data_root": "~/x"}).data_root == (tmp_path / "x").resolve()
 
 
+@pytest.mark.slow
 def test_a_partials_name_is_the_same_in_every_process():
     code = (
         "from functools import partial; import math; from clsearch.config.sections import backbone_name; "

@@ -384,6 +384,7 @@ def test_a_configuration_is_frozen():
     assert config.epochs == 1
 
 
+@pytest.mark.slow
 def test_importing_the_configuration_does_not_import_torch():
     code = "import sys; import clsearch.config.trial; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,6 +14,7 @@ from tests.builders import (
 from tests.study.shared import tiny
 
 
+@pytest.mark.slow
 def test_a_trial_is_handed_the_factory_and_its_record_has_the_name(tmp_path):
     from clsearch.execution.recorder import Watcher
 

@@ -90,6 +90,7 @@ def assert_params(ours: Params, m: int, theirs: Params) -> None:
 # --- joint ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("case", CASES)
 def test_joint_at_t_is_fresh_weights_trained_on_all_tasks_so_far(case, length):
@@ -137,6 +138,7 @@ def test_joint_at_the_first_task_is_finetuning(scenario):
         assert torch.equal(states[0].accuracy[:, :2, 0].nan_to_num(-1), other.accuracy[:, :2, 0].nan_to_num(-1))
 
 
+@pytest.mark.slow
 def test_joint_training_knows_all_tasks_at_the_end_and_finetuning_does_not():
     found = {}
     for algorithm in ("joint", "finetuning"):
@@ -237,6 +239,7 @@ def test_outputs_of_tasks_to_come_rest_in_joint_training(scenario, optimizer):
 # --- independent ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("case", [case for case in CASES if case["scenario"] != "class"])
 def test_independent_is_one_fresh_network_per_task_that_answers_for_it(case, length):
@@ -269,6 +272,7 @@ def test_independent_networks_never_forget():
 
 
 # With other settings in tests/training/test_state.py.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "case"), in_turn(BUILT_IN, [case for case in CASES if case["scenario"] != "class"])
 )

@@ -232,6 +232,7 @@ def test_memory_holds_every_teacher_or_the_newest_with_its_own_copy_of_the_head(
         assert all(torch.equal(memory[f"teacher/{k}/{n}"], value) for n, value in teachers[k - 1].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["cross_entropy", "kl", "mse"])
 @pytest.mark.parametrize(("scenario", "newest_only"), VOICES)
 def test_each_member_of_another_size_hears_its_own_teachers(scenario, newest_only, distance):
@@ -359,6 +360,7 @@ def few(algorithm: str, scenario: str, **settings: object) -> Run:
     return replace(run, benchmark=miniature(run.benchmark, 3, 30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scenario", "teachers", "distance", "backbone"),
     pairs(["task", "domain", "class"], ["per_task", "last"], ["cross_entropy", "kl", "mse"], ["mlp", "cnn"]),
@@ -386,6 +388,7 @@ def moved_by_hand(image: Tensor, move: Tensor) -> Tensor:
     return (crop.flip(1) if mirrored else crop).flatten()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["cross_entropy", "kl", "mse"])
 @pytest.mark.parametrize(("scenario", "newest_only"), VOICES)
 def test_teachers_answer_about_the_images_as_the_student_sees_them(scenario, newest_only, distance):

@@ -24,6 +24,8 @@ from clsearch.training.trial_setup import Run, build_run
 from tests import textbook
 from tests.helpers import in_double, pairs, small_config
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (3, 8)
 SCENARIOS = ("task", "domain", "class")
 NEAR = {torch.float64: {"rtol": 1e-8, "atol": 1e-11}, torch.float32: {"rtol": 1e-4, "atol": 2e-6}}

@@ -297,6 +297,7 @@ def penalties(benchmark, scenario, hidden, batch_size):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("benchmark", "scenario"), [("split-digits", "task"), ("permuted-digits", "domain"), ("split-digits", "class")]
 )

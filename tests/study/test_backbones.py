@@ -30,6 +30,7 @@ def broken(shape):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(63, 8))
 
 
+@pytest.mark.slow
 def test_the_cnn_on_a_script_that_sets_widths_has_its_own():
     assert study_of().plan.config.hidden == (8,)
     assert planned(study_of(), "--backbone", "cnn").config.hidden == (128,)
@@ -43,6 +44,7 @@ def test_the_backbone_that_a_script_has_anyway_changes_nothing():
     assert planned(study, "--backbone", "cnn").config == study.plan.config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [tiny, Tiny, partial(Tiny, width=3)], ids=["function", "class", "partial"])
 def test_a_factory_reaches_every_configuration_as_itself(tmp_path, made):
     study = study_of(backbone=made, hidden=None, results=tmp_path, references=("finetuning", "joint"))
@@ -63,6 +65,7 @@ def test_a_factory_is_recorded_by_its_name(tmp_path):
     assert content["config"]["hidden"] == []
 
 
+@pytest.mark.slow
 def test_a_factory_may_be_left_for_a_backbone_that_has_a_name():
     study = study_of(backbone=tiny, hidden=None)
     for name, hidden in (("mlp", (256, 256)), ("cnn", (128,)), ("resnet18", ())):
@@ -71,6 +74,7 @@ def test_a_factory_may_be_left_for_a_backbone_that_has_a_name():
         assert plan.command[2:] == ["--backbone", name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "problem"),
     [
@@ -94,6 +98,7 @@ def test_images_that_a_backbone_cannot_take_are_refused(refused, tmp_path, monke
     assert cached(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_space_of_a_factory_follows_its_parameters():
     plan = following(backbone=tiny, hidden=None, fisher_scale="per_parameter").plan
     assert plan.space["penalty_factor"] == DEFAULT["penalty_factor"].scaled(6 * (9 + 1))

@@ -15,6 +15,8 @@ from tests.builders import (
     study_of,
 )
 
+pytestmark = pytest.mark.slow
+
 SEARCHED = {
     "lwf_temperature_sweep": {"distillation_factor", "distillation_temperature"},
     "ewc_penalty_sweep": {"penalty_factor", "penalty_p_norm"},

@@ -16,6 +16,8 @@ from tests.builders import (
 )
 from tests.study.shared import DEFAULT, following
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_space_that_is_not_given_is_the_default_one():
     for algorithm in BUILT_IN:

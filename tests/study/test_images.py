@@ -24,6 +24,7 @@ def test_a_folder_and_its_options_reach_the_configuration(pets):
     assert (config.random_crop, config.horizontal_flip) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_place_of_a_folder_is_absolute_and_may_begin_at_home(pets, monkeypatch):
     monkeypatch.chdir(pets.parent)
     assert planned(study_of(), "--benchmark", f"folder:{pets.name}").config.benchmark == f"folder:{pets}"
@@ -84,6 +85,7 @@ GROUPINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "rule", "value"), GROUPINGS)
 def test_a_grouping_that_cannot_be_is_refused(refused, tmp_path, content, rule, value):
     file = tmp_path / "groups.txt"
@@ -94,6 +96,7 @@ def test_a_grouping_that_cannot_be_is_refused(refused, tmp_path, content, rule, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
@@ -121,6 +124,7 @@ def test_a_grouping_says_how_many_tasks_there_are_and_which_classes_of_a_folder_
     assert config.source.groups == ((0, 1), (2, 3, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args",
     [

@@ -8,6 +8,7 @@ from tests.builders import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "options", "name"),
     [
@@ -29,6 +30,7 @@ def option_of(name):
     return "--" + name.replace("_", "-")
 
 
+@pytest.mark.slow
 def test_a_scripts_protocol_may_be_left_for_another():
     study = study_of("ewc", protocol="first_k", first_k=2, tasks=5, trials=7, final=False)
     assert planned(study).command[2:] == []

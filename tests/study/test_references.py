@@ -10,6 +10,7 @@ from tests.builders import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("references", "found"),
     [
@@ -60,6 +61,7 @@ def test_independent_networks_are_refused_in_class_incremental_learning_when_the
     assert "independent networks" in refused("--references", "independent", "--scenario", "class")
 
 
+@pytest.mark.slow
 def test_the_refusal_of_a_reference_says_how_to_leave_it_out(refused):
     assert "references" in refused("--scenario", "class", references=("finetuning", "independent"))
 

@@ -125,6 +125,7 @@ MACHINE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "field", "rule", "value"), MACHINE)
 def test_what_this_machine_lacks_is_refused_with_field_rule_and_value(refused, tmp_path, options, field, rule, value):
     (tmp_path / "EMPTY").mkdir()
@@ -133,6 +134,7 @@ def test_what_this_machine_lacks_is_refused_with_field_rule_and_value(refused, t
     assert re.search(rf"^error: {field}: .*{rule}.*got {re.escape(value)}", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -221,6 +223,7 @@ print(json.dumps([
 """
 
 
+@pytest.mark.slow
 def test_a_refused_run_has_not_imported_what_is_slow(tmp_path):
     command = [sys.executable, "-c", REFUSED_RUNS, str(tmp_path), str(write_images(tmp_path / "pets"))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -235,6 +238,7 @@ def test_epochs_and_iterations_together_are_refused_even_at_the_scripts_value():
         planned(study_of(epochs=1), "--epochs", "1", "--iterations", "5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlartifacts", "mlflow.db", "test_openings.jsonl", "test_openings.lock"])
 def test_names_of_what_lies_beside_the_studies_are_no_study(name, tmp_path, capsys):
     with pytest.raises(SystemExit):
@@ -247,6 +251,7 @@ def test_an_unknown_setting_in_python_lists_those_of_the_study_too():
         study_of(trial=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
@@ -267,6 +272,7 @@ def test_paths_and_stores_that_cannot_be_are_refused(args, problem, tmp_path, ca
     assert capsys.readouterr().err.startswith(problem)
 
 
+@pytest.mark.slow
 def test_a_hyperparameter_that_does_not_act_is_refused_before_anything_starts(refused, tmp_path):
     text = refused("--distillation-factor", "1e-8", "1e-7")
     assert re.search(r"^error: distillation_factor: must act: .*; got 1e-08 to 1e-07, which differ by", text, re.M)

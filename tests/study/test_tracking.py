@@ -47,6 +47,7 @@ def test_no_password_reaches_the_command():
     assert "http://127.0.0.1:1" in plan.command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "uri",
     [

@@ -399,6 +399,7 @@ OF_FOUR = [
 SEQUENCES = [(1,), (1, 2), (1, 2, 3), (3, 4), (1, 3), (4,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", OF_FOUR)
 def test_tasks_of_a_sequence_are_what_they_are_among_all(settings):
     whole = benchmark_of(**settings)
@@ -542,6 +543,7 @@ def test_data_that_is_handed_over_is_used_and_nothing_is_read():
     assert rows == sorted(map(tuple, data.inputs.tolist()))
 
 
+@pytest.mark.slow
 def test_inputs_that_cannot_be_written_are_taken_without_a_warning():
     """In a process of its own, as torch warns but once."""
     code = (

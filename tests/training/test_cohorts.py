@@ -15,6 +15,8 @@ from clsearch.training.state import TrialState, apart, together
 from clsearch.training.trial_setup import Run, build_cohort, build_run
 from tests.helpers import assert_bit_equal, in_double, small_config
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (3, 0)
 VALUES = {
     "finetuning": {"learning_rate": (0.01, 0.1, 0.2)},

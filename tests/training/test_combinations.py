@@ -18,6 +18,8 @@ from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import Run, build_run
 from tests.helpers import CPU, pairs
 
+pytestmark = pytest.mark.slow
+
 SCENARIOS = ("task", "domain", "class")
 SEEDS = (1, 6)
 

@@ -18,6 +18,8 @@ from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import Run
 from tests.helpers import pairs, small_config, small_run
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("params", "moments", "memory", "updates", "unlearning")
 
 

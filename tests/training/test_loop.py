@@ -66,6 +66,7 @@ def lesson_of(run: Run, task: Task) -> Lesson:
 # --- members ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", [*SCENARIOS, {"benchmark": "permuted-digits"}, {"benchmark": "rotated-digits"}])
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
@@ -88,6 +89,7 @@ def test_members_with_other_seeds_are_other_trials():
     assert not torch.equal(state.curve[:, 0], state.curve[:, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
 def test_the_same_seed_gives_the_same_trial_bit_for_bit_and_nothing_global_is_drawn(algorithm):
     torch.manual_seed(1)
@@ -171,6 +173,7 @@ def test_what_a_step_logs_is_of_that_step_even_where_it_is_part_of_the_parameter
 # --- regularizers in the loop ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize(
     ("algorithm", "factor", "settings", "large"),
@@ -223,6 +226,7 @@ GROUPS = [slice(0, 4), slice(4, 7), slice(7, 10)]
 TRAINED_HEAD = {"train_head": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", RESTLESS)
 @pytest.mark.parametrize(
     ("algorithm", "settings", "past_moves"),
@@ -284,6 +288,7 @@ def test_the_order_of_samples_differs_by_epoch_task_and_seed_and_not_by_the_othe
     assert torch.equal(order_of(first)[0], orders[0][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [1, 7, 9, 20])
 def test_iterations_are_exactly_that_many_steps_a_task(iterations):
     settings = {"iterations": iterations, "optimizer": "adam", "learning_rate": 0.001}
@@ -310,6 +315,7 @@ def test_the_first_iterations_are_the_first_batches_of_an_epoch():
 # --- the learning curve ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
 def test_loss_is_classification_plus_penalty_and_the_first_task_has_none(algorithm, scenario):
@@ -363,6 +369,7 @@ def test_row_zero_is_the_untrained_network_and_near_chance(scenario):
             assert row[m, task.index - 1].item() == pytest.approx(correct.item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scenario", "answers"),
     [
@@ -407,6 +414,7 @@ def test_rows_of_tasks_to_come_are_not_a_number_until_they_are_learned():
     assert torch.equal(last.accuracy[:, :2], first.accuracy[:, :2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_task_just_learned_is_known_far_above_chance(scenario):
     accuracy = learn_sequence(small_run(seeds=(0, 1), epochs=10, batch_size=16, **scenario)).accuracy
@@ -424,6 +432,7 @@ PARTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "settings"), PARTS)
 def test_an_attempt_trains_the_next_task_and_does_nothing_else(algorithm, settings):
     run = small_run(algorithm, (0, 1), **settings)
@@ -440,6 +449,7 @@ def test_an_attempt_trains_the_next_task_and_does_nothing_else(algorithm, settin
     assert_bit_equal(attempted(run, before), after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "settings"), PARTS)
 def test_a_task_is_learned_by_an_attempt_a_memory_and_a_row_of_the_accuracy_matrix(algorithm, settings):
     run = small_run(algorithm, (0, 1), **settings)
@@ -516,6 +526,7 @@ def four(algorithm, sequence=None, **settings):
     return small_run(algorithm, (0, 5), sequence, **{"tasks": 4, "epochs": 1} | settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", OF_FOUR)
 @pytest.mark.parametrize(("algorithm", "settings"), LEARNERS)
 def test_learning_the_first_tasks_alone_is_learning_the_first_of_all_bit_for_bit(algorithm, settings, scenario):
@@ -535,6 +546,7 @@ def test_independent_networks_of_the_first_tasks_are_the_first_of_all_bit_for_bi
     assert torch.equal(alone.nan_to_num(-1), accuracy[:, :3, :2].nan_to_num(-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", OF_FOUR)
 def test_nothing_looks_at_tasks_beyond_those_that_are_learned(scenario, monkeypatch):
     for name in ("view_of", "classes_of", "output_map"):
@@ -545,6 +557,7 @@ def test_nothing_looks_at_tasks_beyond_those_that_are_learned(scenario, monkeypa
         four("lwf_ewc", **scenario)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["task", "class"])
 @pytest.mark.parametrize(("algorithm", "settings"), LEARNERS)
 def test_data_of_tasks_beyond_those_that_are_learned_could_be_anything(algorithm, settings, scenario):
@@ -561,6 +574,7 @@ def test_data_of_tasks_beyond_those_that_are_learned_could_be_anything(algorithm
     assert not same_params(whole[0].params, whole[1].params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "settings", "scenario", "sequence"),
     [(*learner, *others) for learner, *others in pairs(LEARNERS, OF_FOUR, [(3, 4), (1, 3)])],

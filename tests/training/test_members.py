@@ -17,6 +17,8 @@ from clsearch.training.task_setup import epochs_of, prepare_lesson
 from clsearch.training.trial_setup import Run, build_run
 from tests.helpers import in_double, pairs, small_config, small_run
 
+pytestmark = pytest.mark.slow
+
 EVERY = {3: 6, 0: 17, 11: 10}
 """Seed -> of how many of its samples one is kept: about 36, 13 and 22 of two digits."""
 SEEDS = tuple(EVERY)

@@ -23,6 +23,8 @@ from clsearch.training.trial_setup import Run, build_run
 from clsearch.training.unlearning import feature_distance, unlearn
 from tests.helpers import in_turn, pairs
 
+pytestmark = pytest.mark.slow
+
 ALGORITHMS = ("amnesiac_finetuning", "amnesiac_lwf", "amnesiac_ewc")
 SCENARIOS = ("task", "domain", "class")
 COHORTS = ((4,), (0, 1, 2))
