@@ -44,6 +44,7 @@ def test_a_trial_learns_two_tasks_and_measures_them(tmp_path: Path) -> None:
     assert last["average_accuracy"] == pytest.approx(by_hand)
 
 
+@pytest.mark.slow
 def test_the_commands_are_there_and_the_machine_is_fit_for_them(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "clsearch", "doctor", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)

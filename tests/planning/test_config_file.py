@@ -146,6 +146,7 @@ ARGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "args"), in_turn(["lwf", "ewc", "lwf_ewc", "finetuning"], ARGS))
 def test_what_is_printed_is_read_back_as_the_same_study(file: Path, algorithm: str, args: list[str]) -> None:
     study = study_of(algorithm)

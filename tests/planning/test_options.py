@@ -38,6 +38,7 @@ def test_what_the_script_leaves_open_stays_open():
     assert not {"iterations", "scenario", "data_root", "trials", "tracking_uri", "max_concurrent"} & set(settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "name", "value"),
     [

@@ -96,6 +96,7 @@ CONFIGURATION = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "options", "field", "rule", "value"), CONFIGURATION)
 def test_a_bad_value_is_refused_with_field_rule_and_value(refused, tmp_path, algorithm, options, field, rule, value):
     text = refused(*options.split(), algorithm=algorithm)

@@ -32,6 +32,8 @@ from clsearch.tracking.stores import default_store
 from clsearch.tracking.study_runs import Runs
 from tests.builders import closed_port, final_of, measured_of, plan_of, record_of
 
+pytestmark = pytest.mark.slow
+
 SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}
 VALUES = {"penalty_factor": 0.1 + 0.2, "penalty_p_norm": 1.5}
 FOUND = {
