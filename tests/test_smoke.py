@@ -33,7 +33,7 @@ def test_a_study_that_cannot_be_is_refused_with_field_rule_and_value(tmp_path: P
 
 
 def test_a_trial_learns_two_tasks_and_measures_them(tmp_path: Path) -> None:
-    from clsearch.execution.trainable import LwFTrainable
+    from clsearch.trainables import LwFTrainable
 
     settings = {"epochs": 4, "tasks": 2, "classes_per_task": (3, 2), "hidden": (16,), "learning_rate": 0.2}
     first, last = (result := LwFTrainable(config=settings | {"seeds": [0, 1]})).train(), result.train()

@@ -103,11 +103,12 @@ def test_single_precision_agrees_within_1e_5(algorithm):
         assert_equal(found, alone(config), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", [None, "cnn"])
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("place", "backbone"), [(0, None), (1, None), (2, None), (1, "cnn")])
 def test_one_that_diverges_is_named_and_the_others_are_not_touched(double_precision, place, backbone):
     """Its penalty acts from task 2 on; the labels that Fisher information is sampled with need finite outputs."""
-    more = {"fisher": "sampled"} | ({} if backbone is None else {"backbone": backbone, "hidden": (6,)})
+    more = {"fisher": "sampled"} | (
+        {} if backbone is None else {"backbone": backbone, "hidden": (6,), "iterations": 4, "batch_size": 8}
+    )
     configs = configs_of("ewc", **more)
     configs[place] = small_config("ewc", penalty_factor=1e37, **more)
     run = prepared(build_cohort(configs, SEEDS))
