@@ -9,7 +9,7 @@ study: $(VENV)/.installed
 	$(BIN)/python studies/lwf_temperature_sweep.py
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/integration
+	$(BIN)/python -m pytest --all --numprocesses 2 --dist loadfile --ignore tests/integration
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration
 
 lint: $(VENV)/.installed-dev

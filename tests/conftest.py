@@ -23,14 +23,37 @@ os.environ["TQDM_DISABLE"] = "1"
 torch.set_num_threads(1)
 
 
+INTEGRATION = Path(__file__).parent / "integration"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also what is slow, and the integration tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files that are named, and markers that are asked for, are run whole. Workers of xdist are told --all."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    if config.option.markexpr or (named and not hasattr(config, "workerinput")):
+        config.option.all = True
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of what is not there are left out, and counted so; .ci/run installs the browser."""
+    """Tests of what is not there are left out, and counted so; .ci/run installs the browser. So are those that take
+    long, unless they are asked for.
+    """
+    for item in items:
+        if INTEGRATION in item.path.parents:
+            item.add_marker("integration")
     there = {
-        "gpu": torch.cuda.is_available(),
-        "browser": shutil.which("chromedriver") is not None,
-        "mount": may_mount(),
+        "gpu": torch.cuda.is_available,
+        "browser": lambda: shutil.which("chromedriver") is not None,
+        "mount": may_mount,
+        "slow": lambda: config.option.all,
+        "integration": lambda: config.option.all,
     }
-    apart = [item for item in items if any(item.get_closest_marker(name) and not there[name] for name in there)]
+    missing = [name for name, found in there.items() if not found()]
+    apart = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     items[:] = [item for item in items if item not in apart]
     config.hook.pytest_deselected(items=apart)
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import pickle
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,43 @@ from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import Run, build_run
 
 CPU = torch.device("cpu")
+
+
+def pairs(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Rows of one value per axis in which every two values of different axes meet: for pytest's parametrize.
+
+    Far fewer rows than the product has, and the same ones each time. Two axes give their product.
+    """
+    values = [list(axis) for axis in axes]
+    if len(values) < 2:
+        return [(value,) for axis in values for value in axis]
+    columns = list(itertools.combinations(range(len(values)), 2))
+    missing = dict.fromkeys(
+        ((a, i), (b, j)) for a, b in columns for i in range(len(values[a])) for j in range(len(values[b]))
+    )
+    used = [[0] * len(axis) for axis in values]
+    rows = []
+    while missing:
+        row = dict(next(iter(missing)))  # axis -> position of its value
+        for axis in range(len(values)):
+            if axis not in row:
+                found = [
+                    sum(tuple(sorted(((axis, i), other))) in missing for other in row.items())
+                    for i in range(len(values[axis]))
+                ]
+                row[axis] = min(range(len(found)), key=lambda i, n=found, a=axis: (-n[i], used[a][i]))
+        for axis, i in row.items():
+            used[axis][i] += 1
+        for pair in itertools.combinations(sorted(row.items()), 2):
+            missing.pop(pair, None)
+        rows.append(tuple(values[axis][row[axis]] for axis in range(len(values))))
+    return rows
+
+
+def in_turn(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """As many rows as the longest axis has values; shorter axes begin again. Where values of two axes need not meet."""
+    values = [list(axis) for axis in axes]
+    return [tuple(axis[i % len(axis)] for axis in values) for i in range(max(map(len, values)))]
 
 
 def small_config(algorithm: str = "finetuning", **settings: object) -> TrialConfig:

@@ -88,6 +88,7 @@ def test_a_cluster_that_cannot_be_joined_is_a_problem(monkeypatch):
             assert "RAY_ADDRESS" in found.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local", ["auto", "local"])
 def test_a_cluster_that_answers_is_none(monkeypatch, ray_session, local):
     for address in (ray_session, local):
@@ -109,6 +110,7 @@ def test_little_space_is_a_problem(tmp_path, monkeypatch):
     assert all(f.remedy.startswith("free some space") for f in check_space(tmp_path / "new"))
 
 
+@pytest.mark.slow
 def test_a_problem_is_the_exit_code_of_a_process_of_its_own(tmp_path):
     (tmp_path / "file").touch()
     words = [sys.executable, "-m", "clsearch", "doctor", "--results", str(tmp_path / "file" / "sub")]

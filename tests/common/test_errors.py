@@ -17,12 +17,14 @@ def ran(script: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words, "-c", script], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_script_whose_study_is_refused_as_it_is_made_prints_the_problem_and_exits_with_2() -> None:
     done = ran("from clsearch import Study\nStudy(algorithm='lwf')")
     assert done.returncode == 2
     assert done.stderr == "error: epochs, iterations: exactly one of the two must be given; got None, None\n"
 
 
+@pytest.mark.slow
 def test_other_errors_of_a_script_keep_their_traceback() -> None:
     done = ran("import clsearch\nraise ValueError('mine')")
     assert done.returncode == 1
@@ -30,6 +32,7 @@ def test_other_errors_of_a_script_keep_their_traceback() -> None:
     assert done.stderr.endswith("ValueError: mine\n")
 
 
+@pytest.mark.slow
 def test_an_interpreter_that_is_typed_into_goes_on() -> None:
     typed = "from clsearch import Study\nStudy(algorithm='lwf')\nprint('still here')\n"
     done = subprocess.run([sys.executable, "-i"], input=typed, capture_output=True, text=True, check=True)
@@ -37,6 +40,7 @@ def test_an_interpreter_that_is_typed_into_goes_on() -> None:
     assert done.stdout == "still here\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[str(SWEEP), "--help"], ["-m", "clsearch", "report", "--help"]], ids=["study", "-m"])
 def test_output_that_nobody_reads_is_no_error(words: list[str]) -> None:
     process = subprocess.Popen(

@@ -35,6 +35,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_refuses_raises_and_leaves_the_old_content(tmp_path):
     # In a process of its own: the limit holds for every file of a process, its logs and those of Ray's threads too.
     words = [sys.executable, "-c", FULL_DISK, str(tmp_path / "state")]

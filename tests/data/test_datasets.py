@@ -63,6 +63,7 @@ def test_digits_are_scikit_learns_where_its_file_is_elsewhere(monkeypatch):
         assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_importing_what_trains_loads_nothing_that_takes_long():
     """Each worker would load it before its first step, and each study before its first trial."""
     code = (

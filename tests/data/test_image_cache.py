@@ -310,6 +310,7 @@ def start(folder, hold=False, prepare=""):
     return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_of_two_processes_at_once_one_decodes_and_both_have_the_array(tmp_path, cache):
     fill(tmp_path / "data", count=40)
     with start(tmp_path / "data", hold=True) as first:
@@ -323,6 +324,7 @@ def test_of_two_processes_at_once_one_decodes_and_both_have_the_array(tmp_path, 
     assert len(list(cache.iterdir())) == 2  # the array and its lock
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_decoding_leaves_nothing_in_the_way(tmp_path, cache):
     fill(tmp_path / "data", count=40)
     with start(tmp_path / "data", hold=True) as process:
@@ -337,6 +339,7 @@ def test_a_process_killed_while_decoding_leaves_nothing_in_the_way(tmp_path, cac
     assert {path.suffix for path in cache.iterdir()} == {".npy", ".lock"}
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_is_refused_and_keeps_nothing(tmp_path, cache):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
     fill(tmp_path / "data")
@@ -358,6 +361,7 @@ def test_room_for_the_array_is_taken_before_it_is_written(tmp_path, cache):
     assert room[0][0] >= room[0][1] > 80 * 3 * 64 * 64
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_decoding_and_leaves_nothing_behind(tmp_path, cache, monkeypatch):
     opened, here, told = [], threading.local(), threading.Event()
     fit = image_cache._fit

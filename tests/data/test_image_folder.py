@@ -272,6 +272,7 @@ def test_the_key_changes_with_every_file(tmp_path, change):
     assert (listed(tmp_path).identity == listing.identity) == (change == "time")
 
 
+@pytest.mark.slow
 def test_the_module_is_imported_without_pillow_or_torch():
     heavy = "{'PIL', 'filelock', 'torch', 'ray', 'rich'}"
     code = f"import sys, clsearch.data.image_folder; print(sorted({heavy} & sys.modules.keys()))"

@@ -117,6 +117,7 @@ def test_configurations_that_came_differently_far_first_tell_it_and_those_behind
     assert_as_alone(results)
 
 
+@pytest.mark.slow
 def test_a_reused_worker_takes_a_cohort_and_a_trial_alone(tmp_path):
     trainable = EWCTrainable(config=cohort_of(tmp_path))
     played(trainable)

@@ -31,6 +31,8 @@ from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import Run, build_run
 from tests.helpers import CPU, everything, forward, member_of, same_params
 
+pytestmark = pytest.mark.slow
+
 SPACES = {
     "finetuning": {},
     "lwf": {"distillation_factor": LogRange(0.1, 1000)},

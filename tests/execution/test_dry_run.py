@@ -114,6 +114,7 @@ def test_what_a_protocol_reports_on_costs_its_tasks(tmp_path: Path) -> None:
     assert f"{32 * one + one * (3 + 5) / 2:.0f} s in all" in said(plan)["Time"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         study_of(results=tmp_path / "results").main(["--dry-run", "--trials", "4"])

@@ -20,6 +20,7 @@ def faults(before: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="another C library")
 def test_what_was_freed_is_not_asked_for_again() -> None:
     asked, kept = faults(""), faults("from clsearch.execution.memory import keep_freed_memory as keep; keep()")

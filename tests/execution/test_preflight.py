@@ -234,6 +234,7 @@ def normed(shape):
     return torch.nn.Sequential(torch.nn.BatchNorm2d(shape[0]), torch.nn.Flatten())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mlp", "cnn", "resnet18"])
 def test_backbones_that_have_a_name_pass_and_leave_random_numbers_alone(tmp_path, backbone):
     hidden = None if backbone == "resnet18" else (8,)

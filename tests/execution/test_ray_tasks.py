@@ -208,6 +208,7 @@ def test_a_job_that_does_not_fit_into_memory_says_what_to_do(ray_session: str) -
         results_of([()], greedy)
 
 
+@pytest.mark.slow
 def test_trials_that_are_shorter_than_a_workers_start_run_in_every_worker(ray_session: str, tmp_path: Path) -> None:
     """Ray Tune ends the start of a worker whose trial another one takes over: a second might never come to be."""
 

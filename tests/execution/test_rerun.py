@@ -48,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(plan, [*records, replace(other, accuracy=first.tolist(), place="some node")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trial", "said"),
     [

@@ -356,6 +356,7 @@ def played(searcher, n):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_suggestions_follow_from_the_sampler_seed(begin, sampler):
     # Past the ten trials after which TPE begins to model, and the first generations of NSGA-II.
@@ -367,6 +368,7 @@ def test_suggestions_follow_from_the_sampler_seed(begin, sampler):
     assert all(a != b for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_reopened_search_suggests_what_an_unbroken_one_does(begin, sampler):
     straight, broken = (begin(folder, sampler=sampler, trials=14, **SAMPLERS[sampler]) for folder in "ab")
@@ -375,6 +377,7 @@ def test_a_reopened_search_suggests_what_an_unbroken_one_does(begin, sampler):
     assert first + played(again, 8) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
 def test_suggestions_are_distinct_and_lie_in_their_ranges(begin, sampler):
     space = {"penalty_factor": LogRange(0.5, 2), "penalty_p_norm": Range(1, 1.5), "learning_rate": LogRange(1e-5, 1)}
@@ -402,6 +405,7 @@ def unevenness(points):
     return qmc.discrepancy(square)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_qmc_fills_the_space_more_evenly_than_chance(begin, seed):
     even, random = (
@@ -410,6 +414,7 @@ def test_qmc_fills_the_space_more_evenly_than_chance(begin, seed):
     assert unevenness(played(even, 32)) < unevenness(ask(random, 32)) / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsga2"])
 def test_a_sampler_warns_the_user_of_nothing(begin, sampler):
     with warnings.catch_warnings():
@@ -417,6 +422,7 @@ def test_a_sampler_warns_the_user_of_nothing(begin, sampler):
         played(begin(sampler=sampler, trials=14, **SAMPLERS[sampler]), 14)
 
 
+@pytest.mark.slow
 def test_qmc_asked_ahead_of_its_results_gives_the_same_points(begin):
     waiting, told = (begin(folder, sampler="qmc", space=UNIT, trials=32) for folder in "ab")
     assert ask(waiting, 32) == played(told, 32)
@@ -579,6 +585,7 @@ def test_a_single_objective_may_be_one_of_which_less_is_better(begin):
     assert searcher.suggest("r")["values"] == asked[1]  # what references follow is the best of it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_after_trials_that_diverge_a_search_of_several_objectives_goes_on(begin, sampler):
     searcher = begin(sampler=sampler, objectives=TWO, trials=16)

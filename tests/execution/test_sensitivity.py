@@ -22,6 +22,8 @@ from clsearch.training.trial_setup import build_run
 from tests.builders import SMALL_SPACES, STUDIES, plan_of, planned, study_of, write_images
 from tests.helpers import write_mnist
 
+pytestmark = pytest.mark.slow
+
 SURE = {"tasks": 5, "hidden": (64,), "optimizer": "adam", "learning_rate": 0.5, "fisher_samples": 10}
 """Learns task 1 so surely that each squared gradient of ten samples of it is 0 in single precision."""
 TOO_FAST = {"learning_rate": 1e30}

@@ -62,6 +62,7 @@ def test_every_algorithm_has_its_trainable():
     assert {trainable_of(name).__name__ for name in BUILT_IN} <= {*dir(trainables)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_a_step_learns_a_task_and_the_last_is_done(algorithm):
     results = steps(trainable_of(algorithm)(config=CONFIG), 3)
@@ -69,6 +70,7 @@ def test_a_step_learns_a_task_and_the_last_is_done(algorithm):
     assert [r["done"] for r in results] == [False, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_a_result_has_the_metrics_and_their_spread(algorithm):
     first, _, last = steps(trainable_of(algorithm)(config=CONFIG), 3)
@@ -188,6 +190,7 @@ def test_a_config_that_is_unknown_or_against_a_rule_is_refused(change, problem):
 KEEPS = {"lwf": {}, "ewc": {"optimizer": "adam", "optimizer_state": "keep"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", KEEPS)
 @pytest.mark.parametrize("learned", [1, 2])
 def test_a_new_object_goes_on_from_the_state_file_bit_for_bit(tmp_path, algorithm, learned):
@@ -315,6 +318,7 @@ def test_divergence_in_a_later_task_keeps_the_numbers_from_before(tmp_path):
     assert kept.state.tasks_learned == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", BUILT_IN)
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 def test_no_metric_is_nan_or_infinite_in_any_scenario(algorithm, scenario):
@@ -348,6 +352,7 @@ def as_shared(data):
     return pickle.loads(packed, buffers=[bytes(buffer.raw()) for buffer in buffers])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_shared_data_leads_to_the_same_training(algorithm):
     shared = as_shared(read_data(SOURCES["digits"], None))
@@ -385,6 +390,7 @@ def test_a_reset_actor_keeps_the_shared_data():
     assert [metrics_of(r) for r in steps(used, 3)] == [metrics_of(r) for r in steps(fresh, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouped", [False, True])
 def test_a_folder_of_images_is_not_needed_where_its_data_is_given(tmp_path, monkeypatch, grouped):
     monkeypatch.setenv("CLSEARCH_CACHE", str(tmp_path / "cache"))
@@ -422,6 +428,7 @@ class Tiny(torch.nn.Module):
         return self.layer(images).relu().flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "made", [Tiny, partial(Tiny, width=3), lambda shape: Tiny(shape)], ids=["class", "partial", "lambda"]
 )
@@ -437,6 +444,7 @@ def test_a_configs_backbone_may_be_a_function(tmp_path, made):
     assert_same_state(EWCTrainable(config=config).state, trainable.state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_every_algorithm_trains_a_cnn_to_its_end(algorithm):
     config = {"backbone": "cnn", "hidden": (8,), "iterations": 3, "tasks": 2, "seeds": [0]}

@@ -18,7 +18,7 @@ from clsearch.training.loop import learn_sequence, learn_task
 from clsearch.training.state import TrialState
 from clsearch.training.task_setup import prepare_lesson
 from clsearch.training.trial_setup import Run, build_run
-from tests.helpers import CPU, everything, forward, member_of, same_params, small_config
+from tests.helpers import CPU, everything, forward, in_turn, member_of, same_params, small_config
 
 SEEDS = (5, 2)
 RATE, SIZE = 0.2, 16
@@ -90,6 +90,7 @@ def assert_params(ours: Params, m: int, theirs: Params) -> None:
 # --- joint ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("case", CASES)
 def test_joint_at_t_is_fresh_weights_trained_on_all_tasks_so_far(case, length):
@@ -137,6 +138,7 @@ def test_joint_at_the_first_task_is_finetuning(scenario):
         assert torch.equal(states[0].accuracy[:, :2, 0].nan_to_num(-1), other.accuracy[:, :2, 0].nan_to_num(-1))
 
 
+@pytest.mark.slow
 def test_joint_training_knows_all_tasks_at_the_end_and_finetuning_does_not():
     found = {}
     for algorithm in ("joint", "finetuning"):
@@ -237,6 +239,7 @@ def test_outputs_of_tasks_to_come_rest_in_joint_training(scenario, optimizer):
 # --- independent ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("case", [case for case in CASES if case["scenario"] != "class"])
 def test_independent_is_one_fresh_network_per_task_that_answers_for_it(case, length):
@@ -268,14 +271,10 @@ def test_independent_networks_never_forget():
 # --- resuming ---
 
 
+# With other settings in tests/training/test_state.py.
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("algorithm", "case"),
-    [
-        (algorithm, case)
-        for algorithm in BUILT_IN
-        for case in CASES
-        if (algorithm, case["scenario"]) != ("independent", "class")
-    ],
+    ("algorithm", "case"), in_turn(BUILT_IN, [case for case in CASES if case["scenario"] != "class"])
 )
 def test_a_resumed_sequence_is_the_unbroken_one(algorithm, case, tmp_path: Path):
     settings = {"optimizer": "adam", "learning_rate": 0.01, "optimizer_state": "keep", "iterations": 5}

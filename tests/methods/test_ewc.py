@@ -14,7 +14,7 @@ from clsearch.methods.penalties.fisher import Fisher, scaled
 from clsearch.networks.mlp import MLP, Params, allowed_mask, is_head, leaves_of
 from clsearch.tasks.benchmark import Benchmark
 from clsearch.tasks.samples import Batch
-from tests.helpers import CPU, doubled, member_of, network_for, random_params, tiny_benchmark
+from tests.helpers import CPU, doubled, member_of, network_for, pairs, random_params, tiny_benchmark
 
 TASK, DOMAIN, CLASS = Scenario.TASK, Scenario.DOMAIN, Scenario.CLASS
 
@@ -234,9 +234,14 @@ def test_what_is_remembered_is_the_model_and_its_fisher_over_what_may_be_answere
             assert torch.equal(memory[f"importance/{k}/{name}"], fisher[name])
 
 
-@pytest.mark.parametrize("how", ["none", "per_parameter", "unit_trace"])
-@pytest.mark.parametrize("kind", ["empirical", "sampled", "exact", "batch"])
-@pytest.mark.parametrize("scenario", [TASK, DOMAIN, CLASS])
+@pytest.mark.parametrize(
+    ("scenario", "kind", "how"),
+    pairs(
+        [TASK, DOMAIN, CLASS],
+        ["empirical", "sampled", "exact", "batch"],
+        ["none", "per_parameter", "unit_trace"],
+    ),
+)
 def test_the_fisher_that_is_asked_for_is_remembered_scaled_over_the_penalised_parameters(scenario, kind, how):
     benchmark = tiny_benchmark(scenario, GROUPS[scenario], samples=(9, 6))
     network, task = network_for(benchmark), benchmark.tasks[1]

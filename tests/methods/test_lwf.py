@@ -27,6 +27,7 @@ from tests.helpers import (
     forward,
     member_of,
     network_for,
+    pairs,
     random_params,
     small_run,
     student_of,
@@ -100,13 +101,16 @@ def textbook_distillation(
     return total
 
 
-@pytest.mark.parametrize("batch", [BATCH, UNEQUAL])
+DISTANCES = [("cross_entropy", False), ("cross_entropy", True), ("kl", False), ("kl", True), ("mse", False)]
+
+
 @pytest.mark.parametrize(
-    ("distance", "squared"),
-    [("cross_entropy", False), ("cross_entropy", True), ("kl", False), ("kl", True), ("mse", False)],
+    ("scenario", "newest_only", "train_head", "distance", "squared", "batch"),
+    [
+        (*voices, train_head, *distance, batch)
+        for voices, distance, train_head, batch in pairs(VOICES, DISTANCES, [False, True], [BATCH, UNEQUAL])
+    ],
 )
-@pytest.mark.parametrize("train_head", [False, True])
-@pytest.mark.parametrize(("scenario", "newest_only"), VOICES)
 def test_distillation_is_the_textbook_loop(scenario, newest_only, train_head, distance, squared, batch):
     benchmark = tiny_benchmark(scenario, GROUPS[scenario])
     network = network_for(benchmark)
@@ -228,6 +232,7 @@ def test_memory_holds_every_teacher_or_the_newest_with_its_own_copy_of_the_head(
         assert all(torch.equal(memory[f"teacher/{k}/{n}"], value) for n, value in teachers[k - 1].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["cross_entropy", "kl", "mse"])
 @pytest.mark.parametrize(("scenario", "newest_only"), VOICES)
 def test_each_member_of_another_size_hears_its_own_teachers(scenario, newest_only, distance):
@@ -355,10 +360,11 @@ def few(algorithm: str, scenario: str, **settings: object) -> Run:
     return replace(run, benchmark=miniature(run.benchmark, 3, 30))
 
 
-@pytest.mark.parametrize("backbone", ["mlp", "cnn"])
-@pytest.mark.parametrize("distance", ["cross_entropy", "kl", "mse"])
-@pytest.mark.parametrize("teachers", ["per_task", "last"])
-@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "teachers", "distance", "backbone"),
+    pairs(["task", "domain", "class"], ["per_task", "last"], ["cross_entropy", "kl", "mse"], ["mlp", "cnn"]),
+)
 def test_teachers_asked_once_and_at_each_step_train_the_same_student(scenario, teachers, distance, backbone):
     once = few("lwf", scenario, teachers=teachers, distance=distance, backbone=backbone)
     assert not once.regularizers[0].augmented
@@ -382,6 +388,7 @@ def moved_by_hand(image: Tensor, move: Tensor) -> Tensor:
     return (crop.flip(1) if mirrored else crop).flatten()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["cross_entropy", "kl", "mse"])
 @pytest.mark.parametrize(("scenario", "newest_only"), VOICES)
 def test_teachers_answer_about_the_images_as_the_student_sees_them(scenario, newest_only, distance):

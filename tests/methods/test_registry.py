@@ -43,6 +43,7 @@ def test_its_settings_are_what_all_algorithms_have_and_its_own(plain_l2: type) -
         configure("plain_l2", SETTINGS | {"penalty_factor": -1.0})
 
 
+@pytest.mark.slow
 def test_a_factor_of_nearly_nothing_is_finetuning_and_a_larger_one_holds_more(plain_l2: type) -> None:
     first = learned("finetuning", tasks=2, epochs=1)
     after_one = build_run(configure("finetuning", SETTINGS), [0, 1], sequence=[1])
@@ -185,6 +186,7 @@ def test_a_study_is_named_by_the_source_of_its_own_regularizers() -> None:
     assert digest_source(configure("lwf", SETTINGS)) is None
 
 
+@pytest.mark.slow
 def test_a_script_with_an_algorithm_of_its_own_answers_for_help_without_torch() -> None:
     words = "import runpy, sys; runpy.run_path(sys.argv[1]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", words, str(SCRIPT)], capture_output=True, text=True, check=True)

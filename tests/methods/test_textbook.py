@@ -22,7 +22,9 @@ from clsearch.training.loop import learn_sequence, train_step
 from clsearch.training.task_setup import epochs_of, prepare_lesson
 from clsearch.training.trial_setup import Run, build_run
 from tests import textbook
-from tests.helpers import in_double, small_config
+from tests.helpers import in_double, pairs, small_config
+
+pytestmark = pytest.mark.slow
 
 SEEDS = (3, 8)
 SCENARIOS = ("task", "domain", "class")
@@ -220,9 +222,7 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("kept", ["reset", "keep"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(("scenario", "optimizer", "kept"), pairs(SCENARIOS, OPTIMIZERS, ["reset", "keep"]))
 def test_every_optimizer(scenario, optimizer, kept):
     # Which method is trained goes round, so that every method meets every optimizer.
     place = 3 * OPTIMIZERS.index(optimizer) + SCENARIOS.index(scenario) + 2 * (kept == "keep")
@@ -263,9 +263,10 @@ SCHEDULES = [
 MOVED = {"random_crop": 2, "horizontal_flip": True}
 
 
-@pytest.mark.parametrize("length", [{"epochs": 2}, {"epochs": None, "iterations": 7}])
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    ("scenario", "schedule", "length"),
+    pairs(SCENARIOS, SCHEDULES, [{"epochs": 2}, {"epochs": None, "iterations": 7}]),
+)
 def test_every_schedule(scenario, schedule, length):
     place = 3 * SCHEDULES.index(schedule) + SCENARIOS.index(scenario) + 2 * ("iterations" in length)
     algorithm, settings = METHODS[place % 5]
@@ -274,15 +275,18 @@ def test_every_schedule(scenario, schedule, length):
     assert_training_is_the_textbooks(run)
 
 
+@pytest.mark.parametrize(
+    ("scenario", "method", "moves"), pairs(SCENARIOS, METHODS, [{"random_crop": 2}, {"horizontal_flip": True}, MOVED])
+)
+def test_augmented_images(scenario, method, moves):
+    algorithm, settings = method
+    assert_training_is_the_textbooks(run_of(algorithm, scenario, momentum=0.3, **moves, **settings))
+
+
 @pytest.mark.parametrize(("algorithm", "settings"), METHODS)
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_augmented_images(scenario, algorithm, settings):
-    for moves in ({"random_crop": 2}, {"horizontal_flip": True}, MOVED):
-        run = run_of(algorithm, scenario, momentum=0.3, **moves, **settings)
-        assert_training_is_the_textbooks(run)
-    assert_training_is_the_textbooks(
-        run_of(algorithm, "domain", benchmark="rotated-digits", schedule="cosine", **MOVED, **settings)
-    )
+def test_turned_and_augmented_images(algorithm, settings):
+    run = run_of(algorithm, "domain", benchmark="rotated-digits", schedule="cosine", **MOVED, **settings)
+    assert_training_is_the_textbooks(run)
 
 
 # --- LwF ---
@@ -296,11 +300,11 @@ DISTANCES = [
 ]
 
 
-@pytest.mark.parametrize(("distance", "temperature_scaling"), DISTANCES)
-@pytest.mark.parametrize("train_head", [False, True])
-@pytest.mark.parametrize("teachers", ["per_task", "last"])
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_lwf(scenario, teachers, train_head, distance, temperature_scaling):
+@pytest.mark.parametrize(
+    ("scenario", "teachers", "train_head", "of"), pairs(SCENARIOS, ["per_task", "last"], [False, True], DISTANCES)
+)
+def test_lwf(scenario, teachers, train_head, of):
+    distance, temperature_scaling = of
     run = run_of(
         "lwf",
         scenario,
@@ -315,12 +319,9 @@ def test_lwf(scenario, teachers, train_head, distance, temperature_scaling):
     assert_something_acts(run, assert_training_is_the_textbooks(run))
 
 
-@pytest.mark.parametrize(("distance", "temperature_scaling"), DISTANCES)
-@pytest.mark.parametrize("teachers", ["per_task", "last"])
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_teachers_are_asked_about_the_images_as_the_student_sees_them(
-    scenario, teachers, distance, temperature_scaling
-):
+@pytest.mark.parametrize(("scenario", "teachers", "of"), pairs(SCENARIOS, ["per_task", "last"], DISTANCES))
+def test_teachers_are_asked_about_the_images_as_the_student_sees_them(scenario, teachers, of):
+    distance, temperature_scaling = of
     run = run_of(
         "lwf",
         scenario,
@@ -343,15 +344,7 @@ SCALES = {"none": 1.0, "per_parameter": 455.0, "unit_trace": 10.0}
 POWERS = {1.0: 1.0, 1.5: 3.0, 2.0: 8.0, 3.0: 25.0}
 """Factors under which the penalty acts, and training does not diverge."""
 ANCHORS = [{}, {"anchors": "online"}, {"anchors": "online", "gamma": 0.4}]
-# Each exponent with each way of keeping anchors; with them go round all kinds of Fisher information, scales and caps.
-CHANGES = [
-    (p, anchors, average, kind, scale, most)
-    for (p, anchors, average), (most, scale, kind) in zip(
-        itertools.product(POWERS, ANCHORS, (False, True)),
-        itertools.product((None, 5), SCALES, FISHERS),
-        strict=True,
-    )
-]
+CHANGES = pairs(SCENARIOS, POWERS, ANCHORS, (False, True), FISHERS, SCALES, (None, 5))
 
 
 def ewc_run(algorithm, scenario, p, anchors, average, kind, scale, most, **settings) -> Run:
@@ -369,14 +362,22 @@ def ewc_run(algorithm, scenario, p, anchors, average, kind, scale, most, **setti
     )
 
 
-@pytest.mark.parametrize(("p", "anchors", "average", "kind", "scale", "most"), CHANGES)
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(("scenario", "p", "anchors", "average", "kind", "scale", "most"), CHANGES)
 def test_ewc(scenario, p, anchors, average, kind, scale, most):
     run = ewc_run("ewc", scenario, p, anchors, average, kind, scale, most)
     assert_something_acts(run, assert_training_is_the_textbooks(run))
 
 
 # --- both ---
+
+
+TOGETHER = [
+    (1.0, ANCHORS[0], False, "empirical", "none", None),
+    (1.0, ANCHORS[2], True, "sampled", "per_parameter", None),
+    (1.5, ANCHORS[2], False, "exact", "unit_trace", None),
+    (2.0, ANCHORS[1], True, "batch", "none", 5),
+    (3.0, ANCHORS[1], False, "empirical", "unit_trace", 5),
+]
 
 
 @pytest.mark.parametrize("place", range(5))
@@ -386,7 +387,7 @@ def test_lwf_and_ewc_together(scenario, place):
     run = ewc_run(
         "lwf_ewc",
         scenario,
-        *CHANGES[5 * place],
+        *TOGETHER[place],
         distance=distance,
         temperature_scaling=scaling,
         teachers=("per_task", "last")[place % 2],
@@ -404,12 +405,16 @@ def test_lwf_and_ewc_together(scenario, place):
 # --- single precision, as everything is trained ---
 
 
-@pytest.mark.parametrize(("algorithm", "settings"), METHODS)
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_single_precision(scenario, algorithm, settings):
+@pytest.mark.parametrize(
+    ("scenario", "method", "others"),
+    pairs(
+        SCENARIOS, METHODS, [{"momentum": 0.6, "weight_decay": 0.02}, {"schedule": "cosine", "warmup": 0.3, **MOVED}]
+    ),
+)
+def test_single_precision(scenario, method, others):
+    algorithm, settings = method
     torch.set_default_dtype(torch.float32)
-    assert_training_is_the_textbooks(run_of(algorithm, scenario, momentum=0.6, weight_decay=0.02, **settings))
-    assert_training_is_the_textbooks(run_of(algorithm, scenario, schedule="cosine", warmup=0.3, **MOVED, **settings))
+    assert_training_is_the_textbooks(run_of(algorithm, scenario, **others, **settings))
 
 
 # --- that the comparison can fail ---

@@ -104,6 +104,7 @@ def assert_near(found: Tensor, expected: Tensor) -> None:
 # --- parameters ---
 
 
+@pytest.mark.slow
 @every_factory
 def test_a_members_parameters_are_the_modules_that_its_seed_makes(factory, shape):
     params = module_network(factory, shape, OUTPUTS).initial((3, 7), CPU)
@@ -114,6 +115,7 @@ def test_a_members_parameters_are_the_modules_that_its_seed_makes(factory, shape
             assert torch.equal(params[name][m], value)
 
 
+@pytest.mark.slow
 @every_factory
 def test_a_members_initial_parameters_do_not_depend_on_the_others(factory, shape):
     network = module_network(factory, shape, OUTPUTS)
@@ -124,6 +126,7 @@ def test_a_members_initial_parameters_do_not_depend_on_the_others(factory, shape
     assert any(not torch.equal(value[0], value[1]) for value in together.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factory", [small_cnn, resnet18])
 def test_torchs_global_generator_is_left_alone_and_not_followed(factory):
     torch.manual_seed(0)
@@ -198,6 +201,7 @@ def test_resnet18_has_the_parameters_of_the_paper_but_for_stem_and_head(shape, s
 # --- forward ---
 
 
+@pytest.mark.slow
 @every_factory
 @pytest.mark.parametrize("members", [1, 3])
 def test_each_members_features_and_logits_are_those_of_its_own_module(factory, shape, members):
@@ -213,6 +217,7 @@ def test_each_members_features_and_logits_are_those_of_its_own_module(factory, s
         assert_near(logits[m], head_of(params, m)(expected))
 
 
+@pytest.mark.slow
 @every_factory
 def test_members_in_one_give_what_members_in_turn_give(factory, shape):
     network = module_network(factory, shape, OUTPUTS)
@@ -225,6 +230,7 @@ def test_members_in_one_give_what_members_in_turn_give(factory, shape):
         assert_near(found, expected)
 
 
+@pytest.mark.slow
 @every_factory
 def test_a_members_features_do_not_depend_on_the_others(factory, shape):
     network = module_network(factory, shape, OUTPUTS)
@@ -276,6 +282,7 @@ def test_a_pass_holds_2_to_the_20_pixels_but_16_to_1024_samples(side, samples):
 # --- gradients ---
 
 
+@pytest.mark.slow
 @every_factory
 def test_the_gradient_of_the_sum_of_losses_is_each_members_own(factory, shape):
     network = module_network(factory, shape, OUTPUTS)
@@ -289,6 +296,7 @@ def test_the_gradient_of_the_sum_of_losses_is_each_members_own(factory, shape):
             assert_near(params[name].grad[m], value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "shape", "samples"), [(small_cnn, (2, 5, 4), 9), (Tied, (1, 3, 2), 9), (resnet18, (1, 4, 4), 2)]
 )
@@ -353,6 +361,7 @@ def test_a_cnn_of_images_below_4x4_is_refused(shape):
         cnn(shape, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     ("height", "width", "kernel", "stride"),
@@ -500,6 +509,7 @@ def test_a_module_is_judged_and_run_in_training_mode():
     assert module_network(in_evaluation, GREY, OUTPUTS).module.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "factory",
     [
@@ -537,6 +547,7 @@ class Centred(Branching):
         self.layer.mean = torch.tensor(0.5)
 
 
+@pytest.mark.slow
 def test_what_cannot_run_for_all_seeds_at_once_is_refused_where_it_must():
     assert problems_of(Branching, GREY) == []  # one seed after the other, as on a CPU, it can
     (problem,) = stacked_problems(module_network(Branching, GREY, 2), CPU)

@@ -12,6 +12,7 @@ from clsearch.common.formatting import relative_path
 from clsearch.planning.config_file import written
 from clsearch.records.study_file import description
 from tests.builders import STUDIES, study_of
+from tests.helpers import in_turn
 
 
 @pytest.fixture
@@ -107,6 +108,7 @@ def test_a_value_of_another_kind_is_refused_with_the_option_and_the_file(file: P
     assert refusal(study_of("lwf"), "--config", str(file)).startswith(rule.format(relative_path(file)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", ["hidden: 8", "distillation_factor: 1e-3", "trials: null", "distillation_factor: [1e-3, 2]"]
 )
@@ -144,8 +146,8 @@ ARGS = [
 ]
 
 
-@pytest.mark.parametrize("algorithm", ["lwf", "ewc", "lwf_ewc", "finetuning"])
-@pytest.mark.parametrize("args", ARGS, ids=" ".join)
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "args"), in_turn(["lwf", "ewc", "lwf_ewc", "finetuning"], ARGS))
 def test_what_is_printed_is_read_back_as_the_same_study(file: Path, algorithm: str, args: list[str]) -> None:
     study = study_of(algorithm)
     plan = study.plan_for(args)
@@ -163,6 +165,7 @@ def test_continual_is_read_back(file: Path) -> None:
     assert study.plan_for(["--config", str(file)]).space == study.plan.space
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", STUDIES, ids=lambda path: path.stem)
 def test_every_script_prints_its_options(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import runpy

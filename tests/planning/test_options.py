@@ -21,6 +21,12 @@ def read(*args, settings=SETTINGS, space=SPACE, algorithm="ewc"):
     return parse(algorithm, "Which?", settings, space, list(args))[:2]
 
 
+@pytest.fixture(scope="module")
+def before():
+    """The settings without options."""
+    return read()[0]
+
+
 def test_no_options_give_the_scripts_settings_and_space():
     settings, space = read()
     assert space == SPACE
@@ -32,6 +38,7 @@ def test_what_the_script_leaves_open_stays_open():
     assert not {"iterations", "scenario", "data_root", "trials", "tracking_uri", "max_concurrent"} & set(settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "name", "value"),
     [
@@ -59,8 +66,7 @@ def test_what_the_script_leaves_open_stays_open():
         (["--decay", "0.2"], "decay", 0.2),
     ],
 )
-def test_an_option_changes_its_setting_and_nothing_else(args, name, value):
-    before, _ = read()
+def test_an_option_changes_its_setting_and_nothing_else(before, args, name, value):
     settings, space = read(*args)
     assert settings == before | {name: value}
     assert space == SPACE
@@ -83,11 +89,11 @@ CHOOSING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "name", "value"), CHOOSING, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_options_of_the_selection_change_their_setting_and_nothing_else(args, name, value):
-    before, _ = read()
+def test_options_of_the_selection_change_their_setting_and_nothing_else(before, args, name, value):
     settings, space = read(*args)
     assert settings == before | {name: value}
     assert space == SPACE
@@ -121,6 +127,7 @@ TIED_BY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("args", "script", "given"), TIED_BY)
 def test_what_a_script_set_for_its_own_value_of_another_option_goes_with_it(args, script, given):
     option = args[0].removeprefix("--").replace("-", "_")
@@ -197,6 +204,7 @@ def tiny(shape):
     raise AssertionError(shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [["--backbone", "cnn"], ["--backbone=cnn"]])
 def test_another_backbone_does_not_take_the_widths_that_were_for_the_scripts_own(args):
     before, _ = read()
@@ -209,12 +217,14 @@ def test_widths_given_beside_another_backbone_are_its_own():
     assert (settings["backbone"], settings["hidden"]) == ("cnn", (32, 16))
 
 
+@pytest.mark.slow
 def test_the_scripts_own_backbone_named_again_keeps_its_widths():
     assert read("--backbone", "mlp") == read()
     script = SETTINGS | {"backbone": "cnn"}
     assert read("--backbone", "cnn", settings=script) == read(settings=script)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [tiny, partial(tiny), lambda shape: tiny(shape)], ids=["def", "partial", "lambda"])
 def test_a_scripts_function_stays_the_backbone_until_another_is_named(made):
     script = {"epochs": 4, "backbone": made}
@@ -233,6 +243,7 @@ def test_help_shows_the_names_of_open_lists_and_where_a_scripts_function_is_defi
     assert re.search(r"--benchmark\{split-digits,permuted-digits,.*,split-cifar100,folder:PATH\}", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args",
     [
@@ -255,6 +266,7 @@ def test_what_is_no_option_or_no_value_of_its_type_exits_2_and_is_named(args, ca
     assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_help_names_every_field_of_the_algorithm_and_none_of_another(algorithm, capsys):
     with pytest.raises(SystemExit) as stopped:

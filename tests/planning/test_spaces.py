@@ -15,6 +15,7 @@ from clsearch.networks.mlp import is_head
 from clsearch.planning.spaces import SPACES, check_space, grid
 from clsearch.training.loop import learn_task
 from clsearch.training.trial_setup import build_run
+from tests.helpers import pairs
 
 EPOCHS = {"epochs": 1}
 
@@ -180,11 +181,10 @@ def layers(*widths):
     return sum(a * b + b for a, b in itertools.pairwise(widths))
 
 
-@pytest.mark.parametrize("algorithm", ["ewc", "lwf_ewc"])
-@pytest.mark.parametrize("batch_size", [8, 32, 128])
-@pytest.mark.parametrize("hidden", [(16,), (256, 100)])
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("fisher", FISHERS)
+@pytest.mark.parametrize(
+    ("fisher", "scale", "hidden", "batch_size", "algorithm"),
+    pairs(FISHERS, SCALES, [(16,), (256, 100)], [8, 32, 128], ["ewc", "lwf_ewc"]),
+)
 def test_the_default_factor_follows_how_the_importance_is_measured(fisher, scale, hidden, batch_size, algorithm):
     settings = {"fisher": fisher, "fisher_scale": scale, "hidden": hidden, "batch_size": batch_size}
     config = configure(algorithm, EPOCHS | settings)
@@ -297,6 +297,7 @@ def penalties(benchmark, scenario, hidden, batch_size):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("benchmark", "scenario"), [("split-digits", "task"), ("permuted-digits", "domain"), ("split-digits", "class")]
 )

@@ -52,6 +52,7 @@ def test_the_newest_is_first(results: Path) -> None:
     assert [entry.name for entry in studies_in(results)] == ["cut", "whole"]
 
 
+@pytest.mark.slow
 def test_a_study_that_a_process_holds_is_running(results: Path) -> None:
     folder = results / "cut"
     study = json.loads((folder / "study.json").read_text())
@@ -75,6 +76,7 @@ def test_the_command_prints_them(results: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.startswith("error: results: must be a folder that exists; got ")
 
 
+@pytest.mark.slow
 def test_a_list_waits_for_no_library_that_trains(results: Path) -> None:
     seen = "import sys; from clsearch.cli.main import main; main(['list', sys.argv[1]]); \
 print(sorted({'ray', 'torch', 'optuna', 'mlflow', 'pandas'} & {*sys.modules}))"

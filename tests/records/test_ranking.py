@@ -294,6 +294,7 @@ def rerun(study, plan, values):
     return planned(study, *words[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value", [0.1 + 0.2, 1 / 3, 1e-05, 3.0, 123456.7890123, 9.876543210987654e30, 1.2345678901234567e-30]
 )
@@ -306,6 +307,7 @@ def test_the_command_holds_the_best_values_exactly(value):
     assert again.config.penalty_p_norm == 1 + 1 / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args",
     [
@@ -342,6 +344,7 @@ def test_the_command_trains_the_same_configuration_on_the_same_seeds(args):
     assert again.report == (plan.report and plan.trial_config(values, on=plan.report))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -357,6 +360,7 @@ def test_a_budget_in_the_script_is_no_obstacle(settings):
     assert rerun(study, planned(study), values).trials == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [[], ["--name", "other"]])
 def test_the_commands_study_has_a_name_of_its_own(args):
     study = study_of("ewc")

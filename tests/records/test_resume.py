@@ -48,6 +48,7 @@ def holder(tmp_path):
         yield process
 
 
+@pytest.mark.slow
 def test_a_study_that_another_process_runs_is_refused(holder, tmp_path):
     (problem,) = refusal(lambda: claimed(tmp_path / "mine").__enter__())
     assert problem.startswith("name: a study is run by one process at a time; ")
@@ -56,6 +57,7 @@ def test_a_study_that_another_process_runs_is_refused(holder, tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_holds_nothing(holder, tmp_path):
     holder.kill()
     holder.wait()

@@ -91,6 +91,7 @@ def _open_often(results, study, times, start):
         opened(results, data=f"only of {study}", study=study)
 
 
+@pytest.mark.slow
 def test_openings_from_several_processes_each_have_a_count_of_their_own_and_none_is_lost(tmp_path):
     processes, times = 3, 8
     context = multiprocessing.get_context("spawn")

@@ -11,6 +11,7 @@ from clsearch import LogRange, Range
 from clsearch.records.ranking import rank
 from clsearch.reporting.figures import draw_accuracy_matrix, draw_pareto_front, draw_response
 from tests.builders import plan_of, record_of
+from tests.helpers import in_turn
 
 TWO = {"distillation_factor": LogRange(0.01, 100), "distillation_temperature": Range(0.5, 8)}
 ONE = {"distillation_temperature": LogRange(0.5, 8)}
@@ -111,18 +112,16 @@ FINETUNING = {"finetuning": 0.5}
 ALL = {"finetuning": 0.5, "joint": 0.95, "independent": 0.8}
 
 
+WIDTHS = [(ONE, 320), (TWO, 320), (THREE, 510), (FOUR, 680)]
+FINISHED = [SCORES, [0.4, 0.9, 0.6], [0.7, 0.7, 0.7], [0.5], [None, None, 0.5]]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("space", "width"),
-    [(ONE, 320), (TWO, 320), (THREE, 510), (FOUR, 680)],
-    ids=["one", "two", "three", "four"],
+    ("of", "levels", "scores"), in_turn(WIDTHS, [{}, ALL], FINISHED) + in_turn(WIDTHS[::-1], [ALL, {}], FINISHED)
 )
-@pytest.mark.parametrize("levels", [{}, ALL], ids=["no level", "three levels"])
-@pytest.mark.parametrize(
-    "scores",
-    [SCORES, [0.4, 0.9, 0.6], [0.7, 0.7, 0.7], [0.5], [None, None, 0.5]],
-    ids=["some failed", "all finished", "all equal", "one", "one finished"],
-)
-def test_the_response_is_a_png_as_wide_as_it_has_panels(trials, tmp_path, space, width, levels, scores):
+def test_the_response_is_a_png_as_wide_as_it_has_panels(trials, tmp_path, of, levels, scores):
+    space, width = of
     figure = drawn(trials(space, scores), space, levels)
     assert [figure.get_figwidth() * 50, figure.get_figheight() * 50] == pytest.approx([width, 220])
     if (scores is SCORES) == bool(levels):  # drawing takes most of the time
@@ -208,6 +207,7 @@ def test_every_reference_is_a_line_of_its_own_in_every_panel(trials, space):
         assert len({line.get_linestyle() for line in lines.values()}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", [ONE, TWO, THREE], ids=["one", "two", "three"])
 def test_the_legend_names_each_thing_once(trials, space):
     names = legend(drawn(trials(space, SCORES), space, ALL))
@@ -237,6 +237,7 @@ def test_failed_trials_are_in_the_legend_only_where_there_are_some(trials, space
     assert not any("failed" in text for text in legend(drawn(trials(space, [0.4, 0.9]), space, FINETUNING)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("levels", "between"),
     [

@@ -66,6 +66,7 @@ def rows_below(text, title):
     return [line.split() for line in lines[start : next(i for i in range(start, 99) if not lines[i].strip())]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 def test_no_cell_of_a_scripts_summary_is_cut_off_at_80_columns(path, tmp_path):
     study = runpy.run_path(str(path))["study"]
@@ -209,6 +210,7 @@ def test_no_failure_is_no_news(plan):
     assert "failed" not in shown(plan, [record_of(plan, 0, [0.9] * 3)])
 
 
+@pytest.mark.slow
 def test_a_reference_that_failed_has_no_row_but_its_reason(plan):
     failed = replace(finetuning(plan, state="failed", learned=0), reason="training diverged")
     text = shown(plan, [record_of(plan, 0, [0.9] * 3)], [failed])
@@ -320,6 +322,7 @@ def test_no_classes_are_named_where_they_differ_between_seeds_or_are_numbers(tmp
 # What it cost
 
 
+@pytest.mark.slow
 def test_the_cost_of_the_search_is_said_without_its_references(plan):
     records = [replace(record_of(plan, n, [0.9] * 3), seconds=600.4) for n in range(120)]
     text = in_one_line(shown(plan, records, [finetuning(plan)]))

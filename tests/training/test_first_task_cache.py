@@ -16,7 +16,9 @@ from clsearch.training.first_task_cache import UNUSED_SECONDS, code_digest, name
 from clsearch.training.loop import learn_sequence
 from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import Run
-from tests.helpers import small_config, small_run
+from tests.helpers import pairs, small_config, small_run
+
+pytestmark = pytest.mark.slow
 
 KINDS = ("params", "moments", "memory", "updates", "unlearning")
 
@@ -43,9 +45,10 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
-@pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc", "lwf_ewc", "amnesiac_lwf"])
+@pytest.mark.parametrize(
+    ("algorithm", "scenario", "optimizer"),
+    pairs(["finetuning", "lwf", "ewc", "lwf_ewc", "amnesiac_lwf"], ["task", "domain", "class"], OPTIMIZERS),
+)
 def test_a_trial_that_takes_the_first_task_over_equals_one_that_does_not_bit_for_bit(
     tmp_path, algorithm, scenario, optimizer
 ):

@@ -8,14 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from clsearch.common.seeding import generator_of
-from clsearch.data.datasets import SOURCES, Data, training_data
 from clsearch.methods.base import PenaltyOutput, Student, recall
 from clsearch.networks.mlp import Params, is_head, leaves_of
-from clsearch.tasks import benchmark as benchmarks
-from clsearch.tasks.benchmark import Task
 from clsearch.tasks.samples import Batch
-from clsearch.training.evaluation import accuracy_on, measured
+from clsearch.training.evaluation import measured
 from clsearch.training.loop import (
     DivergedError,
     attempted,
@@ -25,22 +21,17 @@ from clsearch.training.loop import (
     train_step,
     train_task,
 )
-from clsearch.training.task_setup import Lesson, Step, epochs_of, prepare_lesson
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.task_setup import Step, epochs_of, prepare_lesson
 from tests.helpers import (
     assert_bit_equal,
-    beyond,
     forward,
     member_of,
     same_batch,
     same_params,
-    small_config,
     small_run,
 )
-from tests.helpers import everything as everything_of
+from tests.training.runs import CLASS, DOMAIN, GROUPS, SCENARIOS, TASK, column, everything, lesson_of
 
-TASK, DOMAIN, CLASS = {"scenario": "task"}, {"scenario": "domain", "tasks": 5}, {"scenario": "class"}
-SCENARIOS = [TASK, DOMAIN, CLASS]
 FULL_BATCH = {"batch_size": 10_000, "epochs": 1}
 
 
@@ -48,23 +39,10 @@ def distance(first: Params, second: Params) -> float:
     return max((first[name] - second[name]).abs().max().item() for name in first)
 
 
-def column(run: Run, curve: Tensor, name: str) -> Tensor:
-    return curve[..., run.columns.index(name)]
-
-
-def everything(samples) -> tuple[Tensor, Tensor]:
-    (batch,) = samples.in_order(100_000)
-    return samples.take(batch.positions)
-
-
-def lesson_of(run: Run, task: Task) -> Lesson:
-    """A first lesson, whatever was learned before: enough for what does not depend on it."""
-    return prepare_lesson(run, run.initial_state(), task)
-
-
 # --- members ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", [*SCENARIOS, {"benchmark": "permuted-digits"}, {"benchmark": "rotated-digits"}])
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
@@ -87,6 +65,7 @@ def test_members_with_other_seeds_are_other_trials():
     assert not torch.equal(state.curve[:, 0], state.curve[:, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
 def test_the_same_seed_gives_the_same_trial_bit_for_bit_and_nothing_global_is_drawn(algorithm):
     torch.manual_seed(1)
@@ -170,6 +149,7 @@ def test_what_a_step_logs_is_of_that_step_even_where_it_is_part_of_the_parameter
 # --- regularizers in the loop ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize(
     ("algorithm", "factor", "settings", "large"),
@@ -218,10 +198,10 @@ RESTLESS = [
     {"optimizer": "adam", "weight_decay": 0.1, "learning_rate": 0.01, "optimizer_state": "keep"},
     {"optimizer": "adamw", "weight_decay": 0.1, "learning_rate": 0.01, "optimizer_state": "keep"},
 ]
-GROUPS = [slice(0, 4), slice(4, 7), slice(7, 10)]
 TRAINED_HEAD = {"train_head": True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", RESTLESS)
 @pytest.mark.parametrize(
     ("algorithm", "settings", "past_moves"),
@@ -283,6 +263,7 @@ def test_the_order_of_samples_differs_by_epoch_task_and_seed_and_not_by_the_othe
     assert torch.equal(order_of(first)[0], orders[0][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("iterations", [1, 7, 9, 20])
 def test_iterations_are_exactly_that_many_steps_a_task(iterations):
     settings = {"iterations": iterations, "optimizer": "adam", "learning_rate": 0.001}
@@ -309,6 +290,7 @@ def test_the_first_iterations_are_the_first_batches_of_an_epoch():
 # --- the learning curve ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc"])
 def test_loss_is_classification_plus_penalty_and_the_first_task_has_none(algorithm, scenario):
@@ -344,74 +326,6 @@ def test_a_row_of_the_curve_is_the_mean_over_samples_of_an_epochs_steps():
             )
 
 
-# --- the accuracy matrix ---
-
-
-@pytest.mark.parametrize("scenario", [TASK, DOMAIN])
-def test_row_zero_is_the_untrained_network_and_near_chance(scenario):
-    run = small_run(seeds=range(10), epochs=1, **scenario)
-    row = learn_task(run, run.initial_state()).accuracy[:, 0]
-    chance = torch.tensor([1 / len(task.classes) for task in run.benchmark.tasks])
-    assert ((row.mean(0) - chance).abs() < 0.2).all()
-    params = run.initial_state().params
-    for task in run.benchmark.tasks:
-        inputs, labels = everything(task.validation)
-        for m in range(10):
-            logits = forward(member_of(params, m), inputs[m])[:, list(task.classes)]
-            correct = (logits.argmax(-1) + task.classes[0] == labels[m]).double().mean()
-            assert row[m, task.index - 1].item() == pytest.approx(correct.item())
-
-
-@pytest.mark.parametrize(
-    ("scenario", "answers"),
-    [
-        (TASK, lambda i, k: GROUPS[k - 1]),
-        (DOMAIN, lambda i, k: slice(0, 2)),
-        (CLASS, lambda i, k: slice(0, (4, 7, 10)[i - 1])),
-    ],
-)
-def test_every_row_is_the_accuracy_on_validation_data_over_what_may_be_answered(scenario, answers):
-    run = small_run(seeds=(0, 1), epochs=4, **scenario)
-    state = run.initial_state()
-    for i, _ in enumerate(run.benchmark.tasks, start=1):
-        state = learn_task(run, state)
-        for k, task in enumerate(run.benchmark.tasks, start=1):
-            if scenario is CLASS and k > i:
-                continue
-            inputs, labels = everything(task.validation)
-            columns = answers(i, k)
-            for m in range(2):
-                guesses = forward(member_of(state.params, m), inputs[m])[:, columns].argmax(-1) + columns.start
-                expected = (guesses == labels[m]).double().mean().item()
-                assert state.accuracy[m, i, k - 1].item() == pytest.approx(expected)
-
-
-def test_class_incremental_accuracy_on_tasks_not_learned_yet_is_not_a_number():
-    accuracy = learn_sequence(small_run(seeds=(0, 1), **CLASS)).accuracy
-    for i in range(4):
-        for k in range(1, 4):
-            assert bool(accuracy[:, i, k - 1].isnan().all()) == (k > i)
-            assert bool(accuracy[:, i, k - 1].isfinite().all()) == (k <= i)
-
-
-def test_rows_of_tasks_to_come_are_not_a_number_until_they_are_learned():
-    run = small_run()
-    first = learn_task(run, run.initial_state())
-    assert first.tasks_learned == 1
-    assert first.accuracy[:, :2].isfinite().all()
-    assert first.accuracy[:, 2:].isnan().all()
-    last = learn_sequence(run, first)
-    assert last.tasks_learned == 3
-    assert last.accuracy.isfinite().all()
-    assert torch.equal(last.accuracy[:, :2], first.accuracy[:, :2])
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_task_just_learned_is_known_far_above_chance(scenario):
-    accuracy = learn_sequence(small_run(seeds=(0, 1), epochs=10, batch_size=16, **scenario)).accuracy
-    assert (accuracy[:, 1:].diagonal(dim1=1, dim2=2) > 0.8).all()
-
-
 # --- the parts of learning a task ---
 
 PARTS = [
@@ -423,6 +337,7 @@ PARTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "settings"), PARTS)
 def test_an_attempt_trains_the_next_task_and_does_nothing_else(algorithm, settings):
     run = small_run(algorithm, (0, 1), **settings)
@@ -439,6 +354,7 @@ def test_an_attempt_trains_the_next_task_and_does_nothing_else(algorithm, settin
     assert_bit_equal(attempted(run, before), after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "settings"), PARTS)
 def test_a_task_is_learned_by_an_attempt_a_memory_and_a_row_of_the_accuracy_matrix(algorithm, settings):
     run = small_run(algorithm, (0, 1), **settings)
@@ -462,162 +378,6 @@ def test_remembering_adds_a_learned_task_and_its_memory_and_nothing_else(algorit
         kept = recall(learned.memory, f"{kind}/2/")
         assert all(torch.equal(value, trained.params[name]) for name, value in kept.items())
         assert bool(kept) == (kind in {"lwf_ewc": ("teacher", "anchor"), "ewc": ("anchor",)}.get(algorithm, ()))
-
-
-@pytest.mark.parametrize("answers", [(0, 1, 2, 3), (2, 5, 9), tuple(range(10))])
-def test_accuracy_is_the_share_of_samples_that_the_likeliest_answer_is_right_about(answers):
-    run = small_run(seeds=(0, 1, 2), class_order="shuffled", classes_per_task=(4, 3, 3))
-    params = learn_task(run, run.initial_state()).params
-    for samples in (run.benchmark.tasks[0].validation, run.benchmark.tasks[1].train):
-        assert len(set(samples.sizes)) > 1
-        found = accuracy_on(run, params, answers, samples)
-        assert (found.shape, found.dtype) == ((3,), torch.float64)
-        for m in range(3):
-            inputs, labels = everything_of(samples, m)
-            guesses = torch.tensor(answers)[forward(member_of(params, m), inputs)[:, list(answers)].argmax(-1)]
-            assert found[m] == (guesses == labels).double().mean()
-
-
-def test_a_row_is_measured_on_the_samples_given_and_leaves_the_others_as_they_are():
-    run = small_run(seeds=(0, 1))
-    state = learn_task(run, run.initial_state())
-    training = [task.train for task in run.benchmark.tasks]
-    found = measured(run, state, state.accuracy, training)
-    for k, task in enumerate(run.benchmark.tasks):
-        assert torch.equal(found[:, 1, k], accuracy_on(run, state.params, task.classes, task.train))
-    assert not torch.equal(found[:, 1], state.accuracy[:, 1])
-    others = [0, 2, 3]
-    assert torch.equal(found[:, others].nan_to_num(-1), state.accuracy[:, others].nan_to_num(-1))
-
-
-# --- some of the tasks ---
-
-SHUFFLED = {"class_order": "shuffled", "classes_per_task": (2, 3, 2, 3)}
-OF_FOUR = [
-    {"scenario": "task"},
-    {"scenario": "domain", "classes_per_task": (2, 2, 2, 2)},
-    {"scenario": "class"},
-    {"scenario": "task", **SHUFFLED},
-    {"scenario": "class", **SHUFFLED},
-    {"benchmark": "permuted-digits", "scenario": "domain"},
-    {"benchmark": "rotated-digits", "scenario": "domain", "random_crop": 1},
-]
-LEARNERS = [
-    ("finetuning", {"momentum": 0.9, "optimizer_state": "keep"}),
-    ("lwf", {"optimizer": "adam", "learning_rate": 0.01}),
-    ("ewc", {"penalty_factor": 10.0, "fisher": "sampled", "fisher_samples": 20}),
-    ("lwf_ewc", {"average_over_tasks": True}),
-    ("joint", {}),
-]
-
-
-def four(algorithm, sequence=None, **settings):
-    return small_run(algorithm, (0, 5), sequence, **{"tasks": 4, "epochs": 1} | settings)
-
-
-@pytest.mark.parametrize("scenario", OF_FOUR)
-@pytest.mark.parametrize(("algorithm", "settings"), LEARNERS)
-def test_learning_the_first_tasks_alone_is_learning_the_first_of_all_bit_for_bit(algorithm, settings, scenario):
-    whole = four(algorithm, **settings, **scenario)
-    state = whole.initial_state()
-    for _ in range(2):
-        state = learn_task(whole, state)
-    accuracy = learn_sequence(whole, state).accuracy
-    alone = learn_sequence(four(algorithm, (1, 2), **settings, **scenario))
-    assert_bit_equal(alone, dataclasses.replace(state, accuracy=accuracy[:, :3, :2]), but=("fingerprint",))
-
-
-@pytest.mark.parametrize("scenario", [OF_FOUR[0], OF_FOUR[3], OF_FOUR[5]])
-def test_independent_networks_of_the_first_tasks_are_the_first_of_all_bit_for_bit(scenario):
-    accuracy = learn_sequence(four("independent", **scenario)).accuracy
-    alone = learn_sequence(four("independent", (1, 2), **scenario)).accuracy
-    assert torch.equal(alone.nan_to_num(-1), accuracy[:, :3, :2].nan_to_num(-1))
-
-
-@pytest.mark.parametrize("scenario", OF_FOUR)
-def test_nothing_looks_at_tasks_beyond_those_that_are_learned(scenario, monkeypatch):
-    for name in ("view_of", "classes_of", "output_map"):
-        monkeypatch.setattr(benchmarks, name, beyond(2, getattr(benchmarks, name)))
-    for algorithm in ("lwf_ewc", "joint"):
-        assert learn_sequence(four(algorithm, (1, 2), **scenario)).tasks_learned == 2
-    with pytest.raises(AssertionError, match="task 3 was looked at"):
-        four("lwf_ewc", **scenario)
-
-
-@pytest.mark.parametrize("scenario", ["task", "class"])
-@pytest.mark.parametrize(("algorithm", "settings"), LEARNERS)
-def test_data_of_tasks_beyond_those_that_are_learned_could_be_anything(algorithm, settings, scenario):
-    data = training_data(SOURCES["digits"], None)
-    later = data.labels >= 5  # the classes of tasks 3 and 4
-    spoilt = Data(data.source, data.inputs.copy(), data.labels)
-    spoilt.inputs[later] = 255
-    config = small_config(algorithm, **settings, scenario=scenario, classes_per_task=(2, 3, 2, 3), tasks=4, epochs=1)
-    first, whole = (
-        [learn_sequence(build_run(config, (0, 5), data=own, sequence=sequence)) for own in (data, spoilt)]
-        for sequence in ((1, 2), None)
-    )
-    assert_bit_equal(*first)
-    assert not same_params(whole[0].params, whole[1].params)
-
-
-@pytest.mark.parametrize("sequence", [(3, 4), (1, 3)])
-@pytest.mark.parametrize("scenario", OF_FOUR)
-@pytest.mark.parametrize(("algorithm", "settings"), LEARNERS)
-def test_some_tasks_are_learned_as_if_no_others_had_been_made(algorithm, settings, scenario, sequence):
-    whole = four(algorithm, **settings, **scenario)
-    chosen = [whole.benchmark.tasks[origin - 1] for origin in sequence]
-    tasks = tuple(dataclasses.replace(task, index=index) for index, task in enumerate(chosen, start=1))
-    expected = learn_sequence(dataclasses.replace(whole, benchmark=dataclasses.replace(whole.benchmark, tasks=tasks)))
-    found = learn_sequence(four(algorithm, sequence, **settings, **scenario))
-    assert_bit_equal(found, expected)
-    assert found.epochs.tolist() == [[1, 1], [2, 1]]
-    # The first of them has nothing to hold on to, whatever its number.
-    penalties = column(whole, found.curve, "penalty")
-    assert (penalties[0] == 0).all()
-    assert bool((penalties[1] > 0).all()) == (algorithm not in ("finetuning", "joint"))
-
-
-def drawn(run: Run, task: Task) -> list[tuple[Tensor, Tensor | None]]:
-    """Positions and crops of every batch of a task."""
-    return [
-        (step.batch.positions, step.batch.crops) for steps in epochs_of(run, lesson_of(run, task)) for step in steps
-    ]
-
-
-@pytest.mark.parametrize("scenario", [{"scenario": "domain"}, {"scenario": "task"}])
-def test_a_task_keeps_its_own_batches_and_crops_wherever_it_comes(scenario):
-    settings = {"benchmark": "rotated-digits", "random_crop": 1, "horizontal_flip": True} | scenario
-    whole, some = four("finetuning", **settings), four("finetuning", (2, 4), **settings)
-    for origin, task in zip((2, 4), some.benchmark.tasks, strict=True):
-        ours, among_all = drawn(some, task), drawn(whole, whole.benchmark.tasks[origin - 1])
-        for part in (0, 1):
-            assert all(torch.equal(own[part], other[part]) for own, other in zip(ours, among_all, strict=True))
-        others = [drawn(whole, other) for other in whole.benchmark.tasks if other.origin != origin]
-        for part in (0, 1):
-            assert not any(torch.equal(ours[0][part], other[0][part]) for other in others)
-    # They are those of its number among all.
-    n = some.benchmark.tasks[0].train.sizes[0]
-    order = torch.randperm(n, generator=generator_of(5, 2, 1, "batches"))
-    assert torch.equal(torch.cat([positions for positions, _ in drawn(some, some.benchmark.tasks[0])], 1)[1], order)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"fisher": "sampled"}, {"fisher": "empirical", "fisher_samples": 30}, {"fisher": "batch"}]
-)
-def test_a_task_keeps_its_own_fisher_draws_wherever_it_comes(settings):
-    settings = {"benchmark": "permuted-digits", "scenario": "domain", "fisher_samples": 40} | settings
-    whole, some = four("ewc", **settings), four("ewc", (2, 4), **settings)
-    params, (ewc,) = whole.initial_state().params, whole.regularizers
-
-    def importance(run: Run, task: Task) -> Params:
-        memory = ewc.remember(run.network, run.benchmark, task, params, {})
-        return recall(memory, f"importance/{task.index}/")
-
-    for origin, task in zip((2, 4), some.benchmark.tasks, strict=True):
-        found = importance(some, task)
-        assert same_params(found, importance(whole, whole.benchmark.tasks[origin - 1]))
-        # By its place, which is 1 or 2, it would be another.
-        assert not same_params(found, importance(some, dataclasses.replace(task, origin=task.index)))
 
 
 # --- divergence ---

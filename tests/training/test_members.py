@@ -15,7 +15,9 @@ from clsearch.training.loop import learn_sequence, learn_task, train_step
 from clsearch.training.state import TrialState
 from clsearch.training.task_setup import epochs_of, prepare_lesson
 from clsearch.training.trial_setup import Run, build_run
-from tests.helpers import in_double, small_config, small_run
+from tests.helpers import in_double, pairs, small_config, small_run
+
+pytestmark = pytest.mark.slow
 
 EVERY = {3: 6, 0: 17, 11: 10}
 """Seed -> of how many of its samples one is kept: about 36, 13 and 22 of two digits."""
@@ -73,10 +75,13 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("kept", ["reset", "keep"])
-@pytest.mark.parametrize("length", [{"epochs": 2}, {"iterations": 7}])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize(("algorithm", "settings"), METHODS)
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "optimizer", "length", "kept"),
+    [
+        (*method, *others)
+        for method, *others in pairs(METHODS, OPTIMIZERS, [{"epochs": 2}, {"iterations": 7}], ["reset", "keep"])
+    ],
+)
 def test_members_of_different_sizes_train_as_they_would_alone(algorithm, settings, optimizer, length, kept):
     scenario = ("task", "class", "domain")[(METHODS.index((algorithm, settings)) + len(kept)) % 3]
     settings = {"scenario": scenario, "optimizer_state": kept, **settings, **optimizer, **length}

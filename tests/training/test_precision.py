@@ -28,6 +28,7 @@ def test_the_mlp_multiplies_numbers_of_eight_bits() -> None:
     assert not torch.equal(found, run.network.features(params, inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", BACKBONES, ids=["mlp", "cnn"])
 @pytest.mark.parametrize("algorithm", ["finetuning", "joint", "lwf_ewc"])
 def test_training_differs_by_rounding_only(algorithm, settings) -> None:

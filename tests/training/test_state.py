@@ -29,6 +29,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "settings"), CASES)
 def test_going_on_from_a_saved_state_is_going_straight_through_bit_for_bit(algorithm, settings, tmp_path):
     run = small_run(algorithm, seeds=(0, 1), **settings)
@@ -120,7 +121,8 @@ def test_a_loaded_state_has_its_records_on_the_cpu_and_the_rest_on_the_device(tm
 # --- between processes ---
 
 
-@pytest.mark.parametrize(("algorithm", "settings"), CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "settings"), CASES[1::4])
 def test_going_on_from_a_packed_state_is_going_straight_through_bit_for_bit(algorithm, settings):
     run = small_run(algorithm, seeds=(0, 1), **settings)
     first = learn_task(run, run.initial_state())

@@ -21,6 +21,9 @@ from clsearch.training.retraining import retrained, task_trainings
 from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import Run, build_run
 from clsearch.training.unlearning import feature_distance, unlearn
+from tests.helpers import in_turn, pairs
+
+pytestmark = pytest.mark.slow
 
 ALGORITHMS = ("amnesiac_finetuning", "amnesiac_lwf", "amnesiac_ewc")
 SCENARIOS = ("task", "domain", "class")
@@ -29,7 +32,7 @@ NUMBERS = {"amnesiac_lwf": {"distillation_factor": 2.0}, "amnesiac_ewc": {"penal
 
 everywhere = pytest.mark.parametrize(
     ("algorithm", "scenario", "seeds"),
-    [(a, s, m) for a in ALGORITHMS for s in SCENARIOS for m in COHORTS],
+    pairs(ALGORITHMS, SCENARIOS, COHORTS),
     ids=lambda value: str(len(value)) if isinstance(value, tuple) else value,
 )
 
@@ -104,9 +107,9 @@ def test_an_earlier_task_takes_its_own_update_with_it(algorithm, scenario, seeds
         torch.testing.assert_close(value, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("algorithm", ["amnesiac_lwf", "amnesiac_ewc"])
-@pytest.mark.parametrize("seeds", COHORTS, ids=len)
+@pytest.mark.parametrize(
+    ("algorithm", "scenario", "seeds"), pairs(["amnesiac_lwf", "amnesiac_ewc"], SCENARIOS, COHORTS)
+)
 def test_shift_and_as_is_differ_only_in_what_is_held_of_later_tasks(algorithm, scenario, seeds) -> None:
     held = {"teachers": "per_task"} if algorithm == "amnesiac_lwf" else {}
     as_is = run_of(algorithm, scenario, seeds, **held)
@@ -128,22 +131,19 @@ def test_shift_and_as_is_differ_only_in_what_is_held_of_later_tasks(algorithm, s
 # As if it had never been learned
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("seeds", COHORTS, ids=len)
-@pytest.mark.parametrize(
-    ("algorithm", "settings"),
-    [
-        ("amnesiac_finetuning", {}),
-        ("amnesiac_lwf", {"teachers": "per_task"}),
-        ("amnesiac_lwf", {"teachers": "last"}),
-        ("amnesiac_lwf", {"teachers": "last", "distance": "mse", "train_head": True}),
-        ("amnesiac_ewc", {}),
-        ("amnesiac_ewc", {"average_over_tasks": True, "penalty_p_norm": 1.5}),
-    ],
-)
-def test_a_task_unlearned_at_once_leaves_the_training_of_a_sequence_without_it(
-    algorithm, settings, scenario, seeds
-) -> None:
+UNLEARNERS = [
+    ("amnesiac_finetuning", {}),
+    ("amnesiac_lwf", {"teachers": "per_task"}),
+    ("amnesiac_lwf", {"teachers": "last"}),
+    ("amnesiac_lwf", {"teachers": "last", "distance": "mse", "train_head": True}),
+    ("amnesiac_ewc", {}),
+    ("amnesiac_ewc", {"average_over_tasks": True, "penalty_p_norm": 1.5}),
+]
+
+
+@pytest.mark.parametrize(("unlearner", "scenario", "seeds"), pairs(UNLEARNERS, SCENARIOS, COHORTS))
+def test_a_task_unlearned_at_once_leaves_the_training_of_a_sequence_without_it(unlearner, scenario, seeds) -> None:
+    algorithm, settings = unlearner
     plain = algorithm.removeprefix("amnesiac_")
     config = config_of(algorithm, scenario, unlearn={2: 2}, **settings)
     found = learn_sequence(build_run(config, seeds))
@@ -167,8 +167,7 @@ def test_without_a_request_it_is_the_algorithm_that_it_is_named_after(algorithm,
     assert found.unlearning == {}
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("seeds", COHORTS, ids=len)
+@pytest.mark.parametrize(("scenario", "seeds"), in_turn(SCENARIOS, COHORTS))
 def test_finetuning_of_which_the_last_task_is_unlearned_is_the_reference(scenario, seeds) -> None:
     config = config_of("amnesiac_finetuning", scenario, unlearn={3: 3})
     references = retrained(config, seeds)
@@ -178,8 +177,7 @@ def test_finetuning_of_which_the_last_task_is_unlearned_is_the_reference(scenari
     assert found.unlearning["distance"][:, -1].max() < 1e-3
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("seeds", COHORTS, ids=len)
+@pytest.mark.parametrize(("scenario", "seeds"), in_turn(SCENARIOS, COHORTS))
 def test_retained_tasks_of_the_reference_and_of_a_trial_see_the_same_batches(scenario, seeds, monkeypatch) -> None:
     """As both really train; the trial goes on learning after its request."""
     seen: dict[int, list[torch.Tensor]] = {}

@@ -1,5 +1,6 @@
 """Every Fisher information against one plain backward pass per sample (or batch), in double precision."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
@@ -13,7 +14,17 @@ from clsearch.methods.penalties.fisher import Fisher, drawn, scaled
 from clsearch.networks.mlp import MLP, LinearLayers, Network, Params, allowed_mask, is_head
 from clsearch.networks.modules import module_network
 from clsearch.tasks.samples import Samples
-from tests.helpers import CPU, doubled, everything, forward, member_of, network_for, random_params, tiny_benchmark
+from tests.helpers import (
+    CPU,
+    doubled,
+    everything,
+    forward,
+    member_of,
+    network_for,
+    pairs,
+    random_params,
+    tiny_benchmark,
+)
 
 
 def cnn_of_four(shape: tuple[int, int, int]) -> torch.nn.Module:
@@ -163,11 +174,12 @@ def assert_fisher_is_a_loop(fisher, network, params, samples, answers, outputs, 
             torch.testing.assert_close(measured[name][m].double(), value, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("sizes", [(9, 9), (9, 6)])
-@pytest.mark.parametrize("most", [None, 7, 100])
-@pytest.mark.parametrize("scenario", [Scenario.TASK, Scenario.DOMAIN, Scenario.CLASS])
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("kind", KINDS)
+MEASURED = pairs(itertools.product(KINDS, NETWORKS), Scenario, [None, 7, 100], [(9, 9), (9, 6)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "scenario", "most", "sizes"), [(*measured, *others) for measured, *others in MEASURED]
+)
 def test_each_fisher_is_a_loop_over_samples_or_batches(kind, name, scenario, most, sizes):
     benchmark = tiny_benchmark(scenario, (3, 3, 3), samples=sizes)
     task, network = benchmark.tasks[1], NETWORKS[name](benchmark)
@@ -182,6 +194,7 @@ def test_each_fisher_is_a_loop_over_samples_or_batches(kind, name, scenario, mos
     assert_fisher_is_a_loop(fisher, network, params, task.train, answers, benchmark.outputs, (4, 9), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(6,), (6, 4), (9, 8, 7)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_networks_of_any_depth(kind, hidden):
@@ -192,9 +205,8 @@ def test_networks_of_any_depth(kind, hidden):
     assert_fisher_is_a_loop(Fisher(kind, None, 4), network, params, task.train, task.classes, 10, (0, 1), 2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sizes", [(17, 17), (17, 11)])
-@pytest.mark.parametrize("name", ["layers", "convolution"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "sizes", "name"), pairs(KINDS, [(17, 17), (17, 11)], ["layers", "convolution"]))
 def test_samples_beyond_the_first_chunk_count_too(monkeypatch, name, kind, sizes):
     benchmark = tiny_benchmark(Scenario.DOMAIN, (2, 2), samples=sizes)
     train, network = benchmark.tasks[0].train, NETWORKS[name](benchmark)
@@ -231,6 +243,7 @@ def test_no_pass_takes_more_samples_than_the_network_takes_at_once(kind):
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answers", [(0, 1, 2), (1, 2), (0, 1, 2, 3, 4, 5, 6)])
 @pytest.mark.parametrize("network", [MLP(12, (6, 4), 7), Convolution(12, 7), module_network(cnn_of_four, (3, 2, 2), 7)])
 def test_sample_after_sample_as_on_a_cpu_and_all_in_one_as_elsewhere_are_the_same(network, answers):
@@ -250,6 +263,7 @@ def test_sample_after_sample_as_on_a_cpu_and_all_in_one_as_elsewhere_are_the_sam
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_more_samples_than_a_chunk_holds():
     benchmark = tiny_benchmark(Scenario.DOMAIN, (2, 2), members=1, samples=1100, inputs=3)
     train, network = benchmark.tasks[0].train, network_for(benchmark, (2,))
@@ -270,6 +284,7 @@ def test_batches_of_one_are_the_empirical_fisher(name, most):
         torch.testing.assert_close(single[key], value, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_batch_fisher_is_about_one_over_the_batch_size_of_the_empirical():
     """Where gradients of samples are independent with mean 0: at labels drawn from the model itself."""
     benchmark = tiny_benchmark(Scenario.DOMAIN, (3, 3), members=1, samples=4000, inputs=3)

@@ -32,6 +32,8 @@ from clsearch.reporting.importances import compute_importances
 from clsearch.reporting.provenance_text import describe_cost, make_provenance_rows
 from tests.builders import final_of, measured_of, plan_of, record_of
 
+pytestmark = pytest.mark.slow
+
 SECTIONS = ["response", "importance", "tasks", "forgetting", "matrix", "trade-off"]
 SECTIONS += ["optimism", "parallel", "cost", "again"]
 

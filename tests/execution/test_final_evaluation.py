@@ -74,6 +74,7 @@ def expected(config, run, per_task=()):
 # --- what is measured ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 @pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc", "lwf_ewc"])
 def test_it_is_the_accuracy_on_held_out_samples_after_every_task(algorithm, scenario):
@@ -90,6 +91,7 @@ def test_it_is_the_accuracy_on_held_out_samples_after_every_task(algorithm, scen
     assert found["seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
     [
@@ -114,6 +116,7 @@ def test_unequal_shuffled_classes_are_tested_on_each_seeds_own():
     assert any(a != b for a, b in sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("benchmark", ["permuted-digits", "rotated-digits"])
 def test_images_are_tested_as_each_task_shows_them(benchmark):
     config = config_of("ewc", benchmark=benchmark)
@@ -151,6 +154,7 @@ def test_each_seed_gives_what_it_would_give_alone():
             torch.testing.assert_close(alone[part][0], together[part][m], atol=0.01, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_cnn_is_tested_as_it_was_trained():
     config = config_of("lwf", backbone="cnn", hidden=(8,), tasks=2, optimizer="adam", learning_rate=0.003)
     run = build_run(config, SEEDS)
@@ -178,6 +182,7 @@ def test_measuring_takes_the_data_that_it_is_handed_and_reads_nothing(tmp_path):
 # --- some of the tasks ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["finetuning", "lwf_ewc", "joint"])
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 def test_the_last_tasks_alone_begin_with_fresh_weights_and_are_measured_alone(algorithm, scenario):
@@ -232,6 +237,7 @@ PER_TASK = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "per_task"), PER_TASK)
 def test_a_tasks_own_values_act_in_that_task(algorithm, per_task):
     config = config_of(algorithm, tasks=3)
@@ -243,6 +249,7 @@ def test_a_tasks_own_values_act_in_that_task(algorithm, per_task):
     assert not any(same(found[part], plain[part]) for part in ("validation", "test"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [1, 2, 3])
 def test_a_value_of_one_task_changes_nothing_before_it(task):
     config = config_of("lwf", epochs=3)
@@ -398,6 +405,7 @@ def test_of_images_it_opens_a_fifth_of_each_class_that_the_search_did_not_have(p
     assert len(test.labels) == 6 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 def test_on_images_it_is_the_accuracy_after_every_task(pets, scenario):
     config = config_of("lwf", benchmark=f"folder:{pets}", scenario=scenario, epochs=10)

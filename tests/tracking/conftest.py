@@ -1,0 +1,106 @@
+"""Studies told to MLflow, and read back."""
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from clsearch.reporting.trial_names import format_run_name
+from clsearch.tracking.sender import quiet
+from clsearch.tracking.stores import default_store
+from tests.builders import final_of, measured_of, plan_of, record_of
+from tests.tracking.sending import (
+    FOUND,
+    INTRANSIGENCE,
+    SPACE,
+    TEST,
+    TWO_TASKS,
+    VALIDATION,
+    VALUES,
+    evaluated,
+    tracker_of,
+)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _patience():
+    """MLflow's own settings that `quiet` shortens, put back at the end."""
+    settings = (
+        mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+        mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT,
+    )
+    quiet()
+    yield
+    for setting in settings:
+        setting.unset()
+
+
+@pytest.fixture(scope="package")
+def results(tmp_path_factory, store):
+    """One results folder for all of these tests."""
+    folder = tmp_path_factory.mktemp("results")
+    shutil.copy(store, folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def told(results, tmp_path_factory):
+    """A study told to MLflow by a process in another folder, and read back: a trial that finished, one that diverged,
+    one still running, one cut off, and a reference.
+    """
+    plan = plan_of(results, "ewc", space=SPACE, name="told", seeds=2, first_seed=4, scenario="domain", tasks=2)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    done = record_of(plan, 3, [0.8, 0.6], VALUES)
+    lost = record_of(plan, 4, [0.8, 0.6], VALUES, state="failed", learned=0, reason="training diverged in epoch 1")
+    reference = record_of(plan, None, [0.5, 0.6], algorithm="finetuning")
+    running = record_of(plan, 5, [0.8, 0.6], VALUES, state="running", learned=1)
+    cut = record_of(plan, 6, [0.8, 0.6], VALUES, state="unfinished", learned=1, reason="interrupted")
+    warnings = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(elsewhere)
+        tracker = tracker_of(plan, warnings)
+        tracker.begin()
+        tracker.update(replace(record_of(plan, 3, [0.7, 0.7], VALUES, learned=0), state="running"))
+        tracker.update(record_of(plan, 3, [0.7, 0.7], VALUES, learned=1, state="running"))
+        for record in (done, lost, reference, running, cut):
+            tracker.update(record)
+        tracker.add(
+            replace(done, metrics=done.metrics | INTRANSIGENCE | {"intransigence_of_others": 1.0}), "intransigence"
+        )
+        tracker.described("# What it is")
+        tracker.concluded(FOUND, 1)
+        tracker.end("finished")
+    assert warnings == []
+    client = MlflowClient(default_store(plan.folder))
+    experiment = client.get_experiment_by_name("told")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    return SimpleNamespace(
+        plan=plan,
+        client=client,
+        experiment=experiment,
+        runs=runs,
+        parent=runs["told"],
+        done=runs[format_run_name(done)],
+        lost=runs[format_run_name(lost)],
+        reference=runs["reference finetuning"],
+        running=runs[format_run_name(running)],
+        cut=runs[format_run_name(cut)],
+        record=done,
+        elsewhere=elsewhere,
+    )
+
+
+@pytest.fixture(scope="package")
+def reported(told, results):
+    """A final evaluation of which joint training diverged."""
+    plan = plan_of(results, "ewc", name="reported", **TWO_TASKS)
+    rows = [
+        measured_of(plan, VALIDATION, TEST, forgetting=[0.1, 0.3]),
+        measured_of(plan, [0.5, 0.5], [0.4, 0.5], "finetuning"),
+        measured_of(plan, VALIDATION, TEST, "joint", reason="training diverged in epoch 1 of task 1"),
+    ]
+    final = final_of(plan, *rows, scores={"average_accuracy": 0.75}, before=[4])
+    return SimpleNamespace(plan=plan, final=final, runs=evaluated(plan, final), client=told.client)
