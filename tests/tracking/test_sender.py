@@ -20,11 +20,12 @@ from scipy import stats
 
 from clsearch import LogRange, Range
 from clsearch.methods.registry import fields_of
-from clsearch.records.attempts import METHOD, RATE, Attempt, Decision
-from clsearch.records.evaluation import content_of
-from clsearch.records.ranking import metrics_after
+from clsearch.records.attempts import METHOD_PHASE, RATE_PHASE, Attempt, Decision
+from clsearch.records.evaluation import evaluation_json
 from clsearch.records.study_file import description, finite
-from clsearch.records.trials import Results, code_version, read_trials
+from clsearch.records.trial_metrics import metrics_after
+from clsearch.records.trials import read_trials
+from clsearch.records.writer import StudyWriter, code_version
 from clsearch.reporting.trial_names import format_run_name, format_setting
 from clsearch.tracking import sender as tracking
 from clsearch.tracking.sender import Tracker, quiet
@@ -374,7 +375,7 @@ def test_a_trial_whose_process_died_before_it_was_sent_is_sent_whole(told, resul
     live = [replace(done, state="running", tasks_learned=t, metrics=metrics_after(done, t)) for t in (1, 2)]
     done = replace(done, metrics=metrics_after(done, 3))
     assert sent(plan, [*live, done], study_id="live") == []
-    kept = Results(plan)
+    kept = StudyWriter(plan)
     kept.write_trial(done)
     (found,) = read_trials(plan.folder).values()
     assert found.columns == []
@@ -521,7 +522,7 @@ def test_the_study_has_its_choices_test_metrics_and_when_test_data_was_opened(re
     tags = parent.data.tags
     assert (tags["test_opened"], tags["test_openings_before"]) == ("2026-01-02T03:04:05+00:00", "4")
     content = json.loads((artifacts(reported, parent) / "final.json").read_text())
-    assert content == json.loads(json.dumps(finite(content_of(reported.final))))
+    assert content == json.loads(json.dumps(finite(evaluation_json(reported.final))))
 
 
 def test_of_first_k_the_study_has_the_metrics_of_the_tasks_that_it_reports_on(told, results):
@@ -566,7 +567,7 @@ def decided(plan, attempts, state):
     tracker.begin()
     for attempt in attempts:
         decision = decision.tried(attempt)
-        if attempt.kept and attempt.phase == METHOD:
+        if attempt.kept and attempt.phase == METHOD_PHASE:
             tracker.decided(decision)
     tracker.end(state)
     assert warnings == []
@@ -578,10 +579,10 @@ def attempts_of(*tasks):
     found = []
     for task in tasks:
         rate = {"learning_rate": task / 10}
-        found.append(Attempt(task, RATE, rate, (0.9, 0.9), None, 2, 1.0, kept=True))
+        found.append(Attempt(task, RATE_PHASE, rate, (0.9, 0.9), None, 2, 1.0, kept=True))
         for factor, accuracy, kept in ((4.0, 0.5, False), (2.0, 0.8, True)):
             values = rate | {"penalty_factor": factor}
-            found.append(Attempt(task, METHOD, values, (accuracy, accuracy), 0.72, 2, 1.0, kept))
+            found.append(Attempt(task, METHOD_PHASE, values, (accuracy, accuracy), 0.72, 2, 1.0, kept))
     return found
 
 
