@@ -23,7 +23,7 @@ import tyro
 from step import NETWORKS
 from timing import micro, noise_like, show, side_by_side, table
 
-from clsearch.execution.resources import Share
+from clsearch.execution.resources import WorkerResources
 from clsearch.methods.registry import configure
 from clsearch.networks.mlp import MLP, leaves_of
 from clsearch.training.loop import learn_sequence, learn_task, train_step
@@ -161,7 +161,7 @@ def steps_over_products(options: Options) -> None:
 
 
 def main(options: Options) -> None:
-    Share(options.threads, 0).take("cpu")
+    WorkerResources(options.threads, 0).apply("cpu")
     timed = side_by_side({str(size): trained(options, size) for size in options.sizes}, options.rounds)
     first = str(options.sizes[0])
     shown = table(

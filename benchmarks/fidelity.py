@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from clsearch.data.datasets import SOURCES, training_data
 from clsearch.execution.final_evaluation import measure, open_test
 from clsearch.methods.registry import configure
 from clsearch.metrics import average_accuracy
-from clsearch.records.trials import PACKAGES, code_version, version
+from clsearch.records.writer import PACKAGES, code_version
 
 PUBLISHED = {"finetuning": 84.3, "lwf": 99.6, "ewc": 99.1, "joint": 99.7}
 """Test accuracy in %, van de Ven et al. 2022, Table 2."""

@@ -15,7 +15,7 @@ import tyro
 from step import NETWORKS, lesson_of, run_of
 from timing import show, side_by_side, table
 
-from clsearch.execution.resources import Share
+from clsearch.execution.resources import WorkerResources
 from clsearch.methods.ewc import EWCConfig
 from clsearch.methods.penalties.fisher import Fisher
 from clsearch.networks.mlp import allowed_mask, leaves_of
@@ -56,7 +56,7 @@ def measured(run: Run, kind: str) -> Callable[[], object]:
 
 
 def main(options: Options) -> None:
-    Share(1, 0).take("cpu")
+    WorkerResources(1, 0).apply("cpu")
     shown = table(
         f"Fisher information of a task over one epoch of training on it, {options.seeds} member(s)",
         *("network", "epoch (ms)", *(f"{kind}" for kind in KINDS)),

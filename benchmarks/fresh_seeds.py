@@ -24,7 +24,7 @@ from clsearch.common.statistics import interval, paired_difference
 from clsearch.config.sections import BACKBONES
 from clsearch.methods.registry import configure, fields_of
 from clsearch.metrics import average_accuracy, forgetting
-from clsearch.records.study_record import Reading, read_study
+from clsearch.records.study_record import StudyRecord, read_study
 from clsearch.training.loop import DivergedError, learn_sequence
 from clsearch.training.trial_setup import build_run
 
@@ -50,7 +50,7 @@ def trained(algorithm: str, config: dict[str, Any], seeds: list[int]) -> tuple[l
     return (100 * average_accuracy(state.accuracy, t)).tolist(), (100 * forgetting(state.accuracy, t).mean(-1)).tolist()
 
 
-def problem_of(study: Reading, seeds: list[int]) -> str:
+def problem_of(study: StudyRecord, seeds: list[int]) -> str:
     """Why a study can't be looked at on these seeds; empty where it can."""
     if set(seeds) & set(study.study["seeds"]):
         return f"first-seed: fresh seeds must not be the search's, {study.study['seeds']}; got {seeds}"

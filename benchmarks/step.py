@@ -23,7 +23,7 @@ from minimal import minimal_loop
 from peers import PEERS
 from timing import micro, noise_like, show, side_by_side, table
 
-from clsearch.execution.resources import Share
+from clsearch.execution.resources import WorkerResources
 from clsearch.methods.registry import configure
 from clsearch.networks.mlp import leaves_of
 from clsearch.tasks.samples import taken
@@ -191,7 +191,7 @@ def learned(run: Run, state: TrialState) -> TrialState:
 
 
 def main(options: Options) -> None:
-    Share(1, 0).take("cpu")
+    WorkerResources(1, 0).apply("cpu")
     if options.peers:
         against_peers(options)
         return

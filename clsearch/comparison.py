@@ -133,13 +133,13 @@ class Comparison:
 
     def _tell(self, plans: dict[str, Plan]) -> int:
         """Print what each study would do."""
-        from clsearch.execution.dry_run import tell
+        from clsearch.execution.dry_run import print_dry_run
 
         data: dict[Source, Data] = {}
         for label, plan in plans.items():
             print(f"study {label}")
             data[plan.config.source] = prepared(plan, data.get(plan.config.source))
-            tell(plan, data[plan.config.source])
+            print_dry_run(plan, data[plan.config.source])
         return 0
 
     def planned(self, args: list[str] | None = None) -> tuple[str, dict[str, Plan]]:

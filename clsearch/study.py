@@ -80,9 +80,9 @@ class Study:
             print(written(plan, self.settings), end="")
             return 0
         if asked.dry_run:
-            from clsearch.execution.dry_run import tell
+            from clsearch.execution.dry_run import print_dry_run
 
-            tell(plan, prepared(plan))
+            print_dry_run(plan, prepared(plan))
             return 0
         return _carry_out(plan).exit_code
 
@@ -129,9 +129,9 @@ def _carry_out(plan: Plan) -> StudyResult:
         from clsearch.execution.preflight import check_places
 
         check_places(plan)
-        from clsearch.execution.run_study import tell_again
+        from clsearch.execution.run_study import reprint
 
-        return tell_again(plan)
+        return reprint(plan)
     held = [prepared(plan)]
     from clsearch.execution.run_study import execute
 
@@ -166,13 +166,13 @@ def prepared(plan: Plan, data: Data | None = None) -> Data:
 def _check_effect(plan: Plan, data: Data) -> None:
     from rich.console import Console
 
-    from clsearch.execution.sensitivity import check_effect
+    from clsearch.execution.sensitivity import check_sensitivity
 
     console, what = Console(stderr=True, quiet=plan.options.quiet), "checking that each searched hyperparameter acts"
     if not console.is_terminal:
         console.print(what)
     with console.status(what) as status:
-        check_effect(plan, data, lambda name: status.update(f"checking that {name} acts"))
+        check_sensitivity(plan, data, lambda name: status.update(f"checking that {name} acts"))
 
 
 def _command(

@@ -17,7 +17,7 @@ from PIL import Image
 from clsearch import LogRange, Range, Study, metrics
 from clsearch.config.unlearning import unlearned_by
 from clsearch.planning.plan import Plan
-from clsearch.records.evaluation import Final, Measured
+from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
 from clsearch.records.ranking import Choice
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trials import TrialRecord
@@ -134,19 +134,21 @@ def measured_of(
     forgetting: Sequence[float] | None = None,
     reason: str = "",
     per_task: tuple[dict[str, float], ...] = (),
-) -> Measured:
+) -> EvaluatedConfiguration:
     """A configuration's final evaluation: average accuracies of each reporting seed. forgetting: on both parts."""
     config = plan.report if plan.report is not None and on == "reported" else plan.config
     tasks = plan.reported if on == "reported" else tuple(range(1, config.tasks + 1))
     algorithm = plan.algorithm if configuration == "chosen" else configuration
     settings = plan.trial_config({}, algorithm, config) if configuration != "chosen" else config
     parts = (matrices_of(len(tasks), scores, forgetting) for scores in (validation, test))
-    return Measured(
+    return EvaluatedConfiguration(
         configuration, algorithm, on, config.benchmark, tasks, settings.flat(), per_task, *parts, 2.5, reason
     )
 
 
-def final_of(plan: Plan, *rows: Measured, scores: dict[str, float], before: Sequence[int] = (0,)) -> Final:
+def final_of(
+    plan: Plan, *rows: EvaluatedConfiguration, scores: dict[str, float], before: Sequence[int] = (0,)
+) -> FinalEvaluation:
     """A final evaluation of a choice that the search believed to have these scores. before: earlier openings."""
     choice = Choice("trial_00003", {name: r.low for name, r in plan.space.items()}, scores)
     openings = tuple(
@@ -155,7 +157,7 @@ def final_of(plan: Plan, *rows: Measured, scores: dict[str, float], before: Sequ
         )
         for n, count in enumerate(before)
     )
-    return Final.of(plan, choice, rows, openings, 9.5)
+    return FinalEvaluation.of(plan, choice, rows, openings, 9.5)
 
 
 def write_images(

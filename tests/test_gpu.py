@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clsearch.execution.resources import Share, short_of_memory
+from clsearch.execution.resources import WorkerResources, is_out_of_memory
 from clsearch.networks.modules import ModuleNetwork
 from clsearch.training.cohorts import initial_states, learn_together
 from clsearch.training.loop import DivergedError, learn_sequence, learn_task
@@ -78,11 +78,11 @@ def test_convolutions_of_all_seeds_at_once_are_computed_in_bfloat16() -> None:
 def test_a_share_of_the_memory_is_all_that_a_worker_gets() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     try:
-        device = Share(1, 0.05).take("cuda")
+        device = WorkerResources(1, 0.05).apply("cuda")
         torch.empty(total // 100, dtype=torch.uint8, device=device)
         with pytest.raises(torch.OutOfMemoryError) as short:
             torch.empty(total // 10, dtype=torch.uint8, device=device)
-        assert short_of_memory(short.value)
+        assert is_out_of_memory(short.value)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()

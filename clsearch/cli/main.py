@@ -28,9 +28,9 @@ def list_studies(results: tyro.conf.Positional[Path] = Path("results")) -> int:
     from rich.console import Console
 
     from clsearch.common.formatting import print_full_width
-    from clsearch.records.listing import list_table, studies_in
+    from clsearch.records.listing import list_studies, list_table
 
-    entries = studies_in(results.expanduser())
+    entries = list_studies(results.expanduser())
     if not entries:
         print(f"no study in {results}")
         return 0
@@ -77,11 +77,11 @@ def rerun(
         device: Device to train on.
         cpus: Threads to train with; use the study's --cpus-per-trial for equal results.
     """
+    from clsearch.execution.rerun import describe_rerun
     from clsearch.execution.rerun import rerun as train_again
-    from clsearch.execution.rerun import told
 
     found = train_again(folder, trial, data_root, device, cpus, lambda message: print(message, file=sys.stderr))
-    print("\n".join(told(found)))
+    print("\n".join(describe_rerun(found)))
     return 0 if found.equal else 1
 
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import relative_path
-from clsearch.records.listing import state_of
-from clsearch.records.study_record import Reading, read_study
+from clsearch.records.listing import study_state
+from clsearch.records.study_record import StudyRecord, read_study
 from clsearch.reporting.answer_text import write_answer, write_notes, write_question
 from clsearch.reporting.file_names import REPORT
 from clsearch.reporting.provenance_text import describe_cost
@@ -33,13 +33,13 @@ def print_study(console: Console, folder: Path) -> None:
     print_rows(console, list_study_locations(study))
 
 
-def list_study_locations(study: Reading) -> list[tuple[str, str]]:
+def list_study_locations(study: StudyRecord) -> list[tuple[str, str]]:
     """(label, path or command): record and report; the command that resumes an interrupted study."""
     folder = relative_path(study.folder)
     rows = [("Record", f"{folder}/")]
     if (study.folder / REPORT).exists():
         rows.append(("Report", f"{folder}/{REPORT}"))
-    if state_of(study.folder, study.study) == "interrupted" and study.study["command"]:
+    if study_state(study.folder, study.study) == "interrupted" and study.study["command"]:
         rows.append(("Resume", shlex.join(study.study["command"])))
     return rows
 

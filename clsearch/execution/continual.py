@@ -24,7 +24,15 @@ from clsearch.execution.ray_tasks import side_by_side
 from clsearch.methods.registry import decaying
 from clsearch.planning.plan import Plan
 from clsearch.planning.protocols import HALVINGS
-from clsearch.records.attempts import METHOD, RATE, SCORE, SHARE, Attempt, Begun, Decision
+from clsearch.records.attempts import (
+    METHOD_PHASE,
+    MIN_ACCURACY_SHARE,
+    RATE_PHASE,
+    SCORE,
+    Attempt,
+    Decision,
+    SavedProgress,
+)
 from clsearch.records.ranking import Choice
 from clsearch.records.trials import now
 from clsearch.training.evaluation import accuracy_on
@@ -34,12 +42,15 @@ from clsearch.training.trial_setup import build_run
 
 
 def decide(
-    plan: Plan, data: ray.ObjectRef, begun: Begun | None = None, keep: Callable[[bytes], None] = lambda state: None
+    plan: Plan,
+    data: ray.ObjectRef,
+    begun: SavedProgress | None = None,
+    keep: Callable[[bytes], None] = lambda state: None,
 ) -> Iterator[Decision]:
     """Choose the hyperparameters of every task; gives what is decided after each step of it. begun: where an earlier
     process left it. keep: told the state after each task, packed, once the decision that it follows from was given.
     """
-    begun = begun or Begun()
+    begun = begun or SavedProgress()
     decision, known = Decision(), begun.attempts
     state = None if begun.state is None else ray.put(begun.state)
     if begun.tasks:
@@ -57,15 +68,15 @@ def decide(
             yield replace(decision, reason=f"every learning rate diverged at task {task}")
             return
         for factors, last in _factors(plan):
-            values, bar = best.values | factors, SHARE * best.accuracy
-            earlier = own.get((METHOD, *values.items()))
+            values, bar = best.values | factors, MIN_ACCURACY_SHARE * best.accuracy
+            earlier = own.get((METHOD_PHASE, *values.items()))
             if earlier is not None and earlier.accuracy < bar and not last:
                 decision = decision.tried(earlier)
                 continue
             found, after = _method(plan, data, state, task, values, bar, last)
             decision = decision.tried(found)
             yield decision
-            if found.accuracy >= SHARE * best.accuracy:
+            if found.accuracy >= MIN_ACCURACY_SHARE * best.accuracy:
                 break
         if not found.accuracies:
             yield replace(decision, reason=f"the last factor tried diverged at task {task}")
@@ -90,13 +101,15 @@ def _rates(
     plan: Plan, data: ray.ObjectRef, state: ray.ObjectRef | None, task: int, known: Mapping[Any, Attempt]
 ) -> list[Attempt]:
     """Plain finetuning at each learning rate, side by side; known: attempts that need not be made again."""
-    found = {rate: replace(a, kept=False) for rate in plan.rates if (a := known.get((RATE, ("learning_rate", rate))))}
+    found = {
+        rate: replace(a, kept=False) for rate in plan.rates if (a := known.get((RATE_PHASE, ("learning_rate", rate))))
+    }
     rates = [rate for rate in plan.rates if rate not in found]
     jobs = [(plan.config, plan.seeds, data, state, {"learning_rate": r}, True, None) for r in rates]
     for index, (result, _) in side_by_side(plan, _attempt, jobs, returns=2):
         accuracies, seconds = ray.get(result)
         values = {"learning_rate": rates[index]}
-        found[rates[index]] = Attempt(task, RATE, values, accuracies, None, len(plan.seeds), seconds, when=now())
+        found[rates[index]] = Attempt(task, RATE_PHASE, values, accuracies, None, len(plan.seeds), seconds, when=now())
     return [found[rate] for rate in plan.rates]
 
 
@@ -113,7 +126,7 @@ def _method(
     job = (plan.config, plan.seeds, data, state, values, False, -math.inf if last else bar)
     ((_, (result, after)),) = side_by_side(plan, _attempt, [job], returns=2)
     accuracies, seconds = ray.get(result)
-    return Attempt(task, METHOD, values, accuracies, bar, len(plan.seeds), seconds, when=now()), after
+    return Attempt(task, METHOD_PHASE, values, accuracies, bar, len(plan.seeds), seconds, when=now()), after
 
 
 def _attempt(

@@ -12,14 +12,13 @@ from clsearch.data.datasets import Data
 from clsearch.execution.final_evaluation import rows_of
 from clsearch.execution.preflight import this_node
 from clsearch.execution.ray_address import joins
-from clsearch.execution.resources import Share
+from clsearch.execution.resources import WorkerResources
 from clsearch.methods.registry import configure
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.planning.protocols import HALVINGS
-from clsearch.records.listing import so_far, state_of
-from clsearch.records.study_file import STUDY, Bounds, stored
-from clsearch.records.trials import ENDED
+from clsearch.records.listing import progress_counts, study_state
+from clsearch.records.study_file import ENDED, read_study_json, show_range
 from clsearch.tracking.stores import shown_store
 from clsearch.training.loop import DivergedError, learn_sequence
 from clsearch.training.trial_setup import build_cohort, build_run
@@ -49,7 +48,7 @@ class Pace:
 def probe(plan: Plan, data: Data) -> Pace | None:
     """How fast a trial trains here, by its first two tasks cut short; None where that diverges."""
     seconds = {}
-    device = Share(plan.options.cpus_per_trial, 0).take(plan.device if torch.cuda.is_available() else "cpu")
+    device = WorkerResources(plan.options.cpus_per_trial, 0).apply(plan.device if torch.cuda.is_available() else "cpu")
     for steps in (PROBES[0], *PROBES):  # the first is not counted: what is loaded once is loaded there
         settings = plan.config.flat() | {"epochs": None, "iterations": steps}
         settings |= {"unlearn": ()} if plan.config.unlearns else {}
@@ -71,16 +70,19 @@ def steps_of(plan: Plan, data: Data) -> int:
     return sum(config.iterations or (config.epochs or 0) * -(-size // config.batch_size) for size in sizes)
 
 
-def tell(plan: Plan, data: Data) -> None:
+def print_dry_run(plan: Plan, data: Data) -> None:
     """Print what a study would do."""
     console = Console()
     rows = [("Study", f"{plan.options.name}: {plan.algorithm} on {plan.config.benchmark}, {plan.protocol} protocol")]
-    rows += [("Search", f"{name}, {Bounds(vars(values))}") for name, values in plan.space.items()]
-    for name, value in [*rows, *training(plan, probe(plan, data), steps_of(plan, data)), *places(plan)]:
+    rows += [
+        ("Search", f"{name}, {show_range({'low': values.low, 'high': values.high, 'log': values.log})}")
+        for name, values in plan.space.items()
+    ]
+    for name, value in [*rows, *training_rows(plan, probe(plan, data), steps_of(plan, data)), *place_rows(plan)]:
         console.print(f"{name:<10} {value}", highlight=False, markup=False, soft_wrap=True)
 
 
-def training(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, str]]:
+def training_rows(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, str]]:
     """How much would be trained, and how long that would take."""
     T, M = len(plan.tasks), len(plan.seeds)
     trials, most = plan.trials, ""
@@ -88,7 +90,11 @@ def training(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, str]]
         trials, most = len(plan.rates) + HALVINGS + 1, "at most "
     elif plan.options.pruner != "none":
         most = "at most "
-    ended = sum(so_far(plan.folder, plan.objectives[0])[0][name] for name in ENDED) if not plan.options.fresh else 0
+    ended = (
+        sum(progress_counts(plan.folder, plan.objectives[0])[0][name] for name in ENDED)
+        if not plan.options.fresh
+        else 0
+    )
     rows = [
         ("Trials", f"{most}{trials} x {M} seed{'s' * (M > 1)} x {T} tasks = {trials * M * T:,} task-seed trainings")
     ]
@@ -124,8 +130,8 @@ def time_of(plan: Plan, pace: Pace | None, steps: int, trials: int, most: str) -
     if joins(plan):
         return f"{most}about {format_duration(one)} a trial, {format_duration(seconds)} of one worker in all; {by}"
     besides = f"records, starts and the report add some {format_duration(BESIDES + BESIDES_A_TRIAL * trials)}"
-    whole = format_duration(seconds / at_a_time(plan))
-    return f"{most}about {format_duration(one)} a trial, {whole} in all to train, {by}; {besides}"
+    total = format_duration(seconds / at_a_time(plan))
+    return f"{most}about {format_duration(one)} a trial, {total} in all to train, {by}; {besides}"
 
 
 def at_a_time(plan: Plan) -> int:
@@ -137,15 +143,15 @@ def at_a_time(plan: Plan) -> int:
     return max(1, min(fit, options.max_concurrent or fit, -(-plan.trials // plan.cohort)))
 
 
-def places(plan: Plan) -> list[tuple[str, str]]:
+def place_rows(plan: Plan) -> list[tuple[str, str]]:
     """Where everything would go, and what is there."""
-    study = stored(plan.folder / STUDY)
+    study = read_study_json(plan.folder)
     there = "new"
     if study is not None and plan.options.fresh:
         there = "begun anew; what is there is moved aside"
     elif study is not None:
-        counts, _ = so_far(plan.folder, plan.objectives[0])
-        there = f"{state_of(plan.folder, study)}, {sum(counts[name] for name in ENDED)} trials have ended"
+        counts, _ = progress_counts(plan.folder, plan.objectives[0])
+        there = f"{study_state(plan.folder, study)}, {sum(counts[name] for name in ENDED)} trials have ended"
     shown = shown_store(plan.folder, tracking_uri(plan))
     rows = [
         ("Record", f"{relative_path(plan.folder)}/ ({there})"),

@@ -22,7 +22,7 @@ from clsearch.execution.data_loading import unreadable
 from clsearch.execution.ray_tasks import side_by_side, unlearning_references
 from clsearch.methods.registry import fields_of
 from clsearch.planning.plan import Plan
-from clsearch.records.evaluation import Final, Measured, read_final
+from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation, read_final
 from clsearch.records.ranking import Choice
 from clsearch.records.test_ledger import Opening, record_opening
 from clsearch.tasks.test_data import held_out_samples, read_test, reader_of_test
@@ -62,7 +62,7 @@ def rows_of(plan: Plan) -> list[tuple[Target, str]]:
     return [(target, algorithm) for target in targets_of(plan) for algorithm in (plan.algorithm, *plan.references)]
 
 
-def already_evaluated(plan: Plan, choice: Choice) -> Final | None:
+def already_evaluated(plan: Plan, choice: Choice) -> FinalEvaluation | None:
     """The final evaluation that an earlier process ended, where it is the one that `evaluate` would make."""
     final = read_final(plan.folder)
     if final is None or (final.choice, final.seeds) != (choice, plan.report_seeds):
@@ -73,7 +73,7 @@ def already_evaluated(plan: Plan, choice: Choice) -> Final | None:
 
 def evaluate(
     plan: Plan, choice: Choice, data: ray.ObjectRef, say: Callable[[str], None], told: Callable[[Opening], None]
-) -> Final:
+) -> FinalEvaluation:
     """Train the choice and its references on fresh seeds, in Ray's workers, and measure them on validation and test
     data. data: the training data of the search's benchmark. say: told what is being done; told: of each opening, as
     it is recorded.
@@ -95,12 +95,12 @@ def evaluate(
         (config, plan.report_seeds, target.tasks, per_task, *opened[target.config.source], against)
         for (target, _), (config, per_task) in zip(rows, settings, strict=True)
     ]
-    found: dict[int, Measured] = {}
+    found: dict[int, EvaluatedConfiguration] = {}
     what = f"final evaluation on {len(plan.report_seeds)} fresh seeds"
     say(what)
     for index, result in side_by_side(plan, _measured, jobs):
         (target, algorithm), (config, per_task) = rows[index], settings[index]
-        found[index] = Measured(
+        found[index] = EvaluatedConfiguration(
             configuration="chosen" if algorithm == plan.algorithm else algorithm,
             algorithm=algorithm,
             on=target.on,
@@ -112,7 +112,7 @@ def evaluate(
         )
         say(f"{what}: {len(found)}/{len(jobs)} configurations")
     rows_found = tuple(found[i] for i in sorted(found))
-    return Final.of(plan, choice, rows_found, tuple(openings), time.perf_counter() - began)
+    return FinalEvaluation.of(plan, choice, rows_found, tuple(openings), time.perf_counter() - began)
 
 
 def _opened(

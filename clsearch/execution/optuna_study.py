@@ -28,7 +28,7 @@ _ASKED = (OptunaState.RUNNING, OptunaState.COMPLETE, OptunaState.PRUNED, OptunaS
 
 def open_storage(plan: Plan) -> optuna.Study:
     """The Optuna study of a plan in its journal file, created where it is not there yet; a grid is queued there as a
-    whole. Only for a process that holds the study (`resume.claimed`).
+    whole. Only for a process that holds the study (`resume.study_lock`).
 
     Raises ConfigError where more trials were asked for than the plan has.
     """

@@ -181,9 +181,9 @@ def cluster_nodes() -> list[Node]:
 
 def offer(node: dict[str, Any]) -> Node:
     """What a node of `ray.nodes()` offers."""
-    from clsearch.execution.resources import name_of
+    from clsearch.execution.resources import node_name
 
-    return Node(name_of(node), node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
+    return Node(node_name(node), node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
 
 
 def _cores() -> int:

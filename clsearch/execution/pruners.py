@@ -19,7 +19,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from clsearch.planning.options import Pruner
 from clsearch.planning.plan import Plan
 from clsearch.planning.protocols import GRACE
-from clsearch.records.early_stopping import REDUCTION, halvings
+from clsearch.records.early_stopping import REDUCTION, asha_rungs
 
 STARTUP = 5
 """Trials that must finish before median stops one."""
@@ -52,7 +52,7 @@ class HalvingAtTask(BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         step = trial.last_step
-        if step is None or step not in halvings(step):
+        if step is None or step not in asha_rungs(step):
             return False
         sign = 1 if study.direction is optuna.study.StudyDirection.MAXIMIZE else -1
         reached = [t.intermediate_values for t in study.get_trials(deepcopy=False) if step in t.intermediate_values]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import last_line
 from clsearch.execution import preflight
 from clsearch.execution.ray_address import cluster_address
-from clsearch.execution.resources import name_of
+from clsearch.execution.resources import node_name
 from clsearch.planning.plan import Plan
 
 NODE_SECONDS = 60.0
@@ -37,10 +39,10 @@ def ray_session(plan: Plan) -> Iterator[None]:
     if not plan.options.verbose:  # what it says of trials that failed is in their error.txt
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if not joined:
-        begin(plan)
+        join_or_start(plan)
     try:
         preflight.check_resources(plan, preflight.cluster_nodes())
-        nodes = [node for node in ray.nodes() if node["Alive"] and holds(plan, node)]
+        nodes = [node for node in ray.nodes() if node["Alive"] and can_hold_trial(plan, node)]
         check_shared(plan.options.results.resolve(), nodes)
         with termination_as_interrupt():
             yield
@@ -64,7 +66,7 @@ def termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def begin(plan: Plan) -> None:
+def join_or_start(plan: Plan) -> None:
     """Join the cluster that a plan names, or start a Ray of this machine. Raises ConfigError where that fails."""
     address, verbose = cluster_address(plan), plan.options.verbose
     own: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
@@ -78,7 +80,7 @@ def begin(plan: Plan) -> None:
         raise ConfigError([f"{rule}; got {address} ({type(error).__name__}: {said})"]) from None
 
 
-def size_of_cluster() -> str:
+def describe_cluster() -> str:
     """Which cluster this process is in, in words."""
     there, free = ray.cluster_resources(), ray.available_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
@@ -87,7 +89,7 @@ def size_of_cluster() -> str:
     return f"in the cluster at {at}: {', '.join([f'{nodes} node' + 's' * (nodes > 1), *held])}"
 
 
-def holds(plan: Plan, node: dict[str, Any]) -> bool:
+def can_hold_trial(plan: Plan, node: dict[str, Any]) -> bool:
     """Whether a node may come to hold a trial."""
     there = preflight.offer(node)
     return there.cpus >= plan.options.cpus_per_trial and there.gpus >= plan.options.gpus_per_trial
@@ -107,10 +109,10 @@ def check_shared(results: Path, nodes: Sequence[dict[str, Any]]) -> None:
     place.mkdir()
     try:
         (place / "driver").write_text(word, encoding="utf-8")
-        found = asked(others, place, word)
+        found = probe_nodes(others, place, word)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    if blind := [f"{name_of(node)} ({why})" for node, why in zip(others, found, strict=True) if why]:
+    if blind := [f"{node_name(node)} ({why})" for node, why in zip(others, found, strict=True) if why]:
         raise ConfigError(
             [
                 f"results: must be a folder that all nodes of the cluster share, which {', '.join(blind)} "
@@ -119,9 +121,9 @@ def check_shared(results: Path, nodes: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def asked(nodes: Sequence[dict[str, Any]], place: Path, word: str) -> list[str]:
+def probe_nodes(nodes: Sequence[dict[str, Any]], place: Path, word: str) -> list[str]:
     """Why each node does not share a folder; empty for one that does."""
-    look = ray.remote(num_cpus=0, max_retries=0)(seen)
+    look = ray.remote(num_cpus=0, max_retries=0)(probe_folder)
     jobs = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
             str(place), word, node["NodeID"]
@@ -143,7 +145,7 @@ def asked(nodes: Sequence[dict[str, Any]], place: Path, word: str) -> list[str]:
     return answers
 
 
-def seen(place: str, word: str, own: str) -> str:
+def probe_folder(place: str, word: str, own: str) -> str:
     """On a node: why it does not see what the driver wrote, or can't write there; empty where it does and can."""
     try:
         if (Path(place) / "driver").read_text(encoding="utf-8") != word:
@@ -152,3 +154,61 @@ def seen(place: str, word: str, own: str) -> str:
     except OSError as error:
         return error.strerror or type(error).__name__
     return ""
+
+
+@contextmanager
+def suppress_side_effects() -> Iterator[None]:
+    """Have Ray Tune execute and do nothing else; afterwards all is as it was before."""
+    with restore_interrupt_handler(), no_callback_telemetry(), tune_environment():
+        yield
+
+
+@contextmanager
+def tune_environment() -> Iterator[None]:
+    """Set what Ray Tune reads from the environment when it begins to execute.
+
+    Its loggers and its new output stay off unless the user turned them on. It writes its own record at the start and
+    the end only: nobody reads it. How many trials may wait is `StudyHost.has_capacity`'s to say.
+    """
+    before = dict(os.environ)
+    defaults = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    fixed = {"TUNE_GLOBAL_CHECKPOINT_S": "1000000", "TUNE_MAX_PENDING_TRIALS_PG": "1000000"}
+    os.environ.update(defaults | {name: before[name] for name in defaults if name in before} | fixed)
+    try:
+        yield
+    finally:
+        for name in (*defaults, *fixed):
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
+
+
+@contextmanager
+def no_callback_telemetry() -> Iterator[None]:
+    """Where Ray's telemetry is off, don't let it count callbacks: it imports MLflow to know its own, for more than a
+    second that the first trial would wait.
+    """
+    try:
+        usage: Any = import_module("ray.air._internal.usage")
+        count = usage.tag_callbacks
+    except (ImportError, AttributeError):  # not Ray's interface: another version may count otherwise
+        yield
+        return
+    if os.environ.get("RAY_USAGE_STATS_ENABLED") == "0":
+        usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = count
+
+
+@contextmanager
+def restore_interrupt_handler() -> Iterator[None]:
+    """What Ctrl-C does afterwards is what it did before: Ray Tune leaves its own handler, which swallows one."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)

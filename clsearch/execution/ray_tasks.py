@@ -11,7 +11,11 @@ import torch
 from clsearch.common.errors import ConfigError
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
-from clsearch.execution.resources import Share, remedy, short_of_memory
+from clsearch.execution.resources import (
+    WorkerResources,
+    is_out_of_memory,
+    memory_advice,
+)
 from clsearch.methods.base import Method
 from clsearch.methods.registry import CUSTOM_METHODS, accept
 from clsearch.planning.plan import Plan
@@ -32,7 +36,7 @@ def side_by_side(
 
     Raises what a job raised, when its result is fetched.
     """
-    options, share = plan.options, Share(plan.options.cpus_per_trial, plan.options.gpus_per_trial)
+    options, share = plan.options, WorkerResources(plan.options.cpus_per_trial, plan.options.gpus_per_trial)
     resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "num_returns": returns}
     remote: Any = ray.remote(_with_share).options(name=function.__name__, **resources)
     waiting, running = list(enumerate(jobs)), dict[Any, tuple[int, Any]]()
@@ -78,15 +82,17 @@ def _retrained(device: torch.device, config: TrialConfig, seeds: Sequence[int], 
     return placed(retrained(config, seeds, device, data), "cpu")
 
 
-def _with_share(function: Callable[..., Any], share: Share, kind: str, own: Mapping[str, Method], *job: Any) -> Any:
+def _with_share(
+    function: Callable[..., Any], share: WorkerResources, kind: str, own: Mapping[str, Method], *job: Any
+) -> Any:
     """A job in its worker. Raises RuntimeError with what to do where it has not enough memory."""
     accept(own)
     try:
-        return function(share.take(kind), *job)
+        return function(share.apply(kind), *job)
     except Exception as error:
-        if not short_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise RuntimeError(remedy(kind, share.gpus)) from error
+        raise RuntimeError(memory_advice(kind, share.gpus)) from error
 
 
 def slots(plan: Plan) -> int:

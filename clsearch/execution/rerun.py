@@ -10,11 +10,12 @@ import torch
 
 from clsearch.common.errors import ConfigError
 from clsearch.execution.data_loading import load_training
-from clsearch.execution.resources import Share
+from clsearch.execution.resources import WorkerResources
 from clsearch.methods.registry import configure
-from clsearch.records.ranking import matrices, unlearning_of
-from clsearch.records.study_record import read_study, record_named
-from clsearch.records.trials import TrialRecord, made_with
+from clsearch.records.study_record import find_record, read_study
+from clsearch.records.trial_metrics import accuracy_matrices, unlearning_measurements
+from clsearch.records.trials import TrialRecord
+from clsearch.records.writer import provenance
 from clsearch.training.loop import DivergedError, learn_task
 from clsearch.training.retraining import retrained
 from clsearch.training.state import TrialState
@@ -51,7 +52,9 @@ class Rerun:
 
     def _both(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """All matrices, of then and of now."""
-        return {"R": matrices(self.record)} | unlearning_of(self.record), {"R": self.accuracy} | self.unlearning
+        return {"R": accuracy_matrices(self.record)} | unlearning_measurements(self.record), {
+            "R": self.accuracy
+        } | self.unlearning
 
 
 def rerun(
@@ -63,7 +66,7 @@ def rerun(
     Raises ConfigError where there is no such trial, or its data cannot be read.
     """
     study = read_study(folder)
-    record = record_named(study, trial)
+    record = find_record(study, trial)
     if not record.accuracy:
         raise ConfigError([f"trial: must have a matrix to compare with; got {trial}, {record.state}: {record.reason}"])
     if device == "cuda" and not torch.cuda.is_available():
@@ -73,18 +76,18 @@ def rerun(
     if missing := config.source.missing_files(config.data_root):
         raise ConfigError([f"data_root: must hold the files of {config.benchmark}; missing are {', '.join(missing)}"])
     data = load_training(config, download=False)
-    where = Share(cpus, 0).take(device)
+    where = WorkerResources(cpus, 0).apply(device)
     run = build_run(config, record.seeds, where, data, study.study["tasks"])
     run = replace(run, references=retrained(config, record.seeds, where, data))
-    state, reason = learned(run, record.tasks_learned + (record.state == "failed"), tell)
-    now = made_with()
+    state, reason = learn_tasks(run, record.tasks_learned + (record.state == "failed"), tell)
+    now = provenance()
     then = study.study["versions"] | {"commit": study.study["commit"]}
     found = {"commit": now["commit"], **now["versions"]}
     changed = {name: (str(then.get(name)), str(found[name])) for name in found if then.get(name) != found[name]}
     return Rerun(record, state.accuracy, state.unlearning, reason, changed)
 
 
-def learned(run: Run, tasks: int, tell: Callable[[str], None]) -> tuple[TrialState, str]:
+def learn_tasks(run: Run, tasks: int, tell: Callable[[str], None]) -> tuple[TrialState, str]:
     """The state after some tasks, or before the one in which training diverged, and why."""
     state = run.initial_state()
     while state.tasks_learned < min(tasks, len(run.benchmark.tasks)):
@@ -96,7 +99,7 @@ def learned(run: Run, tasks: int, tell: Callable[[str], None]) -> tuple[TrialSta
     return state, ""
 
 
-def told(found: Rerun) -> list[str]:
+def describe_rerun(found: Rerun) -> list[str]:
     """What came out, in sentences."""
     record = found.record
     name = f"trial {record.number}" if record.number is not None else f"reference {record.algorithm}"

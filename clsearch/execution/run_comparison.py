@@ -13,14 +13,15 @@ from rich.table import Table
 
 from clsearch.common.formatting import make_table, print_full_width, relative_path
 from clsearch.data.datasets import Data, Source
+from clsearch.execution.publisher import try_report
 from clsearch.execution.ray_address import cluster_address
-from clsearch.execution.ray_session import ray_session, size_of_cluster
-from clsearch.execution.run_study import begun, execute_in, reported
+from clsearch.execution.ray_session import describe_cluster, ray_session
+from clsearch.execution.run_study import open_study, run
 from clsearch.planning.plan import Plan
 from clsearch.records.mirror import Mirror
 from clsearch.records.resume import set_aside
 from clsearch.records.study_file import COMPARISON
-from clsearch.records.trials import made_with, write_json
+from clsearch.records.writer import provenance, write_json
 from clsearch.reporting.evaluation_text import describe_openings, describe_optimism
 from clsearch.reporting.file_names import COMPARISON_REPORT
 from clsearch.reporting.html.report import write_comparison
@@ -51,13 +52,13 @@ def execute_all(
         set_aside(folder)
     with ray_session(first):
         if cluster_address(first):
-            ProgressLine(console, 0, quiet=first.options.quiet).print_line(size_of_cluster())
+            ProgressLine(console, 0, quiet=first.options.quiet).print_line(describe_cluster())
         data = {source: ray.put(held.pop(source)) for source in list(held)}
         for number, (label, plan) in enumerate(plans.items(), start=1):
             line = ProgressLine(console, plan.trials, plan.objectives[0], plan.options.quiet)
             line.print_line(f"study {number}/{len(plans)}: {label}")
-            with line.live(), begun(plan):
-                results[label] = execute_in(plan, data[plan.config.source], line)
+            with line.live(), open_study(plan):
+                results[label] = run(plan, data[plan.config.source], line)
             if results[label].interrupted:
                 break
     show(folder, described, plans, results)
@@ -80,7 +81,7 @@ def show(
             **described,
             "studies": {label: plan.options.name for label, plan in plans.items()},
             "seeds": {"selecting": list(first.seeds), "reporting": list(first.report_seeds)},
-            **made_with(),
+            **provenance(),
         },
     )
     for label, result in results.items():
@@ -104,7 +105,7 @@ def show(
             lines += [*(describe_optimism(result.final) if kind == "methods" else []), *describe_openings(result.final)]
         print_lines(console, *(f"{label}: {line}" for line in lines))
     folders = [result.plan.folder for result in results.values()]
-    page = reported(
+    page = try_report(
         partial(write_comparison, folders, folder / COMPARISON_REPORT), folders, partial(print_lines, console)
     )
     written = ", ".join(f"{name}.csv|md|tex" for name, rows in tables.items() if rows)

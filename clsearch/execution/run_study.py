@@ -2,279 +2,188 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import optuna
 import ray
-from ray import tune
 from rich.console import Console
 
 from clsearch.common.files import write_atomically
-from clsearch.common.formatting import last_line, relative_path
+from clsearch.common.formatting import last_line
 from clsearch.data.datasets import Data
+from clsearch.execution.conclusion import add_final_evaluation, conclude
 from clsearch.execution.continual import decide
-from clsearch.execution.final_evaluation import SealedError, already_evaluated, evaluate
 from clsearch.execution.optuna_study import open_storage
-from clsearch.execution.pruners import PruningScheduler
+from clsearch.execution.publisher import Publisher
 from clsearch.execution.ray_address import cluster_address
-from clsearch.execution.ray_session import ray_session, size_of_cluster
-from clsearch.execution.ray_tasks import slots, unlearning_references
-from clsearch.execution.recorder import Watcher
-from clsearch.execution.searcher import OptunaSearcher
-from clsearch.execution.suppression import executing_only
-from clsearch.execution.trainable import trainable_of
-from clsearch.methods.registry import CUSTOM_METHODS
+from clsearch.execution.ray_session import describe_cluster, ray_session
+from clsearch.execution.search import search
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
-from clsearch.records.attempts import SCORE, STATE, Decision, decision_content, read_begun
-from clsearch.records.early_stopping import pruned_of
+from clsearch.records.attempts import SCORE, STATE_FILE, Decision, decision_json, read_progress
 from clsearch.records.mirror import Mirror
-from clsearch.records.ranking import Ranking, best_content, choice_of, rank
-from clsearch.records.resume import check_same, claimed, set_aside
-from clsearch.records.study_file import RAY
-from clsearch.records.study_record import plain, read_study
-from clsearch.records.trials import PREFIXES, Results, latest
-from clsearch.reporting.importances import compute_importances
+from clsearch.records.ranking import Ranking
+from clsearch.records.resume import check_same, set_aside, study_lock
+from clsearch.records.store import RecordStore
+from clsearch.records.study_file import FIRST_TASKS
+from clsearch.records.trials import latest
+from clsearch.records.writer import StudyWriter
 from clsearch.reporting.progress import ProgressLine
 from clsearch.reporting.result import StudyResult
 from clsearch.reporting.terminal import print_result
-from clsearch.tracking.description import note_of
 from clsearch.tracking.sender import Tracker, quiet
 from clsearch.tracking.stores import mlflow_row
 from clsearch.training.first_task_cache import tidy
 
 
-def execute(plan: Plan, take: Callable[[], Data]) -> StudyResult:
-    """Run a checked plan to its end. take: gives up the data of its benchmark, which nobody else then holds.
+def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
+    """Run a checked plan to its end, and print what it found.
+
+    plan: the study. release_data: gives the data of its benchmark, to which the caller then holds no reference: the
+    object store's copy is to be the only one.
 
     Raises ConfigError where the cluster cannot hold a trial.
     """
-    line = ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0], plan.options.quiet)
-    with line.live(), begun(plan):
+    line = progress_line(plan)
+    with line.live(), open_study(plan):
         line.show_step(f"joining the cluster {address}" if (address := cluster_address(plan)) else "starting Ray")
         with ray_session(plan):
             if address:
-                line.print_line(size_of_cluster())
-            # The object store's copy is the only one; it stays until this process leaves Ray.
-            found = execute_in(plan, ray.put(take()), line)
-    print_result(Console(), found, mlflow_row(plan, bool(found.pages)))
-    return found
+                line.print_line(describe_cluster())
+            result = run(plan, ray.put(release_data()), line)  # the data stay there until this process leaves Ray
+    print_result(Console(), result, mlflow_row(plan, bool(result.pages)))
+    return result
 
 
-def tell_again(plan: Plan) -> StudyResult:
-    """What a study found of which nothing is left to do; its report is made anew, and MLflow brought up to date."""
-    line = ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0], plan.options.quiet)
-    with line.live(), begun(plan):
+def reprint(plan: Plan) -> StudyResult:
+    """Print what a study found of which nothing is left to do; its report is made anew, and MLflow brought up to date.
+
+    Needs no data and no Ray.
+    """
+    line = progress_line(plan)
+    with line.live(), open_study(plan):
         line.print_line("done already: nothing is trained, nothing is opened; --fresh starts over")
-        found = execute_in(plan, None, line)
-    print_result(Console(), found, mlflow_row(plan, bool(found.pages)))
-    return found
+        result = run(plan, None, line)
+    print_result(Console(), result, mlflow_row(plan, bool(result.pages)))
+    return result
+
+
+def progress_line(plan: Plan) -> ProgressLine:
+    """The progress line of a study."""
+    return ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0], plan.options.quiet)
 
 
 @contextmanager
-def begun(plan: Plan) -> Iterator[None]:
-    """Hold a plan's study, new or as it was left. Raises ConfigError where another process runs it, or it is another
-    study now.
+def open_study(plan: Plan) -> Iterator[None]:
+    """Hold a plan's study, new or as it was left. Raises ConfigError where another process runs it, or its folder holds
+    another study now.
     """
-    with claimed(plan.folder):
+    with study_lock(plan.folder):
         check_same(plan)
         if plan.options.fresh:
             set_aside(plan.folder)
         yield
 
 
-def execute_in(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResult:
-    """Run a plan in the Ray session that this process is in, whose object store has the data; None, and no Ray, where
-    nothing is left to do.
+def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResult:
+    """Run an open study in the Ray session that this process is in: search, choose, evaluate, report.
+
+    plan: the study. data: a reference to its benchmark's data; None, and no Ray, where nothing is left to do. line:
+    told what is done.
     """
     line.print_line(f"results go to {plan.folder}")
-    results = Results(plan)
     study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
-    results.begin()
-    tidy(plan.folder.parent / PREFIXES)
-    quiet()
-    warn = partial(line.console.print, markup=False)
-    tracker = Tracker(results.study, plan.folder, tracking_uri(plan), warn)
-    tracker.begin()
-    mirror = Mirror(plan.folder, plan.options.mirror, warn)
-    watcher = Watcher(plan, results, tracker, line, 1 if data is None else slots(plan), mirror.update)
-    watcher.recall()
-    describe(plan, tracker, warn)
+    outputs = begin_outputs(plan, line)
+    outputs.publisher.publish_description()
     if study is None:
-        found = chosen_task_by_task(plan, data, watcher)
+        result = choose_task_by_task(plan, data, outputs)
     else:
         if data is not None:
-            search(plan, data, watcher, study)
-        found = conclude(plan, watcher, study)
-    found = finally_evaluated(found, data, watcher)
-    results.end(state_of(found))
+            search(plan, data, outputs.store, study, line)
+        line.show_step("writing results")
+        result = conclude(plan, outputs.store, outputs.publisher, study)
+    result = add_final_evaluation(result, data, outputs.publisher, line)
+    return end_outputs(result, outputs)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where what a running study finds goes: its folder, MLflow, the copy of its folder, the terminal."""
+
+    writer: StudyWriter
+    store: RecordStore
+    publisher: Publisher
+    tracker: Tracker
+    mirror: Mirror
+    line: ProgressLine
+
+
+def begin_outputs(plan: Plan, line: ProgressLine) -> Outputs:
+    """Write study.json, connect to MLflow, and begin with the trials that an earlier process brought to their end."""
+    writer = StudyWriter(plan)
+    writer.begin()
+    tidy(plan.folder.parent / FIRST_TASKS)
+    quiet()
+    warn = partial(line.console.print, markup=False)
+    tracker = Tracker(writer.study, plan.folder, tracking_uri(plan), warn)
+    tracker.begin()
+    mirror = Mirror(plan.folder, plan.options.mirror, warn)
+    store = RecordStore(plan, writer, (tracker.update, line.update), mirror.update)
+    writer.tidy(store.records)
+    line.restore(store.trials())
+    for record in store.records.values():
+        tracker.update(record)
+    return Outputs(writer, store, Publisher(writer, tracker, warn), tracker, mirror, line)
+
+
+def end_outputs(result: StudyResult, outputs: Outputs) -> StudyResult:
+    """Write the report and how the study ended, and wait until MLflow and the copy have it; gives the result with the
+    addresses of its pages.
+    """
+    line, state = outputs.line, end_state(result)
+    outputs.writer.end(state)
     line.show_step("writing the report")
-    if (report := reported(partial(drawn, plan.folder), [plan.folder], warn)) is not None:
-        tracker.reported(report)
-    describe(plan, tracker, warn)
+    outputs.publisher.publish_report()
+    outputs.publisher.publish_description()
     line.show_step("sending the last records to MLflow")
-    tracker.end(state_of(found))
-    found = replace(found, pages=tracker.pages(found.ranking.trials))
-    if plan.options.mirror:
+    outputs.tracker.end(state)
+    result = replace(result, pages=outputs.tracker.pages(result.ranking.trials))
+    if result.plan.options.mirror:
         line.show_step("copying the results")
-    mirror.end()
-    return found
+    outputs.mirror.end()
+    return result
 
 
-def search(plan: Plan, data: ray.ObjectRef, watcher: Watcher, study: optuna.Study) -> None:
-    """Let Ray Tune run the references and the trials that Optuna asks for, but those that ended before."""
-    options = plan.options
-    ended = {label: record.values for label, record in watcher.records.items()}
-    searcher = OptunaSearcher(plan, study, watcher, ended)
-    left = len(ended) < plan.trials + len(plan.references)
-    if note := about_cohort(plan):
-        watcher.line.print_line(note)
-    against = unlearning_references(plan, plan.seeds, data, watcher.line.show_step) if left else None
-    trainable = trainable_of(plan.algorithm)
-    resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
-    tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(trainable, data=data, own=CUSTOM_METHODS, references=against), resources
-        ),
-        tune_config=tune.TuneConfig(
-            # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
-            search_alg=searcher,
-            scheduler=PruningScheduler(searcher.should_stop, watcher.slots),
-            num_samples=-1,
-            max_concurrent_trials=options.max_concurrent,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: trial.config["label"],
-            trial_dirname_creator=lambda trial: trial.config["label"],
-        ),
-        run_config=tune.RunConfig(
-            name=RAY,
-            storage_path=str(plan.folder),
-            callbacks=[watcher],
-            verbose=3 if options.verbose else 0,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=options.max_failures),
-        ),
-    )
-    with executing_only():
-        tuner.fit()
+def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
+    """Search by the continual protocol; attempts are written as they end.
 
-
-def about_cohort(plan: Plan) -> str:
-    """What is said where so many trials are asked for at once that the sampler learns from few."""
-    trials, together = plan.trials, plan.cohort
-    advised = max(1, trials // 8)
-    if together <= advised or plan.options.sampler not in ("tpe", "nsga2"):
-        return ""
-    return (
-        f"cohort: {together} of the {trials} trials are asked for at once, so the search learns from fewer results; at "
-        f"most {advised} is advised"
-    )
-
-
-def drawn(folder: Path) -> Path:
-    """A study's report, written; what draws it is loaded only now, so no trial waits for it."""
-    from clsearch.reporting.html.report import write_report
-
-    return write_report(folder)
-
-
-def conclude(plan: Plan, watcher: Watcher, study: optuna.Study) -> StudyResult:
-    """Rank, and write the tables and pictures."""
-    from clsearch.reporting.figures import draw_pareto_front, draw_response  # half a second, which no trial waits for
-
-    watcher.line.show_step("writing results")
-    watcher.leave_unfinished()
-    watcher.add_intransigence()
-    watcher.write_tables()
-    records, references = watcher.trials(), watcher.references()
-    ranking = rank(records, plan.objectives)
-    results, best, pruned = watcher.results, ranking.best, pruned_of(plan, records)
-    watcher.concluded(
-        best_content(plan, ranking, records, references)
-        | ({"pruning": asdict(pruned)} if pruned else {})
-        | ({"importance": found} if (found := compute_importances(study)) else {}),
-        latest(r.told for r in records),
-    )
-    name = plan.objectives[0]
-    levels = {plain(r.algorithm): r.metrics[name] for r in references if r.state == "finished"}
-    figures = {"response.png": draw_response(records, plan.space, levels, name, best)}
-    if ranking.front:
-        results.write_table("front", [r for r in ranking.trials if r.label in ranking.front])
-        figures["front.png"] = draw_pareto_front(ranking, references)
-    for file, figure in figures.items():
-        if figure is not None:
-            figure.savefig(results.folder / file, dpi=150)
-    results.tidy([r.label for r in (*records, *references) if r.ended])
-    ended = sum(r.ended for r in records)
-    waited_for = plan.references if best is not None else tuple(r.algorithm for r in references)
-    done = [r.algorithm for r in references if r.ended]
-    interrupted = ended < plan.trials or len(done) < len(waited_for)
-    return StudyResult(plan, records, references, ranking, choice_of(ranking), None, interrupted)
-
-
-def chosen_task_by_task(plan: Plan, data: Any, watcher: Watcher) -> StudyResult:
-    """The continual protocol, its attempts written as they end."""
-    decision, interrupted = Decision(), False
+    data: a reference to the data; None where every task is decided already.
+    """
+    decision, interrupted, tasks_decided = Decision(), False, 0
+    progress, state_file = read_progress(plan.folder, plan.seeds, plan.tasks), plan.folder / STATE_FILE
     try:
-        for decision in decide(
-            plan, data, read_begun(plan.folder, plan.seeds, plan.tasks), partial(write_atomically, plan.folder / STATE)
-        ):
-            watcher.decided(decision)
+        for decision in decide(plan, data, progress, partial(write_atomically, state_file)):
+            task_decided = len(decision.kept) > tasks_decided
+            outputs.publisher.publish_attempts(decision, task_decided)
+            message = f"task {decision.attempts[-1].task}/{len(plan.tasks)} · {len(decision.attempts)} attempts"
+            outputs.line.show_step(message, moving=not task_decided)
+            if task_decided:
+                tasks_decided = len(decision.kept)
+                outputs.mirror.update()
     except KeyboardInterrupt:
         interrupted = True
     except ray.exceptions.RayError as error:
         decision = replace(decision, reason=last_line(error))
     if decision.choice is not None:
-        (plan.folder / STATE).unlink(missing_ok=True)
-    watcher.concluded(decision_content(plan, decision), latest(a.when for a in decision.attempts))
-    return StudyResult(plan, [], [], Ranking((SCORE,), [], frozenset()), decision.choice, decision, interrupted)
+        state_file.unlink(missing_ok=True)
+    outputs.publisher.publish_choice(decision_json(plan, decision), latest(a.when for a in decision.attempts))
+    ranking = Ranking((SCORE,), [], frozenset())
+    return StudyResult(plan, [], [], ranking, decision.choice, decision, interrupted)
 
 
-def finally_evaluated(found: StudyResult, data: Any, watcher: Watcher) -> StudyResult:
-    """The result with its final evaluation, where there is to be one."""
-    plan = found.plan
-    if not plan.options.final or found.choice is None or found.interrupted:
-        return found
-    try:
-        if (earlier := already_evaluated(plan, found.choice)) is not None:
-            watcher.evaluated(earlier)
-            return replace(found, final=earlier)
-        final = evaluate(plan, found.choice, data, watcher.line.show_step, watcher.opened)
-        watcher.evaluated(final)
-    except SealedError as error:
-        return replace(found, unsealed=str(error))
-    except ray.exceptions.RayError as error:  # a worker died, or the cluster went
-        return replace(found, unsealed=last_line(error))
-    except KeyboardInterrupt:
-        return replace(found, interrupted=True)
-    return replace(found, final=final)
-
-
-def describe(plan: Plan, tracker: Tracker, warn: Callable[[str], None]) -> None:
-    """Tell MLflow what the study is. What goes wrong with it costs the study nothing."""
-    try:
-        tracker.described(note_of(read_study(plan.folder)))
-    except Exception as error:
-        warn(f"no description in MLflow ({type(error).__name__}: {last_line(error)})")
-
-
-def reported(write: Callable[[], Path], folders: Sequence[Path], warn: Callable[[str], None]) -> Path | None:
-    """Write a report; gives its path. What goes wrong with it costs a study nothing."""
-    try:
-        return write()
-    except Exception as error:  # a picture is no reason to lose a night
-        warn(
-            f"no report ({type(error).__name__}: {last_line(error)}); the record is complete. Once that is mended: "
-            f"python -m clsearch report {' '.join(map(relative_path, folders))}"
-        )
-        return None
-
-
-def state_of(found: StudyResult) -> str:
-    """How a study ended, in the words of its trials."""
-    return "unfinished" if found.interrupted else "finished" if found.exit_code == 0 else "failed"
+def end_state(result: StudyResult) -> str:
+    """How a study ended, in the words of its trials: unfinished, finished or failed."""
+    return "unfinished" if result.interrupted else "finished" if result.exit_code == 0 else "failed"

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
-from clsearch.execution.messages import OUT_OF_MEMORY, results_in
+from clsearch.execution.messages import TrialReport, replace_reports, reports_in
 from clsearch.execution.optuna_study import asked_of, distributions_of, sampler_for
 from clsearch.methods.registry import fields_of
 from clsearch.planning.objectives import chosen, sign
@@ -23,19 +23,20 @@ REASON = "reason"
 T = TypeVar("T")
 
 
-class Desk(Protocol):
-    """Who watches a search."""
+class TrialHost(Protocol):
+    """Where the trials that a search suggests are run."""
 
-    def configure(self, asked: Mapping[str, dict[str, float]], algorithm: str | None) -> dict[str, Any]:
-        """What Ray Tune runs for configurations (label -> searched values) that train together, or for a reference,
-        which has an algorithm of its own.
+    def make_trial_config(self, asked: Mapping[str, dict[str, float]], algorithm: str | None) -> dict[str, Any]:
+        """Make Ray Tune's config for configurations that train together, or for a reference.
+
+        asked: label -> searched values. algorithm: of a reference; None for the study's own.
         """
 
-    def room(self) -> bool:
-        """Whether one more may be suggested now."""
+    def has_capacity(self) -> bool:
+        """Whether one more trial of Ray Tune may be suggested now."""
 
-    def halt(self, error: OSError) -> None:
-        """The search's record can't be written: end it, as it stands."""
+    def abort(self, error: OSError) -> None:
+        """End the search as it stands, because its record cannot be written."""
 
 
 class OptunaSearcher(Searcher):
@@ -43,54 +44,57 @@ class OptunaSearcher(Searcher):
     number. Where the search moves a setting that a reference has, too (the learning rate), references come last and
     take the best trial's value: at any other they would be easy to beat.
 
-    ended: labels of what an earlier process brought to its end -> the searched values that it had.
+    plan: the study. study: Optuna's, open. host: where trials are run. ended: labels of what an earlier process brought
+    to its end -> the searched values that it had.
     """
 
     def __init__(
         self,
         plan: Plan,
         study: optuna.Study,
-        desk: Desk,
+        host: TrialHost,
         ended: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         super().__init__()
         self.plan = plan
         self.study = study
-        self.desk = desk
-        self.halted = False
+        self.host = host
+        self.aborted = False
         self.distributions = distributions_of(plan.space)
         self.ended = ended or {}
-        self.references = [name for name in plan.references if self._shared(name) or not self._is_done(name, {})]
+        self.references = [
+            name for name in plan.references if self._shared_hyperparameters(name) or not self._is_done(name, {})
+        ]
         asked = asked_of(study)
         self.asked = len(asked)
-        self.again = [trial for trial in asked if trial_label(trial.number) not in self.ended]
+        self.unfinished = [trial for trial in asked if trial_label(trial.number) not in self.ended]
         self.labels: dict[str, list[str]] = {}
         self.open: dict[str, optuna.trial.Trial] = {}
         self.known: dict[str, FrozenTrial] = {}
-        self.told = {trial.number: max(trial.intermediate_values, default=0) for trial in self.again}
+        self.reported = {trial.number: max(trial.intermediate_values, default=0) for trial in self.unfinished}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        return self._kept(lambda: self._next(trial_id)) if self.desk.room() else None
+        return self._write(lambda: self._next(trial_id)) if self.host.has_capacity() else None
 
-    def _kept(self, step: Callable[[], T]) -> T | None:
+    def _write(self, step: Callable[[], T]) -> T | None:
         """A step that is written into Optuna's journal; nothing is, after one that could not be."""
         try:
-            return None if self.halted else step()
+            return None if self.aborted else step()
         except OSError as error:
-            self.halted = True
-            self.desk.halt(error)
+            self.aborted = True
+            self.host.abort(error)
             return None
 
     def _next(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.references and not self._shared(self.references[0]):
-            return self._reference(trial_id, self.references.pop(0), {})
-        if self.again or self.asked < self.plan.trials:
-            asked = dict(self._continued() if self.again else self._asked())
+        if self.references and not self._shared_hyperparameters(self.references[0]):
+            return self._ask_for_reference(trial_id, self.references.pop(0), {})
+        if self.unfinished or self.asked < self.plan.trials:
+            asked = dict(self._resume_trials() if self.unfinished else self._ask_for_trials())
             self.labels[trial_id] = list(asked)
-            return self.desk.configure(asked, None)
-        return self._last(trial_id)
+            return self.host.make_trial_config(asked, None)
+        return self._next_late_reference(trial_id)
 
-    def _asked(self) -> Iterator[tuple[str, dict[str, float]]]:
+    def _ask_for_trials(self) -> Iterator[tuple[str, dict[str, float]]]:
         """New trials that train together: label and searched values."""
         for _ in range(min(self.plan.cohort, self.plan.trials - self.asked)):
             self.study.sampler = sampler_for(self.plan, self.asked)
@@ -100,38 +104,38 @@ class OptunaSearcher(Searcher):
             self.open[label] = trial
             yield label, trial.params
 
-    def _continued(self) -> Iterator[tuple[str, dict[str, float]]]:
+    def _resume_trials(self) -> Iterator[tuple[str, dict[str, float]]]:
         """Trials that an earlier process asked for. Where Optuna was told of the end of one, but its record was not
         written, it is not told again.
         """
         size = self.plan.cohort
-        taken, self.again = self.again[:size], self.again[size:]
-        for found in taken:
-            label = trial_label(found.number)
-            if found.state.is_finished():
-                self.known[label] = found
-                yield label, found.params
+        resumed, self.unfinished = self.unfinished[:size], self.unfinished[size:]
+        for frozen in resumed:
+            label = trial_label(frozen.number)
+            if frozen.state.is_finished():
+                self.known[label] = frozen
+                yield label, frozen.params
                 continue
-            trial = optuna.trial.Trial(self.study, found._trial_id)
+            trial = optuna.trial.Trial(self.study, frozen._trial_id)
             for name, values in self.plan.space.items():  # as suggested; new where the process died in between
                 trial.suggest_float(name, values.low, values.high, log=values.log)
             self.open[label] = trial
             yield label, trial.params
 
-    def _reference(self, trial_id: str, algorithm: str, values: dict[str, float]) -> dict[str, Any]:
+    def _ask_for_reference(self, trial_id: str, algorithm: str, values: dict[str, float]) -> dict[str, Any]:
         label = reference_label(algorithm)
         self.labels[trial_id] = [label]
-        return self.desk.configure({label: values}, algorithm)
+        return self.host.make_trial_config({label: values}, algorithm)
 
     def _is_done(self, reference: str, values: Mapping[str, float]) -> bool:
         """Whether a reference ended in an earlier process, with these values."""
         return self.ended.get(reference_label(reference)) == values
 
-    def _shared(self, algorithm: str) -> list[str]:
+    def _shared_hyperparameters(self, algorithm: str) -> list[str]:
         """The searched hyperparameters that a reference has, too."""
         return [name for name in self.plan.space if name in fields_of(algorithm)]
 
-    def _last(self, trial_id: str) -> dict[str, Any] | str | None:
+    def _next_late_reference(self, trial_id: str) -> dict[str, Any] | str | None:
         """References that wait for the best trial; without a finished trial there is nothing to compare."""
         if self.references and self.open:
             return None
@@ -141,10 +145,10 @@ class OptunaSearcher(Searcher):
         name = self.references.pop(0)
         signs = np.array([sign(name) for name in self.plan.objectives])
         best = finished[chosen(signs * np.array([trial.values for trial in finished]))]
-        values = {key: best.params[key] for key in self._shared(name)}
+        values = {key: best.params[key] for key in self._shared_hyperparameters(name)}
         if self._is_done(name, values):
-            return self._last(trial_id)
-        return self._reference(trial_id, name, values)
+            return self._next_late_reference(trial_id)
+        return self._ask_for_reference(trial_id, name, values)
 
     def should_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether nothing is left of a trial of Ray Tune after the task that a result is of. Optuna is told of every
@@ -153,71 +157,74 @@ class OptunaSearcher(Searcher):
         """
         if result.get("done"):
             return False
+        reports = reports_in(result)
+        over = [report for report in reports.values() if report.done]
+        for report in over:
+            self._tell_end(report.label, report)
+        news = {label: self._report(report) for label, report in reports.items() if not report.done}
+        stopped = [reports[label].ended() for label, is_new in news.items() if self._is_stopped(reports[label], is_new)]
+        for report in stopped:
+            self._tell_end(report.label, report, stopped=True)
+        replace_reports(result, stopped)
+        gone = {report.label for report in (*over, *stopped)}
         labels = self.labels[trial_id]
-        moved = results_in(result, labels)
-        for label in [label for label, own in moved.items() if own.get("done")]:
-            self._ended(label, moved[label])
-        news = {label: self._note(label, own) for label, own in moved.items() if not own.get("done")}
-        for label, is_new in news.items():
-            if self._is_stopped(label, moved[label], is_new):
-                moved[label]["done"] = True
-                self._ended(label, moved[label], stopped=True)
-        gone = [label for label, own in moved.items() if own.get("done")]
         labels[:] = [label for label in labels if label not in gone]
         return not labels
 
-    def _is_stopped(self, label: str, result: dict[str, Any], is_new: bool) -> bool:
-        if (known := self.known.get(label)) is not None:  # as it was decided
+    def _is_stopped(self, report: TrialReport, is_new: bool) -> bool:
+        if (known := self.known.get(report.label)) is not None:  # as it was decided
             last = max(known.intermediate_values, default=0)
             pruned = known.state is OptunaState.PRUNED and REASON not in known.user_attrs
-            return pruned and result["tasks_learned"] >= last
+            return pruned and report.tasks_learned >= last
         # Who was let go on is not asked about again, though others have come to the same task since.
-        return is_new and bool(self._kept(self.open[label].should_prune))
+        return is_new and bool(self._write(self.open[report.label].should_prune))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        for label, own in results_in(result, self.labels.get(trial_id, [])).items():
-            self._note(label, own)
+        for report in reports_in(result).values():
+            self._report(report)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Diverged trials are told as pruned, as those are that were stopped early: TPE avoids their region, and learns
         nothing from failed ones, as those are whose worker died or had too little memory.
         """
-        labels = self.labels.pop(trial_id, [])
-        told = results_in(result, labels) if result and labels and not error else {}
-        for label in labels:
-            self._ended(label, told.get(label))
+        reports = reports_in(result) if result and not error else {}
+        for label in self.labels.pop(trial_id, []):
+            self._tell_end(label, reports.get(label))
 
-    def _note(self, label: str, result: dict[str, Any]) -> bool:
+    def _report(self, report: TrialReport) -> bool:
         """Tell Optuna how a trial stands; gives whether that was news."""
-        return label in self.open and bool(self._kept(lambda: self._report(self.open[label], result)))
+        trial = self.open.get(report.label)
+        return trial is not None and bool(self._write(lambda: self._report_value(trial, report)))
 
-    def _ended(self, label: str, result: dict[str, Any] | None, stopped: bool = False) -> None:
-        """Tell Optuna how a trial ended; without a result it failed."""
+    def _tell_end(self, label: str, report: TrialReport | None, stopped: bool = False) -> None:
+        """Tell Optuna how a trial ended; without a report it failed. stopped: early, by the pruner."""
         trial = self.open.pop(label, None)
         if trial is not None:
-            self._kept(lambda: self._tell(trial, result, stopped))
+            self._write(lambda: self._tell(trial, report, stopped))
 
-    def _tell(self, trial: optuna.trial.Trial, result: dict[str, Any] | None, stopped: bool) -> None:
-        if result is None or OUT_OF_MEMORY in result:
+    def _tell(self, trial: optuna.trial.Trial, report: TrialReport | None, stopped: bool) -> None:
+        if report is None or report.out_of_memory:
             self.study.tell(trial, state=OptunaState.FAIL)
             return
-        self._report(trial, result)
-        if "failed" in result:
-            trial.set_user_attr(REASON, result["failed"])
-        if "failed" in result or stopped:
+        self._report_value(trial, report)
+        if report.failed:
+            trial.set_user_attr(REASON, report.failed)
+        if report.failed or stopped:
             self.study.tell(trial, state=OptunaState.PRUNED)
         else:
-            self.study.tell(trial, [result[name] for name in self.plan.objectives])
+            self.study.tell(trial, [report.metrics[name] for name in self.plan.objectives])
 
-    def _report(self, trial: optuna.trial.Trial, result: dict[str, Any]) -> bool:
+    def _report_value(self, trial: optuna.trial.Trial, report: TrialReport) -> bool:
         """An intermediate value per learned task; gives whether there was one: the same task told again is no news, and
         Optuna takes none where there are several objectives.
         """
-        learned, name = result["tasks_learned"], self.plan.objectives[0]
-        if len(self.plan.objectives) > 1 or name not in result or learned <= self.told.get(trial.number, 0):
+        learned, name = report.tasks_learned, self.plan.objectives[0]
+        if len(self.plan.objectives) > 1 or learned <= self.reported.get(trial.number, 0):
             return False
-        trial.report(result[name], step=learned)
-        self.told[trial.number] = learned
+        if name not in report.metrics:
+            return False
+        trial.report(report.metrics[name], step=learned)
+        self.reported[trial.number] = learned
         return True
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:

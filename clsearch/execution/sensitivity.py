@@ -15,7 +15,7 @@ import torch
 
 from clsearch.common.errors import ConfigError
 from clsearch.data.datasets import Data
-from clsearch.execution.resources import short_of_memory
+from clsearch.execution.resources import is_out_of_memory
 from clsearch.methods.registry import method_named
 from clsearch.planning.plan import Plan
 from clsearch.tasks.benchmark import miniature
@@ -23,26 +23,26 @@ from clsearch.training.loop import DivergedError, learn_task
 from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import Run, build_run
 
-SAMPLES = 512
+SAMPLES_PER_TASK = 512
 """Of each task; all where it has fewer."""
 
-STEPS = 20
+MIN_STEPS = 20
 """At least this many a task, and at least one epoch."""
 
-MOST_STEPS = {"mlp": 2000, "other": 200}
+MAX_STEPS = {"mlp": 2000, "other": 200}
 """What seems not to act is trained again for as many steps as the study would take on these samples, up to this many:
 some effects grow late (|d|^3 with a small learning rate). Convolutions cost a hundred times as much a step.
 """
 
-LEAST = 1e-4
+MIN_RELATIVE_EFFECT = 1e-4
 """An effect smaller than this share of what the task itself moves is none."""
 
-SETTINGS = (("low", "middle", "high"), ("middle", "middle", "middle"), ("high", "middle", "low"))
+OTHERS_AT = (("low", "middle", "high"), ("middle", "middle", "middle"), ("high", "middle", "low"))
 """Where the others stand, by their strong end (low, middle or high), tried in this order: at it, between, opposite."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TwoTaskOutcome:
     """Two tasks, learned. params: all parameters after task 2. moved: how far task 2 moved them (Euclidean). penalty:
     the largest mean penalty of an epoch of it.
     """
@@ -52,7 +52,7 @@ class Outcome:
     penalty: float
 
 
-def check_effect(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> None:
+def check_sensitivity(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> None:
     """Every searched hyperparameter acts. Raises ConfigError naming those that do not, and why that may be.
 
     say: told the name of each before its turn.
@@ -61,9 +61,9 @@ def check_effect(plan: Plan, data: Data, say: Callable[[str], None] = lambda nam
     if plan.config.backbone == "mlp":  # whose threads only wait for each other
         torch.set_num_threads(1)
     try:
-        problems = inert(plan, data, say)
+        problems = find_insensitive(plan, data, say)
     except Exception as error:
-        if not short_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         problems = [
             f"batch_size: a trial on one seed must fit into this machine's memory; got {plan.config.batch_size}, with "
@@ -75,28 +75,28 @@ def check_effect(plan: Plan, data: Data, say: Callable[[str], None] = lambda nam
         raise ConfigError(problems)
 
 
-def inert(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> list[str]:
+def find_insensitive(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> list[str]:
     """What is to be said of each searched hyperparameter that does not act."""
-    probe = Probe(plan, data)
+    probe = SensitivityProbe(plan, data)
     problems = []
     for name, values in plan.space.items():
         say(name)
         pairs = []
-        for long, others in itertools.product((False, True), settings_of_others(plan, name)):
+        for long, others in itertools.product((False, True), other_values(plan, name)):
             low, high = (probe.outcome(others | {name: end}, long) for end in (values.low, values.high))
             pairs.append((low, high))
-            if effect(low, high) >= LEAST:
+            if sensitivity(low, high) >= MIN_RELATIVE_EFFECT:
                 break
         else:
-            problems.append(reason(plan, name, pairs))
+            problems.append(explain_insensitivity(plan, name, pairs))
     return problems
 
 
-def settings_of_others(plan: Plan, name: str) -> list[dict[str, float]]:
+def other_values(plan: Plan, name: str) -> list[dict[str, float]]:
     """Values of the other searched hyperparameters, those with the largest expected effect first; no setting twice."""
     found: list[dict[str, float]] = []
     known = method_named(plan.algorithm).hyperparameters
-    for ends in SETTINGS:
+    for ends in OTHERS_AT:
         setting = {}
         for other, values in plan.space.items():
             end = ends[("low", "middle", "high").index(known[other].strongest)]
@@ -107,7 +107,7 @@ def settings_of_others(plan: Plan, name: str) -> list[dict[str, float]]:
     return found
 
 
-class Probe:
+class SensitivityProbe:
     """Trains a small part of the first two tasks, each setting once, on the trials' device where this machine has it.
 
     Task 1 is trained once for all settings with the same learning rate: no other searched hyperparameter acts in it.
@@ -118,16 +118,16 @@ class Probe:
         self.data = data
         self.device = plan.device if torch.cuda.is_available() else "cpu"
         self.firsts: dict[tuple[float, bool], TrialState | None] = {}
-        self.outcomes: dict[tuple[float | bool, ...], Outcome | None] = {}
+        self.outcomes: dict[tuple[float | bool, ...], TwoTaskOutcome | None] = {}
 
-    def outcome(self, values: dict[str, float], long: bool) -> Outcome | None:
+    def outcome(self, values: dict[str, float], long: bool) -> TwoTaskOutcome | None:
         """Two tasks with these hyperparameters; None where training diverges. long: for the study's own length."""
         key = (*(values[name] for name in self.plan.space), long)
         if key not in self.outcomes:
             self.outcomes[key] = self._trained(values, long)
         return self.outcomes[key]
 
-    def _trained(self, values: dict[str, float], long: bool) -> Outcome | None:
+    def _trained(self, values: dict[str, float], long: bool) -> TwoTaskOutcome | None:
         run = self._run(values, long)
         key = (run.config.learning_rate, long)
         if key not in self.firsts:
@@ -140,17 +140,17 @@ class Probe:
             torch.cat([value.flatten().double() for value in state.params.values()]) for state in (first, second)
         )
         penalties = second.curve[second.epochs[:, 0] == 2, 0, run.columns.index("penalty")]
-        return Outcome(after, (after - before).norm().item(), penalties.max().item())
+        return TwoTaskOutcome(after, (after - before).norm().item(), penalties.max().item())
 
     def _run(self, values: dict[str, float], long: bool) -> Run:
         still = {"unlearn": ()}  # a request would take away what a value did
         whole = self.plan.trial_config(values | still)
         run = build_run(whole, self.plan.seeds[:1], self.device, self.data, self.plan.tasks)
-        config, benchmark = run.config, miniature(run.benchmark, 2, SAMPLES)
+        config, benchmark = run.config, miniature(run.benchmark, 2, SAMPLES_PER_TASK)
         epoch = math.ceil(max(max(task.train.sizes) for task in benchmark.tasks) / config.batch_size)
-        steps = max(STEPS, epoch)
+        steps = max(MIN_STEPS, epoch)
         if long:
-            most = MOST_STEPS["mlp" if config.backbone == "mlp" else "other"]
+            most = MAX_STEPS["mlp" if config.backbone == "mlp" else "other"]
             steps = max(steps, min(most, config.iterations or (config.epochs or 0) * epoch))
         short = self.plan.trial_config(values | still | {"iterations": steps, "epochs": None})
         return replace(run, config=short, benchmark=benchmark)
@@ -163,7 +163,7 @@ def _learned(run: Run, state: TrialState) -> TrialState | None:
         return None
 
 
-def effect(low: Outcome | None, high: Outcome | None) -> float:
+def sensitivity(low: TwoTaskOutcome | None, high: TwoTaskOutcome | None) -> float:
     """How far apart two outcomes are, as a share of what task 2 moved; infinite where one alone diverged, and 0 where
     both did or nothing moved, which shows nothing.
     """
@@ -173,7 +173,9 @@ def effect(low: Outcome | None, high: Outcome | None) -> float:
     return apart / moved if moved else 0.0
 
 
-def reason(plan: Plan, name: str, pairs: list[tuple[Outcome | None, Outcome | None]]) -> str:
+def explain_insensitivity(
+    plan: Plan, name: str, pairs: list[tuple[TwoTaskOutcome | None, TwoTaskOutcome | None]]
+) -> str:
     """What is said of a hyperparameter that does not act."""
     values = plan.space[name]
     rule = f"{name}: must act: the parameters after task 2 must differ between the ends of its range"
@@ -183,7 +185,7 @@ def reason(plan: Plan, name: str, pairs: list[tuple[Outcome | None, Outcome | No
         return f"{rule}; {got}, and training diverged at both. Try a smaller learning rate or range"
     outcomes = [outcome for pair in shown for outcome in pair]
     penalty, moved = max(o.penalty for o in outcomes), max(o.moved for o in outcomes)
-    if name == "learning_rate" or moved < LEAST:
+    if name == "learning_rate" or moved < MIN_RELATIVE_EFFECT:
         why = f"task 2 moved the parameters by {moved:.1g} at most; search larger learning rates, or give a larger one"
     elif penalty == 0:
         why = (
@@ -192,5 +194,5 @@ def reason(plan: Plan, name: str, pairs: list[tuple[Outcome | None, Outcome | No
         )
     else:
         why = f"the penalties together reached {penalty:.2g} at most; search another range"
-    largest = max(effect(low, high) for low, high in shown)
-    return f"{rule} (by {LEAST:g} of what the task moves); {got}, which differ by {largest:.1g}: {why}"
+    largest = max(sensitivity(low, high) for low, high in shown)
+    return f"{rule} (by {MIN_RELATIVE_EFFECT:g} of what the task moves); {got}, which differ by {largest:.1g}: {why}"

@@ -19,61 +19,78 @@ from ray.tune import Trainable
 
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
-from clsearch.execution.messages import COHORT, OUT_OF_MEMORY, UNBUILT, report
-from clsearch.execution.resources import Share, place, remedy, short_of_memory
+from clsearch.execution.messages import (
+    REPORTS,
+    REQUEST,
+    TrialReport,
+    TrialRequest,
+    request_in,
+)
+from clsearch.execution.resources import (
+    WorkerResources,
+    is_out_of_memory,
+    memory_advice,
+    worker_location,
+)
 from clsearch.methods.base import Method
-from clsearch.methods.registry import BUILT_IN, accept, configure
+from clsearch.methods.registry import BUILT_IN, accept
+from clsearch.records.trials import STATE_FILE
 from clsearch.training.cohorts import initial_states, learn_together
 from clsearch.training.loop import DivergedError
 from clsearch.training.retraining import References, placed, retrained
 from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import Run, build_cohort
 
-STATE_FILE = "state.pt"
 
-
-@dataclass
-class Member:
-    """A configuration of a trial. file: its own checkpoint, replaced atomically after each task. told: whether the
-    driver has heard of its state. over: whether nothing more comes of it.
+@dataclass(eq=False)
+class WorkerTrial:
+    """A configuration as its worker trains it. state_reported: whether the driver has heard of its state. ended:
+    whether nothing more comes of it.
     """
 
-    label: str
-    config: TrialConfig
-    file: Path | None
+    request: TrialRequest
     state: TrialState
-    told: bool
-    over: bool = False
+    state_reported: bool
+    ended: bool = False
 
     @property
     def dropped(self) -> bool:
         """Whether the driver has removed the checkpoint, which was written after each task."""
-        return self.file is not None and self.state.tasks_learned > 0 and not self.file.exists()
+        file = self.request.state_file
+        return file is not None and self.state.tasks_learned > 0 and not file.exists()
 
-    def saved(self) -> dict[str, Any]:
-        """Write the checkpoint; gives what to report where it can't be written."""
+    def save(self) -> str:
+        """Write the checkpoint; gives why it cannot be written, "" where it was."""
         try:
-            if self.file is not None:
-                self.state.save(self.file)
+            if self.request.state_file is not None:
+                self.state.save(self.request.state_file)
         except OSError as error:
-            return {"unwritable": str(error)}
-        return {}
+            return str(error)
+        return ""
 
 
 class ContinualTrainable(Trainable):
-    """A trial. Its config is flat: every setting of the algorithm, and
+    """A trial of Ray Tune.
 
-    seeds: list of int, default [0, 1, 2]. device: cpu (default), or cuda for the GPU that Ray gave.
-    state_file: where the trial keeps its own checkpoint, replaced atomically after each task; a trial that finds one
-    goes on from it. Without it, Ray's checkpoints are the only ones.
-    algorithm: instead of the class's own (so that a study's references run in the same actors).
-    sequence: numbers of the tasks that are learned; default all.
-    prefixes: folder where trials leave the first task for each other, see `training.first_task_cache`; default: they
-    don't.
-    label: a name for the driver.
-    cohort: list of {label, values, state_file}: configurations that train together, which differ from the settings in
-    their values; a result then has one per configuration that moved (`trial_results.COHORT`). Those furthest behind
-    move first. One whose state file is removed, as the driver does at a trial's end, drops out at the next task.
+    Its config is flat: every setting of the algorithm by its name, and
+
+    - `seeds`: list of int, default [0, 1, 2].
+    - `device`: cpu (default), or cuda for the GPU that Ray gave.
+    - `state_file`: where the trial keeps its own checkpoint, replaced atomically after each task; a trial that finds
+      one resumes from it. Without it, Ray's checkpoints are the only ones.
+    - `algorithm`: instead of the class's own.
+    - `sequence`: numbers of the tasks that are learned; default all.
+    - `prefixes`: folder where trials leave the first task for each other, see `training.first_task_cache`; default:
+      they do not.
+    - `label`: a name for the caller.
+
+    Its result is flat, too: every metric by its name (`average_accuracy`, ..., mean over seeds, and `<name>/std`),
+    `tasks_learned`, `done`, `seconds`, `failed` where training diverged, and `record` with the accuracy matrices R.
+
+    A study's driver sends a validated `messages.CohortRequest` instead, of one configuration or of several that train
+    together; a result then has a `messages.TrialReport` of each configuration that moved, without metrics, which the
+    driver computes. The configurations that are furthest behind move first. One whose state file is removed, as the
+    driver does at a trial's end, drops out at the next task.
     """
 
     algorithm = "finetuning"
@@ -85,41 +102,40 @@ class ContinualTrainable(Trainable):
         own: Mapping[str, Method] | None = None,
         references: References | ray.ObjectRef | None = None,
     ) -> None:
-        """data: of the benchmark's source, or a reference to it, as `tune.with_parameters(cls, data=...)` shares it
-        between the workers of a node; None: each worker reads its own. own: algorithms that the driver registered.
-        references: what unlearning is measured against; None: each trial trains its own.
+        """Build what the config asks for, or find out that the memory does not suffice.
+
+        config: see the class. data: of the benchmark's source, or a reference to it, as
+        `tune.with_parameters(cls, data=...)` shares it between the workers of a node; None: each worker reads its own.
+        own: algorithms that the driver registered. references: what unlearning is measured against; None: each trial
+        trains its own.
         """
         accept(own or {})
         self.data: Data | None = ray.get(data) if isinstance(data, ray.ObjectRef) else data
         self.references = references
-        settings = dict(config)
-        alone = {name: settings.pop(name, None) for name in ("label", "state_file")} | {"values": {}}
-        self.seeds, self.kind = settings.pop("seeds", [0, 1, 2]), settings.pop("device", "cpu")
-        self.sequence, prefixes = settings.pop("sequence", None), settings.pop("prefixes", None)
-        self.prefixes = None if prefixes is None else Path(prefixes)
-        self.together = COHORT in settings
-        wanted, algorithm = settings.pop(COHORT, [alone]), settings.pop("algorithm", self.algorithm)
+        self.asked_flat = REQUEST not in config
+        self.request = request_in(config, self.algorithm, None if self.data is None else self.data.source)
         resources = self.trial_resources.required_resources if self.trial_resources else {}
-        self.share = Share(math.floor(resources.get("CPU", 1)), resources.get("GPU", 0))
-        self.short, self.place = False, place()
-        source = None if self.data is None else self.data.source
-        configs = [configure(algorithm, settings | each["values"], source) for each in wanted]
-        self.cohort: list[Member] = []
-        self.labels = [each["label"] for each in wanted]
+        self.resources = WorkerResources(math.floor(resources.get("CPU", 1)), resources.get("GPU", 0))
+        self.out_of_memory, self.place = False, worker_location()
         try:
-            self.device = self.share.take(self.kind)
-            self.run = self._run_of(configs)
-            for each, made, fresh in zip(wanted, configs, initial_states(self.run, configs), strict=True):
-                file = None if each["state_file"] is None else Path(each["state_file"])
-                state = fresh
-                if file is not None and file.exists():
-                    state = TrialState.load(file, fresh.fingerprint, self.device)
-                self.cohort.append(Member(each["label"], made, file, state, told=state.tasks_learned == 0))
-            self.trained = self.cohort
+            self._build()
         except Exception as error:
-            self.short = short_of_memory(error)
-            if not self.short:
+            self.out_of_memory = is_out_of_memory(error)
+            if not self.out_of_memory:
                 raise
+
+    def _build(self) -> None:
+        """Set up the run and each configuration's state, new or from its file."""
+        self.cohort: list[WorkerTrial] = []
+        self.device = self.resources.apply(self.request.device)
+        configs = [trial.config for trial in self.request.trials]
+        self.run = self._run_of(configs)
+        for trial, fresh in zip(self.request.trials, initial_states(self.run, configs), strict=True):
+            state = fresh
+            if trial.state_file is not None and trial.state_file.exists():
+                state = TrialState.load(trial.state_file, fresh.fingerprint, self.device)
+            self.cohort.append(WorkerTrial(trial, state, state_reported=state.tasks_learned == 0))
+        self.trained = self.cohort
 
     @property
     def state(self) -> TrialState:
@@ -127,8 +143,9 @@ class ContinualTrainable(Trainable):
         return self.cohort[0].state
 
     def _run_of(self, configs: Sequence[TrialConfig]) -> Run:
-        run = build_cohort(configs, self.seeds, self.device, self.data, self.sequence)
-        return measured_against(replace(run, prefixes=self.prefixes), self.references, self.data)
+        request = self.request
+        run = build_cohort(configs, request.seeds, self.device, self.data, request.tasks)
+        return measured_against(replace(run, prefixes=request.first_tasks), self.references, self.data)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._release()
@@ -138,25 +155,29 @@ class ContinualTrainable(Trainable):
     def step(self) -> dict[str, Any]:
         """Learn the next task. One for which the memory does not suffice ends the trial, not the worker."""
         try:
-            if not self.short:
-                return self._result(self._moved())
+            if not self.out_of_memory:
+                return self._result(self._advance())
         except Exception as error:
-            if not short_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-        why = remedy(self.kind, self.share.gpus, len(self.labels))
-        out = {"failed": why, OUT_OF_MEMORY: True, "done": True}
-        known = {m.label: report(self.run, m.state) for m in self.cohort if not m.over} if not self.short else {}
-        ended = {m.label for m in self.cohort if m.over}
-        left = {label: known.get(label, UNBUILT) | out for label in self.labels if label not in ended}
+        reports = self._out_of_memory_reports()
         self._release()
-        return self._result(left, done=True)
+        return self._result(reports, done=True)
 
-    def _result(self, moved: dict[str, dict[str, Any]], done: bool = False) -> dict[str, Any]:
-        """What is told to Ray Tune, of what is told of each configuration."""
-        if not self.together:
-            return next(iter(moved.values())) | {"place": self.place}
-        own = [result | {"label": label, "place": self.place} for label, result in moved.items()]
-        return {COHORT: own, "done": done or all(member.over for member in self.cohort)}
+    def _result(self, reports: list[TrialReport], done: bool = False) -> dict[str, Any]:
+        """What Ray Tune is told: the reports, or of a flat config a flat result."""
+        if self.asked_flat:
+            return reports[0].as_result()
+        return {REPORTS: reports, "done": done or all(trial.ended for trial in self.cohort)}
+
+    def _out_of_memory_reports(self) -> list[TrialReport]:
+        """Of each configuration that had not ended, as it stood; of one that could not be built, that nothing is."""
+        advice = memory_advice(self.request.device, self.resources.gpus, len(self.request.trials))
+        if self.out_of_memory:
+            standing = [TrialReport(label, place=self.place) for label in self.request.labels]
+        else:
+            standing = [self._report(trial) for trial in self.cohort if not trial.ended]
+        return [replace(report, failed=advice, out_of_memory=True, done=True) for report in standing]
 
     def _release(self) -> None:
         """Give the memory of a trial back, of which a GPU's is waited for by others."""
@@ -166,43 +187,63 @@ class ContinualTrainable(Trainable):
             gc.collect()
             torch.cuda.empty_cache()
 
-    def _moved(self) -> dict[str, dict[str, Any]]:
-        """Let those furthest behind learn their next task; what is told of each, by label."""
-        if untold := [member for member in self.cohort if not member.told]:
-            return {member.label: self._told(member) for member in untold}
-        for member in self.cohort:
-            member.over = member.over or (self.together and member.dropped)
-        going = [member for member in self.cohort if not member.over]
+    def _advance(self) -> list[TrialReport]:
+        """Let the configurations that are furthest behind learn their next task; gives a report of each.
+
+        A state that was loaded is reported before anything is learned: nobody may have heard of it.
+        """
+        if unreported := [trial for trial in self.cohort if not trial.state_reported]:
+            return [self._report_state(trial) for trial in unreported]
+        for trial in self.cohort:
+            trial.ended = trial.ended or (len(self.request.trials) > 1 and trial.dropped)
+        going = [trial for trial in self.cohort if not trial.ended]
         if not going:  # a bare trial that is asked once more
-            return {member.label: self._told(member) for member in self.cohort}
-        least = min(member.state.tasks_learned for member in going)
-        group = [member for member in going if member.state.tasks_learned == least]
+            return [self._report_state(trial) for trial in self.cohort]
+        least = min(trial.state.tasks_learned for trial in going)
+        group = [trial for trial in going if trial.state.tasks_learned == least]
         if group != self.trained:
-            self.run, self.trained = self._run_of([member.config for member in group]), group
-        found = learn_together(self.run, [member.state for member in group])
-        return {member.label: self._after(member, new) for member, new in zip(group, found, strict=True)}
+            self.run, self.trained = self._run_of([trial.request.config for trial in group]), group
+        outcomes = learn_together(self.run, [trial.state for trial in group])
+        return [self._take_outcome(trial, outcome) for trial, outcome in zip(group, outcomes, strict=True)]
 
-    def _after(self, member: Member, new: TrialState | DivergedError) -> dict[str, Any]:
-        if isinstance(new, DivergedError):
-            member.over = True
-            return report(self.run, member.state) | {"failed": str(new), "done": True}
-        member.state = new
-        return self._told(member) | member.saved()
+    def _take_outcome(self, trial: WorkerTrial, outcome: TrialState | DivergedError) -> TrialReport:
+        if isinstance(outcome, DivergedError):
+            trial.ended = True
+            return replace(self._report(trial), failed=str(outcome), done=True)
+        trial.state = outcome
+        report = self._report_state(trial)
+        return replace(report, unwritable=trial.save())
 
-    def _told(self, member: Member) -> dict[str, Any]:
-        """What is told of a configuration as it stands; the driver has heard of it then."""
-        told = report(self.run, member.state)
-        member.told, member.over = True, told["done"]
-        return told
+    def _report_state(self, trial: WorkerTrial) -> TrialReport:
+        """Report how a configuration stands; the driver has heard of it then."""
+        report = self._report(trial)
+        trial.state_reported, trial.ended = True, report.done
+        return report
+
+    def _report(self, trial: WorkerTrial) -> TrialReport:
+        state = trial.state
+        return TrialReport(
+            trial.request.label,
+            tasks_learned=state.tasks_learned,
+            done=state.tasks_learned == len(self.run.benchmark.tasks),
+            seconds=state.seconds,
+            shared_seconds=state.shared,
+            place=self.place,
+            accuracy=state.accuracy.numpy(),
+            unlearning={name: values.numpy() for name, values in state.unlearning.items()},
+            columns=self.run.columns,
+            curve=state.curve.numpy(),
+            epochs=state.epochs.numpy(),
+        )
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        for number, member in enumerate(self.cohort):
-            member.state.save(Path(checkpoint_dir) / checkpoint_name(number))
+        for number, trial in enumerate(self.cohort):
+            trial.state.save(Path(checkpoint_dir) / checkpoint_name(number))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
-        for number, member in enumerate(self.cohort):
+        for number, trial in enumerate(self.cohort):
             path = Path(checkpoint_dir) / checkpoint_name(number)
-            member.state = TrialState.load(path, member.state.fingerprint, self.device)
+            trial.state = TrialState.load(path, trial.state.fingerprint, self.device)
 
 
 def checkpoint_name(number: int) -> str:

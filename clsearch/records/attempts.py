@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from clsearch.methods.registry import decaying
 from clsearch.planning.plan import Plan
+from clsearch.records.json_types import BestJson
 from clsearch.records.ranking import Choice, Cost
 from clsearch.training.state import TrialState
 
-ATTEMPTS, STATE = "attempts.csv", "continual.pt"
+ATTEMPTS, STATE_FILE = "attempts.csv", "continual.pt"
 """Files of a study's folder."""
 
 
-RATE, METHOD = "learning_rate", "method"
+RATE_PHASE, METHOD_PHASE = "learning_rate", "method"
 """The phases of a task."""
 
 
@@ -64,7 +64,7 @@ class Decision:
     @property
     def kept(self) -> list[Attempt]:
         """The method's attempt that each task ended with."""
-        return [a for a in self.attempts if a.kept and a.phase == METHOD]
+        return [a for a in self.attempts if a.kept and a.phase == METHOD_PHASE]
 
     @property
     def cost(self) -> Cost:
@@ -100,7 +100,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Begun:
+class SavedProgress:
     """Where a process left the protocol. tasks: how many have a state after them. state: that of the last, packed."""
 
     attempts: tuple[Attempt, ...] = ()
@@ -108,17 +108,17 @@ class Begun:
     state: bytes | None = None
 
 
-def read_begun(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> Begun:
+def read_progress(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> SavedProgress:
     """What a study's folder holds of the protocol: attempts.csv, and the state after the last task that has one."""
     if not (folder / ATTEMPTS).exists():
-        return Begun()
+        return SavedProgress()
     table = pd.read_csv(folder / ATTEMPTS, float_precision="round_trip").astype(object)
     rows = table.where(table.notna(), None).to_dict("records")
     attempts = tuple(
         Attempt(
             task=row["task"],
             phase=row["phase"],
-            values={name: row[name] for name in (RATE, *decaying()) if row.get(name) is not None},
+            values={name: row[name] for name in (RATE_PHASE, *decaying()) if row.get(name) is not None},
             accuracies=tuple(value for seed in seeds if (value := row.get(f"accuracy/seed_{seed}")) is not None),
             bar=row["bar"],
             seeds=len(seeds),
@@ -128,22 +128,22 @@ def read_begun(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> Begu
         )
         for row in rows
     )
-    if {a.task for a in attempts if a.kept and a.phase == METHOD} == {*tasks}:
-        return Begun(attempts, len(tasks))
-    if not (folder / STATE).exists():
-        return Begun(attempts)
-    packed = (folder / STATE).read_bytes()
-    return Begun(attempts, TrialState.tasks_in(packed), packed)
+    if {a.task for a in attempts if a.kept and a.phase == METHOD_PHASE} == {*tasks}:
+        return SavedProgress(attempts, len(tasks))
+    if not (folder / STATE_FILE).exists():
+        return SavedProgress(attempts)
+    packed = (folder / STATE_FILE).read_bytes()
+    return SavedProgress(attempts, TrialState.tasks_in(packed), packed)
 
 
-def metrics_of(attempt: Attempt, decision: Decision) -> dict[str, float]:
+def attempt_metrics(attempt: Attempt, decision: Decision) -> dict[str, float]:
     """What MLflow shows of a task: what was chosen, the accuracy that it gave, the bar, and how many were tried."""
     tried = float(sum(a.task == attempt.task for a in decision.attempts))
     bar = {} if attempt.bar is None else {"bar": attempt.bar}
     return attempt.values | bar | {"accuracy": attempt.accuracy, "attempts": tried}
 
 
-def decision_content(plan: Plan, decision: Decision) -> dict[str, Any]:
+def decision_json(plan: Plan, decision: Decision) -> BestJson:
     """What best.json holds; `config` is what all tasks share."""
     chosen = {"learning_rate", *plan.space}
     return {
@@ -153,10 +153,10 @@ def decision_content(plan: Plan, decision: Decision) -> dict[str, Any]:
         "config": {name: value for name, value in plan.config.flat().items() if name not in chosen},
         "per_task": [attempt.values for attempt in decision.kept],
         "seeds": list(plan.seeds),
-        "cost": asdict(decision.cost),
+        "cost": decision.cost.as_json(),
         "scores": {} if decision.choice is None else decision.choice.scores,
     }
 
 
-SHARE = 0.8
+MIN_ACCURACY_SHARE = 0.8
 """Of A*: what the method must keep of a task's accuracy (1 - p in the paper, whose p is 0.2)."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from clsearch.common.statistics import rank_correlation
 from clsearch.planning.options import Pruner
 from clsearch.planning.plan import Plan
 from clsearch.planning.protocols import GRACE
-from clsearch.records.ranking import per_seed
+from clsearch.records.trial_metrics import metric_per_seed
 from clsearch.records.trials import TrialRecord
 
 REDUCTION = 3
@@ -22,11 +22,11 @@ def rungs(plan: Plan) -> list[int]:
     """After how many tasks trials are compared."""
     tasks = len(plan.tasks)
     if plan.options.pruner is Pruner.ASHA:
-        return halvings(tasks - 1)
+        return asha_rungs(tasks - 1)
     return list(range(GRACE, tasks)) if plan.options.pruner is Pruner.MEDIAN else []
 
 
-def halvings(tasks: int) -> list[int]:
+def asha_rungs(tasks: int) -> list[int]:
     """The rungs of asha up to a number of tasks."""
     return [rung for n in range(tasks) if (rung := GRACE * REDUCTION**n) <= tasks]
 
@@ -44,7 +44,7 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Pruned:
+class EarlyStopping:
     """What stopping early did. saved: task-trainings that were not made, of `total`."""
 
     trials: int
@@ -53,7 +53,7 @@ class Pruned:
     rungs: tuple[Rung, ...]
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Pruned:
+    def from_json(cls, content: dict[str, Any]) -> EarlyStopping:
         """What best.json has of it; a correlation that is NaN is null there."""
         rungs = [
             Rung(**rung | {"correlation": float("nan" if (found := rung["correlation"]) is None else found)})
@@ -62,7 +62,12 @@ class Pruned:
         return cls(**content | {"rungs": tuple(rungs)})
 
 
-def pruned_of(plan: Plan, records: Sequence[TrialRecord]) -> Pruned | None:
+def early_stopping_json(found: EarlyStopping) -> dict[str, Any]:
+    """What best.json has of it."""
+    return asdict(found)
+
+
+def summarize_early_stopping(plan: Plan, records: Sequence[TrialRecord]) -> EarlyStopping | None:
     """What stopping early did; None where it was not asked for."""
     if plan.options.pruner is Pruner.NONE or plan.protocol.value == "continual":
         return None
@@ -71,24 +76,24 @@ def pruned_of(plan: Plan, records: Sequence[TrialRecord]) -> Pruned | None:
     tasks, M = len(plan.tasks), len(plan.seeds)
     saved = sum((tasks - r.tasks_learned) * M for r in stopped)
     found = tuple(
-        Rung(at, sum(r.tasks_learned == at for r in stopped), correlation(plan, finished, at), len(finished))
+        Rung(at, sum(r.tasks_learned == at for r in stopped), rank_correlation_after(plan, finished, at), len(finished))
         for at in rungs(plan)
     )
-    return Pruned(len(stopped), saved, len(records) * tasks * M, found)
+    return EarlyStopping(len(stopped), saved, len(records) * tasks * M, found)
 
 
-def correlation(plan: Plan, finished: Sequence[TrialRecord], tasks: int) -> float:
+def rank_correlation_after(plan: Plan, finished: Sequence[TrialRecord], tasks: int) -> float:
     """Spearman's rank correlation of the objective after some tasks with the one after all."""
     if len(finished) < 3:
         return float("nan")
     early, late = (
-        [sum(values) / len(values) for r in finished if (values := per_seed(r, plan.objectives[0], learned))]
+        [sum(values) / len(values) for r in finished if (values := metric_per_seed(r, plan.objectives[0], learned))]
         for learned in (tasks, len(plan.tasks))
     )
     return rank_correlation(early, late)
 
 
-def saving_of(found: Pruned, pruner: str, trials: int) -> list[str]:
+def describe_saving(found: EarlyStopping, pruner: str, trials: int) -> list[str]:
     """What stopping early saved over some trials, and whether early scores can be trusted, in sentences."""
     share = 100 * found.saved / found.total if found.total else 0
     lines = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -17,15 +17,17 @@ from clsearch import metrics
 from clsearch.common.statistics import Interval, interval, paired_difference
 from clsearch.planning.objectives import sign
 from clsearch.planning.plan import Plan
-from clsearch.records.ranking import Choice, of_numbers
-from clsearch.records.study_file import FINAL, stored
+from clsearch.records.json_types import FinalJson, FinalRowJson
+from clsearch.records.ranking import Choice
+from clsearch.records.study_file import FINAL, read_final_json, stored
 from clsearch.records.test_ledger import Opening
+from clsearch.records.trial_metrics import to_tensor
 
 PARTS = ("validation", "test")
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluatedConfiguration:
     """One configuration on fresh seeds. configuration: `chosen`, or a reference's algorithm. on: `reported` or
     `full_sequence`. validation, test: R [M, T+1, T] over `tasks` of the benchmark. unlearning: part -> what was
     measured of it there, see `metrics.unlearning`; empty where nothing was requested. reason: why it has no metrics.
@@ -84,7 +86,7 @@ class Optimism:
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalEvaluation:
     """A choice and its references on fresh seeds. rows: the choice first, on what is reported, then on the full
     sequence where that is another. tasks: how many that has. seeds: the fresh ones; searched_seeds, searched_tasks:
     what the choice was made on.
@@ -96,19 +98,24 @@ class Final:
     searched_seeds: tuple[int, ...]
     seeds: tuple[int, ...]
     choice: Choice
-    rows: tuple[Measured, ...]
+    rows: tuple[EvaluatedConfiguration, ...]
     openings: tuple[Opening, ...]
     seconds: float
 
     @classmethod
     def of(
-        cls, plan: Plan, choice: Choice, rows: tuple[Measured, ...], openings: tuple[Opening, ...], seconds: float
-    ) -> Final:
+        cls,
+        plan: Plan,
+        choice: Choice,
+        rows: tuple[EvaluatedConfiguration, ...],
+        openings: tuple[Opening, ...],
+        seconds: float,
+    ) -> FinalEvaluation:
         """The final evaluation of a plan."""
         whole = (plan.protocol.value, plan.config.tasks, plan.tasks, plan.seeds, plan.report_seeds)
         return cls(*whole, choice, rows, openings, seconds)
 
-    def row(self, configuration: str, on: str) -> Measured | None:
+    def row(self, configuration: str, on: str) -> EvaluatedConfiguration | None:
         """A row; None where there is none, or it has no metrics."""
         own = [r for r in self.rows if r.configuration == configuration and r.on == on and not r.reason]
         return own[0] if own else None
@@ -119,22 +126,22 @@ class Final:
         return self.rows[0].on
 
     @property
-    def reported(self) -> Measured | None:
+    def reported(self) -> EvaluatedConfiguration | None:
         """The choice on what the protocol reports on."""
         return self.row("chosen", self.reported_on)
 
-    def per_seed(self, row: Measured, part: str) -> dict[str, Tensor]:
+    def per_seed(self, row: EvaluatedConfiguration, part: str) -> dict[str, Tensor]:
         """Every metric of each seed of a row, intransigence included where there is a joint reference."""
         values, joint = row.per_seed(part), self.row("joint", row.on)
         if values and joint is not None and row is not joint:
             values["intransigence"] = metrics.intransigence(getattr(row, part), getattr(joint, part), len(row.tasks))
         return values
 
-    def intervals(self, row: Measured, part: str) -> dict[str, Interval]:
+    def intervals(self, row: EvaluatedConfiguration, part: str) -> dict[str, Interval]:
         """Every metric of a row with its 95 % interval over seeds."""
         return {name: interval(values.tolist()) for name, values in self.per_seed(row, part).items()}
 
-    def against(self, row: Measured, part: str, name: str) -> Interval | None:
+    def against(self, row: EvaluatedConfiguration, part: str, name: str) -> Interval | None:
         """A metric of the choice minus a reference's, paired over seeds; None without the choice's or its own."""
         chosen = self.row("chosen", row.on)
         if chosen is None or row.reason or row is chosen:
@@ -155,7 +162,7 @@ class Final:
         return tuple(found)
 
 
-def table_of(final: Final) -> pd.DataFrame:
+def metrics_table(final: FinalEvaluation) -> pd.DataFrame:
     """A row per configuration, target and part: every metric with its mean and the ends of its interval."""
     rows = []
     for row in final.rows:
@@ -174,11 +181,11 @@ def table_of(final: Final) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def accuracies_of(final: Final) -> pd.DataFrame:
+def accuracy_table(final: FinalEvaluation) -> pd.DataFrame:
     """R of every row: a line per configuration, what it is measured on, part, seed and number of tasks learned."""
     most = max(max(row.tasks) for row in final.rows)
     lines = [
-        [row.configuration, row.on, part, seed, learned, *placed(accuracies, row.tasks, most)]
+        [row.configuration, row.on, part, seed, learned, *by_task_number(accuracies, row.tasks, most)]
         for row in final.rows
         for part in PARTS
         for seed, matrix in zip(final.seeds, getattr(row, part).tolist(), strict=True)
@@ -188,39 +195,39 @@ def accuracies_of(final: Final) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["configuration", "on", "part", "seed", "tasks_learned", *names])
 
 
-def placed(accuracies: Sequence[float], tasks: Sequence[int], most: int) -> list[float]:
+def by_task_number(accuracies: Sequence[float], tasks: Sequence[int], most: int) -> list[float]:
     """Accuracies of tasks, each at the place of its number; NaN elsewhere."""
     own = dict(zip(tasks, accuracies, strict=True))
     return [own.get(number, np.nan) for number in range(1, most + 1)]
 
 
-def content_of(final: Final) -> dict[str, Any]:
+def evaluation_json(final: FinalEvaluation) -> FinalJson:
     """What final.json holds."""
     return {
         "protocol": final.protocol,
         "choice": asdict(final.choice),
         "tasks": {"searched": list(final.searched_tasks), "all": final.tasks},
         "seeds": {"selecting": list(final.searched_seeds), "reporting": list(final.seeds)},
-        "openings": [asdict(opening) for opening in final.openings],
+        "openings": [opening.as_json() for opening in final.openings],
         "optimism": [
             asdict(o) | {"against_validation": o.against_validation, "against_test": o.against_test}
             for o in final.optimism
         ],
-        "rows": [_row_content(final, row) for row in final.rows],
+        "rows": [_row_json(final, row) for row in final.rows],
         "seconds": final.seconds,
     }
 
 
-def openings_of(folder: Path) -> tuple[Opening, ...]:
+def recorded_openings(folder: Path) -> tuple[Opening, ...]:
     """The openings of test data that a study's folder tells of, whether or not anything came of them."""
     content = stored(folder / FINAL) or {}
     return tuple(Opening(**of | {"seeds": tuple(of["seeds"])}) for of in content.get("openings", ()))
 
 
-def read_final(folder: Path) -> Final | None:
+def read_final(folder: Path) -> FinalEvaluation | None:
     """The final evaluation that a study's folder holds; None where there is none that ended."""
-    content = stored(folder / FINAL)
-    if not content or not content["rows"]:
+    content = read_final_json(folder)
+    if content is None:
         return None
     matrices = pd.read_csv(folder / "final_accuracy.csv", float_precision="round_trip")
     rows, seeds, tasks = [], content["seeds"], content["tasks"]
@@ -234,11 +241,11 @@ def read_final(folder: Path) -> Final | None:
         found |= {name: row[name] for name in ("configuration", "algorithm", "on", "benchmark", "seconds", "reason")}
         found |= {name: tuple(row[name]) for name in ("tasks", "per_task")}
         found["unlearning"] = {
-            part: {name: of_numbers(values) for name, values in measured.items()}
+            part: {name: to_tensor(values) for name, values in measured.items()}
             for part, measured in row.get("unlearning", {}).items()
         }
-        rows.append(Measured(settings=row["config"], **found))
-    return Final(
+        rows.append(EvaluatedConfiguration(settings=row["config"], **found))
+    return FinalEvaluation(
         protocol=content["protocol"],
         tasks=tasks["all"],
         searched_tasks=tuple(tasks["searched"]),
@@ -246,13 +253,13 @@ def read_final(folder: Path) -> Final | None:
         seeds=tuple(seeds["reporting"]),
         choice=Choice(**content["choice"] | {"per_task": tuple(content["choice"]["per_task"])}),
         rows=tuple(rows),
-        openings=openings_of(folder),
+        openings=recorded_openings(folder),
         seconds=content["seconds"],
     )
 
 
-def _row_content(final: Final, row: Measured) -> dict[str, Any]:
-    content: dict[str, Any] = {
+def _row_json(final: FinalEvaluation, row: EvaluatedConfiguration) -> FinalRowJson:
+    content: Any = {
         "configuration": row.configuration,
         "algorithm": row.algorithm,
         "on": row.on,
@@ -269,12 +276,12 @@ def _row_content(final: Final, row: Measured) -> dict[str, Any]:
             for part, measured in row.unlearning.items()
         }
     for part in PARTS:
-        content[part] = shown(final.intervals(row, part))
+        content[part] = intervals_as_json(final.intervals(row, part))
         if (difference := final.against(row, part, "average_accuracy")) is not None:
             content[part]["chosen_minus_this"] = asdict(difference)
-    return content
+    return cast(FinalRowJson, content)
 
 
-def shown(values: Mapping[str, Interval]) -> dict[str, Any]:
+def intervals_as_json(values: Mapping[str, Interval]) -> dict[str, Any]:
     """Intervals as JSON has them."""
     return {name: asdict(value) for name, value in values.items()}

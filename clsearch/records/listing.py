@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.table import Table
@@ -15,11 +14,9 @@ from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import humanize, make_table, relative_path, to_display_units
 from clsearch.methods.registry import label_of
 from clsearch.planning.objectives import sign
-from clsearch.records.resume import lock_of
-from clsearch.records.study_file import STUDY, stored
-
-ENDED = ("finished", "pruned", "failed")
-"""As in `records`, whose import is not cheap."""
+from clsearch.records.json_types import StudyJson
+from clsearch.records.resume import lock_path
+from clsearch.records.study_file import ENDED, STUDY, read_study_json, stored
 
 
 @dataclass(frozen=True)
@@ -38,19 +35,20 @@ class Entry:
     started: str
 
 
-def studies_in(results: Path) -> list[Entry]:
+def list_studies(results: Path) -> list[Entry]:
     """The studies of a results folder, the newest first. Raises ConfigError where there is no such folder."""
     if not results.is_dir():
         raise ConfigError([f"results: must be a folder that exists; got {relative_path(results)}"])
     folders = [path.parent for path in results.glob(f"*/{STUDY}")]
-    found = [entry_of(folder, study) for folder in folders if "id" in (study := stored(folder / STUDY) or {})]
+    studies = [(folder, study) for folder in folders if (study := read_study_json(folder))]
+    found = [make_entry(folder, study) for folder, study in studies if "id" in study]
     return sorted(found, key=lambda entry: entry.started, reverse=True)
 
 
-def entry_of(folder: Path, study: dict[str, Any]) -> Entry:
+def make_entry(folder: Path, study: StudyJson) -> Entry:
     """A study in a list."""
     best, final = (stored(folder / name) or {} for name in ("best.json", "final.json"))
-    state, continual = state_of(folder, study), study["protocol"] == "continual"
+    state, continual = study_state(folder, study), study["protocol"] == "continual"
     if continual:  # its only score is not the objective
         counts, (metric, score) = Counter[str](), next(iter(best.get("scores", {}).items()), ("", None))
     else:
@@ -58,7 +56,7 @@ def entry_of(folder: Path, study: dict[str, Any]) -> Entry:
         if state in ("finished", "failed") and "trials" in best:
             counts, score = Counter(best["trials"]), best.get("metrics", {}).get(metric)
         else:
-            counts, score = so_far(folder, metric)
+            counts, score = progress_counts(folder, metric)
     rows = final.get("rows", ()) if final.get("choice", {}).get("label") == best.get("label") else ()
     chosen = [row for row in rows if row["configuration"] == "chosen" and not row["reason"]]
     if state not in ("finished", "failed"):  # of an earlier choice, maybe
@@ -69,13 +67,13 @@ def entry_of(folder: Path, study: dict[str, Any]) -> Entry:
         benchmark=study["config"]["benchmark"],
         state=state,
         trials="task by task" if continual else f"{sum(counts[name] for name in ENDED)}/{study['trials']}",
-        best=" ".join([shown(metric, score), humanize(metric) if metric != "average_accuracy" else ""]).strip(),
-        test=shown("average_accuracy", chosen[0]["test"]["average_accuracy"]["mean"] if chosen else None),
+        best=" ".join([as_percent(metric, score), humanize(metric) if metric != "average_accuracy" else ""]).strip(),
+        test=as_percent("average_accuracy", chosen[0]["test"]["average_accuracy"]["mean"] if chosen else None),
         started=study["started"][:16].replace("T", " "),
     )
 
 
-def so_far(folder: Path, objective: str) -> tuple[Counter[str], float | None]:
+def progress_counts(folder: Path, objective: str) -> tuple[Counter[str], float | None]:
     """How many trials are in which state, and the best value of an objective, of a study whose search goes on."""
     records = [stored(path) or {} for path in folder.glob("trials/trial_*/record.json")]
     values = [r["metrics"][objective] for r in records if r.get("state") == "finished"]
@@ -83,18 +81,18 @@ def so_far(folder: Path, objective: str) -> tuple[Counter[str], float | None]:
     return Counter(str(record.get("state")) for record in records), best
 
 
-def shown(metric: str, value: float | None) -> str:
+def as_percent(metric: str, value: float | None) -> str:
     """A metric, in percent where it is a share; nothing for none."""
     return "" if value is None or math.isnan(value) else f"{to_display_units(metric, value):.2f}"
 
 
-def state_of(folder: Path, study: dict[str, Any]) -> str:
+def study_state(folder: Path, study: StudyJson) -> str:
     """finished, failed, interrupted (the same command goes on), or running: a process holds it now; running? where its
     lock cannot be looked at.
     """
     try:
-        if lock_of(folder).exists():
-            with FileLock(lock_of(folder), timeout=0):
+        if lock_path(folder).exists():
+            with FileLock(lock_path(folder), timeout=0):
                 pass
     except Timeout:
         return "running"

@@ -52,7 +52,7 @@ class Mirror:
         self.thread.join(PATIENCE_SECONDS)
         if self.thread.is_alive() or self.behind:
             self.warn(
-                f"{shown(self.uri)} has not all of the study, {relative_path(self.folder)} has. The same command "
+                f"{shown_uri(self.uri)} has not all of the study, {relative_path(self.folder)} has. The same command "
                 f"brings it up to date"
             )
 
@@ -65,8 +65,8 @@ class Mirror:
             last = self.last  # before the copy, so that one comes after what was written last
             try:
                 if not self.sent:
-                    set_aside(self.folder, self.uri)
-                self.sent = copied(self.folder, self.uri, self.sent)
+                    set_aside_copy(self.folder, self.uri)
+                self.sent = copy_changes(self.folder, self.uri, self.sent)
                 self.behind = False
             except Exception as error:  # whatever a store may raise, the study goes on
                 self.behind = True
@@ -76,12 +76,12 @@ class Mirror:
         if not self.warned:
             self.warned = True
             self.warn(
-                f"no copy to {shown(self.uri or '')} ({type(error).__name__}: {said(error, self.uri or '')}); "
-                f"the study goes on, and it is tried again after each trial"
+                f"no copy to {shown_uri(self.uri or '')} ({type(error).__name__}: "
+                f"{error_text(error, self.uri or '')}); the study goes on, and it is tried again after each trial"
             )
 
 
-def copied(folder: Path, uri: str, sent: dict[Path, tuple[int, int]]) -> dict[Path, tuple[int, int]]:
+def copy_changes(folder: Path, uri: str, sent: dict[Path, tuple[int, int]]) -> dict[Path, tuple[int, int]]:
     """Copy the files of a folder that are not `sent` yet as they are now, into a folder of its name below a URI, and
     remove those that were sent and are gone; gives what is there then.
 
@@ -89,7 +89,7 @@ def copied(folder: Path, uri: str, sent: dict[Path, tuple[int, int]]) -> dict[Pa
     """
     store, root = fsspec.core.url_to_fs(uri)
     target, found = f"{root.rstrip('/')}/{folder.name}", dict(sent)
-    now = dict(files_of(folder))
+    now = dict(list_files(folder))
     for path, stamp in now.items():
         place = f"{target}/{path.relative_to(folder).as_posix()}"
         if sent.get(path) != stamp:
@@ -107,7 +107,7 @@ def copied(folder: Path, uri: str, sent: dict[Path, tuple[int, int]]) -> dict[Pa
     return found
 
 
-def set_aside(folder: Path, uri: str) -> None:
+def set_aside_copy(folder: Path, uri: str) -> None:
     """Move the copy of another study of that name, as one that was started over leaves it, to `<name>.1`."""
     store, root = fsspec.core.url_to_fs(uri)
     target = f"{root.rstrip('/')}/{folder.name}"
@@ -117,7 +117,7 @@ def set_aside(folder: Path, uri: str) -> None:
         store.mv(target, free, recursive=True)
 
 
-def files_of(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
+def list_files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
     """The files of a study, but for Ray's own and those that are being written -> (when changed, size)."""
     for path in sorted(folder.rglob("*")):
         if path.relative_to(folder).parts[0] == RAY or fnmatch(path.name, TEMPORARY):
@@ -148,16 +148,16 @@ def check_mirror(folder: Path, uri: str | None) -> None:
         raise
     except Exception as error:  # stores raise many types
         raise ConfigError(
-            [f"mirror: must be a place that can be written; got {shown(uri)} ({said(error, uri)})"]
+            [f"mirror: must be a place that can be written; got {shown_uri(uri)} ({error_text(error, uri)})"]
         ) from None
 
 
-def shown(uri: str) -> str:
+def shown_uri(uri: str) -> str:
     """A URI as it may be shown."""
     return without_password(uri) if "://" in uri else uri
 
 
-def said(error: Exception, uri: str) -> str:
+def error_text(error: Exception, uri: str) -> str:
     """What a store says, in one line, without passwords."""
     text = (str(error).strip() or type(error).__name__).partition("\n")[0]
-    return text.replace(uri, shown(uri))[:300]
+    return text.replace(uri, shown_uri(uri))[:300]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from clsearch import metrics
 from clsearch.common.statistics import Interval, indistinguishable, paired_difference
-from clsearch.metrics import last_rows
 from clsearch.planning.objectives import chosen, front, sign
 from clsearch.planning.plan import Plan
-from clsearch.records.trials import ENDED, TrialRecord
+from clsearch.records.json_types import BestJson, CostJson
+from clsearch.records.study_file import ENDED
+from clsearch.records.trial_metrics import accuracy_matrices, metric_per_seed
+from clsearch.records.trials import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,15 @@ class Cost:
     shared: int = 0
     saved: float = 0.0
 
+    def as_json(self) -> CostJson:
+        """What best.json has of it."""
+        return {
+            "task_trainings": self.task_trainings,
+            "seconds": self.seconds,
+            "shared": self.shared,
+            "saved": self.saved,
+        }
+
     def __str__(self) -> str:
         spent = f"{self.task_trainings:,} task-seed trainings, {self.seconds:.0f} s of training time"
         if not self.shared:
@@ -95,26 +102,21 @@ def rank(records: list[TrialRecord], objectives: tuple[str, ...]) -> Ranking:
     first, best_ones = chosen(gains), front(gains) if len(objectives) > 1 else []
     order = sorted(range(len(finished)), key=lambda i: (i != first, i not in best_ones, -gains[i, 0]))
     ranked = [finished[i] for i in order]
-    close = {r.label for r in ranked if alike(ranked[0], r, objectives)}
+    close = {r.label for r in ranked if are_indistinguishable(ranked[0], r, objectives)}
     return Ranking(objectives, ranked, frozenset(close), tuple(finished[i].label for i in best_ones))
 
 
-def alike(first: TrialRecord, second: TrialRecord, objectives: tuple[str, ...]) -> bool:
+def are_indistinguishable(first: TrialRecord, second: TrialRecord, objectives: tuple[str, ...]) -> bool:
     """Whether two trials on the same seeds cannot be told apart in any objective."""
-    return all(indistinguishable(per_seed(first, name), per_seed(second, name)) for name in objectives)
+    return all(indistinguishable(metric_per_seed(first, name), metric_per_seed(second, name)) for name in objectives)
 
 
-def per_seed(record: TrialRecord, name: str, learned: int | None = None) -> list[float]:
-    """A metric of each seed, after the tasks that a trial learned, or some of them."""
-    return measured(record, learned or record.tasks_learned)[name].tolist()
-
-
-def against(best: TrialRecord, reference: TrialRecord, name: str) -> Interval:
+def difference_to_reference(best: TrialRecord, reference: TrialRecord, name: str) -> Interval:
     """A metric of the best minus a reference's, paired over seeds."""
-    return paired_difference(per_seed(best, name), per_seed(reference, name))
+    return paired_difference(metric_per_seed(best, name), metric_per_seed(reference, name))
 
 
-def with_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
+def add_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
     """The finished trials and references with their intransigence against the joint reference, seed by seed; none
     where no joint reference finished.
     """
@@ -122,44 +124,13 @@ def with_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
     joint = next((r for r in finished if r.number is None and r.algorithm == "joint"), None)
     if joint is None:
         return []
-    upper = matrices(joint)
+    upper = accuracy_matrices(joint)
     found = []
     for record in finished:
         if record is not joint:
-            values = metrics.intransigence(matrices(record), upper, record.tasks_learned)
+            values = metrics.intransigence(accuracy_matrices(record), upper, record.tasks_learned)
             found.append(replace(record, metrics=record.metrics | metrics.over_seeds({"intransigence": values})))
     return found
-
-
-def matrices(record: TrialRecord) -> Tensor:
-    """R of each seed, [M, T+1, T], NaN where not measured."""
-    return of_numbers(record.accuracy)
-
-
-def of_numbers(nested: list[Any]) -> Tensor:
-    """A tensor from JSON, NaN where that has null."""
-    return torch.from_numpy(np.array(nested, dtype=float))
-
-
-def unlearning_of(record: TrialRecord) -> metrics.Unlearning:
-    """What was measured of a trial's unlearning, [M, T+1, T] each; none where nothing was requested."""
-    return {name: of_numbers(values) for name, values in record.unlearning.items()}
-
-
-def measured(record: TrialRecord, learned: int) -> dict[str, Tensor]:
-    """Every metric of each seed [M] after some tasks, by name."""
-    return metrics.summary(matrices(record), learned) | metrics.unlearning(unlearning_of(record), learned)
-
-
-def metrics_after(record: TrialRecord, step: int) -> dict[str, float]:
-    """The metrics of a trial after an earlier task, as they were reported then."""
-    values = measured(record, step)
-    if record.columns:
-        curve = torch.tensor(record.curve, dtype=torch.float64)
-        past = torch.tensor([task <= step for task, _ in record.epochs])
-        last = last_rows(curve[past])
-        values |= {f"train/{name}": last[:, k] for k, name in enumerate(record.columns)}
-    return {name: value for name, value in metrics.over_seeds(values).items() if math.isfinite(value)}
 
 
 def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
@@ -182,15 +153,13 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
     return shlex.join([*words, "--trials", "1", "--no-final", "--name", f"{plan.options.name}-best"])
 
 
-def best_content(
-    plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord]
-) -> dict[str, Any]:
+def best_json(plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord]) -> BestJson:
     """What best.json holds."""
     best, cost = ranking.best, cost_of(records)
     counts = {state: sum(record.state == state for record in records) for state in ENDED}
     if best is None:
-        return {"label": None, "reason": "no trial finished", "trials": counts, "cost": asdict(cost)}
-    content: dict[str, Any] = {
+        return {"label": None, "reason": "no trial finished", "trials": counts, "cost": cost.as_json()}
+    content: BestJson = {
         "label": best.label,
         "number": best.number,
         "values": best.values,
@@ -201,13 +170,13 @@ def best_content(
         "front": list(ranking.front),
         "indistinguishable": [r.label for r in ranking.trials[1:] if r.label in ranking.close],
         "trials": counts,
-        "cost": asdict(cost),
+        "cost": cost.as_json(),
         "command": rerun_command(plan, best),
         "references": {},
     }
     for reference in references:
         if reference.state == "finished":
-            difference = against(best, reference, ranking.objectives[0])
+            difference = difference_to_reference(best, reference, ranking.objectives[0])
             content["references"][reference.algorithm] = {
                 "metrics": reference.metrics,
                 "difference": {"mean": difference.mean, "low": difference.low, "high": difference.high},

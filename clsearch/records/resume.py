@@ -7,7 +7,7 @@ trials/<label>/state.pt how far the others came.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,22 @@ from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import relative_path
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
-from clsearch.records.study_file import COMPARISON, FINAL, MAY_CHANGE, STUDY, Bounds, description, stored
+from clsearch.records.study_file import COMPARISON, FINAL, MAY_CHANGE, STUDY, description, show_range, stored
 
 
-def lock_of(folder: Path) -> Path:
+def lock_path(folder: Path) -> Path:
     """The lock of the study whose folder this is."""
     return folder.parent / f".{folder.name}.lock"
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def study_lock(folder: Path) -> Iterator[None]:
     """Hold a study for this process, until it ends, however it ends: the lock is the operating system's.
 
     Raises ConfigError where another process holds it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_of(folder))
+    lock = FileLock(lock_path(folder))
     try:
         lock.acquire(timeout=1)  # somebody may only look whether it is held
     except Timeout:
@@ -58,9 +58,13 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
     if found is None:
         return
     if "id" not in found:
-        folder, ways = relative_path(plan.folder), ways_out(plan.folder, comparison)
-        raise ConfigError([f"name: {folder} holds a study that can't be gone on with{ways}"])
-    old, new = settled(found), settled(description(plan))
+        raise ConfigError(
+            [
+                f"name: {relative_path(plan.folder)} holds a study that can't be gone on with"
+                f"{suggest_ways_out(plan.folder, comparison)}"
+            ]
+        )
+    old, new = identity_settings(found), identity_settings(description(plan))
     problems = [
         f"{name}: must be {old.get(name, 'left out')}, as in the study that {relative_path(plan.folder)} holds; got "
         f"{new.get(name, 'none')}"
@@ -68,7 +72,7 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
         if old.get(name) != new.get(name)
     ]
     if problems:
-        raise ConfigError([*problems[:-1], problems[-1] + ways_out(plan.folder, comparison)])
+        raise ConfigError([*problems[:-1], problems[-1] + suggest_ways_out(plan.folder, comparison)])
 
 
 def nothing_left(plan: Plan) -> bool:
@@ -81,8 +85,10 @@ def nothing_left(plan: Plan) -> bool:
     trials = list(plan.folder.glob("trials/trial_*/record.json"))
     if plan.protocol is not Protocol.CONTINUAL and len(trials) != plan.trials:
         return False
-    new = description(plan)
-    return settled(found) == settled(new) and all(found.get(name) == new[name] for name in MAY_CHANGE)
+    new: Mapping[str, Any] = description(plan)
+    return identity_settings(found) == identity_settings(new) and all(
+        found.get(name) == new[name] for name in MAY_CHANGE
+    )
 
 
 def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> None:
@@ -94,22 +100,23 @@ def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> N
         raise ConfigError(
             [
                 f"name: {relative_path(folder)} holds a comparison of {found.get('kind')}, "
-                f"{', '.join(found.get('studies', []))}; got {kind}, {', '.join(studies)}{ways_out(folder, None)}"
+                f"{', '.join(found.get('studies', []))}; got {kind}, {', '.join(studies)}"
+                f"{suggest_ways_out(folder, None)}"
             ]
         )
 
 
-def ways_out(folder: Path, comparison: str | None) -> str:
+def suggest_ways_out(folder: Path, comparison: str | None) -> str:
     """What to do where a folder holds something else. comparison: the name of the one that it is part of."""
     other = folder if comparison is None else folder.with_name(comparison)
-    free = next(path for n in range(2, 10_000) if not (path := aside(other, f"-{n}")).exists())
+    free = next(path for n in range(2, 10_000) if not (path := sibling_folder(other, f"-{n}")).exists())
     return (
         f". Run another one under another name (--name {free.name}), or start over with --fresh, which moves what is "
         f"there aside"
     )
 
 
-def settled(content: dict[str, Any]) -> dict[str, str]:
+def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:
     """What must stay as it is while a study is gone on with, of study.json: name -> as it is shown. Where the data lie
     may change, as for a trial (`Run.fingerprint`): images of a folder and a grouping count by what they are.
     """
@@ -118,12 +125,12 @@ def settled(content: dict[str, Any]) -> dict[str, str]:
     kept = (*MAY_CHANGE, "id", "state", "command", "preset", "versions", "commit", "started", "resumed")
     found = {name: value for name, value in content.items() if name not in (*parts, *kept)}
     found |= {name: value for name, value in content.get("config", {}).items() if name not in places}
-    found |= {name: Bounds(value) for name, value in content.get("space", {}).items()}
+    found |= {name: show_range(value) for name, value in content.get("space", {}).items()}
     found |= {f"data ({name})": value for name, value in content.get("data", {}).items()}
-    return {name: shown(value) for name, value in found.items() if value is not None}
+    return {name: as_option(value) for name, value in found.items() if value is not None}
 
 
-def shown(value: Any) -> str:
+def as_option(value: Any) -> str:
     """A value of study.json as a command line has it."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
@@ -132,11 +139,11 @@ def set_aside(folder: Path) -> Path | None:
     """Move what a folder holds aside, for a study that starts over; gives where to. None where there is nothing."""
     if not os.path.exists(folder):
         return None
-    place = next(path for n in range(1, 10_000) if not (path := aside(folder, f".{n}")).exists())
+    place = next(path for n in range(1, 10_000) if not (path := sibling_folder(folder, f".{n}")).exists())
     os.rename(folder, place)
     return place
 
 
-def aside(folder: Path, mark: str) -> Path:
+def sibling_folder(folder: Path, mark: str) -> Path:
     """A folder beside a study's, of its name with a mark."""
     return folder.with_name(folder.name + mark)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import relative_path
@@ -14,26 +13,36 @@ from clsearch.data.datasets import Source
 from clsearch.methods.registry import digest_source
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
+from clsearch.records.json_types import BestJson, DataJson, DescriptionJson, FinalJson, RangeJson, StudyJson
 
-STUDY, COMPARISON, FINAL = "study.json", "comparison.json", "final.json"
+STUDY, COMPARISON, BEST, FINAL = "study.json", "comparison.json", "best.json", "final.json"
 """Files of the folders of a study and of a comparison; the last where test data was opened."""
 
 RAY = "ray"
 """Ray Tune's folder in a study's."""
 
+JOURNAL = "optuna.journal"
+"""Optuna's record of a search, in a study's folder."""
+
+ENDED = ("finished", "pruned", "failed")
+"""States of trials of which nothing more comes."""
+
+FIRST_TASKS = ".prefixes"
+"""Folder beside the studies where trials leave the first task for each other."""
+
 MAY_CHANGE = ("question", "references", "trials", "report_seeds")
 """What a study may be gone on with otherwise than it was begun."""
 
 
-def description(plan: Plan) -> dict[str, Any]:
+def description(plan: Plan) -> DescriptionJson:
     """What study.json says of a study, as JSON has it."""
     content = {
         "question": plan.question,
         "algorithm": plan.algorithm,
         "command": plan.command,
         "config": {k: v for k, v in plan.config.flat().items() if k not in plan.space},
-        "space": {name: asdict(r) for name, r in plan.space.items()},
-        "data": described(plan.config.source),
+        "space": space_json(plan),
+        "data": describe_source(plan.config.source),
         "regularizers": digest_source(plan.config),
         "preset": plan.options.preset,
         "references": plan.references,
@@ -50,12 +59,17 @@ def description(plan: Plan) -> dict[str, Any]:
         "sampler_seed": plan.options.sampler_seed,
         "pruner": plan.options.pruner.value,
     }
-    return dict(json.loads(json.dumps(finite(content))))
+    return cast(DescriptionJson, json.loads(json.dumps(finite(content))))
 
 
-def described(source: Source) -> dict[str, Any]:
+def space_json(plan: Plan) -> dict[str, RangeJson]:
+    """What study.json says of the ranges that a plan searches."""
+    return {name: {"low": r.low, "high": r.high, "log": r.log} for name, r in plan.space.items()}
+
+
+def describe_source(source: Source) -> DataJson:
     """What study.json says of the data: which it is, and where the user grouped its classes, how."""
-    groups = source.groups and [[source.classes[c] for c in group] for group in source.groups]
+    groups = None if source.groups is None else [[source.classes[c] for c in group] for group in source.groups]
     return {
         "source": source.name,
         "shape": list(source.shape),
@@ -65,11 +79,11 @@ def described(source: Source) -> dict[str, Any]:
     }
 
 
-def study_at(folder: Path) -> tuple[Path, dict[str, Any]]:
+def study_at(folder: Path) -> tuple[Path, StudyJson]:
     """The folder of a study and its study.json; a bare name may be of one in results/. Raises ConfigError."""
     bare = len(folder.parts) == 1 and not folder.exists()
     folder = (Path("results") / folder if bare else folder).resolve()
-    study = stored(folder / STUDY)
+    study = read_study_json(folder)
     if study and "id" in study:
         return folder, study
     problem = f"results: must be the folder of a study, results/<study>; got {relative_path(folder)}"
@@ -79,11 +93,25 @@ def study_at(folder: Path) -> tuple[Path, dict[str, Any]]:
     raise ConfigError([problem])
 
 
-class Bounds(dict[str, Any]):
-    """A range, as study.json has it."""
+def show_range(bounds: RangeJson) -> str:
+    """A range of study.json as it is printed."""
+    return f"{bounds['low']:g} to {bounds['high']:g}{' (log)' if bounds['log'] else ''}"
 
-    def __str__(self) -> str:
-        return f"{self['low']:g} to {self['high']:g}{' (log)' if self['log'] else ''}"
+
+def read_study_json(folder: Path) -> StudyJson | None:
+    """study.json of a folder; None where there is none, and without `id` where it holds something else."""
+    return cast("StudyJson | None", stored(folder / STUDY))
+
+
+def read_best_json(folder: Path) -> BestJson:
+    """best.json of a study's folder; empty where its search has not ended."""
+    return cast(BestJson, stored(folder / BEST) or {})
+
+
+def read_final_json(folder: Path) -> FinalJson | None:
+    """final.json of a study's folder; None where no final evaluation ended."""
+    content = stored(folder / FINAL)
+    return cast(FinalJson, content) if content and content.get("rows") else None
 
 
 def stored(path: Path) -> dict[str, Any] | None:
@@ -104,6 +132,3 @@ def finite(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [finite(v) for v in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-JOURNAL = "optuna.journal"

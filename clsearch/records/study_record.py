@@ -5,36 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from clsearch.common.errors import ConfigError
 from clsearch.common.formatting import relative_path
 from clsearch.config.unlearning import Requests, requests_of
-from clsearch.records.attempts import Decision, read_begun
-from clsearch.records.evaluation import Final, openings_of, read_final
-from clsearch.records.ranking import Ranking, rank, unlearning_of
-from clsearch.records.study_file import stored, study_at
+from clsearch.records.attempts import Decision, read_progress
+from clsearch.records.evaluation import FinalEvaluation, read_final, recorded_openings
+from clsearch.records.json_types import BestJson, RangeJson, StudyJson
+from clsearch.records.ranking import Ranking, rank
+from clsearch.records.study_file import read_best_json, study_at
 from clsearch.records.test_ledger import Opening
+from clsearch.records.trial_metrics import unlearning_measurements
 from clsearch.records.trials import TrialRecord, read_trials
 
 
 @dataclass(frozen=True)
-class Reading:
+class StudyRecord:
     """What a study's folder holds. study: study.json. best: best.json, {} where the search has not ended. decision: of
     the protocol continual. openings: of test data. final: of the
     present choice; None where none has ended.
     """
 
     folder: Path
-    study: dict[str, Any]
+    study: StudyJson
     trials: list[TrialRecord]
     references: list[TrialRecord]
-    best: dict[str, Any]
+    best: BestJson
     decision: Decision
     openings: tuple[Opening, ...]
-    final: Final | None
+    final: FinalEvaluation | None
 
     @property
     def name(self) -> str:
@@ -42,7 +43,7 @@ class Reading:
         return self.folder.name
 
     @property
-    def space(self) -> dict[str, Any]:
+    def space(self) -> dict[str, RangeJson]:
         """Searched hyperparameter -> low, high, log."""
         return dict(self.study["space"])
 
@@ -67,7 +68,7 @@ class Reading:
 
     def reference(self, algorithm: str) -> TrialRecord | None:
         """A reference that finished."""
-        own = [r for r in self.references if plain(r.algorithm) == algorithm and r.state == "finished"]
+        own = [r for r in self.references if base_algorithm(r.algorithm) == algorithm and r.state == "finished"]
         return own[0] if own else None
 
     @cached_property
@@ -77,7 +78,7 @@ class Reading:
         """
         if self.final is not None:
             rows = [row for row in self.final.rows if row.on == "full_sequence" and not row.reason]
-            return {plain(row.configuration): row.test.numpy() for row in rows}
+            return {base_algorithm(row.configuration): row.test.numpy() for row in rows}
         own = [] if self.chosen is None else [("chosen", self.chosen)]
         own += self._references().items()
         return {name: np.array(record.accuracy, dtype=float) for name, record in own}
@@ -86,15 +87,15 @@ class Reading:
     def complete_matrices(self) -> dict[str, np.ndarray]:
         """The same, with the accuracy on tasks that were unlearned."""
         if self.final is not None:
-            rows = {plain(row.configuration): row for row in self.final.rows if row.on == "full_sequence"}
+            rows = {base_algorithm(row.configuration): row for row in self.final.rows if row.on == "full_sequence"}
             found = {name: row.unlearning.get("test", {}) for name, row in rows.items()}
         else:
             of = {} if self.chosen is None else {"chosen": self.chosen}
-            found = {name: unlearning_of(r) for name, r in (of | self._references()).items()}
+            found = {name: unlearning_measurements(r) for name, r in (of | self._references()).items()}
         return {name: found[name]["after"].numpy() if found[name] else R for name, R in self.matrices.items()}
 
     def _references(self) -> dict[str, TrialRecord]:
-        return {plain(r.algorithm): r for r in self.references if r.state == "finished"}
+        return {base_algorithm(r.algorithm): r for r in self.references if r.state == "finished"}
 
     @property
     def requests(self) -> Requests:
@@ -110,31 +111,31 @@ class Reading:
         return f"validation data, the search's {seeds} seed{'s' * (seeds > 1)}"
 
 
-def plain(algorithm: str) -> str:
+def base_algorithm(algorithm: str) -> str:
     """An algorithm without its ability to unlearn: a reference is the same one in pictures."""
     return algorithm.removeprefix("amnesiac_")
 
 
-def read_study(folder: Path) -> Reading:
+def read_study(folder: Path) -> StudyRecord:
     """A study as its folder has it, whether it ended or not. Raises ConfigError where there is none."""
     folder, study = study_at(folder)
-    records, best = list(read_trials(folder).values()), stored(folder / "best.json") or {}
+    records, best = list(read_trials(folder).values()), read_best_json(folder)
     wanted = {name: place for place, name in enumerate(study["references"])}
     references = [record for record in records if record.number is None]
-    found = Reading(
+    found = StudyRecord(
         folder=folder,
         study=study,
         trials=sorted((r for r in records if r.number is not None), key=lambda r: r.label),
         references=sorted(references, key=lambda r: wanted.get(r.algorithm, len(wanted))),
         best=best,
-        decision=Decision(read_begun(folder, study["seeds"], study["tasks"]).attempts),
-        openings=openings_of(folder),
+        decision=Decision(read_progress(folder, study["seeds"], study["tasks"]).attempts),
+        openings=recorded_openings(folder),
         final=read_final(folder),
     )
-    return found if found.final is None or evaluates(found.final, found) else replace(found, final=None)
+    return found if found.final is None or evaluates_choice(found.final, found) else replace(found, final=None)
 
 
-def evaluates(final: Final, study: Reading) -> bool:
+def evaluates_choice(final: FinalEvaluation, study: StudyRecord) -> bool:
     """Whether a final evaluation is of the present choice: a study that was extended may have another one by now."""
     if study.best.get("per_task"):
         return list(final.choice.per_task) == study.best["per_task"]
@@ -142,7 +143,7 @@ def evaluates(final: Final, study: Reading) -> bool:
     return best is not None and (final.choice.label, final.choice.values) == (best.label, best.values)
 
 
-def record_named(study: Reading, trial: str) -> TrialRecord:
+def find_record(study: StudyRecord, trial: str) -> TrialRecord:
     """A trial by its number, `#` before it or not, a reference by its algorithm. Raises ConfigError."""
     trial = trial.removeprefix("#")
     for record in (*study.trials, *study.references):

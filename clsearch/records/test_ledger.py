@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from clsearch.common.files import write_atomically
+from clsearch.records.json_types import OpeningJson
 
 LEDGER = "test_openings.jsonl"
 
@@ -34,6 +35,18 @@ class Opening:
     seeds: tuple[int, ...]
     before: int
 
+    def as_json(self) -> OpeningJson:
+        """A line of the ledger."""
+        return {
+            "data": self.data,
+            "when": self.when,
+            "study": self.study,
+            "algorithm": self.algorithm,
+            "values": self.values,
+            "seeds": list(self.seeds),
+            "before": self.before,
+        }
+
 
 def record_opening(
     results: Path, data: str, study: str, algorithm: str, values: Mapping[str, Any], seeds: Sequence[int]
@@ -44,12 +57,12 @@ def record_opening(
         before = sum(opening["data"] == data for opening in read_openings(results))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         opening = Opening(data, now, study, algorithm, dict(values), tuple(seeds), before)
-        lines = [*read_openings(results), asdict(opening)]
+        lines = [*read_openings(results), opening.as_json()]
         write_atomically(ledger, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
     return opening
 
 
-def read_openings(results: Path) -> list[dict[str, Any]]:
+def read_openings(results: Path) -> list[OpeningJson]:
     """All openings in a results folder, oldest first."""
     try:
         lines = (results / LEDGER).read_text(encoding="utf-8").splitlines()

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from clsearch.common.formatting import count_of, format_difference, format_metric, humanize
 from clsearch.common.statistics import Interval
 from clsearch.methods.registry import label_of
-from clsearch.records.study_record import Reading
+from clsearch.records.study_record import StudyRecord
 from clsearch.records.trials import TrialRecord
 
 ACCURACY = "average_accuracy"
 
 
-def write_question(study: Reading) -> str:
+def write_question(study: StudyRecord) -> str:
     """Give the question of the study, or a default one."""
     return str(study.study["question"]) or f"Which hyperparameters for {label_of(study.study['algorithm'])}?"
 
 
-def write_answer(study: Reading) -> list[str]:
+def write_answer(study: StudyRecord) -> list[str]:
     """Answer in two sentences: the chosen values, and their scores compared with finetuning and joint training."""
     if study.decision.kept:
         return [_describe_continual_choice(study), _describe_test_score(study)]
@@ -27,7 +27,7 @@ def write_answer(study: Reading) -> list[str]:
     return [_describe_choice(study, study.chosen), _describe_test_score(study)]
 
 
-def write_notes(study: Reading) -> list[str]:
+def write_notes(study: StudyRecord) -> list[str]:
     """Describe the progress of the study, its data and its protocol."""
     content, lines = study.study, []
     ended = sum(record.ended for record in study.trials)
@@ -43,7 +43,7 @@ def write_notes(study: Reading) -> list[str]:
     return lines
 
 
-def explain_missing_picture(study: Reading, section: str) -> list[str]:
+def explain_missing_picture(study: StudyRecord, section: str) -> list[str]:
     """Explain why a section of the report has no picture."""
     if section == "optimism":
         return ["Optimism is unknown: there is no final evaluation on fresh seeds (--no-final, or it has not ended)."]
@@ -67,14 +67,14 @@ def format_ends(found: Interval) -> str:
     return f"{100 * found.low:.2f} to {100 * found.high:.2f}" if found.low == found.low else "one seed"
 
 
-def _describe_no_answer(study: Reading) -> str:
+def _describe_no_answer(study: StudyRecord) -> str:
     """No trial has finished; the reason if trials failed."""
     failed = study.in_state("failed")
     why = f" {count_of(len(failed), 'trial')} failed, the first with: {failed[0].reason}." if failed else ""
     return f"No trial has finished, so there is no answer.{why}"
 
 
-def _describe_choice(study: Reading, best: TrialRecord) -> str:
+def _describe_choice(study: StudyRecord, best: TrialRecord) -> str:
     """The chosen trial and its validation score."""
     ranking, name = study.ranking, study.objective
     algorithm = label_of(study.study["algorithm"])
@@ -95,14 +95,14 @@ def _describe_choice(study: Reading, best: TrialRecord) -> str:
     )
 
 
-def _describe_continual_choice(study: Reading) -> str:
+def _describe_continual_choice(study: StudyRecord) -> str:
     """The values that the continual protocol chose for each task."""
     chosen = "; ".join(f"task {attempt.task}: {join_settings(attempt.values)}" for attempt in study.decision.kept)
     algorithm = label_of(study.study["algorithm"])
     return f"{algorithm}, chosen task by task on the current task's validation data: {chosen}."
 
 
-def _describe_test_score(study: Reading) -> str:
+def _describe_test_score(study: StudyRecord) -> str:
     """The score of the choice on test data and its differences to the references; without one, those of the search."""
     final = study.final
     if final is None or final.reported is None:
@@ -129,7 +129,7 @@ def _describe_test_score(study: Reading) -> str:
     )
 
 
-def _describe_search_score(study: Reading) -> str:
+def _describe_search_score(study: StudyRecord) -> str:
     """The differences to the references that the search measured."""
     best, name = study.chosen, study.objective
     differences = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from clsearch import metrics
-from clsearch.records.study_record import Reading
+from clsearch.records.study_record import StudyRecord
 from clsearch.reporting.evaluation_text import describe_optimism
 
 
-def caption_response(study: Reading) -> list[str]:
+def caption_response(study: StudyRecord) -> list[str]:
     """The response surface, or a panel per hyperparameter."""
     counts = {state: len(study.in_state(state)) for state in ("finished", "pruned", "failed")}
     labels = {"finished": "finished", "pruned": "stopped early", "failed": "failed"}
@@ -21,7 +21,7 @@ def caption_response(study: Reading) -> list[str]:
     return [f"Each dot is a trial ({', '.join(states)}). {how} In a flat region the exact value hardly matters."]
 
 
-def caption_importance(study: Reading) -> list[str]:
+def caption_importance(study: StudyRecord) -> list[str]:
     """The importances of the hyperparameters."""
     return [
         "How much of the variance of the scores each hyperparameter explains over the searched ranges (fANOVA, Hutter "
@@ -29,7 +29,7 @@ def caption_importance(study: Reading) -> list[str]:
     ]
 
 
-def caption_tasks(study: Reading) -> list[str]:
+def caption_tasks(study: StudyRecord) -> list[str]:
     """The accuracy of each task over the sequence."""
     line = (
         f"A panel per task: its accuracy as later tasks are learned, on {study.measured_on}. Bands are one standard "
@@ -44,7 +44,7 @@ def caption_tasks(study: Reading) -> list[str]:
     ]
 
 
-def mean_forgetting(study: Reading, name: str) -> float | None:
+def mean_forgetting(study: StudyRecord, name: str) -> float | None:
     """Average forgetting of a configuration in points; None without a matrix or with a single task."""
     matrix = study.matrices.get(name)
     if matrix is None or matrix.shape[2] < 2:
@@ -53,7 +53,7 @@ def mean_forgetting(study: Reading, name: str) -> float | None:
     return None if lost.isnan().all() else 100 * lost.nanmean().item()
 
 
-def caption_forgetting(study: Reading) -> list[str]:
+def caption_forgetting(study: StudyRecord) -> list[str]:
     """The forgetting of each task."""
     return [
         f"The best accuracy of each task before the last one was learned, minus its accuracy at the end, on "
@@ -61,7 +61,7 @@ def caption_forgetting(study: Reading) -> list[str]:
     ]
 
 
-def caption_matrix(study: Reading) -> list[str]:
+def caption_matrix(study: StudyRecord) -> list[str]:
     """The accuracy matrix of the choice."""
     after_requests = (
         " Rows are measured after the requests that follow a task; they include unlearned tasks."
@@ -75,7 +75,7 @@ def caption_matrix(study: Reading) -> list[str]:
     ]
 
 
-def caption_trade_off(study: Reading) -> list[str]:
+def caption_trade_off(study: StudyRecord) -> list[str]:
     """Accuracy against forgetting."""
     return [
         "Up and left is better. No other trial beats those on the line in both metrics. Trials far left and low forget "
@@ -83,13 +83,13 @@ def caption_trade_off(study: Reading) -> list[str]:
     ]
 
 
-def caption_optimism(study: Reading) -> list[str]:
+def caption_optimism(study: StudyRecord) -> list[str]:
     """The optimism of the selection."""
     assert study.final is not None
     return describe_optimism(study.final)
 
 
-def caption_parallel(study: Reading) -> list[str]:
+def caption_parallel(study: StudyRecord) -> list[str]:
     """The parallel coordinates of all trials."""
     return [
         "Each line is a finished trial, redder is better. Drag along an axis to keep only the lines that pass there; "
@@ -97,7 +97,7 @@ def caption_parallel(study: Reading) -> list[str]:
     ]
 
 
-def caption_workers(study: Reading) -> list[str]:
+def caption_workers(study: StudyRecord) -> list[str]:
     """The timeline of the workers."""
     return [
         "Each bar is a trial, in the row of a worker slot that was free for it. Gaps are worker starts, waiting, and "

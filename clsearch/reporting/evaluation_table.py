@@ -6,11 +6,11 @@ from rich.table import Table
 from rich.text import Text
 
 from clsearch.common.formatting import count_of, make_table
-from clsearch.records.evaluation import Final, Measured
+from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
 from clsearch.reporting.evaluation_text import format_interval
 
 
-def make_evaluation_table(final: Final) -> Table:
+def make_evaluation_table(final: FinalEvaluation) -> Table:
     """The choice and its references on fresh seeds: validation and test data, with intervals."""
     seeds = final.seeds
     numbers = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
@@ -30,7 +30,7 @@ def make_evaluation_table(final: Final) -> Table:
     return table
 
 
-def describe_target(final: Final, row: Measured) -> str:
+def describe_target(final: FinalEvaluation, row: EvaluatedConfiguration) -> str:
     """The benchmark and tasks that a row is measured on."""
     if row.on == "full_sequence":
         return f"full sequence of {row.benchmark}"
@@ -39,7 +39,7 @@ def describe_target(final: Final, row: Measured) -> str:
     return f"reported: {row.benchmark}"
 
 
-def format_row(final: Final, row: Measured) -> list[str]:
+def format_row(final: FinalEvaluation, row: EvaluatedConfiguration) -> list[str]:
     """The numbers of a row, or the reason why it has none."""
     if row.reason:
         return [row.reason.partition(" (")[0], "", "", ""]

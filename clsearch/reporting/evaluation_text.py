@@ -6,10 +6,10 @@ from clsearch.common.formatting import count_of, format_difference, format_metri
 from clsearch.common.statistics import Interval
 from clsearch.config.sections import FOLDER
 from clsearch.data.datasets import SOURCES
-from clsearch.records.evaluation import Final, Optimism
+from clsearch.records.evaluation import FinalEvaluation, Optimism
 
 
-def explain_evaluation(final: Final) -> list[str]:
+def explain_evaluation(final: FinalEvaluation) -> list[str]:
     """Write the sentences below the table of a final evaluation."""
     return [*warn_about_two_seeds(final), *describe_optimism(final), *describe_openings(final)]
 
@@ -20,12 +20,12 @@ def format_interval(found: Interval, signed: bool = False, metric: str = "averag
     return mean if found.low != found.low else f"{mean} ({low} to {high})"
 
 
-def describe_optimism(final: Final) -> list[str]:
+def describe_optimism(final: FinalEvaluation) -> list[str]:
     """Compare the search's score of the choice with its scores on fresh seeds: a sentence per objective."""
     return [_describe_optimism(final, found) for found in final.optimism]
 
 
-def _describe_optimism(final: Final, found: Optimism) -> str:
+def _describe_optimism(final: FinalEvaluation, found: Optimism) -> str:
     """Describe one objective's optimism on validation data and, if it was measured there, on test data."""
     metric, searched = found.metric, len(final.searched_tasks)
     tasks = f" of tasks 1 to {searched}" if searched < final.tasks else ""
@@ -42,14 +42,14 @@ def _describe_optimism(final: Final, found: Optimism) -> str:
     )
 
 
-def warn_about_two_seeds(final: Final) -> list[str]:
+def warn_about_two_seeds(final: FinalEvaluation) -> list[str]:
     """A warning that intervals over two seeds are wide, and may leave the range of the metric."""
     if len(final.seeds) != 2:
         return []
     return ["Two fresh seeds: Student's t with one degree of freedom is 12.7, so these intervals are very wide."]
 
 
-def describe_openings(final: Final) -> list[str]:
+def describe_openings(final: FinalEvaluation) -> list[str]:
     """Count the openings of test data. A user's own images are identified by path and digest."""
     folders = {row.benchmark for row in final.rows if row.benchmark.startswith(FOLDER)}
     paths = f"{', '.join(sorted(folders))}, " if folders else ""

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from clsearch.common.formatting import count_of, format_duration, format_metric, format_number, humanize, unit_suffix
 from clsearch.planning.objectives import sign
-from clsearch.records.trials import ENDED, TrialRecord
+from clsearch.records.study_file import ENDED
+from clsearch.records.trials import TrialRecord
 from clsearch.reporting.trial_names import format_run_name
 
 PLAIN_SECONDS = 5.0

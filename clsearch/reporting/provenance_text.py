@@ -5,25 +5,24 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
-from clsearch.records.early_stopping import Pruned, saving_of
+from clsearch.records.early_stopping import EarlyStopping, describe_saving
 from clsearch.records.ranking import Cost
-from clsearch.records.study_record import Reading
+from clsearch.records.study_record import StudyRecord
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.evaluation_text import describe_earlier_openings
 
 
-def describe_cost(study: Reading) -> list[str]:
+def describe_cost(study: StudyRecord) -> list[str]:
     """Describe the cost of the search and the savings of early stopping."""
     spent, pruned = study.best.get("cost"), study.best.get("pruning")
     lines = [str(Cost(**spent))] if spent else []
     if pruned:
-        lines += saving_of(Pruned.from_json(pruned), study.study["pruner"], len(study.trials))
+        lines += describe_saving(EarlyStopping.from_json(pruned), study.study["pruner"], len(study.trials))
     return lines
 
 
-def make_seconds_rows(study: Reading) -> list[list[str]]:
+def make_seconds_rows(study: StudyRecord) -> list[list[str]]:
     """Seconds of training of trials in each state and of references: number, median, maximum, sum."""
     groups: dict[str, Sequence[TrialRecord]] = {
         f"{state} trials": study.in_state(state) for state in ("finished", "pruned", "failed")
@@ -36,13 +35,13 @@ def make_seconds_rows(study: Reading) -> list[list[str]]:
     return rows
 
 
-def list_commands(study: Reading) -> list[str]:
+def list_commands(study: StudyRecord) -> list[str]:
     """The command that made the study and the one that trains its choice again, as far as they are known."""
     made, retrain = study.study["command"], study.best.get("command")
     return [*([shlex.join(made)] if made else []), *([retrain] if retrain else [])]
 
 
-def explain_commands(study: Reading) -> list[str]:
+def explain_commands(study: StudyRecord) -> list[str]:
     """Explain the commands."""
     if not study.study["command"]:
         return ["The study was started from Python: run its script again to repeat it."]
@@ -54,9 +53,9 @@ def explain_commands(study: Reading) -> list[str]:
     ]
 
 
-def make_provenance_rows(study: Reading) -> list[list[str]]:
+def make_provenance_rows(study: StudyRecord) -> list[list[str]]:
     """Start, commit, seeds, sampler, openings of test data, and versions."""
-    content: dict[str, Any] = study.study
+    content = study.study
     fresh_seeds = " ".join(map(str, content["report_seeds"])) or "none"
     return [
         ["started", content["started"]],
@@ -69,7 +68,7 @@ def make_provenance_rows(study: Reading) -> list[list[str]]:
     ]
 
 
-def format_openings(study: Reading) -> str:
+def format_openings(study: StudyRecord) -> str:
     """List the openings of test data, with the number of earlier ones."""
     if not study.openings:
         return "never by this study"
@@ -80,7 +79,7 @@ def format_openings(study: Reading) -> str:
     return times if study.final is not None else f"{times}; the evaluation did not end"
 
 
-def write_footer(studies: Sequence[Reading]) -> str:
+def write_footer(studies: Sequence[StudyRecord]) -> str:
     """The last line of a page: version and source folders."""
     version = studies[0].study["versions"]["clsearch"]
     folders = ", ".join(f"{study.name}/" for study in studies)

@@ -12,10 +12,10 @@ import pandas as pd
 
 from clsearch.planning.plan import Plan
 from clsearch.records.attempts import Decision
-from clsearch.records.evaluation import Final
+from clsearch.records.evaluation import FinalEvaluation
 from clsearch.records.ranking import Choice, Cost, Ranking, cost_of
-from clsearch.records.study_record import Reading, read_study, record_named
-from clsearch.records.trials import TrialRecord, table_of
+from clsearch.records.study_record import StudyRecord, find_record, read_study
+from clsearch.records.trials import TrialRecord, trials_table
 from clsearch.reporting.answer_text import write_answer
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class RecordedResult:
     """The record of a study as tables, matrices and figures."""
 
-    record: Reading
+    record: StudyRecord
 
     @property
     def answer(self) -> str:
@@ -38,7 +38,7 @@ class RecordedResult:
         record = self.record
         if record.study["protocol"] == "continual":
             return record.decision.table(record.study["seeds"])
-        return table_of(record.trials, record.space)
+        return trials_table(record.trials, record.space)
 
     def matrix(self, trial: int | str) -> np.ndarray:
         """The accuracy matrix R of a trial or reference on validation data.
@@ -52,7 +52,7 @@ class RecordedResult:
         Raises:
             ConfigError: There is no such trial or reference.
         """
-        return np.array(record_named(self.record, str(trial)).accuracy, dtype=float)
+        return np.array(find_record(self.record, str(trial)).accuracy, dtype=float)
 
     @property
     def figures(self) -> dict[str, go.Figure]:
@@ -70,7 +70,7 @@ class OpenedStudy(RecordedResult):
         record: The content of the folder when it was opened.
     """
 
-    record: Reading
+    record: StudyRecord
 
     @classmethod
     def open(cls, folder: Path) -> OpenedStudy:
@@ -85,7 +85,7 @@ class OpenedStudy(RecordedResult):
     @property
     def references(self) -> pd.DataFrame:
         """A row per reference, as in references.csv."""
-        return table_of(self.record.references, self.record.space)
+        return trials_table(self.record.references, self.record.space)
 
     @property
     def best(self) -> TrialRecord | None:
@@ -93,7 +93,7 @@ class OpenedStudy(RecordedResult):
         return self.record.chosen
 
     @property
-    def final(self) -> Final | None:
+    def final(self) -> FinalEvaluation | None:
         """The final evaluation; None if there is none."""
         return self.record.final
 
@@ -122,12 +122,12 @@ class StudyResult(RecordedResult):
     choice: Choice | None
     decision: Decision | None
     interrupted: bool
-    final: Final | None = None
+    final: FinalEvaluation | None = None
     unsealed: str = ""
     pages: dict[str, str] = field(default_factory=dict)
 
     @cached_property
-    def record(self) -> Reading:  # type: ignore[override]
+    def record(self) -> StudyRecord:  # type: ignore[override]
         """The record in the folder of the study."""
         return read_study(self.plan.folder)
 

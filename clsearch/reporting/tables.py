@@ -18,7 +18,7 @@ import pandas as pd
 from clsearch.common.files import write_atomically
 from clsearch.common.formatting import format_number
 from clsearch.common.statistics import Interval, paired_difference
-from clsearch.records.evaluation import Final, Measured
+from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
 from clsearch.reporting.result import StudyResult
 
 Row = dict[str, Any]
@@ -55,10 +55,12 @@ def make_method_rows(studies: Mapping[str, StudyResult]) -> list[Row]:
     ]
 
 
-def select_reported_rows(studies: Mapping[str, StudyResult]) -> list[tuple[str, StudyResult, Final, Measured]]:
+def select_reported_rows(
+    studies: Mapping[str, StudyResult],
+) -> list[tuple[str, StudyResult, FinalEvaluation, EvaluatedConfiguration]]:
     """(name, study, its final evaluation, row) of each choice and reference with metrics, choices first."""
 
-    def named(label: str, row: Measured) -> str:
+    def named(label: str, row: EvaluatedConfiguration) -> str:
         if row.configuration == "chosen":
             return label
         own = [s for s in studies.values() if s.final and s.final.row(row.configuration, row.on)]

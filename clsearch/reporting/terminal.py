@@ -9,8 +9,8 @@ from rich.console import Console
 from clsearch.common.formatting import print_full_width
 from clsearch.config.unlearning import requests_of
 from clsearch.records.attempts import Decision
-from clsearch.records.early_stopping import pruned_of, saving_of
-from clsearch.records.evaluation import Final
+from clsearch.records.early_stopping import describe_saving, summarize_early_stopping
+from clsearch.records.evaluation import FinalEvaluation
 from clsearch.records.ranking import Ranking
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.evaluation_table import make_evaluation_table
@@ -71,7 +71,7 @@ def print_attempts(console: Console, decision: Decision) -> None:
     print_full_width(console, make_attempt_table(decision))
 
 
-def print_evaluation(console: Console, final: Final) -> None:
+def print_evaluation(console: Console, final: FinalEvaluation) -> None:
     """Print the final evaluation on fresh seeds."""
     print_full_width(console, make_evaluation_table(final))
     print_lines(console, *explain_evaluation(final))
@@ -79,10 +79,10 @@ def print_evaluation(console: Console, final: Final) -> None:
 
 def _describe_cost(result: StudyResult) -> list[str]:
     """Describe the cost of the search and the savings of early stopping."""
-    plan, pruned = result.plan, pruned_of(result.plan, result.records)
+    plan, pruned = result.plan, summarize_early_stopping(result.plan, result.records)
     lines = [str(result.cost), *describe_retraining_cost(plan.config, len(plan.seeds))]
     if pruned is not None:
-        lines += saving_of(pruned, plan.options.pruner.value, len(result.records))
+        lines += describe_saving(pruned, plan.options.pruner.value, len(result.records))
     return lines
 
 

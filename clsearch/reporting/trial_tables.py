@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from clsearch.common.formatting import count_of, format_number, humanize, label_with_unit, make_table
-from clsearch.records.attempts import RATE, Attempt, Decision
+from clsearch.records.attempts import RATE_PHASE, Attempt, Decision
 from clsearch.records.ranking import Ranking
 from clsearch.records.trials import TrialRecord
 
@@ -81,13 +81,13 @@ def make_attempt_table(decision: Decision) -> Table:
         table.add_column(name, justify="left" if name in ("tried", "kept") else "right")
     for task, phase in dict.fromkeys((a.task, a.phase) for a in decision.attempts):
         attempts = [a for a in decision.attempts if (a.task, a.phase) == (task, phase)]
-        table.add_row(str(task) if phase == RATE else "", *_format_attempts(attempts, phase))
+        table.add_row(str(task) if phase == RATE_PHASE else "", *_format_attempts(attempts, phase))
     return table
 
 
 def _format_attempts(attempts: Sequence[Attempt], phase: str) -> list[str]:
     """The cells of the attempts of one task and phase: values tried, their accuracies, the bar, the values kept."""
-    names = [name for name in attempts[0].values if phase == RATE or name != RATE]
+    names = [name for name in attempts[0].values if phase == RATE_PHASE or name != RATE_PHASE]
     tried = "; ".join(f"{name} {' '.join(f'{a.values[name]:.4g}' for a in attempts)}" for name in names)
     scores = " ".join(f"{100 * a.accuracy:.1f}" if a.accuracies else "diverged" for a in attempts)
     bar = "" if attempts[0].bar is None else f"{100 * attempts[0].bar:.1f}"

@@ -9,8 +9,8 @@ from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import method_named
 from clsearch.planning.objectives import sign
 from clsearch.planning.plan import Plan
-from clsearch.records.attempts import SCORE, SHARE, Decision
-from clsearch.records.ranking import Ranking, against
+from clsearch.records.attempts import MIN_ACCURACY_SHARE, SCORE, Decision
+from clsearch.records.ranking import Ranking, difference_to_reference
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.result import StudyResult
 from clsearch.tasks.benchmark import classes_of
@@ -50,7 +50,7 @@ def _explain_marks(ranking: Ranking) -> list[str]:
 def _compare(ranking: Ranking, reference: TrialRecord) -> str:
     """The first objective of the best trial minus a reference's."""
     name = ranking.objectives[0]
-    difference = against(ranking.trials[0], reference, name)
+    difference = difference_to_reference(ranking.trials[0], reference, name)
     ends = [format_number(name, end, signed=True) for end in (difference.low, difference.high)]
     interval = f", 95 % interval {ends[0]} to {ends[1]}" if difference.low == difference.low else ""
     metric = "" if name == "average_accuracy" else f" of {humanize(name)}"
@@ -87,8 +87,8 @@ def explain_attempts(plan: Plan, decision: Decision) -> list[str]:
     unchanged = "".join(f" {name} stayed at {value:g}." for name, value in fixed.items())
     score = decision.choice.scores[SCORE]
     return [
-        f"bar: {SHARE:g} of the best accuracy of plain finetuning on the task. The first value that reaches it is "
-        f"kept, else the last one tried.{unchanged}",
+        f"bar: {MIN_ACCURACY_SHARE:g} of the best accuracy of plain finetuning on the task. The first value that "
+        f"reaches it is kept, else the last one tried.{unchanged}",
         f"Mean accuracy on each task right after learning it: {100 * score:.2f} %. The protocol does not see earlier "
         f"tasks again.",
     ]

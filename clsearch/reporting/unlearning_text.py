@@ -11,7 +11,8 @@ from clsearch.config.trial import TrialConfig
 from clsearch.config.unlearning import Requests, unlearned_by
 from clsearch.methods.registry import label_of
 from clsearch.planning.objectives import sign
-from clsearch.records.ranking import Ranking, unlearning_of
+from clsearch.records.ranking import Ranking
+from clsearch.records.trial_metrics import unlearning_measurements
 from clsearch.records.trials import TrialRecord
 from clsearch.training.retraining import task_trainings
 
@@ -45,7 +46,7 @@ class RequestEffect:
 
 def request_effects(record: TrialRecord, requests: Requests) -> list[RequestEffect]:
     """The effect of each request that a trial has reached."""
-    measured = unlearning_of(record)
+    measured = unlearning_measurements(record)
     if not measured:
         return []
     effects = []

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from clsearch.records.study_file import Bounds
-from clsearch.records.study_record import Reading
+from clsearch.records.study_file import show_range
+from clsearch.records.study_record import StudyRecord
 from clsearch.reporting.answer_text import write_answer, write_notes, write_question
 from clsearch.reporting.provenance_text import list_commands, make_provenance_rows
 
 
-def note_of(study: Reading) -> str:
+def note_of(study: StudyRecord) -> str:
     """The question, the answer so far, what was searched, and how to get the same again."""
-    space = [[f"`{name}`", str(Bounds(values))] for name, values in study.space.items()]
+    space = [[f"`{name}`", show_range(values)] for name, values in study.space.items()]
     parts = [f"**{write_question(study).strip()}**", *write_answer(study), *write_notes(study)]
     parts += [table(["searched", "range"], space)] * bool(space)
     parts += [table(["", ""], make_provenance_rows(study))]

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from clsearch.methods.registry import label_of
-from clsearch.records.evaluation import PARTS, Final, Measured
+from clsearch.records.evaluation import PARTS, EvaluatedConfiguration, FinalEvaluation
+from clsearch.records.json_types import BestJson
 from clsearch.records.trials import TrialRecord
 
 
-def summary_of(content: dict[str, Any]) -> dict[str, float]:
+def choice_metrics(content: BestJson) -> dict[str, float]:
     """What best.json says, as metrics of a study: the best configuration and its metrics, the importance of each
     hyperparameter, how many trials ended how, how many are like the best, what the search cost.
     """
     found = {**content.get("metrics", {}), **content.get("scores", {})}
-    for kind, key in (("best", "values"), ("importance", "importance"), ("trials", "trials"), ("cost", "cost")):
-        found |= {f"{kind}/{name}": float(value) for name, value in content.get(key, {}).items()}
+    groups: dict[str, Mapping[str, Any]] = {
+        "best": content.get("values", {}),
+        "importance": content.get("importance", {}),
+        "trials": content.get("trials", {}),
+        "cost": content.get("cost", {}),
+    }
+    for kind, values in groups.items():
+        found |= {f"{kind}/{name}": float(value) for name, value in values.items()}
     if "indistinguishable" in content:
         found["trials/like_the_best"] = float(len(content["indistinguishable"]))
     return found
 
 
-def told_at(record: TrialRecord, step: int) -> int:
+def task_time(record: TrialRecord, step: int) -> int:
     """When the driver was told of a learned task, in milliseconds since 1970."""
-    return record.times[step - 1] if 0 < step <= len(record.times) else record.told
+    return record.times[step - 1] if 0 < step <= len(record.times) else record.reported
 
 
-def bounds(final: Final, row: Measured) -> dict[str, float]:
+def interval_ends(final: FinalEvaluation, row: EvaluatedConfiguration) -> dict[str, float]:
     """The ends of the intervals of a row's metrics on both parts, `<part>/<name>/low` and `/high`."""
     found: dict[str, float] = {}
     for part in PARTS:
@@ -36,7 +44,7 @@ def bounds(final: Final, row: Measured) -> dict[str, float]:
     return finite_only(found)
 
 
-def means(final: Final, row: Measured) -> dict[str, float]:
+def interval_means(final: FinalEvaluation, row: EvaluatedConfiguration) -> dict[str, float]:
     """A row's metrics on both parts, `<part>/<name>`: means over seeds."""
     return finite_only({f"{p}/{name}": i.mean for p in PARTS for name, i in final.intervals(row, p).items()})
 
@@ -46,7 +54,7 @@ def finite_only(values: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def final_name(row: Measured) -> str:
+def evaluation_run_name(row: EvaluatedConfiguration) -> str:
     """The name of a run of the final evaluation: `final LwF (chosen), full sequence`."""
     chosen = " (chosen)" if row.configuration == "chosen" else ""
     return f"final {label_of(row.algorithm)}{chosen}, {row.on.replace('_', ' ')}"

@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clsearch.common.formatting import relative_path, without_password
 from clsearch.records.attempts import Decision
-from clsearch.records.evaluation import Final
+from clsearch.records.evaluation import FinalEvaluation
+from clsearch.records.json_types import BestJson, StudyJson
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trials import TrialRecord
 from clsearch.tracking.stores import default_store
@@ -42,7 +43,7 @@ class Tracker:
     study, folder: see `Runs`. uri: the store; None for the study's own SQLite file. warn: called with a message.
     """
 
-    def __init__(self, study: dict[str, Any], folder: Path, uri: str | None, warn: Callable[[str], None]) -> None:
+    def __init__(self, study: StudyJson, folder: Path, uri: str | None, warn: Callable[[str], None]) -> None:
         self.uri = uri or default_store(folder)
         self.study, self.folder = study, folder
         self.runs: Runs | None = None
@@ -77,7 +78,7 @@ class Tracker:
         """Send what the study is, in Markdown."""
         self.tasks.put(lambda runs: runs.described(note))
 
-    def concluded(self, content: dict[str, Any], when: int) -> None:
+    def concluded(self, content: BestJson, when: int) -> None:
         """Send best.json, and what it says as metrics."""
         self.tasks.put(lambda runs: runs.concluded(content, when))
 
@@ -85,7 +86,7 @@ class Tracker:
         """Send when test data was opened."""
         self.tasks.put(lambda runs: runs.opened(openings))
 
-    def evaluated(self, final: Final) -> None:
+    def evaluated(self, final: FinalEvaluation) -> None:
         """Send the final evaluation."""
         self.tasks.put(lambda runs: runs.evaluated(final))
 

@@ -17,14 +17,23 @@ from mlflow.tracking import MlflowClient
 
 from clsearch.common.files import made_once
 from clsearch.metrics import over_seeds
-from clsearch.records.attempts import Decision, metrics_of
-from clsearch.records.evaluation import PARTS, Final, content_of
-from clsearch.records.ranking import metrics_after
-from clsearch.records.study_file import FINAL, Bounds, finite
+from clsearch.records.attempts import Decision, attempt_metrics
+from clsearch.records.evaluation import PARTS, FinalEvaluation, evaluation_json
+from clsearch.records.json_types import BestJson, StudyJson
+from clsearch.records.study_file import FINAL, finite, show_range
 from clsearch.records.test_ledger import Opening
-from clsearch.records.trials import TrialRecord, code_version, now, with_curve
+from clsearch.records.trial_metrics import metrics_after
+from clsearch.records.trials import TrialRecord, now, with_curve
+from clsearch.records.writer import code_version
 from clsearch.reporting.trial_names import format_run_name, format_setting, log_parameters, make_run_label
-from clsearch.tracking.run_metrics import bounds, final_name, finite_only, means, summary_of, told_at
+from clsearch.tracking.run_metrics import (
+    choice_metrics,
+    evaluation_run_name,
+    finite_only,
+    interval_ends,
+    interval_means,
+    task_time,
+)
 from clsearch.tracking.stores import STORE, default_store
 from clsearch.tracking.ui import COMPARED, VIEW_TAG, base_of, comparison_page, trials_page, view_name, view_of
 
@@ -44,7 +53,7 @@ class Runs:
     study: study.json, whose `id` is a tag of all its runs. folder: the study's. uri: of the store.
     """
 
-    def __init__(self, study: dict[str, Any], folder: Path, uri: str) -> None:
+    def __init__(self, study: StudyJson, folder: Path, uri: str) -> None:
         self.study = study
         self.folder = folder
         self.uri = uri
@@ -101,7 +110,7 @@ class Runs:
     def begin(self) -> None:
         """The study's own run."""
         study = self.study
-        space = {f"space/{name}": str(Bounds(values)) for name, values in study["space"].items()}
+        space = {f"space/{name}": show_range(values) for name, values in study["space"].items()}
         own = {name: study[name] for name in ("sampler", "algorithm", "protocol", "objectives", "seeds")}
         tags = {"trials": str(study["trials"])}
         self._run(PARENT, "study", study["algorithm"], self.folder.name, study["config"] | space | own, tags)
@@ -124,10 +133,10 @@ class Runs:
         run_id = self._child(label, kind, record.algorithm, format_run_name(record), settings, record.seeds)
         for step in range(self.sent.get(label, 0) + 1, record.tasks_learned + 1):
             values = record.metrics if step == record.tasks_learned else metrics_after(record, step)
-            self._log(run_id, values, step, told_at(record, step))
+            self._log(run_id, values, step, task_time(record, step))
         self.sent[label] = record.tasks_learned
         if record.state in MLFLOW_STATES:
-            self._log(run_id, {"seconds": record.seconds}, 0, told_at(record, record.tasks_learned))
+            self._log(run_id, {"seconds": record.seconds}, 0, task_time(record, record.tasks_learned))
             if record.tasks_learned:
                 R = np.array(record.accuracy, dtype=float)
                 self._matrix(run_id, R, record.seeds, "accuracy_matrix", "Validation")
@@ -140,7 +149,9 @@ class Runs:
     def add(self, record: TrialRecord, name: str) -> None:
         """A metric, and its spread, that an ended trial was given afterwards."""
         added = {key: value for key, value in record.metrics.items() if key.partition("/")[0] == name}
-        self._log(self.ids[make_run_label(record)], added, record.tasks_learned, told_at(record, record.tasks_learned))
+        self._log(
+            self.ids[make_run_label(record)], added, record.tasks_learned, task_time(record, record.tasks_learned)
+        )
 
     def decided(self, decision: Decision) -> None:
         """What the continual protocol chose for each task so far."""
@@ -148,14 +159,14 @@ class Runs:
         fixed = {name: value for name, value in study["config"].items() if name not in kept[-1].values}
         run_id = self._child("continual", "trial", study["algorithm"], "continual", fixed, study["seeds"])
         for attempt in kept[self.sent.get("continual", 0) :]:
-            self._log(run_id, metrics_of(attempt, decision), attempt.task, attempt.when)
+            self._log(run_id, attempt_metrics(attempt, decision), attempt.task, attempt.when)
         self.sent["continual"] = len(kept)
         if kept[-1].task == study["tasks"][-1]:
             self._done("continual", "finished")
 
-    def concluded(self, content: dict[str, Any], when: int) -> None:
+    def concluded(self, content: BestJson, when: int) -> None:
         """best.json, and what it says as metrics, with the study."""
-        self._log(self.ids[PARENT], finite_only(summary_of(content)), len(self.study["tasks"]), when)
+        self._log(self.ids[PARENT], finite_only(choice_metrics(content)), len(self.study["tasks"]), when)
         self.client.log_dict(self.ids[PARENT], finite(content), "best.json")
 
     def opened(self, openings: tuple[Opening, ...]) -> None:
@@ -166,27 +177,27 @@ class Runs:
         }
         self.client.log_batch(self.ids[PARENT], tags=[RunTag(name, value) for name, value in tags.items()])
 
-    def evaluated(self, final: Final) -> None:
+    def evaluated(self, final: FinalEvaluation) -> None:
         """The final evaluation: a run per configuration, and the choice's metrics with the study."""
         when = max((round(datetime.fromisoformat(o.when).timestamp() * 1000) for o in final.openings), default=now())
         for row in final.rows:
             shown = {name: value for name, value in row.settings.items() if not any(name in v for v in row.per_task)}
             label = f"final {row.configuration} on {row.on}, opened {when}"
-            run_id = self._child(label, "final", row.algorithm, final_name(row), shown, final.seeds)
+            run_id = self._child(label, "final", row.algorithm, evaluation_run_name(row), shown, final.seeds)
             for learned in range(1, len(row.tasks) + 1):
                 steps = {f"{p}/{n}": v for p in PARTS for n, v in over_seeds(row.per_seed(p, learned)).items()}
                 self._log(run_id, finite_only(steps), learned, when)
-            extra = {name: v for name, v in means(final, row).items() if name.endswith("intransigence")}
-            self._log(run_id, bounds(final, row) | extra, len(row.tasks), when)
+            extra = {name: v for name, v in interval_means(final, row).items() if name.endswith("intransigence")}
+            self._log(run_id, interval_ends(final, row) | extra, len(row.tasks), when)
             for part in () if row.reason else PARTS:
                 R = getattr(row, part).numpy()
                 self._matrix(run_id, R, final.seeds, f"accuracy_matrix_{part}", part.capitalize(), row.tasks)
             self._done(label, "failed" if row.reason else "finished", row.reason)
         if final.reported is not None:
-            reported = means(final, final.reported) | bounds(final, final.reported)
+            reported = interval_means(final, final.reported) | interval_ends(final, final.reported)
             reported |= finite_only({f"optimism/{o.metric}": o.against_validation for o in final.optimism})
             self._log(self.ids[PARENT], reported, len(final.reported.tasks), when)
-        self.client.log_dict(self.ids[PARENT], finite(content_of(final)), FINAL)
+        self.client.log_dict(self.ids[PARENT], finite(evaluation_json(final)), FINAL)
 
     def reported(self, path: Path) -> None:
         """The report, with the study."""

@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from clsearch.common.formatting import relative_path
-from clsearch.records.attempts import Decision, read_begun
-from clsearch.records.evaluation import openings_of
-from clsearch.records.resume import claimed
-from clsearch.records.study_file import stored, study_at
+from clsearch.records.attempts import Decision, read_progress
+from clsearch.records.evaluation import recorded_openings
+from clsearch.records.resume import study_lock
+from clsearch.records.study_file import read_best_json, study_at
 from clsearch.records.study_record import read_study
 from clsearch.records.trials import latest, read_trials
 from clsearch.reporting.html.report import REPORT, write_report
@@ -29,7 +29,7 @@ def sync(folder: Path, uri: str | None) -> str:
     folder, study = study_at(folder)
     check_tracking(uri)
     quiet()
-    with claimed(folder):
+    with study_lock(folder):
         runs = Runs(study, folder, uri or default_store(folder))
         runs.connect()
         before = len(runs.ids)
@@ -47,14 +47,14 @@ def send(runs: Runs, folder: Path) -> None:
     runs.begin()
     for record in records.values():
         runs.trial(record)
-    begun = read_begun(folder, study["seeds"], study["tasks"])
+    begun = read_progress(folder, study["seeds"], study["tasks"])
     decision = Decision(begun.attempts)
     if decision.kept:
         runs.decided(decision)
-    if best := stored(folder / "best.json"):
-        told = [record.told for record in records.values() if record.number is not None]
+    if best := read_best_json(folder):
+        told = [record.reported for record in records.values() if record.number is not None]
         runs.concluded(best, latest([*told, *(attempt.when for attempt in begun.attempts)]))
-    if openings := openings_of(folder):
+    if openings := recorded_openings(folder):
         runs.opened(openings)
     reading = read_study(folder)
     if reading.final is not None:

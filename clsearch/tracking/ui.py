@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import quote
 
 from clsearch.common.formatting import without_password
 from clsearch.planning.objectives import sign
+from clsearch.records.json_types import StudyJson
 
 HOST, PORT = "127.0.0.1", 5000
 """Where the server answers that a study's end says how to start."""
@@ -33,12 +33,12 @@ def base_of(uri: str) -> str | None:
     return f"http://{HOST}:{PORT}" if uri.startswith("sqlite:") else None
 
 
-def view_name(study: dict[str, Any]) -> str:
+def view_name(study: StudyJson) -> str:
     """Of the view of a study's trials: an experiment has a study after the other where it was begun afresh."""
     return f"trials-{study['id'][:8]}"
 
 
-def view_of(study: dict[str, Any]) -> str:
+def view_of(study: StudyJson) -> str:
     """The trials of a study, the best first, with its objectives, accuracy, forgetting and hyperparameters as columns,
     as MLflow stores a view.
     """

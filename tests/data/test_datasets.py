@@ -69,10 +69,10 @@ def test_importing_what_trains_loads_nothing_that_takes_long():
     code = (
         "import sys; from clsearch.methods.registry import configure; "
         "from clsearch.training.loop import learn_sequence; "
-        "from clsearch.training.trial_setup import build_run; from clsearch.execution import run_study, suppression; "
+        "from clsearch.training.trial_setup import build_run; from clsearch.execution import ray_session, run_study; "
         "from ray.tune import Callback, tune; "
         "learn_sequence(build_run(configure('lwf_ewc', {'iterations': 1, 'hidden': [4]}), [0, 1]))\n"
-        "with suppression.uncounted(): assert tune.air_usage.tag_callbacks([Callback()]) is False\n"
+        "with ray_session.no_callback_telemetry(): assert tune.air_usage.tag_callbacks([Callback()]) is False\n"
         "print({'sympy', 'sklearn', 'scipy', 'mlflow', 'matplotlib', 'plotly'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

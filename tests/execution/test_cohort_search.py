@@ -7,23 +7,18 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from clsearch import LogRange
+from clsearch.execution.messages import reports_in
 from clsearch.execution.optuna_study import open_storage
 from clsearch.execution.searcher import OptunaSearcher
 from tests.builders import plan_of
-from tests.execution.test_searcher import Desk, reopened
+from tests.execution.reports import report_of as own
+from tests.execution.reports import result_of as told
+from tests.execution.test_searcher import Host, reopened
 
 
 def begin(tmp_path, cohort=3, trials=5, references=(), **settings):
     plan = plan_of(tmp_path, cohort=cohort, trials=trials, references=tuple(references), **settings)
-    return OptunaSearcher(plan, open_storage(plan), Desk())
-
-
-def own(label, learned, score, **more):
-    return {"label": label, "tasks_learned": learned, "average_accuracy": score, "done": False} | more
-
-
-def told(*results, done=False):
-    return {"cohort": list(results), "done": done}
+    return OptunaSearcher(plan, open_storage(plan), Host())
 
 
 def labels(asked):
@@ -60,7 +55,7 @@ def test_a_grid_in_cohorts_has_the_points_of_one_alone(tmp_path):
 def test_each_is_told_by_itself_and_a_failed_one_is_not_told_twice(tmp_path):
     searcher = begin(tmp_path, trials=3)
     a, b, c = labels(searcher.suggest("t"))
-    first = told(own(a, 1, 0.9), own(b, 1, 0.8), {"label": c, "tasks_learned": 0, "failed": "diverged", "done": True})
+    first = told(own(a, 1, 0.9), own(b, 1, 0.8), own(c, 0, failed="diverged", done=True))
     assert not searcher.should_stop("t", first)
     searcher.on_trial_result("t", first)
     assert states(searcher) == [TrialState.RUNNING, TrialState.RUNNING, TrialState.PRUNED]
@@ -108,7 +103,7 @@ def test_those_of_a_cohort_are_judged_against_each_other_whatever_their_order(tm
         result = told(*(own(label, task, score) for label, score in zip(asked, scores, strict=True)))
         assert not searcher.should_stop("t", result)
         searcher.on_trial_result("t", result)
-    assert [label for label, each in zip(asked, result["cohort"], strict=True) if not each["done"]] == [
+    assert [label for label, each in zip(asked, reports_in(result).values(), strict=True) if not each.done] == [
         "trial_00001",
         "trial_00004",
     ]
@@ -140,7 +135,7 @@ def test_resuming_regroups_what_was_unfinished(tmp_path):
     searcher.on_trial_complete("t1", told(own("trial_00002", 3, 0.7, done=True), own("trial_00003", 3, 0.6, done=True)))
     plan = plan_of(tmp_path, cohort=3, trials=8, references=())
     ended = {label: values[label] for label in ("trial_00002", "trial_00003")}
-    again = OptunaSearcher(plan, open_storage(plan), Desk(), ended)
+    again = OptunaSearcher(plan, open_storage(plan), Host(), ended)
     asked = [again.suggest(f"u{number}") for number in range(3)]
     assert [labels(each) for each in asked] == [
         ["trial_00000", "trial_00001", "trial_00004"],
@@ -162,8 +157,8 @@ def test_one_that_optuna_knows_to_have_been_stopped_is_stopped_there_again(tmp_p
     searcher.should_stop("bad", told(own(last[0], 2, 0.1), own(last[1], 2, 0.95)))
     plan = plan_of(tmp_path, references=(), **settings)
     ended = {f"trial_{number:05d}": {} for number in range(6)}
-    again = OptunaSearcher(plan, open_storage(plan), Desk(), ended)
+    again = OptunaSearcher(plan, open_storage(plan), Host(), ended)
     assert labels(again.suggest("u")) == last
     result = told(own(last[0], 2, 0.1), own(last[1], 2, 0.95))
     assert not again.should_stop("u", result)
-    assert [each["done"] for each in result["cohort"]] == [True, False]
+    assert [report.done for report in reports_in(result).values()] == [True, False]

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray import cloudpickle
 
-from clsearch.execution.messages import OUT_OF_MEMORY, labels_in, results_in
+from clsearch.config.trial import TrialConfig
+from clsearch.execution.messages import (
+    REPORTS,
+    REQUEST,
+    CohortRequest,
+    TrialReport,
+    TrialRequest,
+    replace_reports,
+    reports_in,
+)
 from clsearch.execution.trainable import STATE_FILE
 from clsearch.methods.registry import configure
 from clsearch.networks.mlp import MLP
@@ -23,11 +34,15 @@ SEEDS = [0, 1]
 
 
 def cohort_of(folder: Path, factors: dict[str, float] | None = None, **more: object) -> dict[str, Any]:
-    members = [
-        {"label": label, "values": {"penalty_factor": factor}, "state_file": str(folder / label / STATE_FILE)}
+    trials = [
+        TrialRequest(label, config_of(factor, **more), folder / label / STATE_FILE)
         for label, factor in (factors or FACTORS).items()
     ]
-    return SETTINGS | {"seeds": SEEDS, "label": "a+2", "cohort": members} | more
+    return {REQUEST: CohortRequest(tuple(trials), tuple(SEEDS))}
+
+
+def config_of(factor: float, **more: object) -> TrialConfig:
+    return configure("ewc", SETTINGS | {"penalty_factor": factor} | more)
 
 
 def played(trainable: EWCTrainable) -> list[dict[str, Any]]:
@@ -40,27 +55,26 @@ def played(trainable: EWCTrainable) -> list[dict[str, Any]]:
 
 def moved(result: dict[str, Any]) -> dict[str, int]:
     """Label -> tasks learned, of those that a result tells of."""
-    return {own["label"]: own["tasks_learned"] for own in result["cohort"]}
+    return {label: report.tasks_learned for label, report in reports_in(result).items()}
 
 
 def matrix_of(factor: float) -> torch.Tensor:
-    config = configure("ewc", SETTINGS | {"penalty_factor": factor})
-    return learn_sequence(build_run(config, SEEDS)).accuracy
+    return learn_sequence(build_run(config_of(factor), SEEDS)).accuracy
 
 
 def assert_as_alone(results: list[dict[str, Any]], factors: dict[str, float] = FACTORS) -> None:
-    last = {own["label"]: own for result in results for own in result["cohort"]}
+    last = {label: report for result in results for label, report in reports_in(result).items()}
     assert {*last} == {*factors}
     for label, factor in factors.items():
-        assert last[label]["done"]
-        found = torch.tensor(last[label]["record"]["accuracy"], dtype=torch.float64)
+        assert last[label].done
+        found = torch.tensor(last[label].accuracy)
         torch.testing.assert_close(found, matrix_of(factor), rtol=0, atol=1e-12, equal_nan=True)
 
 
 def test_each_configuration_has_its_own_result_and_checkpoint(tmp_path):
     results = played(EWCTrainable(config=cohort_of(tmp_path)))
     assert [moved(result) for result in results] == [dict.fromkeys(FACTORS, t) for t in (1, 2, 3)]
-    assert [[own["done"] for own in result["cohort"]] for result in results] == [[False] * 3] * 2 + [[True] * 3]
+    assert [[report.done for report in result[REPORTS]] for result in results] == [[False] * 3] * 2 + [[True] * 3]
     assert_as_alone(results)
     for label in FACTORS:
         config = cohort_of(tmp_path, {label: FACTORS[label]})
@@ -70,7 +84,7 @@ def test_each_configuration_has_its_own_result_and_checkpoint(tmp_path):
 def test_the_seconds_of_a_cohort_are_shared_among_its_configurations(tmp_path):
     trainable = EWCTrainable(config=cohort_of(tmp_path))
     result = trainable.train()
-    seconds = [own["seconds"] for own in result["cohort"]]
+    seconds = [report.seconds for report in result[REPORTS]]
     assert len({*seconds}) == 1
     assert 0 < sum(seconds) <= result["time_this_iter_s"]
 
@@ -81,7 +95,7 @@ def test_a_configuration_whose_checkpoint_is_gone_drops_out_at_the_next_task(tmp
     (tmp_path / "b" / STATE_FILE).unlink()
     rest = played(trainable)
     assert [moved(result) for result in rest] == [{"a": 2, "c": 2}, {"a": 3, "c": 3}]
-    assert_as_alone([first | {"cohort": [first["cohort"][0], first["cohort"][2]]}, *rest], {"a": 1.0, "c": 20.0})
+    assert_as_alone([first | {REPORTS: [first[REPORTS][0], first[REPORTS][2]]}, *rest], {"a": 1.0, "c": 20.0})
 
 
 def test_one_that_diverges_ends_and_the_others_go_on(tmp_path):
@@ -91,15 +105,15 @@ def test_one_that_diverges_ends_and_the_others_go_on(tmp_path):
         {"a": 2, "b": 1, "c": 2},
         {"a": 3, "c": 3},
     ]
-    lost = results[1]["cohort"][1]
-    assert lost["done"]
-    assert "of task 2" in lost["failed"]
+    lost = results[1][REPORTS][1]
+    assert lost.done
+    assert "of task 2" in lost.failed
     assert [result["done"] for result in results] == [False, False, True]
 
 
 def test_a_cohort_of_which_all_diverge_is_done(tmp_path):
     (result,) = played(EWCTrainable(config=cohort_of(tmp_path, learning_rate=1e30)))
-    assert all("of task 1" in own["failed"] and own["done"] for own in result["cohort"])
+    assert all("of task 1" in report.failed and report.done for report in result[REPORTS])
 
 
 def test_configurations_that_came_differently_far_first_tell_it_and_those_behind_catch_up(tmp_path):
@@ -124,7 +138,7 @@ def test_a_reused_worker_takes_a_cohort_and_a_trial_alone(tmp_path):
     alone = SETTINGS | {"seeds": SEEDS, "penalty_factor": 5.0}
     assert trainable.reset(alone)
     result = played(trainable)[-1]
-    assert "cohort" not in result
+    assert REPORTS not in result
     assert torch.equal(
         torch.tensor(result["record"]["accuracy"], dtype=torch.float64).nan_to_num(-1), matrix_of(5.0).nan_to_num(-1)
     )
@@ -167,10 +181,10 @@ def test_memory_that_does_not_suffice_fails_those_that_go_on_with_the_remedy(tmp
     result = trainable.train()
     assert result["done"]
     assert moved(result) == ({"a": 2, "c": 2} if built else {"a": 0, "b": 0, "c": 0})
-    for own in result["cohort"]:
-        assert own["done"]
-        assert own[OUT_OF_MEMORY]
-        assert "a smaller --cohort (now 3), a smaller --batch-size or fewer --seeds" in own["failed"]
+    for report in result[REPORTS]:
+        assert report.done
+        assert report.out_of_memory
+        assert "a smaller --cohort (now 3), a smaller --batch-size or fewer --seeds" in report.failed
 
 
 def test_the_state_of_another_configuration_is_refused(tmp_path):
@@ -179,8 +193,28 @@ def test_the_state_of_another_configuration_is_refused(tmp_path):
         EWCTrainable(config=cohort_of(tmp_path, FACTORS | {"b": 6.0}))
 
 
-def test_labels_and_results_are_found_of_one_and_of_many(tmp_path):
-    assert labels_in(cohort_of(tmp_path)) == ["a", "b", "c"]
-    assert labels_in({"label": "x"}) == ["x"]
-    assert results_in({"seconds": 1}, ["x"]) == {"x": {"seconds": 1}}
-    assert results_in({"cohort": [{"label": "b", "seconds": 2}]}, ["a", "b"]) == {"b": {"label": "b", "seconds": 2}}
+def test_a_request_survives_the_way_to_a_worker_and_is_as_short_as_a_name(tmp_path):
+    request = cohort_of(tmp_path)[REQUEST]
+    sent = cloudpickle.loads(cloudpickle.dumps(request))
+    assert sent == request
+    assert [trial.config.source for trial in sent.trials] == [trial.config.source for trial in request.trials]
+    assert (repr(request), request.labels, request.only(["b"]).label) == ("a+2", ["a", "b", "c"], "b")
+    assert copy.deepcopy(request) is request
+
+
+def test_a_report_keeps_its_metrics_without_the_matrices_that_they_come_from(tmp_path):
+    result = EWCTrainable(config=cohort_of(tmp_path)).train()
+    full = reports_in(cloudpickle.loads(cloudpickle.dumps(result)))["b"]
+    R = torch.tensor(full.accuracy)
+    assert full.metrics["average_accuracy"] == R[:, 1, 0].mean().item()
+    light = full.ended().without_measurements()
+    assert light.done
+    assert light.metrics == full.metrics
+    assert (light.accuracy.size, light.curve.size, light.columns) == (0, 0, ())
+    replace_reports(result, [light])
+    assert [report.done for report in result[REPORTS]] == [False, True, False]
+
+
+def test_a_report_of_what_could_not_be_built_has_no_metrics():
+    assert TrialReport("a").metrics == {}
+    assert TrialReport("a").measurements()["accuracy"] == []

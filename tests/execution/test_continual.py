@@ -23,7 +23,7 @@ from clsearch.execution import continual
 from clsearch.execution.continual import _attempt, decide
 from clsearch.methods.registry import configure
 from clsearch.planning.plan import Plan
-from clsearch.records.attempts import Attempt, Decision, decision_content, metrics_of
+from clsearch.records.attempts import Attempt, Decision, attempt_metrics, decision_json
 from clsearch.records.study_file import finite
 from clsearch.tasks.samples import Samples
 from clsearch.training.loop import DivergedError, learn_sequence, learn_task, train_task
@@ -271,7 +271,7 @@ def test_the_table_has_a_row_per_attempt() -> None:
 def test_mlflow_is_shown_what_a_task_chose_its_bar_and_how_many_attempts_it_took() -> None:
     attempts = [of(1, "method", [1, 1]), of(2, "learning_rate", [0.5, 0.5]), of(2, "method", [0.4, 0.4])]
     last = of(2, "method", [0.75, 0.85], True, learning_rate=0.1, penalty_factor=4.0)
-    assert metrics_of(last, Decision().tried(*attempts, last)) == {
+    assert attempt_metrics(last, Decision().tried(*attempts, last)) == {
         "learning_rate": 0.1,
         "penalty_factor": 4.0,
         "bar": 0.7,
@@ -283,7 +283,7 @@ def test_mlflow_is_shown_what_a_task_chose_its_bar_and_how_many_attempts_it_took
 def test_best_json_of_an_undecided_study_says_why() -> None:
     plan = plan_of()
     kept = of(1, "method", [0.9, 0.9], True, learning_rate=0.1, distillation_factor=4.0)
-    content = decision_content(plan, Decision((kept,), reason="every learning rate diverged at task 2"))
+    content = decision_json(plan, Decision((kept,), reason="every learning rate diverged at task 2"))
     assert json.loads(json.dumps(finite(content), allow_nan=False)) == {
         "label": None,
         "reason": "every learning rate diverged at task 2",

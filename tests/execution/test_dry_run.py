@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clsearch.data.datasets import read_data
-from clsearch.execution.dry_run import Pace, at_a_time, places, probe, steps_of, training
+from clsearch.execution.dry_run import Pace, at_a_time, place_rows, probe, steps_of, training_rows
 from clsearch.planning.plan import Plan
 from clsearch.training.trial_setup import build_run
 from tests.builders import plan_of, record_of, study_of
@@ -22,7 +22,7 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def said(plan: Plan, pace: Pace | None = None, steps: int = 100) -> dict[str, str]:
-    return dict(training(plan, pace or Pace(0.01, 0.5, len(plan.seeds)), steps))
+    return dict(training_rows(plan, pace or Pace(0.01, 0.5, len(plan.seeds)), steps))
 
 
 def test_task_trainings_are_trials_seeds_and_tasks(tmp_path: Path) -> None:
@@ -68,10 +68,10 @@ def test_what_has_ended_is_not_trained_again(tmp_path: Path) -> None:
     rows = said(plan)
     assert rows["Ended"] == "4 trials; the study goes on with the others"
     assert f"{2 * one:.0f} s in all" in rows["Time"]
-    assert dict(places(plan))["Record"].endswith("/mine/ (interrupted, 4 trials have ended)")
+    assert dict(place_rows(plan))["Record"].endswith("/mine/ (interrupted, 4 trials have ended)")
     fresh = replace(plan, options=plan.options.model_copy(update={"fresh": True}))
     assert "Ended" not in said(fresh)
-    assert "moved aside" in dict(places(fresh))["Record"]
+    assert "moved aside" in dict(place_rows(fresh))["Record"]
 
 
 def test_trials_at_a_time_are_what_the_machine_holds(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_trials_at_a_time_are_what_the_machine_holds(tmp_path: Path) -> None:
 
 def test_passwords_are_not_shown(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, tracking_uri="http://bob:secret@mlflow.example:5000")
-    assert dict(places(plan))["MLflow"] == "http://mlflow.example:5000, experiment mine"
+    assert dict(place_rows(plan))["MLflow"] == "http://mlflow.example:5000, experiment mine"
 
 
 def test_steps_are_those_that_a_trial_takes(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_where_a_probe_diverges_the_time_is_unknown(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, learning_rate=1e20)
     pace = probe(plan, read_data(plan.config.source, None))
     assert pace is None
-    assert dict(training(plan, pace, 100))["Time"].startswith("unknown: ")
+    assert dict(training_rows(plan, pace, 100))["Time"].startswith("unknown: ")
 
 
 def test_what_a_protocol_reports_on_costs_its_tasks(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from clsearch.common.formatting import without_password
 from clsearch.execution import preflight
 from clsearch.execution import ray_address as addresses
 from clsearch.execution.preflight import Node
-from clsearch.execution.run_study import about_cohort
+from clsearch.execution.search import warn_of_large_cohort
 from clsearch.methods.registry import register
 from clsearch.planning.plan import tracking_uri
 from clsearch.tracking.store_check import check_tracking
@@ -101,7 +101,7 @@ def test_an_own_algorithm_that_is_built_from_what_is_searched_cannot_train_toget
     ],
 )
 def test_a_cohort_from_which_the_search_learns_little_is_said(tmp_path, settings, said):
-    found = about_cohort(plan_of(tmp_path, **settings))
+    found = warn_of_large_cohort(plan_of(tmp_path, **settings))
     assert found.startswith(said) if said else not found
 
 

@@ -9,17 +9,17 @@ from scipy import stats
 from clsearch.common.errors import ConfigError
 from clsearch.execution.optuna_study import open_storage
 from clsearch.execution.pruners import MedianAtTask
-from clsearch.execution.searcher import OptunaSearcher
 from clsearch.planning.options import Pruner
-from clsearch.records.early_stopping import pruned_of, rungs, saving_of
+from clsearch.records.early_stopping import describe_saving, rungs, summarize_early_stopping
 from tests.builders import plan_of, record_of
-from tests.execution.test_searcher import Desk, reopened
+from tests.execution.reports import FlatSearcher
+from tests.execution.test_searcher import Host, reopened
 
 
 def begin(tmp_path, pruner, tasks=8, trials=12, **settings):
     plan = plan_of(tmp_path, pruner=pruner, tasks=tasks, trials=trials, references=(), benchmark="permuted-digits",
                    **settings)  # fmt: skip
-    return OptunaSearcher(plan, open_storage(plan), Desk())
+    return FlatSearcher(plan, open_storage(plan), Host())
 
 
 def result(learned, score):
@@ -101,7 +101,7 @@ def test_without_a_pruner_nobody_is_stopped(tmp_path):
 
 def test_references_are_never_stopped(tmp_path):
     plan = plan_of(tmp_path, pruner="asha", trials=2)
-    searcher = OptunaSearcher(plan, open_storage(plan), Desk())
+    searcher = FlatSearcher(plan, open_storage(plan), Host())
     assert searcher.suggest("r")["algorithm"] == "finetuning"
     assert not searcher.should_stop("r", result(2, 0.0))
 
@@ -113,7 +113,7 @@ def test_a_decision_outlives_the_process_that_made_it(tmp_path):
     for i, start in enumerate((0.9, 0.95, 0.96)):
         run(searcher, f"t{i}", falling(start))
         ended[f"trial_{i:05d}"] = reopened(searcher).trials[i].params
-    again = OptunaSearcher(searcher.plan, open_storage(searcher.plan), Desk(), ended)
+    again = FlatSearcher(searcher.plan, open_storage(searcher.plan), Host(), ended)
     assert run(again, "u", falling(0.92)) == 2
 
 
@@ -121,8 +121,8 @@ def test_a_pruned_trial_whose_record_is_missing_is_stopped_at_the_same_task_agai
     searcher = begin(tmp_path, "asha")
     assert [run(searcher, "a", falling(0.9)), run(searcher, "b", falling(0.8))] == [0, 2]
     before = reopened(searcher).trials[1]
-    again = OptunaSearcher(
-        searcher.plan, open_storage(searcher.plan), Desk(), {"trial_00000": reopened(searcher).trials[0].params}
+    again = FlatSearcher(
+        searcher.plan, open_storage(searcher.plan), Host(), {"trial_00000": reopened(searcher).trials[0].params}
     )
     assert again.suggest("u")["label"] == "trial_00001"
     assert not again.should_stop("u", result(1, 0.8))
@@ -136,7 +136,7 @@ def test_a_diverged_trial_whose_record_is_missing_is_left_to_diverge_again(tmp_p
     searcher.suggest("a")
     searcher.on_trial_result("a", result(1, 0.9))
     searcher.on_trial_complete("a", {"tasks_learned": 1, "failed": "training diverged", "done": True})
-    again = OptunaSearcher(searcher.plan, open_storage(searcher.plan), Desk(), {})
+    again = FlatSearcher(searcher.plan, open_storage(searcher.plan), Host(), {})
     again.suggest("u")
     assert not again.should_stop("u", result(1, 0.9))
 
@@ -186,14 +186,14 @@ def test_the_end_says_what_was_saved_and_whether_early_scores_can_be_trusted(tmp
     plan = plan_of(tmp_path, pruner="asha", tasks=3, seeds=2, trials=7)
     finished = [record_of(plan, i, [0.5 + 0.05 * i, 0.6]) for i in (0, 3, 1, 2)]
     stopped = [record_of(plan, 4 + i, [0.3, 0.2], state="pruned", learned=2) for i in range(3)]
-    found = pruned_of(plan, [*finished, *stopped])
+    found = summarize_early_stopping(plan, [*finished, *stopped])
     assert (found.trials, found.saved, found.total) == (3, 3 * 2, 7 * 3 * 2)
     (rung,) = found.rungs
     assert (rung.tasks, rung.stopped, rung.finished) == (2, 3, 4)
     early = [sum(matrix[2][0] + matrix[2][1] for matrix in r.accuracy) for r in finished]
     late = [r.metrics["average_accuracy"] for r in finished]
     assert rung.correlation == pytest.approx(stats.spearmanr(early, late).statistic)
-    lines = saving_of(found, "asha", 7)
+    lines = describe_saving(found, "asha", 7)
     assert lines[0] == "Stopped early (asha): 3 of 7 trials, which saved 6 of 42 task-seed trainings (14 %)."
     assert lines[1].startswith("After task 2: 3 stopped; rank correlation (Spearman)")
     assert lines[1].endswith(f"over the 4 finished trials: {rung.correlation:.2f}.")
@@ -202,15 +202,15 @@ def test_the_end_says_what_was_saved_and_whether_early_scores_can_be_trusted(tmp
 def test_too_few_finished_trials_have_no_rank_correlation(tmp_path):
     plan = plan_of(tmp_path, pruner="asha", tasks=3, seeds=2)
     records = [record_of(plan, i, [0.5, 0.6]) for i in range(2)]
-    found = pruned_of(plan, records)
+    found = summarize_early_stopping(plan, records)
     assert math.isnan(found.rungs[0].correlation)
-    assert saving_of(found, "asha", 2)[1].endswith("over the 2 finished trials: too few finished to tell.")
+    assert describe_saving(found, "asha", 2)[1].endswith("over the 2 finished trials: too few finished to tell.")
 
 
 def test_without_a_pruner_nothing_is_said(tmp_path):
     plan = plan_of(tmp_path)
     assert plan.options.pruner is Pruner.NONE
-    assert pruned_of(plan, [record_of(plan, 0, [0.5] * 3)]) is None
+    assert summarize_early_stopping(plan, [record_of(plan, 0, [0.5] * 3)]) is None
 
 
 def test_the_median_pruner_needs_a_reported_value(tmp_path):

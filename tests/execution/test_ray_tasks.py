@@ -15,7 +15,7 @@ import torch
 
 from clsearch import LogRange, Study
 from clsearch.execution.ray_tasks import side_by_side, slots
-from clsearch.execution.resources import Share, given_gpus, gpu_given, place
+from clsearch.execution.resources import WorkerResources, assigned_gpus, choose_gpu, worker_location
 from clsearch.planning.plan import Plan
 
 WAIT = 60.0
@@ -71,7 +71,7 @@ def twofold(device: torch.device, word: str) -> tuple[str, bytes]:
 
 
 def threads(device: torch.device, asked: int) -> int:
-    Share(asked, 0).take("cpu")
+    WorkerResources(asked, 0).apply("cpu")
     return torch.get_num_threads()
 
 
@@ -178,7 +178,7 @@ def gpus(device: torch.device, folder: Path, own: str, other: str) -> tuple[list
     """What a job that runs beside another is given: its GPUs, those that torch would see, the device, the place."""
     meets(device, folder, own, other, WAIT)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given_gpus(), visible, str(gpu_given(given_gpus(), visible)), place()
+    return assigned_gpus(), visible, str(choose_gpu(assigned_gpus(), visible)), worker_location()
 
 
 @pytest.mark.parametrize(("share", "same"), [(1, False), (0.5, True)])

@@ -4,7 +4,14 @@ import pytest
 import ray
 import torch
 
-from clsearch.execution.resources import Share, gpu_given, name_of, place, remedy, short_of_memory
+from clsearch.execution.resources import (
+    WorkerResources,
+    choose_gpu,
+    is_out_of_memory,
+    memory_advice,
+    node_name,
+    worker_location,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,14 +30,14 @@ from clsearch.execution.resources import Share, gpu_given, name_of, place, remed
     ],
 )
 def test_the_device_is_the_gpu_that_ray_gave_as_torch_counts_the_visible_ones(given, visible, index) -> None:
-    assert gpu_given(given, visible) == torch.device("cuda", index)
+    assert choose_gpu(given, visible) == torch.device("cuda", index)
 
 
 @pytest.mark.parametrize("gpus", [0, 0.25, 1])
 def test_a_trial_on_the_cpu_stays_there_whatever_gpus_it_holds(gpus) -> None:
     before = torch.get_num_threads()
     try:
-        assert Share(2, gpus).take("cpu") == torch.device("cpu")
+        assert WorkerResources(2, gpus).apply("cpu") == torch.device("cpu")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -50,12 +57,12 @@ def too_much() -> Exception:
     ids=lambda error: type(error).__name__,
 )
 def test_memory_that_does_not_suffice_is_recognised(error) -> None:
-    assert short_of_memory(error)
+    assert is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("memory")])
 def test_other_errors_are_not_taken_for_it(error) -> None:
-    assert not short_of_memory(error)
+    assert not is_out_of_memory(error)
 
 
 @pytest.mark.parametrize(
@@ -67,17 +74,17 @@ def test_other_errors_are_not_taken_for_it(error) -> None:
     ],
 )
 def test_the_remedy_names_the_options_that_help(kind, gpus, named, unnamed) -> None:
-    said = remedy(kind, gpus)
+    said = memory_advice(kind, gpus)
     assert all(word in said for word in named)
     assert not any(word in said for word in unnamed)
 
 
 def test_a_node_goes_by_the_name_that_it_was_given_or_its_hosts() -> None:
     node = {"NodeManagerAddress": "10.0.0.7", "NodeManagerHostname": "gpu-box"}
-    assert name_of(node | {"NodeName": "rack-2"}) == "rack-2"
-    assert name_of(node | {"NodeName": "10.0.0.7"}) == name_of(node) == "gpu-box"
+    assert node_name(node | {"NodeName": "rack-2"}) == "rack-2"
+    assert node_name(node | {"NodeName": "10.0.0.7"}) == node_name(node) == "gpu-box"
 
 
 def test_a_worker_says_on_which_node_it_is(ray_session: str) -> None:
     (node,) = [node for node in ray.nodes() if node["Alive"]]
-    assert ray.get(ray.remote(num_cpus=0)(place).remote()) == name_of(node)
+    assert ray.get(ray.remote(num_cpus=0)(worker_location).remote()) == node_name(node)

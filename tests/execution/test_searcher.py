@@ -17,29 +17,30 @@ from scipy.stats import qmc
 from clsearch import LogRange, Range
 from clsearch.common.errors import ConfigError
 from clsearch.execution.optuna_study import distributions_of, open_storage
-from clsearch.execution.searcher import OptunaSearcher, reference_label, trial_label
+from clsearch.execution.searcher import reference_label, trial_label
 from clsearch.planning.spaces import grid
 from clsearch.records.study_file import JOURNAL
 from tests.builders import plan_of
+from tests.execution.reports import FlatSearcher
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # see the one test of it
 
 
-class Desk:
-    """Notes what a search tells its watcher. rooms: the answers to whether there is room; then there always is."""
+class Host:
+    """Notes what a search tells its host. capacities: the answers to whether it has capacity; then it always has."""
 
-    def __init__(self, rooms=()):
-        self.rooms = list(rooms)
+    def __init__(self, capacities=()):
+        self.capacities = list(capacities)
         self.troubles = []
 
-    def configure(self, asked, algorithm):
+    def make_trial_config(self, asked, algorithm):
         made = [{"label": label, "values": dict(values), "algorithm": algorithm} for label, values in asked.items()]
         return made[0] if len(made) == 1 else {"cohort": made}
 
-    def room(self):
-        return self.rooms.pop(0) if self.rooms else True
+    def has_capacity(self):
+        return self.capacities.pop(0) if self.capacities else True
 
-    def halt(self, error):
+    def abort(self, error):
         self.troubles.append(error)
 
 
@@ -58,7 +59,7 @@ def begin(tmp_path):
 
     def make(folder="a", references=(), **settings):
         plan = plan_of(tmp_path / folder, **({"trials": 3, "references": tuple(references)} | settings))
-        return OptunaSearcher(plan, open_storage(plan), Desk())
+        return FlatSearcher(plan, open_storage(plan), Host())
 
     return make
 
@@ -90,7 +91,7 @@ def test_references_come_first_and_then_the_budget_and_then_finished(begin):
 
 def test_nothing_is_suggested_while_there_is_no_room(begin):
     searcher = begin(references=["finetuning"], trials=1)
-    searcher.desk = Desk([False, True, False, True, False, True])
+    searcher.host = Host([False, True, False, True, False, True])
     asked = [searcher.suggest(f"t{i}") for i in range(6)]
     assert asked[::2] == [None, None, None]
     assert [asked[1]["label"], asked[3]["label"]] == ["reference_finetuning", "trial_00000"]
@@ -198,7 +199,7 @@ def test_pruned_and_failed_trials_count_towards_the_budget(begin):
 
 def continued(searcher, ended=None):
     """The search as a process finds it that goes on with it: the journal is opened as it lies there."""
-    return OptunaSearcher(searcher.plan, open_storage(searcher.plan), Desk(), ended)
+    return FlatSearcher(searcher.plan, open_storage(searcher.plan), Host(), ended)
 
 
 def test_a_reopened_search_goes_on_with_what_did_not_end_and_then_asks_for_the_rest(begin):
@@ -263,7 +264,7 @@ def test_more_trials_extend_a_study_and_fewer_than_it_has_are_refused(begin, tmp
     values = played(searcher, 2)
     ended = {trial_label(i): own for i, own in enumerate(values)}
     longer, shorter = (plan_of(tmp_path / "a", trials=trials, references=()) for trials in (3, 1))
-    again = OptunaSearcher(longer, open_storage(longer), Desk(), ended)
+    again = FlatSearcher(longer, open_storage(longer), Host(), ended)
     assert again.suggest("u")["label"] == "trial_00002"
     assert again.suggest("v") == Searcher.FINISHED
     with pytest.raises(ConfigError, match="trials: must be at least 3, as many as the study has already; got 1"):
@@ -321,7 +322,7 @@ def test_a_journal_that_cannot_be_written_halts_the_search_and_nothing_is_writte
     kept = journal.rename(journal.with_name("kept"))
     searcher.plan.folder.rename(searcher.plan.folder.with_name("elsewhere"))
     assert searcher.suggest("t1") is None
-    (trouble,) = searcher.desk.troubles
+    (trouble,) = searcher.host.troubles
     assert isinstance(trouble, OSError)
     searcher.plan.folder.with_name("elsewhere").rename(searcher.plan.folder)
     kept.rename(journal)
@@ -479,7 +480,7 @@ def test_the_study_is_maximised_and_named_after_the_plan(begin):
 def test_ray_can_pickle_a_searcher_whose_storage_is_open(begin):
     searcher = begin()
     ask(searcher, 1)
-    assert isinstance(pickle.loads(pickle.dumps(searcher)), OptunaSearcher)
+    assert isinstance(pickle.loads(pickle.dumps(searcher)), FlatSearcher)
 
 
 def test_a_reference_waits_for_the_best_learning_rate_where_that_is_searched(begin):

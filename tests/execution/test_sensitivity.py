@@ -14,7 +14,13 @@ import torch
 from clsearch import LogRange, Range
 from clsearch.common.errors import ConfigError
 from clsearch.data.datasets import read_data, training_data
-from clsearch.execution.sensitivity import LEAST, Probe, check_effect, effect, settings_of_others
+from clsearch.execution.sensitivity import (
+    MIN_RELATIVE_EFFECT,
+    SensitivityProbe,
+    check_sensitivity,
+    other_values,
+    sensitivity,
+)
 from clsearch.methods.registry import BUILT_IN, configure
 from clsearch.tasks.benchmark import miniature
 from clsearch.training.loop import learn_sequence
@@ -35,12 +41,12 @@ def data_of(plan):
 
 
 def checked(plan):
-    check_effect(plan, data_of(plan))
+    check_sensitivity(plan, data_of(plan))
 
 
 def learned(plan, values, long=False):
     """Two tasks, learned by a probe that has learned nothing else."""
-    return Probe(plan, data_of(plan)).outcome(values, long)
+    return SensitivityProbe(plan, data_of(plan)).outcome(values, long)
 
 
 def problems(plan):
@@ -110,12 +116,12 @@ def test_a_hyperparameter_that_acts_with_some_values_of_the_others_acts():
     plan = study_of("ewc", space=space).plan
     pairs = [
         [learned(plan, others | {"penalty_p_norm": p}) for p in (1.5, 3)]
-        for others in settings_of_others(plan, "penalty_p_norm")
+        for others in other_values(plan, "penalty_p_norm")
     ]
-    effects = [effect(*pair) for pair in pairs]
+    effects = [sensitivity(*pair) for pair in pairs]
     assert pairs[0] == [None, None]
     assert effects[0] == 0
-    assert effects[1] > LEAST > effects[2]
+    assert effects[1] > MIN_RELATIVE_EFFECT > effects[2]
     checked(plan)
 
 
@@ -145,7 +151,7 @@ def test_a_range_too_small_to_act_is_refused_with_its_ends_its_effect_and_its_pe
     assert [float(said[1]), float(said[2])] == pytest.approx([values.low, values.high])
     moved = max(((high.params - low.params).norm() / max(low.moved, high.moved)).item() for low, high in pairs)
     assert float(said[3]) == pytest.approx(moved, rel=0.5)
-    assert float(said[3]) < LEAST
+    assert float(said[3]) < MIN_RELATIVE_EFFECT
     assert float(said[4]) == pytest.approx(max(outcome.penalty for pair in pairs for outcome in pair), rel=0.05)
 
 
@@ -158,7 +164,7 @@ def test_an_effect_that_grows_late_is_given_the_studys_own_length_to_show():
     ]
     for plan in plans:
         low, high = (learned(plan, {"penalty_factor": value}) for value in (0.01, 0.1))
-        assert effect(low, high) < LEAST
+        assert sensitivity(low, high) < MIN_RELATIVE_EFFECT
     assert set(problems(plans[0])) == {"penalty_factor"}
     checked(plans[1])
 
@@ -229,10 +235,10 @@ def test_an_effect_is_the_distance_as_a_share_of_what_the_task_moved():
     some = learned(plan, {"penalty_factor": 1.0, "penalty_p_norm": 2.0})
     other = replace(some, params=some.params + 1, moved=3 * some.moved)
     expected = len(some.params) ** 0.5 / (3 * some.moved)
-    assert effect(some, other) == effect(other, some) == pytest.approx(expected)
-    assert effect(some, some) == 0
-    assert effect(some, None) == effect(None, some) == float("inf")
-    assert effect(None, None) == 0
+    assert sensitivity(some, other) == sensitivity(other, some) == pytest.approx(expected)
+    assert sensitivity(some, some) == 0
+    assert sensitivity(some, None) == sensitivity(None, some) == float("inf")
+    assert sensitivity(None, None) == 0
 
 
 def test_what_is_learned_is_two_tasks_as_the_study_trains_them():
@@ -264,7 +270,7 @@ def test_a_large_data_set_is_thinned(tmp_path):
 
 def test_others_stand_at_their_strong_end_first_then_between_then_opposite():
     plan = study_of("lwf_ewc").plan
-    settings = settings_of_others(plan, "distillation_factor")
+    settings = other_values(plan, "distillation_factor")
     temperature = SMALL_SPACES["lwf"]["distillation_temperature"]
     factor = SMALL_SPACES["ewc"]["penalty_factor"]
     first, between, opposite = settings
@@ -279,7 +285,7 @@ def test_others_stand_at_their_strong_end_first_then_between_then_opposite():
 
 
 def test_a_setting_of_the_others_is_tried_once():
-    assert settings_of_others(study_of("finetuning").plan, "learning_rate") == [{}]
+    assert other_values(study_of("finetuning").plan, "learning_rate") == [{}]
 
 
 # Task 1 is trained once
@@ -302,7 +308,7 @@ RATES = SMALL_SPACES["finetuning"]
 )
 def test_settings_with_one_learning_rate_share_task_1_and_end_as_they_would_alone(algorithm, settings):
     plan = study_of(algorithm, **settings).plan
-    probe = Probe(plan, data_of(plan))
+    probe = SensitivityProbe(plan, data_of(plan))
     found = []
     for i in range(3):
         values = {name: r.points(3)[i] for name, r in plan.space.items()}
@@ -316,7 +322,7 @@ def test_settings_with_one_learning_rate_share_task_1_and_end_as_they_would_alon
 
 def test_each_learning_rate_and_each_length_has_its_own_task_1():
     plan = study_of("ewc", space=SMALL_SPACES["ewc"] | RATES, iterations=40).plan
-    probe = Probe(plan, data_of(plan))
+    probe = SensitivityProbe(plan, data_of(plan))
     settings = [
         ({"learning_rate": rate, "penalty_factor": factor, "penalty_p_norm": 2.0}, long)
         for rate in (0.01, 0.1)
@@ -333,7 +339,7 @@ def test_each_learning_rate_and_each_length_has_its_own_task_1():
 
 def test_a_setting_is_trained_once():
     plan = study_of("ewc").plan
-    probe = Probe(plan, data_of(plan))
+    probe = SensitivityProbe(plan, data_of(plan))
     values = {"penalty_factor": 1.0, "penalty_p_norm": 2.0}
     assert probe.outcome(values, False) is probe.outcome(dict(reversed(values.items())), False)
     assert probe.outcome(values, False) is not probe.outcome(values | {"penalty_factor": 2.0}, False)
@@ -341,7 +347,7 @@ def test_a_setting_is_trained_once():
 
 def test_a_first_task_that_diverges_is_trained_once_too():
     plan = study_of("ewc", **TOO_FAST).plan
-    probe = Probe(plan, data_of(plan))
+    probe = SensitivityProbe(plan, data_of(plan))
     for factor in (1.0, 2.0):
         assert probe.outcome({"penalty_factor": factor, "penalty_p_norm": 2.0}, False) is None
     assert list(probe.firsts.values()) == [None]
@@ -386,14 +392,14 @@ def test_the_default_ranges_act_on_images_of_ones_own_which_are_not_read_again(
     data = read_data(plan.config.source, None)
     for path in tmp_path.iterdir():
         shutil.rmtree(path)
-    check_effect(plan, data)
+    check_sensitivity(plan, data)
     space = (
         {"distillation_factor": LogRange(1e-9, 1e-8)}
         if algorithm == "lwf"
         else {"penalty_factor": LogRange(1e-12, 1e-10)}
     )
     with pytest.raises(ConfigError, match=rf"^{next(iter(space))}: must act: "):
-        check_effect(replace(plan, space=space), data)
+        check_sensitivity(replace(plan, space=space), data)
 
 
 # It leaves the process as it was

@@ -18,11 +18,11 @@ from clsearch.execution.trainable import STATE_FILE, trainable_of
 from clsearch.methods.registry import BUILT_IN, configure
 from clsearch.metrics import last_rows
 from clsearch.networks.mlp import MLP
-from clsearch.records.trials import metrics_of
 from clsearch.trainables import EWCTrainable, FinetuningTrainable, LwFTrainable
 from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_run
 from tests.builders import write_images
+from tests.execution.reports import metrics_of
 
 SETTINGS = {"hidden": (8,), "epochs": 1, "batch_size": 64, "tasks": 3}
 CONFIG = SETTINGS | {"seeds": [0, 1]}

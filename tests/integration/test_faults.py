@@ -93,7 +93,7 @@ def test_a_server_that_hangs_costs_the_study_seconds_and_is_brought_up_to_date_l
     hanger.join()
     ended = time.time()
     assert result.exit_code == 0
-    assert ended - max(record.told for record in result.records) / 1000 < tracking.PATIENCE_SECONDS + 15
+    assert ended - max(record.reported for record in result.records) / 1000 < tracking.PATIENCE_SECONDS + 15
     assert "python -m clsearch sync" in capsys.readouterr().err
     os.killpg(process.pid, signal.SIGCONT)
     wait_for_answer(uri)

@@ -166,7 +166,9 @@ def test_the_benchmark_of_chaos_finds_nothing_wrong_with_it_and_what_is_wrong_wi
 
 
 def test_a_second_driver_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
-    words = "from clsearch.records.resume import claimed\nwith claimed(Path(sys.argv[1])): print(flush=True), input()"
+    words = (
+        "from clsearch.records.resume import study_lock\nwith study_lock(Path(sys.argv[1])): print(flush=True), input()"
+    )
     first = subprocess.Popen(
         [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{words}", str(tmp_path / "results" / "chaos")],
         stdin=subprocess.PIPE,

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from clsearch import LogRange, Study
 from clsearch.cli.main import main
-from clsearch.records.resume import claimed
+from clsearch.records.resume import study_lock
 from tests.integration.servers import Served, free_ports
 from tests.integration.test_resume import CONTINUAL, study
 
@@ -94,7 +94,7 @@ def test_a_server_that_missed_a_study_is_brought_up_to_date(
 def test_what_cannot_be_sent_is_said(kinds: list[str], results: Path, tmp_path: Path, capsys) -> None:
     assert main(["sync"]) == 2
     assert main(["sync", str(tmp_path / "none")]) == 2
-    with claimed(results / "sent"):
+    with study_lock(results / "sent"):
         assert main(["sync", str(results / "sent")]) == 2
     broken = tmp_path / "broken.db"
     broken.write_bytes(b"no database" * 1000)

@@ -22,7 +22,7 @@ from clsearch.cli.main import main
 from clsearch.data.datasets import read_data
 from clsearch.execution.final_evaluation import measure
 from clsearch.methods.registry import configure
-from clsearch.records.ranking import matrices, unlearning_of
+from clsearch.records.trial_metrics import accuracy_matrices, unlearning_measurements
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.result import StudyResult
 from clsearch.tasks.test_data import read_test
@@ -71,8 +71,8 @@ def test_trials_measured_what_their_configurations_give_without_ray(found: Study
     assert [r.algorithm for r in found.references] == ["amnesiac_finetuning"]
     for record in (*found.records[:2], *found.references):
         expected = in_peace(record)
-        torch.testing.assert_close(matrices(record), expected.accuracy, equal_nan=True, rtol=0, atol=0)
-        own = unlearning_of(record)
+        torch.testing.assert_close(accuracy_matrices(record), expected.accuracy, equal_nan=True, rtol=0, atol=0)
+        own = unlearning_measurements(record)
         assert own.keys() == expected.unlearning.keys()
         for name, values in expected.unlearning.items():
             torch.testing.assert_close(own[name], values, equal_nan=True, rtol=1e-6, atol=1e-9)
@@ -85,7 +85,7 @@ def test_results_have_the_accuracy_on_all_tasks_before_and_after(found: StudyRes
     record = found.records[1]
     folder = found.plan.folder / "trials" / record.label
     table = pd.read_csv(folder / "unlearning.csv").set_index(["requests", "seed", "tasks_learned"])
-    measured = unlearning_of(record)
+    measured = unlearning_measurements(record)
     for when in ("before", "after"):
         for m, seed in enumerate(record.seeds):
             for t in range(5):
@@ -124,7 +124,7 @@ def test_mlflow_has_the_metrics_after_each_task_and_the_matrices(found: StudyRes
         runs = client.search_runs([experiment])
         (run,) = [run for run in runs if run.data.tags["label"].split()[0] == record.label]
         history = client.get_metric_history(run.info.run_id, "unlearning/gap_to_chance")
-        measured = unlearning_of(record)
+        measured = unlearning_measurements(record)
         expected = {t: metrics.unlearning(measured, t)["unlearning/gap_to_chance"].mean().item() for t in (2, 3, 4)}
         assert {point.step: point.value for point in history} == pytest.approx(expected)
         steps = client.get_metric_history(run.info.run_id, "unlearning/distance")
@@ -188,6 +188,8 @@ def test_a_study_goes_on_across_a_request_bit_for_bit(ray_session: str, results:
     assert [r.state for r in done.records] == ["finished"] * 2
     for record in done.records:
         expected = in_peace(record)
-        torch.testing.assert_close(matrices(record), expected.accuracy, equal_nan=True, rtol=0, atol=0)
+        torch.testing.assert_close(accuracy_matrices(record), expected.accuracy, equal_nan=True, rtol=0, atol=0)
         for name, values in expected.unlearning.items():
-            torch.testing.assert_close(unlearning_of(record)[name], values, equal_nan=True, rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(
+                unlearning_measurements(record)[name], values, equal_nan=True, rtol=1e-6, atol=1e-9
+            )

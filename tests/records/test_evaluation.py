@@ -10,7 +10,14 @@ import torch
 from scipy import stats
 
 from clsearch import LogRange, Study, metrics
-from clsearch.records.evaluation import Final, Measured, accuracies_of, content_of, shown, table_of
+from clsearch.records.evaluation import (
+    EvaluatedConfiguration,
+    FinalEvaluation,
+    accuracy_table,
+    evaluation_json,
+    intervals_as_json,
+    metrics_table,
+)
 from clsearch.records.ranking import Choice
 from clsearch.records.study_file import finite
 from clsearch.records.test_ledger import Opening
@@ -41,7 +48,7 @@ def row_of(configuration="chosen", algorithm="lwf", on="full_sequence", number=0
         "test": matrices(number + 1, len(tasks)),
         "seconds": 2.5,
     }
-    return Measured(configuration=configuration, algorithm=algorithm, on=on, tasks=tasks, **(own | other))
+    return EvaluatedConfiguration(configuration=configuration, algorithm=algorithm, on=on, tasks=tasks, **(own | other))
 
 
 def lost(row):
@@ -57,7 +64,7 @@ OPENING = Opening("digits", "2030-01-02T03:04:05+00:00", "mine", "lwf", {"distil
 
 def final_of(*rows, plan=None, scores=None, per_task=()):
     choice = Choice("trial_00001", {"distillation_factor": 2.0}, scores or {"average_accuracy": 0.9}, per_task)
-    return Final.of(plan or plan_of(), choice, rows, (OPENING,), 7.5)
+    return FinalEvaluation.of(plan or plan_of(), choice, rows, (OPENING,), 7.5)
 
 
 def first_k(k, *rows, scores=None):
@@ -290,7 +297,7 @@ def test_the_table_has_a_row_per_configuration_target_and_part_with_the_ends_of_
         lost(row_of("finetuning", "finetuning", number=31)),
     )
     final = first_k(2, *rows)
-    table = table_of(final)
+    table = metrics_table(final)
     assert list(zip(table.configuration, table.on, table.part, strict=True)) == [
         (row.configuration, row.on, part) for row in rows for part in ("validation", "test")
     ]
@@ -314,7 +321,7 @@ def test_the_table_has_a_row_per_configuration_target_and_part_with_the_ends_of_
 def test_every_accuracy_has_a_cell_with_its_seed_and_the_tasks_learned():
     rows = (row_of(on="reported", number=1, tasks=(3, 4, 5)), row_of(number=21), lost(row_of("joint", "joint")))
     final = first_k(2, *rows)
-    table = accuracies_of(final)
+    table = accuracy_table(final)
     assert len(table) == sum(2 * SEEDS * (len(row.tasks) + 1) for row in rows)
     for row in rows:
         for part in ("validation", "test"):
@@ -341,7 +348,7 @@ def test_a_metric_of_one_task_has_the_tasks_number_in_the_whole_sequence():
 def test_final_json_holds_what_was_found():
     chosen, joint = row_of(number=1, per_task=({"learning_rate": 0.1},) * 5), row_of("joint", "joint", number=3)
     final = final_of(chosen, joint, per_task=({"learning_rate": 0.1},) * 5)
-    content = content_of(final)
+    content = evaluation_json(final)
     assert content["protocol"] == "end_of_sequence"
     assert content["choice"] == {
         "label": "trial_00001",
@@ -350,7 +357,7 @@ def test_final_json_holds_what_was_found():
         "per_task": ({"learning_rate": 0.1},) * 5,
     }
     assert content["seeds"] == {"selecting": [0, 1, 2], "reporting": [1000, 1001, 1002, 1003]}
-    assert content["openings"] == [vars(OPENING)]
+    assert content["openings"] == [OPENING.as_json()]
     (optimism,) = content["optimism"]
     assert optimism["metric"] == "average_accuracy"
     assert optimism["against_test"] == pytest.approx(0.9 - optimism["test"]["mean"])
@@ -382,9 +389,9 @@ def test_final_json_is_json_even_where_training_diverged_or_there_is_one_seed():
             scores={"average_accuracy": 0.5, "average_forgetting": 0.1},
         ),
     ):
-        content = finite(content_of(final))
+        content = finite(evaluation_json(final))
         assert json.loads(json.dumps(content, allow_nan=False)) == json.loads(json.dumps(content))
-    lines = finite(content_of(final_of(row_of(number=1), broken)))["rows"]
+    lines = finite(evaluation_json(final_of(row_of(number=1), broken)))["rows"]
     assert lines[1]["reason"] == broken.reason
     assert (lines[1]["validation"], lines[1]["test"]) == ({}, {})
 
@@ -392,6 +399,6 @@ def test_final_json_is_json_even_where_training_diverged_or_there_is_one_seed():
 def test_intervals_are_shown_by_name():
     row = row_of(number=1)
     intervals = final_of(row).intervals(row, "test")
-    assert shown({"average_accuracy": intervals["average_accuracy"]}) == {
+    assert intervals_as_json({"average_accuracy": intervals["average_accuracy"]}) == {
         "average_accuracy": vars(intervals["average_accuracy"])
     }

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from clsearch.cli.main import main
-from clsearch.records.listing import entry_of, state_of, studies_in
-from clsearch.records.resume import claimed
+from clsearch.records.listing import list_studies, make_entry, study_state
+from clsearch.records.resume import study_lock
 from tests.builders import plan_of, record_of
 from tests.reporting.html.test_report import evaluated, references_of, small_plan, trials_of, written
 
@@ -34,13 +34,13 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_a_study_that_ended_is_listed_with_its_best_and_what_it_reaches(results: Path) -> None:
-    (whole,) = [entry for entry in studies_in(results) if entry.name == "whole"]
+    (whole,) = [entry for entry in list_studies(results) if entry.name == "whole"]
     assert (whole.algorithm, whole.benchmark, whole.state) == ("LwF", "split-digits", "finished")
     assert (whole.trials, whole.best, whole.test) == ("6/6", "91.00", "90.00")
 
 
 def test_one_that_was_cut_off_is_listed_as_far_as_it_came(results: Path) -> None:
-    (cut,) = [entry for entry in studies_in(results) if entry.name == "cut"]
+    (cut,) = [entry for entry in list_studies(results) if entry.name == "cut"]
     assert (cut.algorithm, cut.state, cut.trials, cut.test) == ("EWC", "interrupted", "3/9", "")
     assert cut.best == "10.00 average forgetting"  # of which less is better
 
@@ -49,19 +49,19 @@ def test_the_newest_is_first(results: Path) -> None:
     folder = results / "cut"
     study = json.loads((folder / "study.json").read_text())
     (folder / "study.json").write_text(json.dumps(study | {"started": "2999-01-01T00:00:00+00:00"}))
-    assert [entry.name for entry in studies_in(results)] == ["cut", "whole"]
+    assert [entry.name for entry in list_studies(results)] == ["cut", "whole"]
 
 
 @pytest.mark.slow
 def test_a_study_that_a_process_holds_is_running(results: Path) -> None:
     folder = results / "cut"
     study = json.loads((folder / "study.json").read_text())
-    with claimed(folder):
+    with study_lock(folder):
         seen = subprocess.run([sys.executable, "-m", "clsearch", "list", str(results)], capture_output=True, text=True)
     (line,) = [line for line in seen.stdout.splitlines() if line.strip().startswith("cut")]
     assert "running" in line
-    assert state_of(folder, study) == "interrupted"
-    assert entry_of(folder, study | {"state": "unfinished"}).state == "interrupted"
+    assert study_state(folder, study) == "interrupted"
+    assert make_entry(folder, study | {"state": "unfinished"}).state == "interrupted"
 
 
 def test_the_command_prints_them(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

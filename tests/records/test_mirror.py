@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from clsearch.common.errors import ConfigError
-from clsearch.records.mirror import Mirror, check_mirror, copied
+from clsearch.records.mirror import Mirror, check_mirror, copy_changes
 
 
 def written(folder: Path, **files: str) -> Path:
@@ -35,37 +35,37 @@ def warned() -> list[str]:
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "{}/"])
 def test_all_files_are_copied_into_a_folder_of_the_studys_name(tmp_path, study, form) -> None:
-    copied(study, form.format(tmp_path / "bucket"), {})
+    copy_changes(study, form.format(tmp_path / "bucket"), {})
     assert contents(tmp_path / "bucket") == {f"mine/{name}": text for name, text in contents(study).items()}
 
 
 def test_another_store_than_a_disk_takes_them_as_well(study) -> None:
     store = fsspec.filesystem("memory")
-    copied(study, "memory://bucket/path", {})
+    copy_changes(study, "memory://bucket/path", {})
     assert store.cat_file("/bucket/path/mine/trials/one/record") == b"1"
 
 
 def test_rays_own_folder_and_files_half_written_are_left_out(tmp_path, study) -> None:
     written(study, ray__trial__big="x", **{".record.0123456789abcdef.tmp": "half", "trials__ray": "kept"})
-    copied(study, str(tmp_path / "bucket"), {})
+    copy_changes(study, str(tmp_path / "bucket"), {})
     names = set(contents(tmp_path / "bucket" / "mine"))
     assert names == {"best", "trials/one/record", "trials/one/state", "trials/ray"}
 
 
 def test_only_what_changed_is_copied_again_and_what_is_gone_is_removed(tmp_path, study) -> None:
     copy = tmp_path / "bucket" / "mine"
-    sent = copied(study, str(tmp_path / "bucket"), {})
+    sent = copy_changes(study, str(tmp_path / "bucket"), {})
     (copy / "best").write_text("touched by nobody")
     written(study, trials__one__record="2, longer")
     (study / "trials" / "one" / "state").unlink()
-    again = copied(study, str(tmp_path / "bucket"), sent)
+    again = copy_changes(study, str(tmp_path / "bucket"), sent)
     assert contents(copy) == {"best": "touched by nobody", "trials/one/record": "2, longer"}
     assert again.keys() == {study / "best", study / "trials" / "one" / "record"}
 
 
 def test_what_others_have_there_stays(tmp_path, study) -> None:
     written(tmp_path / "bucket", mine__notes="mine", other__best="theirs")
-    copied(study, str(tmp_path / "bucket"), copied(study, str(tmp_path / "bucket"), {}))
+    copy_changes(study, str(tmp_path / "bucket"), copy_changes(study, str(tmp_path / "bucket"), {}))
     assert contents(tmp_path / "bucket").items() >= {"mine/notes": "mine", "other/best": "theirs"}.items()
 
 

@@ -11,17 +11,16 @@ from scipy import stats
 from clsearch import LogRange, Range
 from clsearch.records.ranking import (
     Cost,
-    against,
-    alike,
-    best_content,
+    add_intransigence,
+    are_indistinguishable,
+    best_json,
     choice_of,
     cost_of,
-    matrices,
-    per_seed,
+    difference_to_reference,
     rank,
     rerun_command,
-    with_intransigence,
 )
+from clsearch.records.trial_metrics import accuracy_matrices, metric_per_seed
 from tests.builders import plan_of, planned, record_of, study_of
 
 ACCURACY, FORGETTING = "average_accuracy", "average_forgetting"
@@ -58,7 +57,7 @@ def test_trials_whose_paired_interval_holds_zero_are_marked_whatever_their_rank(
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_the_mark_is_scipys_paired_interval(records, number):
     ranking = ranked(records)
-    scores = [per_seed(records[n], ACCURACY) for n in (2, number)]
+    scores = [metric_per_seed(records[n], ACCURACY) for n in (2, number)]
     interval = stats.ttest_rel(*scores).confidence_interval(0.95)
     assert (records[number].label in ranking.close) == (interval.low <= 0 <= interval.high)
 
@@ -84,7 +83,7 @@ def test_without_a_finished_trial_there_is_no_best(plan, states):
     ranking = ranked(records)
     assert (ranking.best, ranking.trials, ranking.close, ranking.front) == (None, [], frozenset(), ())
     assert choice_of(ranking) is None
-    content = best_content(plan, ranking, records, [])
+    content = best_json(plan, ranking, records, [])
     assert content == {
         "label": None,
         "reason": "no trial finished",
@@ -107,7 +106,9 @@ def test_equal_trials_are_alike_and_the_earlier_one_is_best(plan):
 
 
 def test_the_difference_to_a_reference_is_paired_over_seeds(plan):
-    difference = against(record_of(plan, 0, BEST), record_of(plan, None, WORSE, algorithm="finetuning"), ACCURACY)
+    difference = difference_to_reference(
+        record_of(plan, 0, BEST), record_of(plan, None, WORSE, algorithm="finetuning"), ACCURACY
+    )
     interval = stats.ttest_rel(BEST, WORSE).confidence_interval(0.95)
     assert difference.mean == pytest.approx(0.06)
     assert (difference.low, difference.high) == pytest.approx((interval.low, interval.high))
@@ -116,7 +117,7 @@ def test_the_difference_to_a_reference_is_paired_over_seeds(plan):
 def test_best_content_is_what_a_reader_needs_to_judge_it(plan, records):
     reference = record_of(plan, None, WORSE, algorithm="finetuning")
     failed = record_of(plan, 9, WORSE, state="failed", learned=1)
-    content = best_content(plan, ranked(records), [*records, failed], [reference])
+    content = best_json(plan, ranked(records), [*records, failed], [reference])
     assert (content["label"], content["number"]) == ("trial_00002", 2)
     assert content["values"] == records[2].values
     assert content["config"] == records[2].settings
@@ -136,7 +137,7 @@ def test_best_content_is_what_a_reader_needs_to_judge_it(plan, records):
 
 def test_of_a_reference_that_failed_the_reason_is_kept(plan, records):
     reference = record_of(plan, None, WORSE, algorithm="finetuning", state="failed", learned=1)
-    content = best_content(plan, ranked(records), records, [replace(reference, reason="diverged")])
+    content = best_json(plan, ranked(records), records, [replace(reference, reason="diverged")])
     assert content["references"] == {"finetuning": {"state": "failed", "reason": "diverged"}}
 
 
@@ -150,15 +151,15 @@ def test_a_choice_has_the_values_and_the_score_of_the_best_alone(plan, records):
 @pytest.mark.parametrize("learned", [1, 2, 3])
 def test_the_accuracy_of_each_seed_is_the_mean_over_the_tasks_learned(plan, learned):
     record = record_of(plan, 0, [0.8, 0.6], learned=learned)
-    assert per_seed(record, ACCURACY) == pytest.approx([0.8, 0.6])
+    assert metric_per_seed(record, ACCURACY) == pytest.approx([0.8, 0.6])
 
 
 def test_a_metric_of_a_seed_by_hand(plan):
     R = [[[0.1, 0.1, 0.1], [0.9, 0.2, 0.3], [0.8, 0.6, 0.4], [0.1, 0.1, 0.1]]]
     record = replace(record_of(plan, 0, [0.8, 0.6], learned=2), accuracy=R)
-    assert per_seed(record, ACCURACY) == pytest.approx([0.7])  # (0.8 + 0.6) / 2, task 3 not learned
-    assert per_seed(record, FORGETTING) == pytest.approx([0.1])  # 0.9 - 0.8
-    assert per_seed(record, "learning_accuracy") == pytest.approx([0.75])  # (0.9 + 0.6) / 2
+    assert metric_per_seed(record, ACCURACY) == pytest.approx([0.7])  # (0.8 + 0.6) / 2, task 3 not learned
+    assert metric_per_seed(record, FORGETTING) == pytest.approx([0.1])  # 0.9 - 0.8
+    assert metric_per_seed(record, "learning_accuracy") == pytest.approx([0.75])  # (0.9 + 0.6) / 2
 
 
 def test_the_cost_of_a_search_counts_each_task_on_each_seed_and_the_one_that_diverged(plan):
@@ -258,9 +259,14 @@ def test_alike_is_alike_in_every_objective(plan):
     in_accuracy = record_of(plan, 2, LIKE, forgetting=[0.2, 0.31, 0.39])  # 10, 11 and 9 points more
     in_forgetting = record_of(plan, 3, WORSE, forgetting=[0.3, 0.1, 0.3])
     both = (ACCURACY, FORGETTING)
-    assert [alike(best, other, both) for other in (best, in_both, in_accuracy, in_forgetting)] == [1, 1, 0, 0]
-    assert alike(best, in_accuracy, (ACCURACY,))
-    assert alike(best, in_forgetting, (FORGETTING,))
+    assert [are_indistinguishable(best, other, both) for other in (best, in_both, in_accuracy, in_forgetting)] == [
+        1,
+        1,
+        0,
+        0,
+    ]
+    assert are_indistinguishable(best, in_accuracy, (ACCURACY,))
+    assert are_indistinguishable(best, in_forgetting, (FORGETTING,))
     ranking = ranked([best, in_both, in_accuracy, in_forgetting], *both)
     assert ranking.best is best
     assert ranking.close == {best.label, in_both.label}
@@ -269,14 +275,14 @@ def test_alike_is_alike_in_every_objective(plan):
 def test_the_difference_to_a_reference_is_of_the_metric_that_is_asked_for(plan, traded):
     reference = record_of(plan, None, [0.5] * 3, forgetting=[0.3, 0.5, 0.4], algorithm="finetuning")
     interval = stats.ttest_rel([0.09, 0.10, 0.11], [0.3, 0.5, 0.4]).confidence_interval(0.95)
-    difference = against(traded[1], reference, FORGETTING)
+    difference = difference_to_reference(traded[1], reference, FORGETTING)
     assert difference.mean == pytest.approx(-0.3)
     assert (difference.low, difference.high) == pytest.approx((interval.low, interval.high))
 
 
 def test_best_content_of_several_objectives_names_them_and_the_front(plan, traded):
     reference = record_of(plan, None, [0.5] * 3, forgetting=[0.3, 0.5, 0.4], algorithm="finetuning")
-    content = best_content(plan, ranked(traded, FORGETTING, ACCURACY), traded, [reference])
+    content = best_json(plan, ranked(traded, FORGETTING, ACCURACY), traded, [reference])
     assert content["objectives"] == [FORGETTING, ACCURACY]
     assert content["front"] == ["trial_00002", "trial_00001", "trial_00000"]
     assert content["label"] == "trial_00001"
@@ -381,7 +387,7 @@ def test_the_command_survives_a_shell_with_odd_paths(monkeypatch):
 
 def test_a_study_from_python_has_no_command(plan, records):
     assert rerun_command(plan, records[0]) is None
-    assert best_content(plan, ranked(records), records, [])["command"] is None
+    assert best_json(plan, ranked(records), records, [])["command"] is None
 
 
 def test_hyperparameters_that_the_script_fixes_stay_fixed():
@@ -422,7 +428,7 @@ def compared(tmp_path):
 
 
 def test_intransigence_by_hand(compared):
-    trial, finetuning = with_intransigence(list(compared))
+    trial, finetuning = add_intransigence(list(compared))
     # Seed 0: (0.05 - 0.10 + 0.30) / 3; seed 1: (0.30 + 0 + 0.30) / 3.
     first, second = 0.25 / 3, 0.6 / 3
     assert trial.label == "trial_00000"
@@ -434,7 +440,7 @@ def test_intransigence_by_hand(compared):
 
 
 def test_intransigence_is_added_and_nothing_else_is_changed(compared):
-    found = with_intransigence(list(compared))
+    found = add_intransigence(list(compared))
     assert [r.label for r in found] == ["trial_00000", "reference_finetuning"]  # joint has none against itself
     for before, after in zip(compared, found, strict=False):
         assert "intransigence" not in before.metrics
@@ -445,15 +451,15 @@ def test_intransigence_is_added_and_nothing_else_is_changed(compared):
 
 def test_the_average_hides_what_is_paired_by_seed(compared):
     trial, _, joint = compared
-    (found,) = with_intransigence([trial, joint])
-    (crossed,) = with_intransigence([trial, replace(joint, accuracy=joint.accuracy[::-1])])
+    (found,) = add_intransigence([trial, joint])
+    (crossed,) = add_intransigence([trial, replace(joint, accuracy=joint.accuracy[::-1])])
     assert crossed.metrics["intransigence"] == pytest.approx(found.metrics["intransigence"])
     assert crossed.metrics["intransigence/std"] != pytest.approx(found.metrics["intransigence/std"])
 
 
 def test_intransigence_reads_no_cell_without_a_meaning(compared):
     trial, _, joint = compared
-    (expected,) = with_intransigence([trial, joint])
+    (expected,) = add_intransigence([trial, joint])
 
     def lower(record):
         members = [
@@ -461,41 +467,41 @@ def test_intransigence_reads_no_cell_without_a_meaning(compared):
         ]
         return replace(record, accuracy=members)
 
-    (found,) = with_intransigence([lower(trial), lower(joint)])
+    (found,) = add_intransigence([lower(trial), lower(joint)])
     assert found.metrics == expected.metrics
-    assert matrices(lower(joint)).isnan().sum() == 2 * (3 + 3)
+    assert accuracy_matrices(lower(joint)).isnan().sum() == 2 * (3 + 3)
 
 
 def test_one_seed_has_no_spread_of_intransigence(tmp_path):
     plan = plan_of(tmp_path, seeds=1, references=("joint",))
     trial = with_matrix(record_of(plan, 0, [0.5]), TRIAL)
     joint = with_matrix(record_of(plan, None, [0.5], algorithm="joint"), JOINT)
-    (found,) = with_intransigence([trial, joint])
+    (found,) = add_intransigence([trial, joint])
     assert found.metrics["intransigence"] == pytest.approx(0.25 / 3)
     assert "intransigence/std" not in found.metrics
 
 
 def test_without_a_joint_reference_that_finished_there_is_no_intransigence(compared):
     trial, finetuning, joint = compared
-    assert with_intransigence([trial, finetuning]) == []
+    assert add_intransigence([trial, finetuning]) == []
     for state in ("failed", "unfinished"):
-        assert with_intransigence([trial, finetuning, replace(joint, state=state, tasks_learned=1)]) == []
+        assert add_intransigence([trial, finetuning, replace(joint, state=state, tasks_learned=1)]) == []
     # A trial of joint training is no reference.
-    assert with_intransigence([trial, replace(joint, number=1)]) == []
-    assert with_intransigence([]) == []
+    assert add_intransigence([trial, replace(joint, number=1)]) == []
+    assert add_intransigence([]) == []
 
 
 def test_trials_that_did_not_finish_get_none(compared):
     trial, _, joint = compared
     lost = replace(trial, label="trial_00001", state="failed", tasks_learned=1)
-    assert [r.label for r in with_intransigence([lost, trial, joint])] == ["trial_00000"]
+    assert [r.label for r in add_intransigence([lost, trial, joint])] == ["trial_00000"]
 
 
 def test_best_content_holds_intransigence_and_every_reference(compared):
     trial, finetuning, joint = compared
-    trial, finetuning = with_intransigence([trial, finetuning, joint])
+    trial, finetuning = add_intransigence([trial, finetuning, joint])
     plan = plan_of(Path("results"), seeds=2)
-    content = best_content(plan, ranked([trial]), [trial], [finetuning, joint])
+    content = best_json(plan, ranked([trial]), [trial], [finetuning, joint])
     assert content["metrics"]["intransigence"] == trial.metrics["intransigence"]
     assert list(content["references"]) == ["finetuning", "joint"]
     assert content["references"]["finetuning"]["metrics"] == finetuning.metrics

@@ -9,9 +9,10 @@ import pytest
 from clsearch import LogRange
 from clsearch.common.errors import ConfigError
 from clsearch.common.files import whole
-from clsearch.records.resume import check_same, check_same_comparison, claimed, set_aside
+from clsearch.records.resume import check_same, check_same_comparison, set_aside, study_lock
 from clsearch.records.study_file import STUDY, stored
-from clsearch.records.trials import Results, read_trials
+from clsearch.records.trials import read_trials
+from clsearch.records.writer import StudyWriter
 from tests.builders import plan_of, record_of
 from tests.pictures import fill
 
@@ -23,7 +24,7 @@ def refusal(call, *args):
 
 
 def begun(plan):
-    Results(plan).begin()
+    StudyWriter(plan).begin()
     return plan
 
 
@@ -33,8 +34,8 @@ def begun(plan):
 HOLD = """
 import sys
 from pathlib import Path
-from clsearch.records.resume import claimed
-with claimed(Path(sys.argv[1])):
+from clsearch.records.resume import study_lock
+with study_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -50,10 +51,10 @@ def holder(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_that_another_process_runs_is_refused(holder, tmp_path):
-    (problem,) = refusal(lambda: claimed(tmp_path / "mine").__enter__())
+    (problem,) = refusal(lambda: study_lock(tmp_path / "mine").__enter__())
     assert problem.startswith("name: a study is run by one process at a time; ")
     assert "mine is being run by another one now" in problem
-    with claimed(tmp_path / "other"):
+    with study_lock(tmp_path / "other"):
         pass
 
 
@@ -61,14 +62,14 @@ def test_a_study_that_another_process_runs_is_refused(holder, tmp_path):
 def test_a_process_that_was_killed_holds_nothing(holder, tmp_path):
     holder.kill()
     holder.wait()
-    with claimed(tmp_path / "mine"):
+    with study_lock(tmp_path / "mine"):
         pass
 
 
 def test_a_study_is_free_again_after_it_ended_and_not_before(tmp_path):
     for _ in range(2):
-        with claimed(tmp_path / "new" / "mine"):
-            assert refusal(lambda: claimed(tmp_path / "new" / "mine").__enter__())
+        with study_lock(tmp_path / "new" / "mine"):
+            assert refusal(lambda: study_lock(tmp_path / "new" / "mine").__enter__())
 
 
 # What must be the same
@@ -186,7 +187,7 @@ def test_study_json_says_when_a_study_was_gone_on_with_and_keeps_how_it_began(tm
     plan = begun(plan_of(tmp_path))
     first = stored(plan.folder / STUDY)
     assert first["resumed"] == []
-    later = Results(plan_of(tmp_path, trials=99))
+    later = StudyWriter(plan_of(tmp_path, trials=99))
     later.begin()
     second = stored(plan.folder / STUDY)
     assert second["trials"] == 99
@@ -217,7 +218,7 @@ def test_what_is_there_is_moved_aside_and_never_over_something_else(tmp_path):
 
 
 def test_leftovers_of_a_killed_process_go_and_the_states_of_what_did_not_end_stay(tmp_path):
-    results = Results(plan_of(tmp_path))
+    results = StudyWriter(plan_of(tmp_path))
     names = ["study.json", "trials/b/state.pt", "trials/a/record.json", "ray/x/y", "trials/a/state.pt"]
     kept, left = ([results.folder / name for name in own] for own in (names[:3], names[3:]))
     for path in (*kept, *left):
@@ -234,10 +235,10 @@ def test_leftovers_of_a_killed_process_go_and_the_states_of_what_did_not_end_sta
 
 def test_trials_are_read_back_as_they_were_written(tmp_path):
     plan = plan_of(tmp_path, tasks=2, seeds=2)
-    results = Results(plan)
+    results = StudyWriter(plan)
     done, part = record_of(plan, 0, [0.7, 0.5]), record_of(plan, 1, [0.7, 0.5], state="running", learned=1)
     results.write_trial(done)
-    results.note_trial(part)
+    results.write_status(part)
     found = read_trials(plan.folder)
     assert [*found] == ["trial_00000", "trial_00001"]
     assert [record.ended for record in found.values()] == [True, False]

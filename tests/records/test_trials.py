@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from clsearch.records.study_file import finite
-from clsearch.records.trials import PACKAGES, Results, code_version, metrics_of
+from clsearch.records.writer import PACKAGES, StudyWriter, code_version
 from tests.builders import plan_of, planned, record_of, study_of, write_images
 
 
@@ -20,7 +20,7 @@ def plan(tmp_path):
 
 @pytest.fixture
 def results(plan):
-    return Results(plan)
+    return StudyWriter(plan)
 
 
 def strict_json(path):
@@ -35,7 +35,7 @@ def strict_json(path):
 def test_study_json_says_what_was_asked_and_with_what(tmp_path):
     study = study_of("ewc", question="Why, and how?\n", results=tmp_path, seeds=2, first_seed=5, batch_size=7)
     plan = planned(study, "--trials", "4", "--sampler-seed", "3")
-    Results(plan).begin()
+    StudyWriter(plan).begin()
     content = strict_json(tmp_path / "mine" / "study.json")
     assert content["question"] == "Why, and how?"
     assert content["algorithm"] == "ewc"
@@ -63,7 +63,7 @@ def test_study_json_says_what_the_search_sees_and_what_is_reported_and_on_which_
     }
     found = []
     for name, own in settings.items():
-        Results(plan_of(tmp_path, name=name, **own)).begin()
+        StudyWriter(plan_of(tmp_path, name=name, **own)).begin()
         found.append(strict_json(tmp_path / name / "study.json"))
     end, first, two, none = found
     assert [content["protocol"] for content in found] == ["end_of_sequence", "first_k", "two_phase", "end_of_sequence"]
@@ -75,7 +75,7 @@ def test_study_json_says_what_the_search_sees_and_what_is_reported_and_on_which_
 
 
 def test_study_json_says_which_data_it_was(tmp_path):
-    Results(plan_of(tmp_path)).begin()
+    StudyWriter(plan_of(tmp_path)).begin()
     assert strict_json(tmp_path / "mine" / "study.json")["data"] == {
         "source": "digits",
         "shape": [1, 8, 8],
@@ -91,7 +91,7 @@ def test_study_json_has_a_digest_of_ones_own_images_and_the_names_of_grouped_cla
     for place in ("here", "there"):
         folder = write_images(tmp_path / place / "pets")
         settings = {"benchmark": f"folder:{folder}", "grouping": tmp_path / "groups.txt", "tasks": None}
-        Results(plan_of(tmp_path, name=place, **settings)).begin()
+        StudyWriter(plan_of(tmp_path, name=place, **settings)).begin()
         found.append(strict_json(tmp_path / place / "study.json")["data"])
     assert found[0] == found[1]  # the same images, copied
     assert len(found[0].pop("identity")) == 16
@@ -120,7 +120,7 @@ def test_accuracy_csv_is_the_matrix_with_a_row_per_seed_and_tasks_learned(plan, 
 
 def test_accuracy_csv_has_the_tasks_that_the_search_saw(tmp_path):
     plan = plan_of(tmp_path, protocol="first_k", first_k=2, tasks=5)
-    Results(plan).write_trial(record_of(plan, 0, [0.8, 0.6, 0.7]))
+    StudyWriter(plan).write_trial(record_of(plan, 0, [0.8, 0.6, 0.7]))
     table = pd.read_csv(plan.folder / "trials" / "trial_00000" / "accuracy.csv")
     assert list(table.columns) == ["seed", "tasks_learned", "task_01", "task_02"]
     assert list(table.groupby("seed").size()) == [3, 3, 3]
@@ -239,29 +239,6 @@ def test_a_file_is_replaced_as_a_whole_and_nothing_else_stays(plan, results):
     assert strict_json(folder / "record.json")["metrics"]["average_accuracy"] == pytest.approx(0.3)
 
 
-def test_metrics_of_a_result_are_our_own_finite_numbers():
-    ours = {
-        "average_accuracy": 0.5,
-        "average_accuracy/std": 0.1,
-        "learning_accuracy": 0.6,
-        "backward_transfer": -0.1,
-        "forward_transfer": 0,
-        "accuracy/task_01": 0.4,
-        "forgetting/task_01/std": 0.2,
-        "train/kl": 0.3,
-    }
-    rays = {
-        "training_iteration": 3,
-        "time_total_s": 1.0,
-        "timestamp": 5,
-        "done": True,
-        "tasks_learned": 3,
-        "seconds": 2,
-    }
-    broken = {"train/loss": float("inf"), "average_forgetting": float("nan"), "train/note": "text"}
-    assert metrics_of(ours | rays | broken | {"record": {}, "config": {}}) == ours
-
-
 def test_finite_turns_nan_and_infinity_to_none_at_any_depth():
     nan, inf = float("nan"), float("inf")
     assert finite({"a": [1, nan, (2.5, -inf)], "b": {"c": inf}, "d": "nan", "e": True}) == {
@@ -274,7 +251,7 @@ def test_finite_turns_nan_and_infinity_to_none_at_any_depth():
 
 def test_a_table_without_rows_is_a_table(tmp_path):
     plan = plan_of(tmp_path, "ewc")
-    Results(plan).write_table("references", [])
+    StudyWriter(plan).write_table("references", [])
     table = pd.read_csv(plan.folder / "references.csv")
     assert len(table) == 0
     assert {"label", "state", "penalty_factor", "reason"} <= set(table.columns)
@@ -284,7 +261,7 @@ def test_a_trial_that_did_not_finish_has_no_metrics_to_be_sorted_by(tmp_path):
     plan = plan_of(tmp_path, "ewc")
     done = record_of(plan, 0, [0.5, 0.5, 0.5], {"penalty_factor": 1.0, "penalty_p_norm": 2.0})
     lost = record_of(plan, 1, [0.99, 0.99, 0.99], done.values, state="failed", learned=1, reason="training diverged")
-    Results(plan).write_table("trials", [done, lost])
+    StudyWriter(plan).write_table("trials", [done, lost])
     table = pd.read_csv(plan.folder / "trials.csv")
     assert table.average_accuracy.isna().tolist() == [False, True]
     assert table.tasks_learned.tolist()[1] == 1

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from clsearch import LogRange, Study
 from clsearch.common.statistics import Interval
-from clsearch.records.evaluation import Final, Measured
+from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
 from clsearch.records.ranking import Choice
 from clsearch.records.test_ledger import Opening
 from clsearch.reporting.evaluation_table import describe_target, format_row, make_evaluation_table
@@ -40,13 +40,13 @@ def row_of(configuration="chosen", scores=(0.90, 0.91, 0.92), forgotten=0.05, ta
         "test": matrix(scores, forgotten, len(tasks)),
         "seconds": 1.0,
     }
-    return Measured(configuration=configuration, tasks=tasks, **(own | other))
+    return EvaluatedConfiguration(configuration=configuration, tasks=tasks, **(own | other))
 
 
 def final_of(*rows, plan=None, scores=None, before=0):
     opening = Opening("digits", "2030-01-02T03:04:05+00:00", "mine", "lwf", {}, (1000, 1001, 1002), before)
     choice = Choice("trial_00001", {"distillation_factor": 2.0}, scores or {"average_accuracy": 0.95})
-    return Final.of(plan or plan_of(), choice, rows, (opening,), 7.5)
+    return FinalEvaluation.of(plan or plan_of(), choice, rows, (opening,), 7.5)
 
 
 def text_of(table):

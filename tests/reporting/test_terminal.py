@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from clsearch import LogRange
-from clsearch.records.attempts import METHOD, RATE, Attempt, Decision
+from clsearch.records.attempts import METHOD_PHASE, RATE_PHASE, Attempt, Decision
 from clsearch.records.ranking import Choice, choice_of, rank
 from clsearch.reporting.result import StudyResult
 from clsearch.reporting.terminal import print_result
@@ -505,14 +505,14 @@ def attempted(task, phase, accuracy, kept=False, bar=None, **values):
 
 
 ATTEMPTS = (
-    attempted(1, RATE, 0.90, learning_rate=0.01),
-    attempted(1, RATE, 0.95, learning_rate=0.1, kept=True),
-    attempted(1, RATE, None, learning_rate=10.0),
-    attempted(1, METHOD, 0.94, learning_rate=0.1, distillation_factor=4.0, bar=0.76, kept=True),
-    attempted(2, RATE, 0.85, learning_rate=0.01, kept=True),
-    attempted(2, RATE, 0.80, learning_rate=0.1),
-    attempted(2, METHOD, 0.60, learning_rate=0.01, distillation_factor=4.0, bar=0.68),
-    attempted(2, METHOD, 0.70, learning_rate=0.01, distillation_factor=2.0, bar=0.68, kept=True),
+    attempted(1, RATE_PHASE, 0.90, learning_rate=0.01),
+    attempted(1, RATE_PHASE, 0.95, learning_rate=0.1, kept=True),
+    attempted(1, RATE_PHASE, None, learning_rate=10.0),
+    attempted(1, METHOD_PHASE, 0.94, learning_rate=0.1, distillation_factor=4.0, bar=0.76, kept=True),
+    attempted(2, RATE_PHASE, 0.85, learning_rate=0.01, kept=True),
+    attempted(2, RATE_PHASE, 0.80, learning_rate=0.1),
+    attempted(2, METHOD_PHASE, 0.60, learning_rate=0.01, distillation_factor=4.0, bar=0.68),
+    attempted(2, METHOD_PHASE, 0.70, learning_rate=0.01, distillation_factor=2.0, bar=0.68, kept=True),
 )
 
 
@@ -523,7 +523,7 @@ def task_by_task(plan, decision, **more):
 
 def test_every_attempt_of_continual_is_shown_by_task_and_phase(tmp_path):
     plan = plan_of(tmp_path, distillation_temperature=2.0, **CONTINUAL)
-    per_task = tuple(a.values for a in ATTEMPTS if a.kept and a.phase == METHOD)
+    per_task = tuple(a.values for a in ATTEMPTS if a.kept and a.phase == METHOD_PHASE)
     choice = Choice("continual", {}, {"learning_accuracy": 0.82}, per_task)
     text = task_by_task(plan, Decision(ATTEMPTS, choice, ""))
     rows = rows_below(text, "Chosen task by task")

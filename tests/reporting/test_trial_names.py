@@ -8,7 +8,7 @@ import pytest
 
 from clsearch.planning.plan import Plan
 from clsearch.reporting.trial_names import format_run_name, log_parameters, shorten_name
-from clsearch.tracking.run_metrics import final_name
+from clsearch.tracking.run_metrics import evaluation_run_name
 from tests.builders import SMALL_SPACES, measured_of, plan_of, record_of
 
 
@@ -38,8 +38,10 @@ def test_a_references_name_is_its_algorithm(tmp_path) -> None:
 def test_a_final_evaluations_name_says_what_was_measured_on_what(tmp_path) -> None:
     plan: Plan = plan_of(tmp_path, protocol="first_k", tasks=5)
     scores = [0.5] * 5
-    assert final_name(measured_of(plan, scores, scores)) == "final LwF (chosen), full sequence"
-    assert final_name(measured_of(plan, scores, scores, "joint", "reported")) == "final joint training, reported"
+    assert evaluation_run_name(measured_of(plan, scores, scores)) == "final LwF (chosen), full sequence"
+    assert (
+        evaluation_run_name(measured_of(plan, scores, scores, "joint", "reported")) == "final joint training, reported"
+    )
 
 
 def test_a_word_that_two_hyperparameters_end_with_is_not_enough() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from clsearch.data.datasets import training_data
-from clsearch.execution.sensitivity import check_effect
-from clsearch.records.trials import Results
+from clsearch.execution.sensitivity import check_sensitivity
+from clsearch.records.writer import StudyWriter
 from tests.builders import (
     planned,
     study_of,
@@ -59,7 +59,7 @@ def test_a_factory_reaches_every_configuration_as_itself(tmp_path, made):
 def test_a_factory_is_recorded_by_its_name(tmp_path):
     plan = study_of(backbone=tiny, hidden=None, results=tmp_path).plan
     assert plan.config.flat()["backbone"] == f"{tiny.__module__}.tiny"
-    Results(plan).begin()
+    StudyWriter(plan).begin()
     content = json.loads((plan.folder / "study.json").read_text())
     assert content["config"]["backbone"] == f"{tiny.__module__}.tiny"
     assert content["config"]["hidden"] == []
@@ -102,4 +102,4 @@ def test_images_that_a_backbone_cannot_take_are_refused(refused, tmp_path, monke
 def test_a_space_of_a_factory_follows_its_parameters():
     plan = following(backbone=tiny, hidden=None, fisher_scale="per_parameter").plan
     assert plan.space["penalty_factor"] == DEFAULT["penalty_factor"].scaled(6 * (9 + 1))
-    check_effect(plan, training_data(plan.config.source, None))
+    check_sensitivity(plan, training_data(plan.config.source, None))

@@ -8,7 +8,7 @@ import pytest
 from clsearch import SPACES, ConfigError, LogRange, Range, Study
 from clsearch.methods.registry import BUILT_IN, preset_settings, presets
 from clsearch.records.ranking import rerun_command
-from clsearch.records.trials import Results
+from clsearch.records.writer import StudyWriter
 from tests.builders import (
     planned,
     record_of,
@@ -222,7 +222,7 @@ def test_no_preset_at_all_may_be_said(preset):
 
 def test_a_preset_is_recorded(tmp_path):
     plan = planned(following(results=tmp_path), "--preset", "clarena-first")
-    Results(plan).begin()
+    StudyWriter(plan).begin()
     content = json.loads((plan.folder / "study.json").read_text())
     assert {name: content["config"][name] for name in FIRST} == FIRST
     assert "clarena-first" in content["command"]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from clsearch import ConfigError
-from clsearch.records.trials import Results
+from clsearch.records.writer import StudyWriter
 from tests.builders import (
     planned,
     study_of,
@@ -163,7 +163,7 @@ def test_results_below_a_regular_file_are_refused(refused, tmp_path):
 
 def test_another_study_is_refused_and_left_as_it_is(refused, tmp_path):
     other = study_of(results=tmp_path / "out", seeds=2).plan
-    Results(other).begin()
+    StudyWriter(other).begin()
     before = (other.folder / "study.json").read_text()
     text = refused()
     assert re.search(r"^error: seeds: must be 0 1, as in the study that .*mine holds; got 0 1 2", text, re.MULTILINE)

@@ -11,9 +11,10 @@ import pytest
 
 from clsearch import LogRange
 from clsearch.methods.registry import fields_of
-from clsearch.records.ranking import metrics_after
 from clsearch.records.study_file import finite
-from clsearch.records.trials import Results, code_version, read_trials
+from clsearch.records.trial_metrics import metrics_after
+from clsearch.records.trials import read_trials
+from clsearch.records.writer import StudyWriter, code_version
 from clsearch.reporting.trial_names import format_run_name, format_setting
 from clsearch.tracking.stores import default_store
 from clsearch.tracking.study_runs import Runs
@@ -252,7 +253,7 @@ def test_a_trial_whose_process_died_before_it_was_sent_is_sent_whole(told, resul
     live = [replace(done, state="running", tasks_learned=t, metrics=metrics_after(done, t)) for t in (1, 2)]
     done = replace(done, metrics=metrics_after(done, 3))
     assert sent(plan, [*live, done], study_id="live") == []
-    kept = Results(plan)
+    kept = StudyWriter(plan)
     kept.write_trial(done)
     (found,) = read_trials(plan.folder).values()
     assert found.columns == []

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from clsearch.methods.registry import fields_of
-from clsearch.records.attempts import METHOD, RATE, Attempt, Decision
-from clsearch.records.evaluation import content_of
+from clsearch.records.attempts import METHOD_PHASE, RATE_PHASE, Attempt, Decision
+from clsearch.records.evaluation import evaluation_json
 from clsearch.records.study_file import finite
 from tests.builders import final_of, measured_of, plan_of
 from tests.tracking.sending import (
@@ -93,7 +93,7 @@ def test_the_study_has_its_choices_test_metrics_and_when_test_data_was_opened(re
     tags = parent.data.tags
     assert (tags["test_opened"], tags["test_openings_before"]) == ("2026-01-02T03:04:05+00:00", "4")
     content = json.loads((artifacts(reported, parent) / "final.json").read_text())
-    assert content == json.loads(json.dumps(finite(content_of(reported.final))))
+    assert content == json.loads(json.dumps(finite(evaluation_json(reported.final))))
 
 
 def test_of_first_k_the_study_has_the_metrics_of_the_tasks_that_it_reports_on(told, results):
@@ -135,7 +135,7 @@ def decided(plan, attempts, state):
     tracker.begin()
     for attempt in attempts:
         decision = decision.tried(attempt)
-        if attempt.kept and attempt.phase == METHOD:
+        if attempt.kept and attempt.phase == METHOD_PHASE:
             tracker.decided(decision)
     tracker.end(state)
     assert warnings == []
@@ -147,10 +147,10 @@ def attempts_of(*tasks):
     found = []
     for task in tasks:
         rate = {"learning_rate": task / 10}
-        found.append(Attempt(task, RATE, rate, (0.9, 0.9), None, 2, 1.0, kept=True))
+        found.append(Attempt(task, RATE_PHASE, rate, (0.9, 0.9), None, 2, 1.0, kept=True))
         for factor, accuracy, kept in ((4.0, 0.5, False), (2.0, 0.8, True)):
             values = rate | {"penalty_factor": factor}
-            found.append(Attempt(task, METHOD, values, (accuracy, accuracy), 0.72, 2, 1.0, kept))
+            found.append(Attempt(task, METHOD_PHASE, values, (accuracy, accuracy), 0.72, 2, 1.0, kept))
     return found
 
 

@@ -14,8 +14,8 @@ from clsearch.common.formatting import format_metric, format_number, humanize
 from clsearch.common.statistics import paired_difference
 from clsearch.methods.registry import label_of
 from clsearch.metrics import average_accuracy
-from clsearch.records.evaluation import Final, Measured
-from clsearch.records.study_record import Reading
+from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
+from clsearch.records.study_record import StudyRecord
 from clsearch.reporting.answer_text import ACCURACY, format_ends, join_settings, write_answer
 from clsearch.reporting.html.page import Section, Table, figure_to_html
 from clsearch.reporting.html.style import BLUE, GREEN, ORANGE, PURPLE, RED, add_band, apply_style
@@ -37,7 +37,7 @@ OVER_TASKS = (
 )
 
 
-def make_comparison_sections(studies: Sequence[Reading]) -> list[Section]:
+def make_comparison_sections(studies: Sequence[StudyRecord]) -> list[Section]:
     """The sections of a page of several studies."""
     rows, curves = compute_differences(studies), plot_learning(studies)
     over_tasks = OVER_TASKS.format(retained=" and retained" if any(study.requests for study in studies) else "")
@@ -52,14 +52,14 @@ def make_comparison_sections(studies: Sequence[Reading]) -> list[Section]:
     ]
 
 
-def make_overview_table(studies: Sequence[Reading]) -> Table:
+def make_overview_table(studies: Sequence[StudyRecord]) -> Table:
     """A row per study: its setting, its choice, and the score of that on test data."""
     setting = ("study", "algorithm", "benchmark", "protocol", "chosen")
     scores = ("test accuracy", "95 % interval", "forgetting", "optimism on validation, on test data (points)")
     return Table((*setting, *scores), [[*_format_setting(study), *_format_scores(study)] for study in studies])
 
 
-def _format_setting(study: Reading) -> list[str]:
+def _format_setting(study: StudyRecord) -> list[str]:
     """The setting and the choice of a study."""
     content, best = study.study, study.chosen
     chosen = "task by task" if study.decision.kept else "–"
@@ -69,7 +69,7 @@ def _format_setting(study: Reading) -> list[str]:
     return [study.name, label_of(content["algorithm"]), benchmark, humanize(content["protocol"]), chosen]
 
 
-def _format_scores(study: Reading) -> list[str]:
+def _format_scores(study: StudyRecord) -> list[str]:
     """The scores of a study's choice on the test data of the full sequence."""
     evaluated = find_evaluation(study)
     if evaluated is None:
@@ -86,13 +86,13 @@ def _format_scores(study: Reading) -> list[str]:
     return [format_metric(ACCURACY, accuracy.mean), format_ends(accuracy), forgetting, optimism]
 
 
-def find_evaluation(study: Reading) -> tuple[Final, Measured] | None:
+def find_evaluation(study: StudyRecord) -> tuple[FinalEvaluation, EvaluatedConfiguration] | None:
     """A study's final evaluation and its choice's row on the full sequence; None if it has none."""
     row = None if study.final is None else study.final.row("chosen", "full_sequence")
     return None if study.final is None or row is None else (study.final, row)
 
 
-def compute_differences(studies: Sequence[Reading]) -> list[list[str]]:
+def compute_differences(studies: Sequence[StudyRecord]) -> list[list[str]]:
     """Each later study minus each earlier one, if both were evaluated on the same tasks and seeds."""
     rows = []
     for first, second in combinations(studies, 2):
@@ -104,17 +104,17 @@ def compute_differences(studies: Sequence[Reading]) -> list[list[str]]:
     return rows
 
 
-def have_same_tasks(first: Reading, second: Reading) -> bool:
+def have_same_tasks(first: StudyRecord, second: StudyRecord) -> bool:
     """Check that two studies have the same tasks on the same data and retain the same of them."""
 
-    def describe_tasks(study: Reading) -> list[Any]:
+    def describe_tasks(study: StudyRecord) -> list[Any]:
         names = ("benchmark", "scenario", "tasks", "classes_per_task", "class_order", "image_size", "image_channels")
         return [study.study["data"], study.requests, *(study.study["config"].get(name) for name in names)]
 
     return describe_tasks(first) == describe_tasks(second)
 
 
-def plot_scores(studies: Sequence[Reading]) -> go.Figure | None:
+def plot_scores(studies: Sequence[StudyRecord]) -> go.Figure | None:
     """Test accuracy of each study's choice and references, with intervals; None without a final evaluation."""
     figure = go.Figure()
     for color, study in assign_colors(studies):
@@ -141,7 +141,7 @@ def plot_scores(studies: Sequence[Reading]) -> go.Figure | None:
     return apply_style(figure, 140 + 40 * sum(len(trace.y) for trace in figure.data), showlegend=False)
 
 
-def plot_learning(studies: Sequence[Reading]) -> go.Figure | None:
+def plot_learning(studies: Sequence[StudyRecord]) -> go.Figure | None:
     """Mean accuracy over the tasks seen, after each task; None without any matrix."""
     figure = go.Figure()
     for color, study in assign_colors(studies):
@@ -158,6 +158,6 @@ def plot_learning(studies: Sequence[Reading]) -> go.Figure | None:
     return apply_style(figure, 420)
 
 
-def assign_colors(studies: Sequence[Reading]) -> list[tuple[str, Reading]]:
+def assign_colors(studies: Sequence[StudyRecord]) -> list[tuple[str, StudyRecord]]:
     """Each study with its colour."""
     return [(COLORS[n % len(COLORS)], study) for n, study in enumerate(studies)]

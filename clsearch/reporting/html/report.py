@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from clsearch.common.files import write_atomically
 from clsearch.records.study_file import JOURNAL
-from clsearch.records.study_record import Reading, read_study
+from clsearch.records.study_record import StudyRecord, read_study
 from clsearch.reporting import captions, provenance_text
 from clsearch.reporting.answer_text import explain_missing_picture, write_answer, write_notes, write_question
 from clsearch.reporting.file_names import COMPARISON_REPORT, REPORT
@@ -32,8 +32,8 @@ from clsearch.reporting.importances import compute_importances
 
 __all__ = ["COMPARISON_REPORT", "REPORT", "make_figures", "write_comparison", "write_report"]
 
-Plot = Callable[[Reading], go.Figure | None]
-Caption = Callable[[Reading], list[str]]
+Plot = Callable[[StudyRecord], go.Figure | None]
+Caption = Callable[[StudyRecord], list[str]]
 
 
 def write_report(folder: Path) -> Path:
@@ -69,7 +69,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
     return path
 
 
-def make_sections(study: Reading) -> list[Section]:
+def make_sections(study: StudyRecord) -> list[Section]:
     """The sections of a study's report, in their order."""
     sections = [make_picture_section(study, *picture) for picture in PICTURES]
     place = [section.id for section in sections].index("matrix") + 1
@@ -77,20 +77,20 @@ def make_sections(study: Reading) -> list[Section]:
     return [*sections[:place], *make_unlearning_sections(study), *sections[place:], *last]
 
 
-def make_figures(study: Reading) -> dict[str, go.Figure]:
+def make_figures(study: StudyRecord) -> dict[str, go.Figure]:
     """The pictures of the report by the names of their sections, without those that have nothing to show."""
     figures = {name: plot(study) for name, _, plot, _ in PICTURES} | {"cost": plot_workers(study)}
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def make_picture_section(study: Reading, name: str, title: str, plot: Plot, caption: Caption) -> Section:
+def make_picture_section(study: StudyRecord, name: str, title: str, plot: Plot, caption: Caption) -> Section:
     """A section with one picture and its caption, or with the reason why there is none."""
     figure = plot(study)
     lines = explain_missing_picture(study, name) if figure is None else caption(study)
     return Section(name, title, lines, figure_to_html(figure, name))
 
 
-def make_cost_section(study: Reading) -> Section:
+def make_cost_section(study: StudyRecord) -> Section:
     """The cost of the study: a table, and a timeline of the workers."""
     figure, rows = plot_workers(study), provenance_text.make_seconds_rows(study)
     lines = provenance_text.describe_cost(study)
@@ -100,14 +100,14 @@ def make_cost_section(study: Reading) -> Section:
     return Section("cost", "Cost", lines, figure_to_html(figure, "cost"), [table] if rows else [])
 
 
-def make_reproduction_section(study: Reading) -> Section:
+def make_reproduction_section(study: StudyRecord) -> Section:
     """The commands that reproduce the study, and what it was made with."""
     table = Table((), provenance_text.make_provenance_rows(study))
     lines, commands = provenance_text.explain_commands(study), provenance_text.list_commands(study)
     return Section("again", "How to reproduce", lines, (), [table], commands)
 
 
-def read_importances(study: Reading) -> dict[str, float]:
+def read_importances(study: StudyRecord) -> dict[str, float]:
     """The importance of each hyperparameter, from best.json; computed from Optuna's journal if the search goes on.
 
     The computation takes seconds for hundreds of trials, so the end of a search stores its result.

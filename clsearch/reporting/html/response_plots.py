@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from clsearch.common.formatting import label_with_unit, to_display_units
 from clsearch.planning.objectives import sign
-from clsearch.records.study_record import Reading
+from clsearch.records.study_record import StudyRecord
 from clsearch.reporting.html.style import (
     BLUE,
     DASHES,
@@ -35,14 +35,14 @@ SCORELESS = (
 """State, symbol, colour and label of trials without a score."""
 
 
-def plot_response(study: Reading) -> go.Figure | None:
+def plot_response(study: StudyRecord) -> go.Figure | None:
     """The objective over the searched hyperparameters: a surface for two, else a panel for each; None without any."""
     if not study.space or not study.trials:
         return None
     return plot_surface(study) if len(study.space) == 2 else plot_slices(study)
 
 
-def plot_surface(study: Reading) -> go.Figure:
+def plot_surface(study: StudyRecord) -> go.Figure:
     """All trials over two hyperparameters, on a linear interpolation of the finished ones."""
     (x, y), finished, metric = study.space, study.in_state("finished"), study.objective
     figure = go.Figure()
@@ -95,7 +95,7 @@ def _color_by_score(scores: Sequence[float], metric: str) -> dict[str, Any]:
     }
 
 
-def add_scoreless(figure: go.Figure, study: Reading, at: Any, **where: int) -> None:
+def add_scoreless(figure: go.Figure, study: StudyRecord, at: Any, **where: int) -> None:
     """Add the trials without a score: stopped early, failed, not finished. at: gives the position of a trial."""
     for state, symbol, color, label in SCORELESS:
         if lost := [r for r in study.in_state(state) if r.values]:
@@ -114,7 +114,7 @@ def add_scoreless(figure: go.Figure, study: Reading, at: Any, **where: int) -> N
             )
 
 
-def interpolate_scores(study: Reading, scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def interpolate_scores(study: StudyRecord, scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """A grid of scores between finished trials; None for fewer than four trials, or trials on a line."""
     from scipy.interpolate import griddata
     from scipy.spatial import QhullError
@@ -138,7 +138,7 @@ def interpolate_scores(study: Reading, scores: Sequence[float]) -> tuple[np.ndar
     return along, up, values
 
 
-def plot_slices(study: Reading) -> go.Figure:
+def plot_slices(study: StudyRecord) -> go.Figure:
     """A panel per hyperparameter with the objective of all trials; references are lines."""
     names, metric = list(study.space), study.objective
     figure = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.03)
@@ -155,7 +155,7 @@ def plot_slices(study: Reading) -> go.Figure:
     return apply_style(figure, 420)
 
 
-def add_slice(figure: go.Figure, study: Reading, name: str, column: int) -> None:
+def add_slice(figure: go.Figure, study: StudyRecord, name: str, column: int) -> None:
     """Add the panel of one hyperparameter. Trials without a score are drawn at the worst score."""
     done, metric = study.in_state("finished"), study.objective
     scores = display_scores(done, metric)

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from clsearch.common.formatting import humanize, label_with_unit, to_display_units, unit_suffix
 from clsearch.planning.objectives import front, sign
-from clsearch.records.study_record import Reading, plain
+from clsearch.records.study_record import StudyRecord, base_algorithm
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.html.style import (
     BLUE,
@@ -25,7 +25,7 @@ from clsearch.reporting.html.style import (
 )
 
 
-def plot_trade_off(study: Reading, less: str = "average_forgetting") -> go.Figure | None:
+def plot_trade_off(study: StudyRecord, less: str = "average_forgetting") -> go.Figure | None:
     """Average accuracy against a metric to minimize, with the Pareto front of the two."""
     names = (less, "average_accuracy")
     done = [r for r in study.in_state("finished") if all(name in r.metrics for name in names)]
@@ -53,7 +53,7 @@ def plot_trade_off(study: Reading, less: str = "average_forgetting") -> go.Figur
         figure.add_scatter(**at([study.chosen]), mode="markers", name="chosen", marker=RING, hoverinfo="skip")
     for record, symbol in zip(study.references, ("square", "diamond", "triangle-up"), strict=False):
         if record.state == "finished" and all(name in record.metrics for name in names):
-            mark = {"size": 12, "symbol": symbol, "color": LINES[plain(record.algorithm)]}
+            mark = {"size": 12, "symbol": symbol, "color": LINES[base_algorithm(record.algorithm)]}
             figure.add_scatter(**at([record]), mode="markers", name=record.algorithm, marker=mark)
     measure = " (points)" if less == "average_forgetting" else ""
     figure.update_xaxes(title=f"{humanize(less)}{measure}: less is better")
@@ -78,7 +78,7 @@ def plot_importance(found: dict[str, float]) -> go.Figure | None:
     return apply_style(figure, 120 + 50 * len(names))
 
 
-def plot_parallel(study: Reading) -> go.Figure | None:
+def plot_parallel(study: StudyRecord) -> go.Figure | None:
     """Every finished trial as a line through its hyperparameters and its score. Optuna's version cannot be brushed."""
     done, metric = study.in_state("finished"), study.objective
     if not study.space or len(done) < 2:
@@ -109,7 +109,7 @@ def make_dimension(label: str, values: Sequence[float], log: bool) -> dict[str, 
     }
 
 
-def plot_optimism(study: Reading) -> go.Figure | None:
+def plot_optimism(study: StudyRecord) -> go.Figure | None:
     """The search's score of its choice and its scores on fresh seeds, on validation and test data."""
     if study.final is None or not study.final.optimism:
         return None
@@ -143,7 +143,7 @@ def plot_optimism(study: Reading) -> go.Figure | None:
     return apply_style(figure, 240, showlegend=False)
 
 
-def plot_workers(study: Reading) -> go.Figure | None:
+def plot_workers(study: StudyRecord) -> go.Figure | None:
     """A timeline of the workers: a bar per trial, from its start to its end."""
     spans = trial_spans(study)
     if not spans:
@@ -177,7 +177,7 @@ def plot_workers(study: Reading) -> go.Figure | None:
     return apply_style(figure, 160 + 30 * min(len(lanes), 20), barmode="overlay")
 
 
-def trial_spans(study: Reading) -> list[tuple[float, float, TrialRecord]]:
+def trial_spans(study: StudyRecord) -> list[tuple[float, float, TrialRecord]]:
     """(start, end, record) of trials and references that learned a task, in seconds since 1970.
 
     A trial that was resumed counts as if it had run without a break before its end.

@@ -9,14 +9,14 @@ from plotly.subplots import make_subplots
 
 from clsearch import metrics
 from clsearch.config.unlearning import unlearned_by
-from clsearch.records.study_record import Reading
+from clsearch.records.study_record import StudyRecord
 from clsearch.reporting.html.style import DASHES, GREY, LINES, add_band, apply_style
 
 COLUMNS = 5
 """Panels in a row."""
 
 
-def plot_tasks(study: Reading) -> go.Figure | None:
+def plot_tasks(study: StudyRecord) -> go.Figure | None:
     """Accuracy on each task as later tasks are learned: a panel per task, mean and standard deviation over seeds."""
     found = {name: 100 * m for name, m in study.complete_matrices.items() if name in ("chosen", "finetuning")}
     if "chosen" not in found:
@@ -42,7 +42,7 @@ def plot_tasks(study: Reading) -> go.Figure | None:
     return apply_style(figure, 120 + 190 * rows).update_layout(legend_y=1.02 + 0.12 / rows)
 
 
-def plot_forgetting(study: Reading) -> go.Figure | None:
+def plot_forgetting(study: StudyRecord) -> go.Figure | None:
     """Forgetting of each task at the end: its best earlier accuracy minus its last one."""
     figure = go.Figure()
     for name, matrix in study.matrices.items():
@@ -65,7 +65,7 @@ def plot_forgetting(study: Reading) -> go.Figure | None:
     return apply_style(figure, 340, barmode="group")
 
 
-def plot_matrix(study: Reading) -> go.Figure | None:
+def plot_matrix(study: StudyRecord) -> go.Figure | None:
     """The accuracy matrix R of the chosen configuration, mean over seeds."""
     matrix = study.complete_matrices.get("chosen")
     if matrix is None:

@@ -8,8 +8,8 @@ from plotly.subplots import make_subplots
 
 from clsearch.common.formatting import DISTANCE
 from clsearch.config.unlearning import unlearned_by
-from clsearch.records.ranking import unlearning_of
-from clsearch.records.study_record import Reading
+from clsearch.records.study_record import StudyRecord
+from clsearch.records.trial_metrics import unlearning_measurements
 from clsearch.reporting.html.page import Section, Table, figure_to_html
 from clsearch.reporting.html.search_plots import plot_trade_off
 from clsearch.reporting.html.style import BLUE, GREY, ORANGE, apply_style
@@ -28,7 +28,7 @@ CAPTION = (
 )
 
 
-def make_unlearning_sections(study: Reading) -> list[Section]:
+def make_unlearning_sections(study: StudyRecord) -> list[Section]:
     """The section, if the study has requests to unlearn."""
     if not study.requests:
         return []
@@ -55,10 +55,10 @@ def format_effect(effect: RequestEffect) -> list[str]:
     return [str(effect.after), join_tasks(effect.tasks), unlearned, f"{100 * effect.chance:.2f}", retained, distance]
 
 
-def plot_unlearning(study: Reading) -> go.Figure:
+def plot_unlearning(study: StudyRecord) -> go.Figure:
     """Accuracy on each task before and after each request, mean and standard deviation over seeds."""
     assert study.chosen is not None
-    measured = {name: 100 * values.numpy() for name, values in unlearning_of(study.chosen).items()}
+    measured = {name: 100 * values.numpy() for name, values in unlearning_measurements(study.chosen).items()}
     titles = [f"after task {at}, unlearning {join_tasks(tasks)}" for at, tasks in study.requests.items()]
     figure = make_subplots(1, len(titles), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     for column, at in enumerate(study.requests, start=1):

@@ -15,12 +15,13 @@ from clsearch.common.errors import ConfigError
 from clsearch.common.statistics import paired_difference
 from clsearch.execution.optuna_study import distributions_of, open_storage
 from clsearch.planning.plan import Plan
-from clsearch.records.early_stopping import pruned_of, saving_of
-from clsearch.records.evaluation import Final, accuracies_of, content_of, table_of
-from clsearch.records.ranking import Choice, best_content, cost_of, rank
+from clsearch.records.early_stopping import describe_saving, summarize_early_stopping
+from clsearch.records.evaluation import FinalEvaluation, accuracy_table, evaluation_json, metrics_table
+from clsearch.records.ranking import Choice, best_json, cost_of, rank
 from clsearch.records.study_file import JOURNAL, finite
-from clsearch.records.study_record import Reading, read_study
-from clsearch.records.trials import Results, TrialRecord
+from clsearch.records.study_record import StudyRecord, read_study
+from clsearch.records.trials import TrialRecord
+from clsearch.records.writer import StudyWriter
 from clsearch.reporting.answer_text import write_answer, write_notes, write_question
 from clsearch.reporting.captions import mean_forgetting
 from clsearch.reporting.html.comparison import compute_differences, make_overview_table
@@ -47,7 +48,7 @@ def trials_of(plan: Plan) -> list[TrialRecord]:
     for n, (score, values) in enumerate(zip(SCORES, VALUES, strict=True)):
         record = record_of(plan, n, [score - 0.005, score + 0.005], values)
         times = [1_700_000_000_000 + 10_000 * n + 1_500 * task for task in range(1, record.tasks_learned + 1)]
-        found.append(replace(record, times=times, told=times[-1]))
+        found.append(replace(record, times=times, reported=times[-1]))
     return found
 
 
@@ -58,21 +59,23 @@ def references_of(plan: Plan) -> list[TrialRecord]:
     ]
 
 
-def written(plan: Plan, records: list[TrialRecord], final: Final | None = None, state: str = "finished") -> Path:
+def written(
+    plan: Plan, records: list[TrialRecord], final: FinalEvaluation | None = None, state: str = "finished"
+) -> Path:
     """A study's folder as a study leaves it."""
-    results = Results(plan)
+    results = StudyWriter(plan)
     results.begin()
     for record in records:
         results.write_trial(record)
     trials = [record for record in records if record.number is not None]
     references = [record for record in records if record.number is None]
     found = compute_importances(open_storage(plan)) if (plan.folder / JOURNAL).exists() else {}
-    best = best_content(plan, rank(trials, plan.objectives), trials, references) | {"importance": found}
+    best = best_json(plan, rank(trials, plan.objectives), trials, references) | {"importance": found}
     results.write_json("best.json", best)
     if final is not None:
-        results.write_csv("final_accuracy.csv", accuracies_of(final))
-        results.write_csv("final.csv", table_of(final))
-        results.write_json("final.json", content_of(final))
+        results.write_csv("final_accuracy.csv", accuracy_table(final))
+        results.write_csv("final.csv", metrics_table(final))
+        results.write_json("final.json", evaluation_json(final))
     results.end(state)
     return plan.folder
 
@@ -93,7 +96,7 @@ def small_plan(tmp_path: Path, **settings: object) -> Plan:
     return plan_of(tmp_path, seeds=2, report_seeds=3, references=("finetuning", "joint"), trials=6, **settings)
 
 
-def evaluated(plan: Plan, chosen: float = 0.9) -> Final:
+def evaluated(plan: Plan, chosen: float = 0.9) -> FinalEvaluation:
     """The choice on three fresh seeds: 1 and 2 points around; finetuning 10 below, joint 5 above, seed by seed."""
     test = [chosen - 0.01, chosen, chosen + 0.01]
     rows = [
@@ -207,7 +210,7 @@ def figures_of(folder: Path, part: str) -> list[dict]:
 
 def test_a_study_that_only_just_began_has_a_report(tmp_path) -> None:
     plan = small_plan(tmp_path)
-    Results(plan).begin()
+    StudyWriter(plan).begin()
     assert write_answer(read_study(plan.folder)) == ["No trial has finished, so there is no answer."]
     assert drawn_in(plan.folder) == set()
     assert html_of(plan.folder).count("Too few trials have finished for this picture.") == 7
@@ -337,7 +340,7 @@ def test_a_bar_is_as_long_as_the_training_and_bars_of_a_worker_do_not_overlap(tm
 # Several studies
 
 
-def pair(tmp_path: Path, **second: object) -> list[Reading]:
+def pair(tmp_path: Path, **second: object) -> list[StudyRecord]:
     folders = []
     for name, chosen, settings in (("one", 0.90, {}), ("two", 0.93, second)):
         plan = small_plan(tmp_path, name=name, **settings)
@@ -399,14 +402,14 @@ def test_the_report_says_of_stopping_early_what_the_study_said(tmp_path) -> None
     plan = small_plan(tmp_path, pruner="asha")
     stopped = [record_of(plan, 6 + n, [0.3, 0.2], state="pruned", learned=2) for n in range(3)]
     records = [*trials_of(plan), *stopped]
-    pruned = pruned_of(plan, records)
+    pruned = summarize_early_stopping(plan, records)
     folder = written(plan, records)
     best = json.loads((folder / "best.json").read_text())
     for rungs in (pruned.rungs, (replace(pruned.rungs[0], correlation=float("nan")),)):
         content = finite(best | {"pruning": asdict(replace(pruned, rungs=rungs))})
         (folder / "best.json").write_text(json.dumps(content))
         said = describe_cost(read_study(folder))
-        assert said == [str(cost_of(records)), *saving_of(replace(pruned, rungs=rungs), "asha", 9)]
+        assert said == [str(cost_of(records)), *describe_saving(replace(pruned, rungs=rungs), "asha", 9)]
 
 
 def test_the_importances_of_a_search_that_has_not_ended_are_optunas_of_now(tmp_path) -> None:

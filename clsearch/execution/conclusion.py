@@ -1,0 +1,108 @@
+"""A study's last steps: ranking its trials, the tables and pictures of them, the final evaluation of its choice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import ray
+
+from clsearch.common.formatting import last_line
+from clsearch.execution.final_evaluation import SealedError, already_evaluated, evaluate
+from clsearch.execution.publisher import Publisher
+from clsearch.planning.plan import Plan
+from clsearch.records.early_stopping import early_stopping_json, summarize_early_stopping
+from clsearch.records.json_types import BestJson
+from clsearch.records.ranking import Ranking, best_json, choice_of, rank
+from clsearch.records.store import RecordStore
+from clsearch.records.study_record import base_algorithm
+from clsearch.records.trials import TrialRecord, latest
+from clsearch.reporting.importances import compute_importances
+from clsearch.reporting.progress import ProgressLine
+from clsearch.reporting.result import StudyResult
+
+
+def conclude(plan: Plan, store: RecordStore, publisher: Publisher, study: optuna.Study) -> StudyResult:
+    """Rank the trials of a search, and write what follows from that.
+
+    plan: the study. store: of its records. publisher: of what is found. study: Optuna's, which knows importances.
+    """
+    complete_records(store, publisher)
+    records, references = store.trials(), store.references()
+    ranking = rank(records, plan.objectives)
+    publisher.publish_choice(
+        choice_content(plan, ranking, records, references, study), latest(r.reported for r in records)
+    )
+    if ranking.front:
+        store.writer.write_table("front", [r for r in ranking.trials if r.label in ranking.front])
+    write_figures(plan, store, ranking)
+    store.writer.tidy([r.label for r in (*records, *references) if r.ended])
+    interrupted = is_interrupted(plan, ranking, records, references)
+    return StudyResult(plan, records, references, ranking, choice_of(ranking), None, interrupted)
+
+
+def complete_records(store: RecordStore, publisher: Publisher) -> None:
+    """Record what was cut off, and what is known of each trial only now."""
+    for record in store.leave_unfinished():
+        publisher.tracker.update(record)
+    for record in store.add_intransigence():
+        publisher.tracker.add(record, "intransigence")
+    store.write_tables()
+
+
+def choice_content(
+    plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord], study: optuna.Study
+) -> BestJson:
+    """What best.json holds, with what early stopping saved and how important each hyperparameter is."""
+    content = best_json(plan, ranking, records, references)
+    if early_stopping := summarize_early_stopping(plan, records):
+        content["pruning"] = early_stopping_json(early_stopping)
+    if importance := compute_importances(study):
+        content["importance"] = importance
+    return content
+
+
+def write_figures(plan: Plan, store: RecordStore, ranking: Ranking) -> None:
+    """Draw response.png, and of several objectives front.png."""
+    from clsearch.reporting.figures import draw_pareto_front, draw_response  # half a second, which no trial waits for
+
+    name, references = plan.objectives[0], store.references()
+    levels = {base_algorithm(r.algorithm): r.metrics[name] for r in references if r.state == "finished"}
+    figures = {"response.png": draw_response(store.trials(), plan.space, levels, name, ranking.best)}
+    if ranking.front:
+        figures["front.png"] = draw_pareto_front(ranking, references)
+    for file, figure in figures.items():
+        if figure is not None:
+            figure.savefig(store.writer.folder / file, dpi=150)
+
+
+def is_interrupted(plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord]) -> bool:
+    """Whether trials or references are left that had not ended; without a finished trial no reference is waited for
+    that was not begun.
+    """
+    waited_for = plan.references if ranking.best is not None else tuple(r.algorithm for r in references)
+    ended, done = sum(r.ended for r in records), [r.algorithm for r in references if r.ended]
+    return ended < plan.trials or len(done) < len(waited_for)
+
+
+def add_final_evaluation(result: StudyResult, data: Any, publisher: Publisher, line: ProgressLine) -> StudyResult:
+    """The result with its final evaluation, where there is to be one; one that an earlier process ended is taken over.
+
+    data: a reference to the training data. publisher: of what is found. line: told what is done.
+    """
+    plan = result.plan
+    if not plan.options.final or result.choice is None or result.interrupted:
+        return result
+    try:
+        final = already_evaluated(plan, result.choice) or evaluate(
+            plan, result.choice, data, line.show_step, publisher.publish_opening
+        )
+        publisher.publish_evaluation(final)
+    except SealedError as error:
+        return replace(result, unsealed=str(error))
+    except ray.exceptions.RayError as error:  # a worker died, or the cluster went
+        return replace(result, unsealed=last_line(error))
+    except KeyboardInterrupt:
+        return replace(result, interrupted=True)
+    return replace(result, final=final)

@@ -1,0 +1,62 @@
+"""Where a study's trials are run: what each is sent, and how many may wait for a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from clsearch.execution.messages import REQUEST, CohortRequest, TrialRequest
+from clsearch.planning.plan import Plan
+from clsearch.records.store import RecordStore
+from clsearch.records.study_file import FIRST_TASKS
+from clsearch.records.trials import STATE_FILE
+
+
+class StudyHost:
+    """A study's host for its searcher, see `searcher.TrialHost`.
+
+    plan: the study. store: of its records, which say what runs. slots: how many trials of Ray Tune the cluster holds at
+    a time.
+    """
+
+    def __init__(self, plan: Plan, store: RecordStore, slots: int = 1) -> None:
+        self.plan = plan
+        self.store = store
+        self.slots = slots
+        self.groups: list[list[str]] = []
+
+    def make_trial_config(self, asked: Mapping[str, dict[str, float]], algorithm: str | None) -> dict[str, Any]:
+        """Validate configurations, begin their records, and make the request that a worker trains them by.
+
+        asked: label -> searched values. algorithm: of a reference; None for the study's own.
+        """
+        self.groups.append(list(asked))
+        trials = []
+        for label, values in asked.items():
+            config = self.plan.trial_config(values, algorithm)
+            number = None if algorithm else int(label.rpartition("_")[2])
+            self.store.begin_trial(label, number, values, config, len(asked))
+            trials.append(TrialRequest(label, config, self.store.writer.trial_folder(label) / STATE_FILE))
+        shares_first_task = "learning_rate" not in self.plan.space
+        request = CohortRequest(
+            trials=tuple(trials),
+            seeds=self.plan.seeds,
+            tasks=self.plan.tasks,
+            device=self.plan.device,
+            first_tasks=self.plan.folder.parent / FIRST_TASKS if shares_first_task else None,
+        )
+        return {REQUEST: request}
+
+    def has_capacity(self) -> bool:
+        """Whether another trial of Ray Tune may be made: one for each worker that is not there yet, so that all start
+        at the same time, and one that waits while all are busy, as Ray Tune ends a worker that falls free while none
+        waits for it. No more: the later a trial is asked for, the more results it follows from.
+        """
+        self.groups = [group for group in self.groups if self.store.not_ended(group)]
+        states = [{self.store.records[label].state for label in group} for group in self.groups]
+        waiting = sum("waiting" in own for own in states)
+        return waiting < max(1, self.slots - sum("running" in own for own in states))
+
+    def abort(self, error: OSError) -> None:
+        """End the search after this step of Ray Tune (`Recorder.on_step_end`)."""
+        self.store.fail(error)

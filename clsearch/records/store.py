@@ -1,0 +1,150 @@
+"""The trials of a study while it runs: in memory, and in results/ as far as it was written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from clsearch.config.trial import TrialConfig
+from clsearch.planning.plan import Plan
+from clsearch.records.ranking import add_intransigence
+from clsearch.records.trials import STATE_FILE, TrialRecord, now, read_trials
+from clsearch.records.writer import StudyWriter
+
+TABLE_SECONDS = 10.0
+"""trials.csv is rewritten no more often than this while a study runs; each trial's own record is written at its end."""
+
+
+class RecordStore:
+    """Keeps the record of each trial and writes it.
+
+    plan: the study. writer: of its folder. listeners: called with each record when it was written, as MLflow's sender
+    and the progress line are. on_end: called when the record of a trial's end is there.
+
+    Attributes: records, by label. error: why the record cannot be written any more; None while it can.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        writer: StudyWriter,
+        listeners: Sequence[Callable[[TrialRecord], None]] = (),
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.plan = plan
+        self.writer = writer
+        self.listeners = listeners
+        self.on_end = on_end
+        self.earlier = read_trials(writer.folder)
+        self.records = {label: record for label, record in self.earlier.items() if record.ended}
+        self.changed: dict[str, TrialRecord] = {}
+        self.tables_written = 0.0
+        self.error: OSError | None = None
+
+    def begin_trial(
+        self, label: str, number: int | None, values: Mapping[str, float], config: TrialConfig, cohort: int
+    ) -> None:
+        """Begin the record of a trial that waits for a worker.
+
+        label: its name. number: Optuna's; None for a reference. values: its searched hyperparameters. config: its whole
+        configuration. cohort: how many configurations train with it, itself among them.
+        """
+        earlier = self.earlier.get(label)
+        self.records[label] = TrialRecord(
+            label=label,
+            number=number,
+            algorithm=config.algorithm,
+            values=dict(values),
+            settings=config.flat(),
+            seeds=self.plan.seeds,
+            state="waiting",
+            times=earlier.times if earlier is not None and earlier.values == values else [],
+            reported=now(),
+            cohort=cohort,
+        )
+
+    def not_ended(self, labels: Iterable[str]) -> list[str]:
+        """Those of some trials of which more may come."""
+        return [label for label in labels if not self.records[label].ended]
+
+    def change(self, label: str, change: Callable[[TrialRecord], TrialRecord]) -> None:
+        """Change a record; `write_changes` writes it."""
+        self.records[label] = self.changed[label] = change(self.records[label])
+
+    def write_changes(self) -> None:
+        """Write how the changed trials stand."""
+        while self.changed:
+            _, record = self.changed.popitem()
+            if record.state != "waiting":
+                self._write(partial(self.writer.write_status, record))
+            self._notify(record)
+
+    def end_trial(self, label: str, state: str, reason: str) -> None:
+        """Write a trial's end at once. state: finished, pruned or failed. reason: why, "" where it finished."""
+        record = self.records[label] = replace(self.records[label], state=state, reason=reason)
+        self.changed.pop(label, None)
+        self._write(partial(self._write_end, record))
+        self._notify(record)
+
+    def write_error(self, label: str, text: str) -> None:
+        """Write all that is known of why a trial failed."""
+        self._write(partial(self.writer.write_error, label, text))
+
+    def fail(self, error: OSError) -> None:
+        """Write nothing from now on: the record cannot be written. What is there can be resumed."""
+        self.error = self.error or error
+
+    def leave_unfinished(self) -> list[TrialRecord]:
+        """Write the trials that an interrupt cut off, and give them; their checkpoints stay."""
+        cut_off = [record for record in self.records.values() if record.state in ("waiting", "running")]
+        return self._write_again([replace(record, state="unfinished", reason="interrupted") for record in cut_off])
+
+    def add_intransigence(self) -> list[TrialRecord]:
+        """Add the metric that needs the joint reference to every finished record, and give those that have it now."""
+        return self._write_again(add_intransigence(list(self.records.values())))
+
+    def write_tables(self, apart: float = 0.0) -> None:
+        """Write trials.csv and references.csv, unless that was done less than `apart` seconds ago."""
+        clock = time.monotonic()
+        if clock - self.tables_written < apart:
+            return
+        self.tables_written = clock
+        self.writer.write_table("trials", self.trials())
+        self.writer.write_table("references", self.references())
+
+    def trials(self) -> list[TrialRecord]:
+        """The trials so far, in Optuna's order."""
+        return sorted((r for r in self.records.values() if r.number is not None), key=lambda r: r.label)
+
+    def references(self) -> list[TrialRecord]:
+        """The references so far, in the order that the study names them."""
+        own = {r.algorithm: r for r in self.records.values() if r.number is None}
+        return [own[name] for name in self.plan.references if name in own]
+
+    def _write_again(self, records: list[TrialRecord]) -> list[TrialRecord]:
+        for record in records:
+            self.records[record.label] = record
+            self.writer.write_trial(record)
+        return records
+
+    def _write_end(self, record: TrialRecord) -> None:
+        self.writer.write_trial(record)
+        self.write_tables(TABLE_SECONDS)
+        (self.writer.trial_folder(record.label) / STATE_FILE).unlink(missing_ok=True)
+        self.on_end()
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write; nothing is written after what could not be, so that a trial whose end is unknown to Optuna is not
+        recorded as ended.
+        """
+        try:
+            if self.error is None:
+                write()
+        except OSError as error:
+            self.fail(error)
+
+    def _notify(self, record: TrialRecord) -> None:
+        for listener in self.listeners:
+            listener(record)

@@ -1,0 +1,170 @@
+"""Write results/<study>/, the record of a study. MLflow and reports are readers of it.
+
+study.json                 question, base configuration, space, seeds, versions, commit; when it was resumed
+trials.csv, references.csv a row per trial: hyperparameters, metrics with spread, seconds, state, reason
+trials/<label>/record.json the same for one trial, with its accuracy matrices
+trials/<label>/accuracy.csv, learning_curve.csv
+trials/<label>/unlearning.csv
+                           of trials of which tasks were unlearned: accuracy on all tasks, before and after the requests
+trials/<label>/error.txt   of a trial whose worker died or raised: all that Ray says of it
+best.json                  the best configuration and the command that reruns it
+attempts.csv               of the protocol continual, instead of trials
+final.json, final.csv, final_accuracy.csv
+                           the choice and its references on fresh seeds, when test data was opened
+front.csv                  of several objectives
+report.html                all of it in pictures, see `report`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import pandas as pd
+
+from clsearch.common.files import TEMPORARY, write_atomically
+from clsearch.planning.plan import Plan
+from clsearch.records.json_types import ProvenanceJson, SessionJson, StudyJson
+from clsearch.records.study_file import MAY_CHANGE, RAY, STUDY, description, finite, read_study_json
+from clsearch.records.trials import CURVE_FILE, STATE_FILE, TrialRecord, record_json, trials_table
+from clsearch.version import __version__
+
+PACKAGES = ("ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas")
+
+
+class StudyWriter:
+    """Writes the record of one study; each file is whole at any moment."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.folder = plan.folder
+        self.study: StudyJson
+
+    def begin(self) -> None:
+        """Write study.json; where there is one, add that the study goes on, and with what."""
+        made, found, new = provenance(), read_study_json(self.folder), description(self.plan)
+        if found is None:
+            self.study = {"id": uuid4().hex, **new, **made, "resumed": [], "state": "running"}
+        else:
+            session: SessionJson = {"command": self.plan.command, **made}
+            changed = cast(StudyJson, {name: value for name, value in new.items() if name in MAY_CHANGE})
+            self.study = {**found, **changed, "resumed": [*found["resumed"], session], "state": "running"}
+        write_json(self.folder / STUDY, self.study)
+
+    def end(self, state: str) -> None:
+        """Write how the study ended."""
+        write_json(self.folder / STUDY, {**self.study, "state": state})
+
+    def trial_folder(self, label: str) -> Path:
+        """The one place of a trial's files, its checkpoint included."""
+        return self.folder / "trials" / label
+
+    def write_trial(self, record: TrialRecord) -> None:
+        """Write one trial's files."""
+        folder = self.trial_folder(record.label)
+        tasks = [f"task_{j:02d}" for j in self.plan.tasks]
+        rows = [
+            [seed, learned, *row]
+            for seed, matrix in zip(record.seeds, record.accuracy, strict=False)
+            for learned, row in enumerate(matrix)
+        ]
+        self._csv(folder / "accuracy.csv", pd.DataFrame(rows, columns=["seed", "tasks_learned", *tasks]))
+        if record.unlearning:
+            both = [
+                [when, seed, learned, *row]
+                for when in ("before", "after")
+                for seed, matrix in zip(record.seeds, record.unlearning[when], strict=True)
+                for learned, row in enumerate(matrix)
+            ]
+            columns = ["requests", "seed", "tasks_learned", *tasks]
+            self._csv(folder / "unlearning.csv", pd.DataFrame(both, columns=columns))
+        path = folder / CURVE_FILE
+        if record.columns or not path.exists():  # else it was read back, and the curve is there
+            curve = [
+                [seed, *at, *numbers]
+                for at, members in zip(record.epochs, record.curve, strict=True)
+                for seed, numbers in zip(record.seeds, members, strict=True)
+            ]
+            columns = ["seed", "task", "epoch", *record.columns]
+            self._csv(path, pd.DataFrame(curve, columns=columns))
+        self.write_status(record)
+
+    def write_status(self, record: TrialRecord) -> None:
+        """Write how a trial stands."""
+        write_json(self.trial_folder(record.label) / "record.json", record_json(record))
+
+    def write_error(self, label: str, text: str) -> None:
+        """Write what is known of why a trial failed, tracebacks included."""
+        write_atomically(self.trial_folder(label) / "error.txt", text.encode())
+
+    def write_table(self, name: str, records: list[TrialRecord]) -> None:
+        """Write <name>.csv, a row per trial."""
+        self._csv(self.folder / f"{name}.csv", trials_table(records, self.plan.space))
+
+    def tidy(self, ended: Iterable[str]) -> None:
+        """Remove what a process that was killed may leave: Ray's own folder, files half written, and the states of
+        trials that ended (their labels).
+        """
+        shutil.rmtree(self.folder / RAY, ignore_errors=True)
+        for label in ended:
+            (self.trial_folder(label) / STATE_FILE).unlink(missing_ok=True)
+        for path in [*self.folder.glob(TEMPORARY), *self.folder.glob(f"trials/*/{TEMPORARY}")]:
+            path.unlink(missing_ok=True)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a file of the study's folder."""
+        write_json(self.folder / name, content)
+
+    def write_csv(self, name: str, table: pd.DataFrame) -> None:
+        """Write a file of the study's folder."""
+        self._csv(self.folder / name, table)
+
+    def _csv(self, path: Path, table: pd.DataFrame) -> None:
+        write_atomically(path, table.to_csv(index=False).encode())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file of JSON, atomically; NaN and infinity become null."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def provenance() -> ProvenanceJson:
+    """What a record was made with: versions, commit and time."""
+    return {
+        "versions": {"clsearch": __version__}
+        | {name: version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "commit": code_version(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@cache
+def code_version() -> str:
+    """The commit of a checkout (`+changes` where it is not clean); else the package's version, and in a job of Ray's
+    the digest of what was sent.
+    """
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if git("ls-files", os.path.basename(__file__)):
+            return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    package = next((part for part in here.parts if part.startswith("_ray_pkg_")), "")
+    return f"{__version__}{package.replace('_ray_pkg_', '+')}"

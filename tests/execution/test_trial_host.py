@@ -1,0 +1,172 @@
+"""Where trials are run, and what is recorded of them, without a Ray cluster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from ray.tune.experiment import Trial
+
+from clsearch import LogRange
+from clsearch.execution.messages import REQUEST, CohortRequest, reports_in
+from clsearch.execution.recorder import Recorder
+from clsearch.execution.trial_host import StudyHost
+from clsearch.planning.plan import Plan
+from clsearch.records.store import RecordStore
+from clsearch.records.trials import read_trials
+from clsearch.records.writer import StudyWriter
+from tests.builders import plan_of, record_of, study_of
+from tests.execution.reports import report_of, result_of
+
+FACTOR = {"distillation_factor": LogRange(0.1, 10)}
+
+
+class Tiny(torch.nn.Module):
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(shape[1] * shape[2], 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(1)).relu()
+
+
+def tiny(shape: tuple[int, int, int]) -> Tiny:
+    return Tiny(shape)
+
+
+def host_of(plan: Plan, slots: int = 1) -> StudyHost:
+    return StudyHost(plan, RecordStore(plan, StudyWriter(plan)), slots)
+
+
+def asked_of(host: StudyHost, count: int, first: int = 0) -> tuple[CohortRequest, Trial]:
+    """What a worker is asked for the next configurations, and Ray Tune's trial of it."""
+    asked = {f"trial_{n:05d}": {"distillation_factor": 1.0 + n} for n in range(first, first + count)}
+    config = host.make_trial_config(asked, None)
+    return config[REQUEST], Trial("LwFTrainable", config=config, stub=True)
+
+
+def states_in(host: StudyHost) -> dict[str, str]:
+    return {label: record.state for label, record in host.store.records.items()}
+
+
+def test_a_trial_is_handed_the_factory_and_its_record_has_the_name(tmp_path):
+    plan = study_of(backbone=tiny, hidden=None, results=tmp_path).plan
+    host, values = host_of(plan), {name: r.low for name, r in plan.space.items()}
+    for label, algorithm in (("trial_00000", None), ("reference_finetuning", "finetuning")):
+        (trial,) = host.make_trial_config({label: values}, algorithm)[REQUEST].trials
+        assert trial.config.backbone is tiny
+        assert trial.config.algorithm == algorithm or not algorithm
+        record = host.store.records[label]
+        assert record.settings["backbone"] == f"{__name__}.tiny"
+        assert record.number == (None if algorithm else 0)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "running", "slots", "capacity"),
+    [
+        (0, 0, 8, True),  # one trial for each worker that is not there, so that they start at the same time
+        (7, 0, 8, True),
+        (8, 0, 8, False),
+        (5, 2, 8, True),
+        (6, 2, 8, False),
+        (0, 8, 8, True),  # one while all are busy
+        (1, 8, 8, False),
+        (0, 9, 4, True),  # more joined the cluster
+        (1, 9, 4, False),
+        (0, 1, 1, True),
+        (1, 1, 1, False),
+    ],
+)
+def test_trials_wait_for_workers_that_are_not_there_yet_and_for_those_that_will_be_free(
+    tmp_path, waiting, running, slots, capacity
+):
+    plan = plan_of(tmp_path)
+    host = host_of(plan, slots)
+    states = ["waiting"] * waiting + ["running"] * running + ["finished", "failed"]
+    records = {str(i): replace(record_of(plan, i, [0.5]), state=state) for i, state in enumerate(states)}
+    host.store.records, host.groups = dict(records), [[label] for label in records]
+    assert host.has_capacity() is capacity
+    # Of configurations that train together, some may have ended before the others.
+    ended = {f"{i}, ended": replace(record_of(plan, i, [0.5]), state="pruned") for i in range(len(states))}
+    host.store.records, host.groups = records | ended, [[str(i), f"{i}, ended"] for i in range(len(states))]
+    assert host.has_capacity() is capacity
+
+
+def test_configurations_that_train_together_are_one_request(tmp_path):
+    plan = plan_of(tmp_path, space=FACTOR, cohort=2)
+    host = host_of(plan)
+    request, _ = asked_of(host, 2)
+    assert (request.label, request.labels) == ("trial_00000+1", ["trial_00000", "trial_00001"])
+    assert (request.seeds, request.tasks, request.device) == (plan.seeds, plan.tasks, "cpu")
+    assert request.first_tasks == tmp_path / ".prefixes"
+    assert host.groups == [request.labels]
+    for number, trial in enumerate(request.trials):
+        assert trial.state_file == Path(tmp_path, "mine", "trials", trial.label, "state.pt")
+        assert trial.config == plan.trial_config({"distillation_factor": 1.0 + number})
+        record = host.store.records[trial.label]
+        assert (record.number, record.values, record.cohort) == (number, {"distillation_factor": 1.0 + number}, 2)
+        assert (record.state, record.settings["distillation_factor"]) == ("waiting", 1.0 + number)
+    assert asked_of(host, 1, first=2)[0].label == "trial_00002"
+
+
+def test_the_first_task_is_not_shared_where_the_learning_rate_is_searched(tmp_path):
+    host = host_of(plan_of(tmp_path, space={"learning_rate": LogRange(0.01, 1)}))
+    assert host.make_trial_config({"trial_00000": {"learning_rate": 0.1}}, None)[REQUEST].first_tasks is None
+
+
+# What Ray Tune's events become
+
+
+def test_a_worker_that_goes_on_for_another_is_not_asked_for_what_has_ended(tmp_path):
+    plan = plan_of(tmp_path, space=FACTOR, cohort=2)
+    host = host_of(plan)
+    _, trial = asked_of(host, 2)
+    host.store.end_trial("trial_00000", "failed", "training diverged")
+    Recorder(host.store, 3).on_trial_recover(1, [trial], trial)
+    assert trial.config[REQUEST].labels == ["trial_00001"]
+    assert [record.restarts for record in host.store.records.values()] == [0, 1]
+    assert states_in(host) == {"trial_00000": "failed", "trial_00001": "waiting"}
+
+
+def test_reports_become_records_and_lose_their_matrices(tmp_path):
+    plan = plan_of(tmp_path, space=FACTOR, cohort=2)
+    host = host_of(plan)
+    _, trial = asked_of(host, 2)
+    recorder = Recorder(host.store, 3)
+    recorder.on_trial_start(1, [trial], trial)
+    assert set(states_in(host).values()) == {"running"}
+    lost = {"failed": "training diverged", "done": True}
+    result = result_of(
+        report_of("trial_00000", 1, 0.75, place="here", columns=("loss",)), report_of("trial_00001", 0, **lost)
+    )
+    recorder.on_trial_result(1, [trial], trial, result)
+    first, second = host.store.records.values()
+    assert (first.tasks_learned, first.metrics["average_accuracy"], first.place) == (1, 0.75, "here")
+    assert first.times == [first.reported]
+    assert (second.state, second.reason) == ("failed", "training diverged")
+    assert reports_in(result)["trial_00000"].columns == ()
+    assert {*read_trials(plan.folder)} == {"trial_00001"}  # of the other, at the end of the step
+    recorder.on_step_end(1, [trial])
+    assert read_trials(plan.folder)["trial_00000"].metrics == first.metrics
+
+
+def test_a_trial_that_ends_early_without_a_reason_was_stopped(tmp_path):
+    host = host_of(plan_of(tmp_path, space=FACTOR))
+    recorder = Recorder(host.store, 3)
+    for number, learned in enumerate((2, 3)):
+        _, trial = asked_of(host, 1, first=number)
+        recorder.on_trial_result(1, [trial], trial, result_of(report_of(f"trial_0000{number}", learned, 0.5)))
+        recorder.on_trial_complete(1, [trial], trial)
+    assert [*states_in(host).values()] == ["pruned", "finished"]
+
+
+def test_a_state_that_cannot_be_written_ends_the_search_at_the_end_of_the_step(tmp_path):
+    host = host_of(plan_of(tmp_path, space=FACTOR))
+    _, trial = asked_of(host, 1)
+    recorder = Recorder(host.store, 3)
+    recorder.on_trial_result(1, [trial], trial, result_of(report_of("trial_00000", 1, 0.5, unwritable="disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        recorder.on_step_end(1, [trial])
+    assert read_trials(host.plan.folder) == {}  # nothing is written after what could not be
