@@ -95,7 +95,7 @@ def test_a_range_that_continual_cannot_search_is_refused_there():
     [
         (lambda: methods(typo=1), "typo: unknown; known are "),
         (lambda: methods({"a": {"trails": 3}}), "trails: unknown (did you mean trials?); known are "),
-        (lambda: methods({"a": {"algorithm": "ewcc"}}), "algorithm: must be one of finetuning, "),
+        (lambda: methods({"a": {"algorithm": "ewcc"}}), "algorithm: must be one of ewc, finetuning, "),
         (lambda: methods(protocol="firstk"), "protocol: must be 'end_of_sequence', "),
         (lambda: methods({}), "kind: must be one of methods, protocols, of at least one study; got 'methods'"),
         (lambda: methods(epochs=0), "epochs: must be greater than or equal to 1; got 0 (study finetuning)"),

@@ -29,7 +29,8 @@ def find_built_in() -> dict[str, Method]:
     modules = [
         importlib.import_module(f"clsearch.methods.{name}") for name in names if name not in ("base", "registry")
     ]
-    return {method.name: method for module in modules for method in module.METHODS}
+    found = (method for module in modules for method in module.METHODS)
+    return {method.name: method for method in sorted(found, key=lambda method: method.unlearns)}
 
 
 BUILT_IN: dict[str, Method] = find_built_in()

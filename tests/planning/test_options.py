@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from clsearch.common.errors import ConfigError
 from clsearch.config.hyperparameters import LogRange, Range
 from clsearch.config.trial import TrialConfig
-from clsearch.methods.registry import BUILT_IN, fields_of
+from clsearch.methods.registry import BUILT_IN, fields_of, known_fields
 from clsearch.planning.command_line import parse, range_of
 from clsearch.planning.options import Options, Protocol
 
@@ -360,7 +360,7 @@ def test_options_cannot_be_changed():
     ],
 )
 def test_a_range_is_told_in_words(name, allowed):
-    field = {**TrialConfig.model_fields, **Options.model_fields}[name]
+    field = (known_fields() | Options.model_fields)[name]
     assert range_of(field) == allowed
 
 

@@ -180,7 +180,7 @@ def test_making_a_plan_creates_nothing(tmp_path):
     [
         (
             {"algorithm": "nonsense", "space": {}},
-            "algorithm: must be one of finetuning, joint, independent, lwf, ewc, lwf_ewc, amnesiac_finetuning, ",
+            "algorithm: must be one of ewc, finetuning, independent, joint, lwf, lwf_ewc, amnesiac_finetuning, ",
         ),
         ({"colour": "red"}, "colour: unknown; known are "),
         ({"penalty_factor": 1.0}, "penalty_factor: unknown; known are "),

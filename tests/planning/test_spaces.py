@@ -56,7 +56,7 @@ def test_grid_of_three_dimensions_has_the_cube_of_its_points():
 
 
 def test_searchable_are_the_learning_rate_and_the_numbers_of_the_methods():
-    assert searchable() == {
+    assert {name: "log" if mark.range.log else "linear" for name, mark in searchable().items()} == {
         "learning_rate": "log",
         "distillation_factor": "log",
         "distillation_temperature": "log",
@@ -69,7 +69,7 @@ def test_searchable_are_the_learning_rate_and_the_numbers_of_the_methods():
 def test_rows_of_spaces_are_valid_and_of_the_scale_of_their_field(algorithm):
     space = SPACES[algorithm]
     check_space(algorithm, space, EPOCHS)
-    assert {name: "log" if r.log else "linear" for name, r in space.items()} == {n: searchable()[n] for n in space}
+    assert space == {name: searchable()[name].range for name in space}
 
 
 def test_every_algorithm_has_a_row_of_spaces():

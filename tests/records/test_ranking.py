@@ -175,9 +175,7 @@ def test_the_cost_says_what_was_taken_over_from_another_trial(plan):
     first, *others = (record_of(plan, number, BEST) for number in range(3))
     found = cost_of([first, *(replace(record, shared_seconds=1.25) for record in others)])
     assert (found.shared, found.saved) == (2 * 3, 2.5)
-    assert str(found).endswith(
-        "6 of them, the first task of trials that train it alike, were taken over from another trial, which saved 2 s."
-    )
+    assert str(found).endswith("6 of them were reused from a trial with an equal first task, which saved 2 s.")
 
 
 # Other objectives, and several

@@ -69,7 +69,7 @@ def test_an_algorithm_is_these_regularizers(algorithm, settings, regularizers):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "course"),
+    ("algorithm", "scheme"),
     [
         ("finetuning", TrainingScheme.CONTINUAL),
         ("lwf", TrainingScheme.CONTINUAL),
@@ -79,8 +79,8 @@ def test_an_algorithm_is_these_regularizers(algorithm, settings, regularizers):
         ("independent", TrainingScheme.INDEPENDENT),
     ],
 )
-def test_an_algorithm_takes_this_course_through_the_tasks(algorithm, course):
-    assert small_run(algorithm).course is course
+def test_an_algorithm_has_this_training_scheme(algorithm, scheme):
+    assert small_run(algorithm).scheme is scheme
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_states_of_a_run_are_states_of_it_with_other_numbers():
 
 def test_an_exponent_of_2_cannot_change_within_a_run_because_penalties_were_merged_for_it():
     run = small_run("ewc", penalty_p_norm=2)
-    with pytest.raises(ValueError, match=r"^penalty_p_norm: must stay 2 in a trial that was built with 2; got 1.5$"):
+    with pytest.raises(ValueError, match=r"^penalty_p_norm: must stay 2 in a trial that was built with it; got 1.5$"):
         run.with_numbers({"penalty_p_norm": 1.5})
     assert run.with_numbers({"penalty_p_norm": 2.0}).hyperparameters["penalty_p_norm"].eq(2).all()
 
