@@ -11,17 +11,17 @@ python=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 root=$(cd "$(dirname "$0")/.." && pwd)
 borrowed=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-rm -rf "$root/dist"
-"$python" -m build --outdir "$root/dist" "$root"
-
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
+rm -rf "$root/dist"
+"$python" -m build --outdir "$root/dist" "$root" > "$place/log" 2>&1 || { cat "$place/log"; exit 1; }
+tail -n 1 "$place/log"
 unset PYTHONPATH
-"$python" -m venv "$place/venv"
+"$python" -m venv --without-pip "$place/venv" # with pip come other versions of what is borrowed
 clean=$place/venv/bin/python
 echo "$borrowed" > "$("$clean" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_borrowed.pth"
 # Dependencies that the wheel names are looked for among the borrowed ones, and nowhere else.
-"$clean" -m pip install --quiet --no-index "$root"/dist/*.whl
+"$python" -m pip --python "$clean" install --quiet --no-index "$root"/dist/*.whl
 
 mkdir "$place/sdist" "$place/work"
 tar --extract --gzip --file "$root"/dist/*.tar.gz --directory "$place/sdist" --strip-components 1
