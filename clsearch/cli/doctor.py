@@ -17,6 +17,9 @@ from clsearch.execution.preflight import check_writable
 from clsearch.execution.ray_address import address_problem
 from clsearch.tracking.store_check import check_tracking
 
+DISTRIBUTION = "clsearch-studies"
+"""The name that pip knows clsearch by."""
+
 LOW_SPACE = 2 * 1024**3
 """Bytes. With less free space a study may fail before it ends."""
 
@@ -52,7 +55,7 @@ def check_packages() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     try:
-        lines = requires("clsearch") or []
+        lines = requires(DISTRIBUTION) or []
     except PackageNotFoundError:  # a checkout that is not installed
         lines = []
         yield Finding("clsearch", "not installed, so its requirements are unknown", "pip install -e . in the checkout")

@@ -81,11 +81,16 @@ def sampler_for(plan: Plan, asked: int) -> BaseSampler:
     derived = seed_of(seed, 0, asked, "sampler") % 2**32
     match plan.options.sampler:
         case "tpe":
-            return TPESampler(seed=derived, constant_liar=True, multivariate=True)
+            with warnings.catch_warnings():  # multivariate is experimental before Optuna 5
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return TPESampler(seed=derived, constant_liar=True, multivariate=True)
         case "nsga2":  # at least two generations, whatever the budget
             return NSGAIISampler(population_size=min(50, max(4, plan.trials // 4)), seed=derived)
         case "qmc":  # one sequence, whose place Optuna keeps in its storage
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return QMCSampler(scramble=True, seed=seed, independent_sampler=RandomSampler(derived))
+                sampler = QMCSampler(scramble=True, seed=seed, independent_sampler=RandomSampler(derived))
+            if asked and optuna.__version__ < "5":  # which draws at random until a first trial has its result
+                sampler.infer_relative_search_space = lambda *_: distributions_of(plan.space)  # type: ignore[method-assign]
+            return sampler
     return RandomSampler(seed=derived)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import optuna
 import ray
 from ray import tune
@@ -19,6 +22,9 @@ from clsearch.planning.plan import Plan
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import RAY
 from clsearch.reporting.progress import ProgressLine
+
+CONFIGS: Any = tune if hasattr(tune, "RunConfig") else import_module("ray.train")
+"""The home of RunConfig and its parts: ray.train before Ray 2.43."""
 
 
 def search(plan: Plan, data: ray.ObjectRef, store: RecordStore, study: optuna.Study, line: ProgressLine) -> None:
@@ -69,13 +75,13 @@ def make_tuner(
             trial_name_creator=lambda trial: trial.config[REQUEST].label,
             trial_dirname_creator=lambda trial: trial.config[REQUEST].label,
         ),
-        run_config=tune.RunConfig(
+        run_config=CONFIGS.RunConfig(
             name=RAY,
             storage_path=str(plan.folder),
             callbacks=[recorder],
             verbose=3 if options.verbose else 0,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            failure_config=tune.FailureConfig(max_failures=options.max_failures),
+            checkpoint_config=CONFIGS.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=CONFIGS.FailureConfig(max_failures=options.max_failures),
         ),
     )
 

@@ -136,13 +136,13 @@ def test_a_reused_worker_takes_a_cohort_and_a_trial_alone(tmp_path):
     trainable = EWCTrainable(config=cohort_of(tmp_path))
     played(trainable)
     alone = SETTINGS | {"seeds": SEEDS, "penalty_factor": 5.0}
-    assert trainable.reset(alone)
+    assert trainable.reset_config(alone)
     result = played(trainable)[-1]
     assert REPORTS not in result
     assert torch.equal(
         torch.tensor(result["record"]["accuracy"], dtype=torch.float64).nan_to_num(-1), matrix_of(5.0).nan_to_num(-1)
     )
-    assert trainable.reset(cohort_of(tmp_path / "other"))
+    assert trainable.reset_config(cohort_of(tmp_path / "other"))
     assert_as_alone(played(trainable))
 
 

@@ -511,7 +511,7 @@ def test_a_trial_that_does_not_fit_into_memory_fails_with_the_remedy_and_the_nex
     assert result[OUT_OF_MEMORY]
     assert result["tasks_learned"] == 0
     assert "--batch-size" in result["failed"]
-    assert trainable.reset(CONFIG)
+    assert trainable.reset_config(CONFIG)
     assert [r["tasks_learned"] for r in steps(trainable, 3)] == [1, 2, 3]
 
 

@@ -176,7 +176,7 @@ def test_trials_csv_has_a_row_per_trial_with_values_metrics_and_reason(plan, res
     done = record_of(plan, 0, [0.8, 0.6], {"distillation_factor": 0.1 + 0.2, "distillation_temperature": 2.0})
     lost = record_of(plan, 1, [0.8, 0.6], state="failed", learned=0, reason='diverged, "badly"')
     results.write_table("trials", [done, lost])
-    table = pd.read_csv(results.folder / "trials.csv")
+    table = pd.read_csv(results.folder / "trials.csv", float_precision="round_trip")
     assert table.label.tolist() == ["trial_00000", "trial_00001"]
     assert table.number.tolist() == [0, 1]
     assert table.state.tolist() == ["finished", "failed"]

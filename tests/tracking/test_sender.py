@@ -199,7 +199,8 @@ def test_a_trial_without_a_learned_task_or_an_end_has_no_matrix(told, name):
 
 
 def test_everything_lies_below_the_results_folder_whatever_the_working_directory(told):
-    assert list(told.elsewhere.iterdir()) == []
+    left = {path.name for path in told.elsewhere.rglob("*")}
+    assert left <= {"mlruns"}  # which older versions of MLflow make wherever they are used, and leave empty
     assert (told.plan.folder.parent / "mlflow.db").is_file()
     assert told.experiment.artifact_location == (told.plan.folder.parent / "mlartifacts" / "told").as_uri()
 
