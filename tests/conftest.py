@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +32,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Files that are named, and markers that are asked for, are run whole. Workers of xdist are told --all."""
+    """Run named files and markers whole. A worker of xdist does as the process that started it."""
     named = config.args_source is pytest.Config.ArgsSource.ARGS
-    if config.option.markexpr or (named and not hasattr(config, "workerinput")):
-        config.option.all = True
+    worker = getattr(config, "workerinput", None)
+    config.option.all = worker["all"] if worker else bool(config.option.all or config.option.markexpr or named)
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist's
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["all"] = node.config.option.all
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at -m

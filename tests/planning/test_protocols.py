@@ -238,7 +238,7 @@ def test_continual_refuses_what_acts_where_a_sampler_chooses(name, value, shown)
 def test_continual_searches_no_hyperparameter_that_stays_the_same():
     space = {"penalty_factor": LogRange(1, 10), "penalty_p_norm": LogRange(1, 3)}
     assert problems_of("ewc", protocol="continual", space=space) == [
-        "penalty_p_norm: stays the same in continual, where only distillation_factor and penalty_factor decay; give "
+        "penalty_p_norm: stays the same in continual, where only penalty_factor and distillation_factor decay; give "
         "one value (--penalty-p-norm 2) instead of a range"
     ]
 
