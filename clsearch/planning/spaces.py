@@ -48,7 +48,7 @@ def check_space(algorithm: str, space: Space, settings: dict[str, Any], source: 
 def _range_problems(
     algorithm: str, name: str, values: Range, settings: dict[str, Any], source: Source | None
 ) -> list[Refusal]:
-    """Check the bounds of one range, first as values of the field, then as a range."""
+    """Check the bounds of one range, first as values of the field (so above 0), then as a range."""
     for bound in (values.low, values.high):
         try:
             configure(algorithm, settings | {name: bound}, source)
@@ -56,8 +56,6 @@ def _range_problems(
             if broken := [problem for problem in error.problems if problem.field == name]:
                 return broken
     shown = f"{values.low:g} to {values.high:g}"
-    if values.log and values.low <= 0:
-        return [Refusal("log-range-positive", f"{name}: a logarithmic range must begin above 0; got {shown}")]
     if not values.low < values.high:
         return [Refusal("range-increases", f"{name}: a range must go from low to high; got {shown}")]
     return []
