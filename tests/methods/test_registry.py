@@ -19,6 +19,7 @@ from clsearch.methods.registry import configure, default_space, digest_source, f
 from clsearch.planning.command_line import parse
 from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_run
+from tests.refusals import broken
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "plain_l2.py"
 SETTINGS = {"benchmark": "permuted-digits", "tasks": 2, "epochs": 1, "hidden": (8,), "learning_rate": 0.05}
@@ -123,7 +124,6 @@ from typing import Annotated
 import cloudpickle
 
 from clsearch import Hyperparameter, LogRange, Method, Section
-from tests.refusals import broken
 
 
 class Own(Section):

@@ -14,6 +14,7 @@ from tests.builders import (
     study_of,
     write_images,
 )
+from tests.refusals import broken, refusals
 
 CONFIGURATION = [
     # algorithm, options, field, rule: a rule of each kind; the tests of each module have them all
@@ -150,7 +151,6 @@ def test_run_from_python_raises_what_the_command_line_prints(tmp_path):
 REFUSED_RUNS = """
 import json, sys
 from clsearch import SPACES, Study
-from tests.refusals import broken, refusals
 
 def loaded(*args):
     study = Study(algorithm="lwf", space=SPACES["lwf"], epochs=1)
