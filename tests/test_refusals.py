@@ -207,8 +207,8 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     # methods
     "independent-needs-task-identity": (
         config("independent", scenario="class"),
-        "scenario: must be task or domain for independent networks, because the task's identity selects the network "
-        "and is unknown in class-incremental learning; got class",
+        "scenario: must be task or domain for independent networks, because class-incremental learning does "
+        "not give the task that selects the network; got class",
     ),
     "mse-has-no-temperature": (
         config(distance="mse", temperature_scaling="squared"),
@@ -217,12 +217,12 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     "online-only": (config("ewc", gamma=0.5), "gamma: acts with anchors = online only; got 0.5 with separate"),
     "unlearning-needs-separate-anchors": (
         config("amnesiac_ewc", anchors="online"),
-        "anchors: must be separate if tasks can be unlearned, because their anchors are dropped; got online",
+        "anchors: must be separate if tasks can be unlearned, because unlearning drops their anchors; got online",
     ),
     "algorithm-known": (config("ewcc"), re.compile("algorithm: must be one of .*finetuning.*; got 'ewcc'")),
     "method-name": (
         lambda path: register("ewc"),
-        "name: must be a new one, of letters, digits and underscores; got ewc",
+        "name: must be new, of letters, digits and underscores; got ewc",
     ),
     "section-fields-new": (
         lambda path: register(Method(name="wide", label="wide", section=Wide)),
@@ -230,7 +230,7 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "settings-known": (
         lambda path: register("mine", settings=["strength"]),
-        re.compile("settings: must be of .*penalty_factor.*; got strength"),
+        re.compile("settings: must be among .*penalty_factor.*; got strength"),
     ),
     # planning: options
     "study-name": (
