@@ -5,7 +5,8 @@ Comparison                   several studies and one table
 SPACES, LogRange, Range      search spaces
 register, Method, Section, Hyperparameter, PenaltyOutput
                              a method of your own
-ConfigError                  refused input
+ConfigError, Refusal         refused input
+StudySettings                types of the keywords of Study
 metrics                      functions of the accuracy matrix
 trainables                   LwFTrainable, EWCTrainable, ... for a Tuner of your own
 
@@ -19,7 +20,7 @@ from clsearch.version import __version__
 
 if TYPE_CHECKING:
     from clsearch import metrics, trainables
-    from clsearch.common.errors import ConfigError
+    from clsearch.common.errors import ConfigError, Refusal
     from clsearch.comparison import Comparison
     from clsearch.config.hyperparameters import Hyperparameter, LogRange, Range
     from clsearch.config.sections import Section
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from clsearch.methods.base import PenaltyOutput as Terms
     from clsearch.methods.registry import register
     from clsearch.planning.spaces import SPACES
+    from clsearch.planning.study_settings import StudySettings
     from clsearch.study import Study
 
 _HOMES = {
@@ -37,9 +39,11 @@ _HOMES = {
     "Method": "clsearch.methods.base",
     "PenaltyOutput": "clsearch.methods.base",
     "Range": "clsearch.config.hyperparameters",
+    "Refusal": "clsearch.common.errors",
     "SPACES": "clsearch.planning.spaces",
     "Section": "clsearch.config.sections",
     "Study": "clsearch.study",
+    "StudySettings": "clsearch.planning.study_settings",
     "register": "clsearch.methods.registry",
 }
 """Public name -> the module that defines it."""
@@ -53,8 +57,10 @@ __all__ = [
     "Method",
     "PenaltyOutput",
     "Range",
+    "Refusal",
     "Section",
     "Study",
+    "StudySettings",
     "Terms",
     "__version__",
     "metrics",

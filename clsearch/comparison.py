@@ -1,4 +1,4 @@
-"""A comparison: several studies that differ in the algorithm or the protocol, and one table of what they found."""
+"""A comparison: several studies that differ in the algorithm or the protocol, and one table of their results."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
-from clsearch.common.errors import ConfigError, did_you_mean
+from clsearch.common.errors import ConfigError, Refusal, did_you_mean, script_refusals
 from clsearch.common.formatting import relative_path, without_password
+from clsearch.common.telemetry import disable_telemetry
 from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
 from clsearch.data.datasets import Data, Source
@@ -19,23 +20,53 @@ from clsearch.planning.config_file import dumped
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.plan import Plan, make_plan
 from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCHING
+from clsearch.planning.study_settings import SharedSettings, add_settings
 from clsearch.study import exit_with, prepared
 
 if TYPE_CHECKING:
     from clsearch.reporting.result import StudyResult
 
-
 KINDS = ("methods", "protocols")
+"""Subjects of a comparison."""
 
 
 class Comparison:
-    """Studies that share settings, run one after the other, each ending in its final evaluation.
+    """Studies that share settings, run one after the other; each ends with its final evaluation.
 
-    studies: label -> what is a study's own: its algorithm, protocol, or any other setting. Each is kept in
-    results/<name>-<label>/, the table in results/<name>/. algorithm: where a study names none; its options are the
-    command line's. What a study fixes is not searched in it, even where the others search it. kind:
-    `methods` or `protocols`, what the table shows. The rest as in `Study`.
-    Raises ConfigError where a setting is unknown or against its rule.
+    Each study has its record in results/<name>-<label>/, the comparison its table in results/<name>/.
+
+    Args:
+        name: Name of the comparison, and of its folder in the results.
+        studies: Label -> the study's own settings: its algorithm, protocol, or any other. A study does not search what
+            it fixes, even if the others search it.
+        algorithm: Algorithm of the studies that name none; the command line has its options.
+        kind: Subject of the table: `methods` or `protocols`.
+        space: Hyperparameter -> the range to search, for the studies in which it acts. By default each algorithm's own
+            hyperparameters that no setting fixes.
+        question: The question that the comparison answers; shown in its help and its report.
+        **settings: Options and settings that the studies share, as in `Study`; each study takes those that act in it.
+            A type checker does not know the fields of registered methods, so pass them as
+            `**cast(Any, {"strength": 0.1})`.
+
+    Raises:
+        ConfigError: If a setting is unknown or breaks a rule; each line names the study. In a script that does not
+            catch it, it prints these lines and ends the process with exit code 2.
+
+    Example:
+        >>> from clsearch import Comparison
+        >>> comparison = Comparison(
+        ...     name="against-finetuning",
+        ...     studies={"LwF": {"algorithm": "lwf"}, "EWC": {"algorithm": "ewc"}},
+        ...     algorithm="lwf",
+        ...     kind="methods",
+        ...     epochs=10,
+        ...     trials=16,
+        ... )
+        >>> list(comparison.plans)
+        ['LwF', 'EWC']
+
+        `comparison.main()` reads the command line, runs the studies, prints the table and exits; `comparison.run()`
+        returns the results.
     """
 
     def __init__(
@@ -47,37 +78,40 @@ class Comparison:
         kind: str,
         space: Space | None = None,
         question: str = "",
-        **settings: Any,
+        **settings: Unpack[SharedSettings],
     ) -> None:
-        if kind not in KINDS or not studies:
-            raise ConfigError([f"kind: must be one of {', '.join(KINDS)}, of at least one study; got {kind!r}"])
         self.studies, self.algorithm, self.kind = studies, algorithm, kind
         self.question = question.strip()
         given: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in settings.items() if v is not None
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in settings.items()
+            if value is not None
         }
-        self.settings: dict[str, Any] = (
-            given | {"name": name} | ({"results": Path(given["results"])} if "results" in given else {})
-        )
+        if "results" in given:
+            given["results"] = Path(given["results"])
+        self.settings: dict[str, Any] = given | {"name": name}
         self.follow, self.space = space is None, space or {}
-        if not any(looks_at_disk(given | dict(own)) for own in studies.values()):
-            _ = self.plans
+        with script_refusals():
+            if kind not in KINDS or not studies:
+                text = f"kind: must be one of {', '.join(KINDS)}, of at least one study; got {kind!r}"
+                raise ConfigError([Refusal("comparison-kind", text)])
+            if not any(looks_at_disk(given | dict(own)) for own in studies.values()):
+                _ = self.plans
 
     @cached_property
     def plans(self) -> dict[str, Plan]:
-        """The studies as the script has them. Raises ConfigError."""
+        """Label -> plan of the study as the script declares it. Raises ConfigError."""
         return self.plans_of(self.settings, self.space)
 
     def plans_of(self, settings: dict[str, Any], space: Space) -> dict[str, Plan]:
-        """The studies under these settings. Raises ConfigError, naming the study."""
-        known = {"algorithm", *Options.model_fields, *(name for own in methods().values() for name in own.fields)}
+        """Make the plan of each study from these settings. Raises ConfigError that names the study."""
+        known = {"algorithm", *Options.model_fields, *(name for one in methods().values() for name in one.fields)}
         every = {*settings}.union(*self.studies.values())
         if unknown := sorted(every - known):
+            listed = ", ".join(sorted(known))
             raise ConfigError(
-                [
-                    f"{name}: unknown{did_you_mean(name, known)}; known are {', '.join(sorted(known))}"
-                    for name in unknown
-                ]
+                Refusal("setting-known", f"{name}: unknown{did_you_mean(name, known)}; known are {listed}")
+                for name in unknown
             )
         plans = {}
         for label, own in self.studies.items():
@@ -85,35 +119,39 @@ class Comparison:
                 shared = {name: values for name, values in space.items() if name not in own}
                 plans[label] = self._plan(label, settings | dict(own), shared)
             except ConfigError as error:
-                raise ConfigError([f"{problem} (study {label})" for problem in error.problems]) from None
+                raise ConfigError(
+                    Refusal(problem.rule, f"{problem} (study {label})") for problem in error.problems
+                ) from None
         budgets = {plan.trials for plan in plans.values() if plan.space and plan.protocol is not Protocol.CONTINUAL}
         if len(budgets) > 1:
             shown = " ".join(map(str, sorted(budgets)))
-            raise ConfigError([f"sampler: studies that are compared must have the same budget; got {shown} trials"])
+            text = f"sampler: compared studies must have the same budget; got {shown} trials"
+            raise ConfigError([Refusal("same-budget", text)])
         return plans
 
     def _plan(self, label: str, settings: dict[str, Any], space: Space) -> Plan:
-        """One study: of the shared settings, those that act in it."""
+        """Make the plan of one study from the shared settings that act in it."""
         algorithm = settings.pop("algorithm", self.algorithm)
         method = method_named(algorithm)
         if not preset_settings(algorithm, settings.get("preset")) and settings.get("preset") in presets():
             del settings["preset"]
         settings = preset_settings(algorithm, settings.get("preset")) | settings
         protocol = settings.get("protocol", Protocol.END_OF_SEQUENCE)
-        own = {name: values for name, values in space.items() if name in fields_of(algorithm)}
-        searched = {*own} | {name for name in method.search_space if self.follow and name not in settings}
+        ranges = {name: values for name, values in space.items() if name in fields_of(algorithm)}
+        searched = {*ranges} | {name for name in method.search_space if self.follow and name not in settings}
         idle = {name for other, names in PROTOCOL_OPTIONS.items() if other != protocol for name in names}
         if protocol == Protocol.CONTINUAL or not searched:
             idle |= {*SEARCHING}
         known = {*fields_of(algorithm), *Options.model_fields} - idle
         kept = {name: value for name, value in settings.items() if name in known}
         name = f"{settings['name']}-{label}"
-        return make_plan(algorithm, own, self.question, kept | {"name": name}, None, self.follow)
+        return make_plan(algorithm, ranges, self.question, kept | {"name": name}, None, self.follow)
 
     def main(self, args: list[str] | None = None) -> NoReturn:
-        """Run the comparison as its script does: options from `args` (default: the command line), then exit.
+        """Run the comparison as its script does, then exit the process with the largest exit code of its studies.
 
-        Exit codes as those of a study, the largest of them.
+        Args:
+            args: Words of the command line; `sys.argv[1:]` if None.
         """
 
         def run() -> int:
@@ -132,7 +170,7 @@ class Comparison:
         exit_with(run)
 
     def _tell(self, plans: dict[str, Plan]) -> int:
-        """Print what each study would do."""
+        """Print what each study would do, for --dry-run."""
         from clsearch.execution.dry_run import print_dry_run
 
         data: dict[Source, Data] = {}
@@ -143,12 +181,12 @@ class Comparison:
         return 0
 
     def planned(self, args: list[str] | None = None) -> tuple[str, dict[str, Plan]]:
-        """The comparison's name and its studies, changed by a command line. Raises ConfigError."""
+        """Return the name of the comparison and its plans under a command line. Raises ConfigError."""
         settings, space, _ = self.parsed(args)
         return settings["name"], self.plans_of(settings, space)
 
     def parsed(self, args: list[str] | None = None) -> tuple[dict[str, Any], Space, Invocation]:
-        """Settings and space of all studies, changed by a command line, and what that asks for. Raises ConfigError."""
+        """Return settings and space under a command line, and what to do with them. Raises ConfigError."""
         settled = set.intersection(*(set(own) for own in self.studies.values())) - {"algorithm"}
         shown = {name: values for plan in self.plans.values() for name, values in plan.space.items()} | self.space
         settings, space, asked = parse(
@@ -160,15 +198,25 @@ class Comparison:
         for protocol, names in PROTOCOL_OPTIONS.items():
             for name in names:
                 if protocol not in acting and settings.get(name) is not None:
-                    got = settings[name]
-                    raise ConfigError([f"{name}: acts with protocol = {protocol} only; got {got}, and no study of it"])
+                    text = f"{name}: acts with protocol = {protocol} only; got {settings[name]}, but no study with it"
+                    raise ConfigError([Refusal("protocol-only", text)])
         return settings, space, asked
 
     def run(self) -> dict[str, StudyResult]:
-        """Run all studies; gives their results by label. Raises ConfigError, before anything expensive starts."""
-        return self._carry_out(self.settings["name"], self.plans, None)
+        """Run all studies, or resume them.
+
+        Returns:
+            Label -> result of the study.
+
+        Raises:
+            ConfigError: If a study cannot run; before anything expensive starts.
+        """
+        with script_refusals():
+            disable_telemetry()
+            return self._carry_out(self.settings["name"], self.plans, None)
 
     def _carry_out(self, name: str, plans: dict[str, Plan], command: list[str] | None) -> dict[str, StudyResult]:
+        """Check all plans, then run them one after the other. Raises ConfigError."""
         first = next(iter(plans.values()))
         results = first.folder.parent
         from clsearch.records.resume import check_same, check_same_comparison
@@ -185,6 +233,9 @@ class Comparison:
 
         described = {"question": self.question, "kind": self.kind, "command": command}
         return execute_all(results / name, described, plans, held)
+
+
+add_settings(Comparison, SharedSettings)
 
 
 def looks_at_disk(settings: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""A study: one question, one search space, one budget. Importing this module is cheap: Ray starts in `run`."""
+"""A study: one question, one search space, one budget. Importing this module is cheap; Ray starts in `run`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
-from clsearch.common.errors import CLOSED_STDOUT_EXIT_CODE, ConfigError, print_problems, silence_closed_stdout
+from clsearch.common.errors import (
+    CLOSED_STDOUT_EXIT_CODE,
+    ConfigError,
+    print_problems,
+    script_refusals,
+    silence_closed_stdout,
+)
 from clsearch.common.formatting import relative_path, without_password
+from clsearch.common.telemetry import disable_telemetry
 from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
 from clsearch.data.datasets import Data
@@ -18,64 +25,107 @@ from clsearch.planning.command_line import Invocation, parse, untied
 from clsearch.planning.config_file import option, written
 from clsearch.planning.options import Options
 from clsearch.planning.plan import Plan, make_plan
+from clsearch.planning.study_settings import StudySettings, add_settings
 
 if TYPE_CHECKING:
     from clsearch.reporting.result import OpenedStudy, StudyResult
 
 
 class Study:
-    """A hyperparameter study. Any field of Options and of the algorithm's configuration is a keyword.
+    """A hyperparameter study: one question, one search, one record in results/<name>/.
 
-    space: the hyperparameters searched; unless given, the algorithm's own that no keyword fixes, over ranges that
-    follow the settings (`default_space`). {} trains one configuration.
-    Raises ConfigError where a setting is unknown or against its rule; a folder of images and a grouping are looked at
-    when the study runs.
+    Constructing a study validates it and starts nothing. A folder of images and a grouping are read when it runs.
 
-        study = Study(algorithm="lwf", name="mine", benchmark="split-digits", epochs=10)
-        study.main()    # reads the command line, prints, exits
-        study.run()     # from Python
+    Args:
+        algorithm: Name of the method: finetuning, joint, independent, lwf, ewc, lwf_ewc, amnesiac_finetuning,
+            amnesiac_lwf, amnesiac_ewc, or one that `clsearch.register` added.
+        space: Hyperparameter -> the range to search, a `Range` or a `LogRange`. By default the algorithm's own
+            hyperparameters that no keyword fixes, over ranges that follow the settings. `{}` trains one configuration.
+        question: The question that the study answers; shown in its help and its report.
+        **settings: Options of the study and settings that all trials share, see `StudySettings`; None stands for the
+            default. Exactly one of `epochs` and `iterations` is required. A registered method takes its own fields too;
+            a type checker does not know them, so pass them as `**cast(Any, {"strength": 0.1})`.
+
+    Raises:
+        ConfigError: If a setting is unknown or breaks a rule; `problems` has a line for each. In a script that does not
+            catch it, it prints these lines and ends the process with exit code 2.
+
+    Example:
+        >>> from clsearch import LogRange, Study
+        >>> study = Study(
+        ...     algorithm="lwf",
+        ...     name="temperature",
+        ...     space={"distillation_temperature": LogRange(0.1, 10)},
+        ...     benchmark="split-digits",
+        ...     epochs=10,
+        ... )
+        >>> study.plan.trials
+        32
+
+        `study.main()` reads the command line, runs the study, prints its answer and exits; `study.run()` returns the
+        answer.
     """
 
-    def __init__(self, *, algorithm: str, space: Space | None = None, question: str = "", **settings: Any) -> None:
+    def __init__(
+        self, *, algorithm: str, space: Space | None = None, question: str = "", **settings: Unpack[StudySettings]
+    ) -> None:
         self.algorithm = algorithm
         self.question = question.strip()
-        given = {name: value for name, value in settings.items() if value is not None}
-        self.settings = preset_settings(algorithm, settings.get("preset")) | given
+        given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        self.settings: dict[str, Any] = preset_settings(algorithm, given.get("preset")) | given
         self.follow = space is None
         self.space = space or {}
         folders = (str(given.get(name, "")).startswith(FOLDER) for name in ("benchmark", "report_benchmark"))
         if not any(folders) and "grouping" not in given:
-            _ = self.plan  # what can be refused without a look at the disk is refused here
+            with script_refusals():
+                _ = self.plan  # refuse here all that needs no look at the disk
 
     @cached_property
     def plan(self) -> Plan:
-        """The study as its script has it. Raises ConfigError."""
+        """The study as its script declares it. Raises ConfigError."""
         return make_plan(self.algorithm, self.space, self.question, self.settings, command=None, follow=self.follow)
 
     def run(self) -> StudyResult:
-        """Run the study; gives what it found: `.trials`, `.best`, `.matrix(trial)`, `.figures`, see `StudyResult`.
+        """Run the study, or resume it if its folder exists.
 
-        Raises ConfigError, before anything expensive starts, where it cannot.
+        Returns:
+            The result: `.trials`, `.best`, `.matrix(trial)`, `.figures`, see `StudyResult`.
+
+        Raises:
+            ConfigError: If the study cannot run; before anything expensive starts.
         """
-        return _carry_out(self.plan)
+        with script_refusals():
+            disable_telemetry()
+            return _carry_out(self.plan)
 
     @staticmethod
     def open(folder: str | Path) -> OpenedStudy:
-        """Read a study back from results/<study>, ended or not. Raises ConfigError where there is none."""
+        """Read the record of a study, finished or not.
+
+        Args:
+            folder: Folder of the study, results/<study>.
+
+        Raises:
+            ConfigError: If the folder holds no study.
+        """
         from clsearch.reporting.result import OpenedStudy
 
-        return OpenedStudy.open(Path(folder).expanduser())
+        with script_refusals():
+            return OpenedStudy.open(Path(folder).expanduser())
 
     def main(self, args: list[str] | None = None) -> NoReturn:
-        """Run the study as its script does: options from `args` (default: the command line), then exit.
+        """Run the study as its script does, then exit the process.
 
-        Exit codes: 0 done; 1 no trial finished, or its final evaluation failed; 2 refused before starting; 130
+        Exit codes: 0 finished; 1 no trial finished, or the final evaluation failed; 2 refused before it started; 130
         interrupted.
+
+        Args:
+            args: Words of the command line; `sys.argv[1:]` if None.
         """
         exit_with(lambda: self._do(*self.planned(args)))
 
     def _do(self, plan: Plan, asked: Invocation) -> int:
-        """What a command line asks for; gives the exit code."""
+        """Do what the command line asks for; return the exit code."""
         if asked.print_config:
             print(written(plan, self.settings), end="")
             return 0
@@ -87,22 +137,26 @@ class Study:
         return _carry_out(plan).exit_code
 
     def plan_for(self, args: list[str] | None = None) -> Plan:
-        """The plan of this study changed by a command line. Raises ConfigError."""
+        """Return the plan of this study under a command line (default: `sys.argv[1:]`). Raises ConfigError."""
         return self.planned(args)[0]
 
     def planned(self, args: list[str] | None = None) -> tuple[Plan, Invocation]:
-        """The same, and what the command line asks to be done with it."""
-        # Defaults as validated: a script may give a list for a tuple, or text for a path.
+        """Return the plan under a command line, and what to do with it. Raises ConfigError."""
+        # Defaults as validated: a script can give a list for a tuple, or text for a path.
         validated = {**vars(self.plan.config), **vars(self.plan.options)}
-        own = {name: validated[name] for name in self.settings if name not in self.plan.space}
-        settings, space, asked = parse(self.algorithm, self.question, own, self.plan.space, args, self.follow)
+        given = {name: validated[name] for name in self.settings if name not in self.plan.space}
+        settings, space, asked = parse(self.algorithm, self.question, given, self.plan.space, args, self.follow)
         changed = {name: r for name, r in space.items() if self.follow or self.plan.space.get(name) != r}
-        command = _command(self.algorithm, settings, changed, own, self.plan.space)
+        command = _command(self.algorithm, settings, changed, given, self.plan.space)
         return make_plan(self.algorithm, space, self.question, settings, command, self.follow), asked
 
 
+add_settings(Study, StudySettings)
+
+
 def exit_with(run: Callable[[], int]) -> NoReturn:
-    """Run, and leave the process with the exit code that it gives, 2 where it is refused, 130 where interrupted."""
+    """Run the command of a script and exit with its exit code; with 2 if it is refused, 130 if it is interrupted."""
+    disable_telemetry()
     try:
         code = run()
     except ConfigError as error:
@@ -114,15 +168,16 @@ def exit_with(run: Callable[[], int]) -> NoReturn:
         if isinstance(error, ConnectionError):
             raise
         print(f"error: results: must stay writable while a study runs; got {error}", file=sys.stderr)
-        print("What was recorded stays. The same command goes on from there.", file=sys.stderr)
+        print("All records are kept. Re-run the same command to resume.", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:  # before or after the search; within it, Ray ends the trials in order
+    except KeyboardInterrupt:  # before or after the search; during it, Ray stops the trials
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(code)
 
 
 def _carry_out(plan: Plan) -> StudyResult:
+    """Run a plan, or print its result again if nothing is left to do."""
     from clsearch.records.resume import nothing_left
 
     if nothing_left(plan):
@@ -135,13 +190,18 @@ def _carry_out(plan: Plan) -> StudyResult:
     held = [prepared(plan)]
     from clsearch.execution.run_study import execute
 
-    return execute(plan, held.pop)  # the object store's copy shall be the only one
+    return execute(plan, held.pop)  # keep no second copy beside the object store's
 
 
 def prepared(plan: Plan, data: Data | None = None) -> Data:
-    """The data of a plan that may run, all checks passed. data: of its benchmark, where that is read already.
+    """Check that a plan can run, and read its data.
 
-    Raises ConfigError.
+    Args:
+        plan: The plan.
+        data: Data of its benchmark, if it is read already.
+
+    Raises:
+        ConfigError: If the plan cannot run.
     """
     from clsearch.execution.preflight import check
     from clsearch.records.resume import check_same
@@ -164,6 +224,7 @@ def prepared(plan: Plan, data: Data | None = None) -> Data:
 
 
 def _check_effect(plan: Plan, data: Data) -> None:
+    """Check that each searched hyperparameter acts, and show which one is checked. Raises ConfigError."""
     from rich.console import Console
 
     from clsearch.execution.sensitivity import check_sensitivity
@@ -178,7 +239,15 @@ def _check_effect(plan: Plan, data: Data) -> None:
 def _command(
     algorithm: str, settings: dict[str, Any], changed: Space, script_settings: dict[str, Any], script_space: Space
 ) -> list[str]:
-    """The script and every option that differs from its defaults, without passwords. changed: ranges that do."""
+    """Write the command of a study: the script and every option that differs from its default, without passwords.
+
+    Args:
+        algorithm: Name of the algorithm.
+        settings: All settings of the study.
+        changed: Ranges that differ from the script's.
+        script_settings: Settings of the script.
+        script_space: Ranges of the script.
+    """
     words = [relative_path(Path(sys.executable)), sys.argv[0]]
     for name, values in changed.items():
         words += option(name, values)
@@ -186,7 +255,7 @@ def _command(
     known = Options.model_fields | known_fields()
     preset = preset_settings(algorithm, settings.get("preset"))
     for name, value in settings.items():
-        if name == "fresh":  # the recorded command goes on
+        if name == "fresh":  # the recorded command resumes the study
             continue
         if name in ("tracking_uri", "mirror") and value is not None:
             value = without_password(value)

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-import clsearch  # noqa: F401  (turns telemetry off before Ray or MLflow is imported)
+from clsearch.common.telemetry import disable_telemetry
 from clsearch.methods.registry import CUSTOM_METHODS
+
+disable_telemetry()  # before Ray or MLflow is imported
 
 os.environ["TQDM_DISABLE"] = "1"
 

@@ -184,7 +184,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
 def main(args: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done; 1 not done, or not equal; 2 refused."""
     from clsearch.common.errors import CLOSED_STDOUT_EXIT_CODE, ConfigError, print_problems, silence_closed_stdout
+    from clsearch.common.telemetry import disable_telemetry
 
+    disable_telemetry()
     try:
         return int(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="clsearch", description=DESCRIPTION, args=args))
     except ConfigError as error:

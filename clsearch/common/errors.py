@@ -13,14 +13,53 @@ CLOSED_STDOUT_EXIT_CODE = 141
 """Exit code after the reader of standard output has gone: 128 + SIGPIPE, as shells report it."""
 
 
+class Refusal(str):
+    """One setting that clsearch refuses: a line `field: rule; got value` that also knows the id of its rule.
+
+    Tests and programs check `field` and `rule`; people read the text.
+
+    Args:
+        rule: Id of the broken rule, in kebab-case, as `tasks-divide-classes`. Rules that pydantic checks have the name
+            of its error: `greater-than`, `literal-error`, `extra-forbidden`.
+        text: The field (or several, separated by commas), a colon, the rule, a semicolon, and the value.
+
+    >>> refusal = Refusal("sgd-only", "momentum: acts with sgd only; got 0.9 with adam")
+    >>> refusal.field, refusal.rule
+    ('momentum', 'sgd-only')
+    """
+
+    rule: str
+
+    def __new__(cls, rule: str, text: str) -> Refusal:
+        refusal = super().__new__(cls, text)
+        refusal.rule = rule
+        return refusal
+
+    @property
+    def field(self) -> str:
+        """Name of the refused setting: the text before the first colon."""
+        return self.partition(":")[0]
+
+    def __reduce__(self) -> tuple[type[Refusal], tuple[str, str]]:
+        """Pickle both arguments; the default passes the text alone."""
+        return type(self), (self.rule, str(self))
+
+
 class ConfigError(ValueError):
-    """Input that clsearch refuses. Each of `problems` names the field, then the rule, then the value that it got."""
+    """Input that clsearch refuses.
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    Args:
+        problems: One line per refused setting: field, rule, value. A plain string gets the rule id `refused`.
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+    Attributes:
+        problems: The lines, each a `Refusal`.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = [line if isinstance(line, Refusal) else Refusal("refused", line) for line in problems]
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[Refusal]]]:
         """Pickle the list of problems: workers send errors to the driver; the default pickles the joined text."""
         return type(self), (self.problems,)
 
@@ -37,20 +76,40 @@ def print_problems(error: ConfigError) -> None:
         print(f"error: {problem}", file=sys.stderr)
 
 
-def install_excepthook() -> None:
-    """Make an uncaught ConfigError print its problems instead of a traceback and end the process with exit code 2.
+class script_refusals:
+    """Context of a public call: a ConfigError that leaves a script uncaught ends it as a refused option does.
 
-    Scripts construct a study at their top level, where nothing catches its refusal. Interactive interpreters continue.
+    The process prints `error: ...` for each problem instead of a traceback, and its exit code is 2. Studies are
+    constructed at the top level of their scripts, where nothing catches a refusal.
+
+    Only a refusal changes anything, and only if the call comes from the script itself (module `__main__`) and nobody
+    types into the interpreter: then `sys.excepthook` handles this one error and passes on all others. Code that
+    catches ConfigError, imported modules, notebooks and test runners see a normal exception.
     """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, ConfigError) or trace is None:
+            return
+        caller = trace.tb_frame.f_back  # the traceback begins in the function that has the `with` statement
+        if caller is not None and caller.f_globals.get("__name__") == "__main__" and not hasattr(sys, "ps1"):
+            _end_script_by(error)
+
+
+def _end_script_by(refused: ConfigError) -> None:
+    """Make `sys.excepthook` print a refusal as problems and exit with code 2."""
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, ConfigError):
+        if error is not refused:
             before(kind, error, trace)
             return
-        print_problems(error)
-        if not hasattr(sys, "ps1"):
-            raise SystemExit(2)
+        print_problems(refused)
+        raise SystemExit(2)
 
     sys.excepthook = hook
 

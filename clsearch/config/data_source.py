@@ -1,6 +1,4 @@
-"""Which source a configuration's settings name: a row of the table or the user's own images, grouped as they ask; how
-its classes are spread over tasks.
-"""
+"""Find the data source of a configuration: a named data set or a folder of images, its classes grouped into tasks."""
 
 from __future__ import annotations
 
@@ -12,16 +10,23 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.sections import BENCHMARKS, FOLDER, BenchmarkConfig, Kind
 from clsearch.data.datasets import SOURCES, Source, folder_source
 
 
 def source_of(settings: dict[str, Any]) -> Source | None:
-    """The source of flat settings, grouped as they ask (by names of classes, or by their numbers from 0); None where
-    the benchmark's own rules refuse them.
+    """Find the data source that flat settings name, with its classes grouped if they name a grouping.
 
-    Raises ConfigError for images or a grouping that cannot be used.
+    Args:
+        settings: Field -> value; fields of other sections are ignored. A grouping names classes, or numbers them from
+            0.
+
+    Returns:
+        The source, or None if a rule of the benchmark's own fields refuses the settings.
+
+    Raises:
+        ConfigError: For images or a grouping that cannot be used.
     """
     try:
         config = BenchmarkConfig(**{k: v for k, v in settings.items() if k in BenchmarkConfig.model_fields})
@@ -36,45 +41,53 @@ def source_of(settings: dict[str, Any]) -> Source | None:
         source = SOURCES[BENCHMARKS[config.benchmark][1]]
     if groups is None:
         return source
-    place = {str(label): label for label in range(len(source.classes))}
-    place |= {name: label for label, name in enumerate(source.classes)}
-    if unknown := [name for group in groups for name in group if name not in place]:
+    label_of = {str(label): label for label in range(len(source.classes))}
+    label_of |= {name: label for label, name in enumerate(source.classes)}
+    if unknown := [name for group in groups for name in group if name not in label_of]:
         known = ", ".join(source.classes[:20]) + (", ..." if len(source.classes) > 20 else "")
-        raise ConfigError([f"grouping: must name classes of {config.benchmark}, {known}; got {', '.join(unknown)}"])
-    labels = tuple(tuple(place[name] for name in group) for group in groups)
+        text = f"grouping: must name classes of {config.benchmark}, {known}; got {', '.join(unknown)}"
+        raise ConfigError([Refusal("grouping-known-classes", text)])
+    labels = tuple(tuple(label_of[name] for name in group) for group in groups)
     check_once([source.classes[label] for group in labels for label in group])
     return replace(source, groups=labels)
 
 
 def read_groups(path: Path) -> tuple[tuple[str, ...], ...]:
-    """Names of each task's classes: a line per task, names between commas; empty lines and those with # are left out.
+    """Read the names of each task's classes: one line per task, names separated by commas.
 
-    Raises ConfigError where the file cannot be read, has under two tasks, a task has under two classes, or a class
-    comes twice.
+    Empty lines and lines that begin with # are skipped.
+
+    Raises:
+        ConfigError: If the file cannot be read, lists fewer than two tasks, a task has fewer than two classes, or a
+            class occurs twice.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise ConfigError([f"grouping: must be a text file that can be read; got {path} ({reason})"]) from None
+        text = f"grouping: must be a readable text file; got {path} ({reason})"
+        raise ConfigError([Refusal("grouping-readable", text)]) from None
     kept = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
     groups = tuple(tuple(name for word in line.split(",") if (name := word.strip())) for line in kept)
     if len(groups) < 2:
-        raise ConfigError([f"grouping: must have a line for each of at least two tasks; got {len(groups)} in {path}"])
+        text = f"grouping: must have a line for each of at least two tasks; got {len(groups)} in {path}"
+        raise ConfigError([Refusal("grouping-two-tasks", text)])
     if small := [line for line, group in zip(kept, groups, strict=True) if len(group) < 2]:
-        raise ConfigError([f"grouping: each task needs at least two classes, between commas; got {small[0].strip()!r}"])
+        text = f"grouping: each task needs at least two classes, separated by commas; got {small[0].strip()!r}"
+        raise ConfigError([Refusal("grouping-two-classes", text)])
     check_once([name for group in groups for name in group])
     return groups
 
 
 def check_once(names: list[str]) -> None:
-    """Raises ConfigError where a class comes twice, by the same name or by its name and its number."""
+    """Raise ConfigError if a class occurs twice, by the same name or by its name and its number."""
     if twice := [name for name, n in Counter(names).items() if n > 1]:
-        raise ConfigError([f"grouping: each class must come at most once; got {', '.join(twice)} more than once"])
+        text = f"grouping: each class must occur at most once; got {', '.join(twice)} more than once"
+        raise ConfigError([Refusal("grouping-classes-once", text)])
 
 
 def class_counts(config: BenchmarkConfig) -> list[int]:
-    """How many classes each task has."""
+    """Count the classes of each task."""
     source = config.source
     if config.kind is not Kind.SPLIT:
         return [len(source.classes)] * config.tasks

@@ -1,4 +1,4 @@
-"""Ranges of numbers that are searched, and what a field says of itself to be searchable."""
+"""Ranges of numbers to search, and the mark that makes a field searchable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Range:
-    """The values from low to high of a number, linear or logarithmic.
+    """The values of a number from low to high, on a linear or logarithmic scale.
 
     Args:
         low: Lower end, included; above 0 for a logarithmic range.
@@ -61,23 +61,23 @@ def LogRange(low: float, high: float) -> Range:
 
 
 Space = dict[str, Range]
-"""Hyperparameter -> the range that is searched."""
+"""Hyperparameter -> the range to search."""
 
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """Marks a field of a section as a number that a study may search: `Annotated[float, Hyperparameter(...)]`.
+    """Mark a field of a section as a number that a study can search: `Annotated[float, Hyperparameter(...)]`.
 
-    Members of a cohort may differ in it, so a method reads it from its hyperparameters, [M] each, and not from the
+    Members of a cohort can differ in it, so a method reads it from its hyperparameters, [M] each, and not from the
     configuration.
 
     Args:
-        range: Searched where a study names no range. Its ends should be visibly bad.
-        strongest: Where in the range the effects of the *other* hyperparameters are largest; the check that each one
-            acts sets this one there.
-        symbol: A letter that papers use, for names of runs.
+        range: Default range. Its ends should be visibly bad.
+        strongest: The part of the range in which the *other* hyperparameters have the largest effect; the check that
+            each one acts sets this one there.
+        symbol: The letter that papers use, for names of runs.
         decays: The continual protocol starts it at the top of its range and halves it.
-        special: A value that selects cheaper arithmetic, which serves no other value: p = 2 of a p-norm.
+        special: A value with cheaper arithmetic of its own, such as p = 2 of a p-norm.
     """
 
     range: Range

@@ -1,4 +1,4 @@
-"""Sections of a configuration: groups of fields, each field with its rule. Rules between fields are in `rules`."""
+"""Sections of a configuration: groups of fields, each field with its bounds. Rules between fields are in `rules`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator
+from pydantic_core import PydanticCustomError
 
 from clsearch.common.errors import did_you_mean
 from clsearch.config.hyperparameters import Hyperparameter, LogRange
 from clsearch.data.datasets import SOURCES, Source
 
 DERIVED: Any = None
-"""Default of a field whose default is derived from other fields, see `trial.derived_defaults`."""
+"""Default of a field that follows other fields, see `trial.derived_defaults`."""
 
 
 class Scenario(StrEnum):
@@ -27,7 +28,7 @@ class Scenario(StrEnum):
 
 
 class Kind(StrEnum):
-    """How a benchmark makes tasks of a source."""
+    """How a benchmark makes tasks from a data source."""
 
     SPLIT = "split"
     PERMUTED = "permuted"
@@ -35,40 +36,40 @@ class Kind(StrEnum):
 
 
 FOLDER = "folder:"
-"""Beginning of the name of a split benchmark of the user's own images; their folder follows."""
+"""Prefix of a split benchmark of the user's own images; the path of their folder follows."""
 
 EVERY_KIND = ("digits", "mnist", "fashion-mnist", "kmnist")
-"""Sources whose images are also permuted and rotated; of the others, benchmarks are split."""
+"""Sources that have permuted and rotated benchmarks; the others have split ones only."""
 
 BENCHMARKS: dict[str, tuple[Kind, str]] = {
     f"{kind}-{source}": (kind, source)
     for source in SOURCES
     for kind in (Kind if source in EVERY_KIND else (Kind.SPLIT,))
 }
-"""Name of each benchmark of a source that has a name -> (kind, source)."""
+"""Name of each benchmark of a named source -> (kind, source)."""
 
 BACKBONES = ("mlp", "cnn", "resnet18")
 
 
 def at_home(path: Path) -> Path:
-    """A path with `~` filled in. Raises ValueError where there is no such home."""
+    """Expand `~` in a path. Raises ValueError if there is no such home."""
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ValueError("must lie in a home that exists") from None
+        raise PydanticCustomError("home-exists", "must lie in a home that exists") from None
 
 
 class Section(BaseModel):
     """A group of fields: frozen, no unknown keys, no NaN or infinity. Its docstring is its heading in `--help`.
 
-    A field whose annotation has a `Hyperparameter` may be searched.
+    A study can search the fields whose annotation has a `Hyperparameter`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 def hyperparameters_in(sections: Iterable[type[BaseModel]]) -> dict[str, Hyperparameter]:
-    """The fields of some sections that may be searched."""
+    """Find the searchable fields of some sections: name -> its mark."""
     return {
         name: mark
         for section in sections
@@ -81,69 +82,70 @@ def hyperparameters_in(sections: Iterable[type[BaseModel]]) -> dict[str, Hyperpa
 class BenchmarkConfig(Section):
     """Benchmark"""
 
-    benchmark: str = Field("split-digits", description="The sequence of tasks; folder:PATH for images of your own.")
+    benchmark: str = Field("split-digits", description="Sequence of tasks; folder:PATH for your own images.")
     scenario: Scenario = Field(
         DERIVED,
         validate_default=False,
-        description="Scenario: task-, domain- or class-incremental. Unless given: task for split, domain for "
-        "permuted and rotated benchmarks.",
+        description="Task-, domain- or class-incremental learning. If not given: task for split benchmarks, domain for "
+        "permuted and rotated ones.",
     )
     tasks: int = Field(
         DERIVED,
         ge=2,
         validate_default=False,
-        description="Number of tasks. Unless given: two classes a task for split benchmarks (10 tasks where "
-        "that were over 20), 10 for permuted and rotated ones.",
+        description="Number of tasks. If not given: two classes per task for split benchmarks (10 tasks if that makes "
+        "more than 20), 10 tasks for permuted and rotated ones.",
     )
     classes_per_task: tuple[int, ...] | None = Field(
         None,
-        description="How many classes each task of a split benchmark has, as 4 2 2 2. Unless given: as equal as "
-        "can be.",
+        description="Number of classes of each task of a split benchmark, such as 4 2 2 2. If not given: as equal as "
+        "possible.",
     )
     class_order: Literal["fixed", "shuffled"] = Field(
         "fixed",
-        description="Which classes a split benchmark's tasks get: in the order of their labels, or shuffled anew for "
-        "each seed.",
+        description="Order in which a split benchmark assigns classes to tasks: by label (fixed), or shuffled for each "
+        "seed.",
     )
     grouping: Path | None = Field(
         None,
-        description="File that says which classes each task of a split benchmark has: a line per task, names of "
-        "classes between commas.",
+        description="File that lists the classes of each task of a split benchmark: one line per task, names of "
+        "classes separated by commas.",
     )
     data_root: Path | None = Field(
-        None, description="Folder of downloaded data sets, in torchvision's layout (digits need none)."
+        None, description="Folder of downloaded data sets in torchvision's layout; digits need none."
     )
     image_size: int | None = Field(
         None,
         ge=4,
         le=1024,
-        description="Height and width that the images of folder:PATH are brought to. Unless given: their own, the same "
+        description="Height and width to which images of folder:PATH are resized. If not given: their own, the same "
         "for all.",
     )
     image_channels: Literal[1, 3] | None = Field(
         None,
-        description="Whether images of folder:PATH are made grey (1) or colour (3). Unless given: as they are, all "
-        "the same.",
+        description="Convert images of folder:PATH to grey (1) or colour (3). If not given: as they are, the same for "
+        "all.",
     )
     random_crop: int = Field(
-        0, ge=0, description="Training images are padded by this many pixels and cropped at random; 0 for none."
+        0, ge=0, description="Pad training images by this many pixels and crop them at random; 0 for no crops."
     )
-    horizontal_flip: bool = Field(False, description="Training images are mirrored at random, one in two.")
+    horizontal_flip: bool = Field(False, description="Mirror each training image with probability 1/2.")
 
     _source: Source = PrivateAttr()
 
     @property
     def kind(self) -> Kind:
+        """How the benchmark makes tasks."""
         return Kind.SPLIT if self.benchmark.startswith(FOLDER) else BENCHMARKS[self.benchmark][0]
 
     @property
     def source(self) -> Source:
-        """What is known of the benchmark's data."""
+        """Description of the benchmark's data."""
         return self._source
 
     @property
     def augmented(self) -> bool:
-        """Whether training images differ each time they are seen."""
+        """Whether training images change from epoch to epoch."""
         return self.random_crop > 0 or self.horizontal_flip
 
     @field_validator("benchmark")
@@ -153,13 +155,13 @@ class BenchmarkConfig(Section):
             return f"{FOLDER}{at_home(Path(value.removeprefix(FOLDER))).resolve()}"
         if value not in BENCHMARKS:
             known = f"must be one of {', '.join(BENCHMARKS)}, or {FOLDER}PATH"
-            raise ValueError(f"{known}{did_you_mean(value, BENCHMARKS)}")
+            raise PydanticCustomError("benchmark-known", f"{known}{did_you_mean(value, BENCHMARKS)}")
         return value
 
     @field_validator("data_root", "grouping")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        """Workers run in other directories."""
+        """Make paths absolute: workers run in other directories."""
         return None if value is None else at_home(value).resolve()
 
 
@@ -168,14 +170,14 @@ class NetworkConfig(Section):
 
     backbone: Any = Field(
         "mlp",
-        description="What stands below the head: mlp, cnn (two convolutions), resnet18 (with GroupNorm); from Python "
-        "also a function of an input's shape (C, H, W) that makes a torch.nn.Module.",
+        description="Feature extractor below the head: mlp, cnn (two convolutions) or resnet18 (with GroupNorm); in "
+        "Python also a function that takes an input's shape (C, H, W) and makes a torch.nn.Module.",
     )
     hidden: tuple[int, ...] = Field(
         DERIVED,
         validate_default=False,
-        description="Widths of the linear layers of mlp, or of cnn after its convolutions. Unless given: 256 256 for "
-        "mlp, 128 for cnn.",
+        description="Widths of the linear layers of mlp, or of those after the convolutions of cnn. If not given: 256 "
+        "256 for mlp, 128 for cnn.",
     )
 
     @field_validator("backbone")
@@ -183,7 +185,8 @@ class NetworkConfig(Section):
     def _made(cls, value: Any) -> Any:
         a_module = hasattr(value, "named_parameters") and not isinstance(value, type)
         if a_module or not (callable(value) or value in BACKBONES):
-            raise ValueError(f"must be one of {', '.join(BACKBONES)}, or in Python a function that makes a new module")
+            rule = f"must be one of {', '.join(BACKBONES)}, or in Python a function that makes a new module"
+            raise PydanticCustomError("backbone-known", rule)
         return value
 
     @field_serializer("backbone")
@@ -192,7 +195,7 @@ class NetworkConfig(Section):
 
 
 def backbone_name(backbone: Any) -> str:
-    """How a backbone is written: its name, or where its function is defined, with the arguments of a partial."""
+    """Write a backbone: its name, or the address of its function with the arguments of a partial."""
     if isinstance(backbone, str):
         return backbone
     if isinstance(backbone, partial):
@@ -203,35 +206,35 @@ def backbone_name(backbone: Any) -> str:
 
 
 def _word(argument: Any) -> str:
-    """An argument as it is written; a function's own repr has an address, which differs between processes."""
+    """Write an argument; the repr of a function has a memory address, which differs between processes."""
     return backbone_name(argument) if callable(argument) else repr(argument)
 
 
 class TrainingConfig(Section):
     """Training"""
 
-    epochs: int | None = Field(None, ge=1, description="Passes over each task's data (or give --iterations).")
-    iterations: int | None = Field(None, ge=1, description="Training steps per task (or give --epochs).")
-    batch_size: int = Field(32, ge=1, description="Samples per step.")
+    epochs: int | None = Field(None, ge=1, description="Passes over the data of each task; or give --iterations.")
+    iterations: int | None = Field(None, ge=1, description="Training steps per task; or give --epochs.")
+    batch_size: int = Field(32, ge=1, description="Samples per training step.")
     learning_rate: Annotated[float, Hyperparameter(LogRange(1e-4, 1.0), symbol="lr")] = Field(
-        0.1, gt=0, description="Step size of the optimizer."
+        0.1, gt=0, description="Learning rate of the optimizer."
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of SGD.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay (L2 for sgd and adam, decoupled for adamw).")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay: L2 for sgd and adam, decoupled for adamw.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="What the backbone computes in while it trains: bfloat16 (torch.autocast) is faster on GPUs that "
-        "have it. Parameters, penalties, teachers and measurements stay float32.",
+        description="Number format of the backbone in training: bfloat16 (torch.autocast) is faster on GPUs that "
+        "support it. Parameters, penalties, teachers and evaluation stay float32.",
     )
     optimizer_state: Literal["reset", "keep"] = Field(
-        "reset", description="Whether momentum and the like start anew at each task."
+        "reset", description="Reset or keep the optimizer state (such as momentum) at each task."
     )
     schedule: Literal["constant", "cosine", "step"] = Field(
-        "constant", description="How the learning rate falls within a task; it starts anew at each."
+        "constant", description="Schedule of the learning rate within a task; it restarts at each task."
     )
     warmup: float = Field(
-        0.0, ge=0, lt=1, description="Share of a task's steps in which the learning rate first rises linearly."
+        0.0, ge=0, lt=1, description="Share of a task's steps during which the learning rate first rises linearly."
     )
     milestones: tuple[float, ...] = Field(
         (0.5, 0.75),
@@ -239,7 +242,7 @@ class TrainingConfig(Section):
         description="Shares of a task's steps (after the warm-up) at which the step schedule lowers the learning rate.",
     )
     decay: float = Field(
-        0.1, gt=0, lt=1, description="What the step schedule multiplies the learning rate by at each milestone."
+        0.1, gt=0, lt=1, description="Factor by which the step schedule multiplies the learning rate at each milestone."
     )
 
 

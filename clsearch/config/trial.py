@@ -1,19 +1,20 @@
 """The configuration of one trial: frozen, validated, unknown keys refused.
 
-`TrialConfig` is flat, because the same names are the keys of a search space, the options of a command line and the
+`TrialConfig` is flat because the same names are the keys of a search space, the options of a command line and the
 parameters of an MLflow run. Each algorithm has a class of its own, made of the sections that act in it; build one with
 `methods.registry.configure`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import ValidationError, ValidationInfo, create_model, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.data_source import source_of
 from clsearch.config.rules import RULES
 from clsearch.config.sections import (
@@ -30,17 +31,22 @@ from clsearch.config.unlearning import UnlearningConfig
 from clsearch.data.datasets import Source
 
 MOST_TASKS = 20
-"""A split benchmark has two classes a task unless that makes more tasks than this: 10 tasks then."""
+"""A split benchmark has two classes per task, but 10 tasks if two classes per task make more tasks than this."""
 
 Derive = Callable[[Mapping[str, Any]], dict[str, Any]]
 """(settings, the scenario among them) -> defaults of a method's fields that depend on others."""
 
-Rule = Callable[["TrialConfig"], list[str]]
-"""Gives the problems of a configuration, one line per problem: field, rule; got value."""
+Rule = Callable[["TrialConfig"], Sequence[str]]
+"""Returns the problems of a configuration, one `Refusal` each, or a line `field: rule; got value`."""
 
 
 def derived_defaults(settings: Mapping[str, Any], source: Source | None) -> dict[str, Any]:
-    """Defaults that depend on other fields. source: None if the benchmark is refused by its own rules."""
+    """Compute the defaults that depend on other fields.
+
+    Args:
+        settings: Flat: field -> value.
+        source: Of the benchmark; None if a rule of the benchmark's own fields refuses it.
+    """
     backbone = settings.get("backbone", "mlp")
     hidden = {"mlp": (256, 256), "cnn": (128,)}.get(backbone, ()) if isinstance(backbone, str) else ()
     if source is None:
@@ -53,7 +59,7 @@ def derived_defaults(settings: Mapping[str, Any], source: Source | None) -> dict
 
 
 class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, UnlearningConfig):
-    """One configuration, complete. Fields of sections that do not act in its algorithm keep their defaults."""
+    """A complete configuration. Fields of sections that do not act in its algorithm keep their defaults."""
 
     sections: ClassVar[tuple[type[Section], ...]] = COMMON_SECTIONS
 
@@ -68,19 +74,22 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, UnlearningConf
         derive: Derive = lambda settings: {},
         rule: Rule = lambda config: [],
     ) -> TrialConfig:
-        """Validate flat settings. Raises ConfigError with one line per problem.
+        """Validate flat settings.
 
         Args:
-            algorithm: Its name.
-            settings: Field -> value; None means unless given. Unknown names are refused.
-            source: Of the benchmark, if it is known already; else a folder of images is listed for it.
-            derive: Defaults of a method's fields.
-            rule: Rules of a method.
+            algorithm: Name of the algorithm.
+            settings: Field -> value; None stands for the default. Unknown names are refused.
+            source: Of the benchmark, if it is known; otherwise a folder of images is listed for it.
+            derive: Computes the defaults of a method's fields.
+            rule: Checks the rules of a method.
+
+        Raises:
+            ConfigError: With one line per problem.
         """
         known = cls.acting_fields()
         if unknown := [key for key in settings if key not in known]:
-            listed = ", ".join(known)
-            raise ConfigError([f"{key}: not a setting of {algorithm}; known are {listed}" for key in unknown])
+            rule_text = f"not a setting of {algorithm}; known are {', '.join(known)}"
+            raise ConfigError(Refusal("setting-of-algorithm", f"{key}: {rule_text}") for key in unknown)
         given = {k: v for k, v in settings.items() if v is not None}
         context = {"source": source or source_of(given), "derive": derive, "rule": rule}
         try:
@@ -97,21 +106,21 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, UnlearningConf
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> TrialConfig:
-        """Check rules over more than one field."""
+        """Check rules between fields. The error carries the refusals, so that `explain` finds their rules again."""
         context = info.context or {}
         self._source = context["source"]
         if problems := [problem for rule in (*RULES, context["rule"]) for problem in rule(self)]:
-            raise ValueError("\n".join(problems))
+            raise PydanticCustomError("rules_between_fields", "rules between fields", {"refusals": problems})
         return self
 
     @classmethod
     def acting_fields(cls) -> tuple[str, ...]:
-        """Names of the fields that act in the algorithm, in the order of its sections."""
+        """Return the names of the fields that act in the algorithm, in the order of its sections."""
         return tuple(name for section in cls.sections for name in section.model_fields)
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
-        """Names of the numbers that may be searched: members may differ in them."""
+        """Names of the numbers that a study can search; members of a cohort can differ in them."""
         return tuple(hyperparameters_in(self.sections))
 
     @property
@@ -120,19 +129,17 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, UnlearningConf
         return UnlearningConfig in self.sections
 
     def flat(self) -> dict[str, Any]:
-        """Every setting that acts in the algorithm, as plain values: name -> number, text, list or None."""
+        """Return every setting that acts in the algorithm as a plain value: name -> number, text, list or None."""
         return self.model_dump(mode="json", include=set(self.acting_fields()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to a worker as values and sections: a class made at run time has no address, and what the driver
-        validated is not validated again.
-        """
+        """Pickle sections and values: a class made at run time has no address, and a worker need not validate again."""
         return restore_config, (self.sections, dict(self.__dict__), self._source)
 
 
 @cache
 def config_class(sections: tuple[type[Section], ...]) -> type[TrialConfig]:
-    """The class of configurations in which these sections act."""
+    """Make the class of configurations in which these sections act."""
     bases: Any = (TrialConfig, *(section for section in sections if not issubclass(TrialConfig, section)))
     made: type[TrialConfig] = create_model("TrialConfig", __base__=bases, __module__=__name__)
     made.sections = sections
@@ -140,7 +147,7 @@ def config_class(sections: tuple[type[Section], ...]) -> type[TrialConfig]:
 
 
 def restore_config(sections: tuple[type[Section], ...], values: dict[str, Any], source: Source) -> TrialConfig:
-    """A configuration from what `TrialConfig.__reduce__` gave."""
+    """Rebuild a configuration from the arguments that `TrialConfig.__reduce__` returns."""
     config = config_class(sections).model_construct(**values)
     config._source = source
     return config
@@ -153,15 +160,24 @@ PLAINLY = {
     "bool_parsing": "must be true or false",
     "tuple_type": "must be several values, a tuple or list",
 }
-"""Type of pydantic error, worded for programmers -> the rule in plain words."""
+"""Type of pydantic error whose message is worded for programmers -> the rule in plain words."""
 
 
-def explain(error: ValidationError) -> list[str]:
-    """One line per problem of a pydantic error: field, rule, value."""
-    lines = []
+def explain(error: ValidationError) -> list[Refusal]:
+    """Turn a pydantic error into refusals: field, rule, value."""
+    refusals: list[str] = []
     for problem in error.errors():
-        rule = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        rule = PLAINLY.get(problem["type"], rule)
-        where = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
-        lines += [f"{where}: {rule}; got {problem['input']!r}"] if where else rule.split("\n")
-    return lines
+        if carried := problem.get("ctx", {}).get("refusals"):
+            refusals += carried
+            continue
+        rule, words = rule_of(problem)
+        field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+        lines = [f"{field}: {words}; got {problem['input']!r}"] if field else words.split("\n")
+        refusals += [Refusal(rule, line) for line in lines]
+    return ConfigError(refusals).problems
+
+
+def rule_of(problem: ErrorDetails) -> tuple[str, str]:
+    """Return the id and the words of the rule that a pydantic problem breaks."""
+    words = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return problem["type"].replace("_", "-"), PLAINLY.get(problem["type"], words)

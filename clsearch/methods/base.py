@@ -10,7 +10,7 @@ Importing this module does not load torch, so a declaration adds no start-up tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -155,7 +155,8 @@ class Method:
         unlearns: True if tasks can be unlearned on request.
         base: Name of the method without unlearning.
         derive: (settings, including the scenario) -> defaults of fields of `section` that depend on others.
-        rules: Each maps a configuration to its problems, one line each: "field: rule; got value".
+        rules: Each maps a configuration to its problems, one `clsearch.Refusal` each (or a plain line "field: rule;
+            got value").
         unsearchable: (settings) -> hyperparameter that has no effect with them -> reason.
         ranges: (configuration) -> default ranges that depend on the configuration.
         presets: Name -> settings that reproduce other software.
@@ -172,7 +173,7 @@ class Method:
     unlearns: bool = False
     base: str | None = None
     derive: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
-    rules: tuple[Callable[[TrialConfig], list[str]], ...] = ()
+    rules: tuple[Callable[[TrialConfig], Sequence[str]], ...] = ()
     unsearchable: Callable[[Mapping[str, Any]], dict[str, str]] | None = None
     ranges: Callable[[TrialConfig], Space] | None = None
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.hyperparameters import Hyperparameter, LogRange, Range, Space
 from clsearch.config.sections import Scenario, Section
 from clsearch.config.trial import TrialConfig
@@ -42,14 +42,15 @@ class EWCConfig(Section):
     )
     fisher: Literal["empirical", "sampled", "exact", "batch"] = Field(
         "empirical",
-        description="Fisher information: of single samples at their true labels, at labels drawn from the model, "
-        "expected over labels; or of batch means at true labels (about 1/batch size of empirical).",
+        description="Estimate of the Fisher information: from single samples at their true labels (empirical), at "
+        "labels drawn from the model (sampled) or expected over labels (exact); or from batch means at true labels "
+        "(batch; about 1/batch size of empirical).",
     )
     fisher_scale: Literal["none", "per_parameter", "unit_trace"] = Field(
         "none", description="Divide the Fisher information by nothing, the number of backbone parameters, or its sum."
     )
     fisher_samples: int | None = Field(
-        None, ge=1, description="Number of samples for the Fisher information of a task. Unless given: all."
+        None, ge=1, description="Number of samples for the Fisher information of a task. If not given: all."
     )
     average_over_tasks: bool = Field(
         False, description="Divide the sum over old tasks by the number of the current task."
@@ -66,16 +67,16 @@ class EWCConfig(Section):
     )
 
 
-def check_anchors(config: TrialConfig) -> list[str]:
+def check_anchors(config: TrialConfig) -> list[Refusal]:
     """Refuse a gamma without effect, and merged anchors if tasks can be unlearned."""
     assert isinstance(config, EWCConfig)
     problems = []
     if config.gamma != 1 and config.anchors != "online":
-        problems.append(f"gamma: acts with anchors = online only; got {config.gamma:g} with {config.anchors}")
+        text = f"gamma: acts with anchors = online only; got {config.gamma:g} with {config.anchors}"
+        problems.append(Refusal("online-only", text))
     if config.unlearns and config.anchors == "online":
-        problems.append(
-            "anchors: must be separate if tasks can be unlearned, because unlearning drops their anchors; got online"
-        )
+        rule = "must be separate if tasks can be unlearned, because unlearning drops their anchors"
+        problems.append(Refusal("unlearning-needs-separate-anchors", f"anchors: {rule}; got online"))
     return problems
 
 

@@ -1,18 +1,20 @@
 """Independent networks: one network per task, which predicts this task only."""
 
+from clsearch.common.errors import Refusal
 from clsearch.config.sections import Scenario
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.base import Method, TrainingScheme
 
 
-def check_scenario(config: TrialConfig) -> list[str]:
+def check_scenario(config: TrialConfig) -> list[Refusal]:
     """Refuse class-incremental learning, which does not give the task that selects the network."""
     if config.scenario is not Scenario.CLASS:
         return []
-    return [
-        "scenario: must be task or domain for independent networks, because class-incremental learning does not give "
-        "the task that selects the network; got class"
-    ]
+    rule = (
+        "must be task or domain for independent networks, because class-incremental learning does not give the task "
+        "that selects the network"
+    )
+    return [Refusal("independent-needs-task-identity", f"scenario: {rule}; got class")]
 
 
 METHODS = (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from clsearch.common.errors import Refusal
 from clsearch.config.hyperparameters import Hyperparameter, LogRange
 from clsearch.config.sections import DERIVED, Scenario, Section
 from clsearch.config.trial import TrialConfig
@@ -44,13 +45,13 @@ class LwFConfig(Section):
     teachers: Literal["per_task", "last"] = Field(
         DERIVED,
         validate_default=False,
-        description="One frozen snapshot per old task, or the newest for all. Unless given: last in "
-        "class-incremental, per_task otherwise.",
+        description="One frozen snapshot per old task, or the newest for all. If not given: last in "
+        "class-incremental learning, per_task otherwise.",
     )
     train_head: bool = Field(
         DERIVED,
         validate_default=False,
-        description="Whether to train the head with the distillation gradient. Unless given: not in task-incremental.",
+        description="Train the head with the distillation gradient. If not given: not in task-incremental learning.",
     )
     distance: Literal["cross_entropy", "kl", "mse"] = Field(
         "cross_entropy",
@@ -68,15 +69,13 @@ def derive_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"teachers": "last" if scenario == "class" else "per_task", "train_head": scenario != "task"}
 
 
-def check_scaling(config: TrialConfig) -> list[str]:
+def check_scaling(config: TrialConfig) -> list[Refusal]:
     """Refuse to scale by the temperature if the distance has none."""
     assert isinstance(config, LwFConfig)
     if config.distance != "mse" or config.temperature_scaling == "none":
         return []
-    return [
-        f"temperature_scaling: must be none if distance is mse, which has no temperature; "
-        f"got {config.temperature_scaling}"
-    ]
+    rule = "must be none if distance is mse, which has no temperature"
+    return [Refusal("mse-has-no-temperature", f"temperature_scaling: {rule}; got {config.temperature_scaling}")]
 
 
 def find_unsearchable(settings: Mapping[str, Any]) -> dict[str, str]:

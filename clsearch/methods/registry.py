@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import create_model
 
 import clsearch.methods
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal, script_refusals
 from clsearch.config.hyperparameters import Hyperparameter, Space
 from clsearch.config.sections import COMMON_SECTIONS, Section, hyperparameters_in
 from clsearch.config.trial import TrialConfig, config_class
@@ -53,7 +53,7 @@ def method_named(name: Any) -> Method:
     """
     known = methods()
     if not isinstance(name, str) or name not in known:
-        raise ConfigError([f"algorithm: must be one of {', '.join(known)}; got {name!r}"])
+        raise ConfigError([Refusal("algorithm-known", f"algorithm: must be one of {', '.join(known)}; got {name!r}")])
     return known[name]
 
 
@@ -78,13 +78,18 @@ def register(method: Method | str, *build: Build, settings: Sequence[str] = ()) 
         >>> method_named("plain").trainable_name
         'PlainTrainable'
     """
-    if isinstance(method, str):
-        method = compose_method(method, build, settings)
+    with script_refusals():
+        _register(compose_method(method, build, settings) if isinstance(method, str) else method)
+
+
+def _register(method: Method) -> None:
     if not method.name.isidentifier() or method.name in BUILT_IN:
-        raise ConfigError([f"name: must be new, of letters, digits and underscores; got {method.name}"])
+        text = f"name: must be new, of letters, digits and underscores; got {method.name}"
+        raise ConfigError([Refusal("method-name", text)])
     common = {name for section in COMMON_SECTIONS for name in section.model_fields}
     if common_fields := [name for section in method.own_sections for name in section.model_fields if name in common]:
-        raise ConfigError([f"section: must not have fields that every method has; got {', '.join(common_fields)}"])
+        text = f"section: must not have fields that every method has; got {', '.join(common_fields)}"
+        raise ConfigError([Refusal("section-fields-new", text)])
     CUSTOM_METHODS[method.name] = method
 
 
@@ -102,7 +107,8 @@ def compose_method(name: str, build: Sequence[Build], settings: Sequence[str]) -
     fields = known_fields()
     known = [name for name in searchable() if name != "learning_rate"]
     if unknown := [setting for setting in settings if setting not in known]:
-        raise ConfigError([f"settings: must be among {', '.join(known)}; got {', '.join(unknown)}"])
+        text = f"settings: must be among {', '.join(known)}; got {', '.join(unknown)}"
+        raise ConfigError([Refusal("settings-known", text)])
     fields_used: Any = {setting: (fields[setting].annotation, fields[setting]) for setting in settings}
     section: type[Section] = create_model("Custom", __base__=Section, __doc__=name.replace("_", " "), **fields_used)
     parts = tuple(Method(f"{name}_{index}", name, build=make) for index, make in enumerate(build))

@@ -1,4 +1,4 @@
-"""Options in a YAML file: read under those of a command line, and written so that they can be read again."""
+"""Options in a YAML file: read below those of a command line, and written so that they can be read again."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from clsearch.common.errors import ConfigError, did_you_mean
+from clsearch.common.errors import ConfigError, Refusal, did_you_mean
 from clsearch.common.formatting import relative_path
 from clsearch.config.hyperparameters import Range, Space
-from clsearch.config.trial import explain
+from clsearch.config.trial import rule_of
 from clsearch.methods.registry import searchable
 from clsearch.planning.options import SelectionOptions, StudyOptions
 from clsearch.planning.plan import Plan
 
 EITHER = {"--epochs": "--iterations", "--iterations": "--epochs"}
-"""Options of which one alone acts: the command line's, not the file's."""
+"""Option -> the option that excludes it: the command line's replaces the file's."""
 
 
 def with_files(args: list[str], known: Mapping[str, FieldInfo]) -> list[str]:
-    """A command line whose `--config FILE` have become the options that the files hold, before all others, which win.
-    known: what may be in a file, by name. Raises ConfigError.
+    """Replace each `--config FILE` by the options of the file, ahead of all others, so that the others win.
+
+    Args:
+        args: Words of a command line.
+        known: Name of each option that a file can hold -> its field.
+
+    Raises:
+        ConfigError: For a file that cannot be read or holds a wrong option.
     """
     own, files = [], []
     words = iter(args)
@@ -31,10 +37,10 @@ def with_files(args: list[str], known: Mapping[str, FieldInfo]) -> list[str]:
         name, equals, value = word.partition("=")
         if name != "--config":
             own.append(word)
-        elif found := value if equals else next(words, ""):
-            files.append(Path(found).expanduser())
+        elif file_name := value if equals else next(words, ""):
+            files.append(Path(file_name).expanduser())
         else:
-            raise ConfigError(["config: must name a YAML file of options; got nothing"])
+            raise ConfigError([Refusal("config-named", "config: must name a YAML file of options; got nothing")])
     given = {flag_of(word.partition("=")[0].lstrip("-")) for word in own if word.startswith("--")}
     read: dict[str, Any] = {}
     for file in files:
@@ -44,64 +50,66 @@ def with_files(args: list[str], known: Mapping[str, FieldInfo]) -> list[str]:
 
 
 def options_in(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    """What a file holds: name of an option -> value, a list for several. Raises ConfigError."""
+    """Read a file: name of an option -> value, a list for several values. Raises ConfigError."""
     import yaml
 
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError([f"config: must be a YAML file of options; got {relative_path(file)}: {reason}"]) from None
-    if not isinstance(found, dict):
-        raise ConfigError(
-            [f"config: must be a YAML file with a line `option: value` for each option; got {relative_path(file)}"]
-        )
-    named = {str(name).replace("-", "_"): value for name, value in found.items()}
-    if unknown := [name for name in named if name not in known]:
+        text = f"config: must be a YAML file of options; got {relative_path(file)}: {reason}"
+        raise ConfigError([Refusal("config-yaml", text)]) from None
+    if not isinstance(content, dict):
+        text = f"config: must be a YAML file with a line `option: value` for each option; got {relative_path(file)}"
+        raise ConfigError([Refusal("config-options", text)])
+    options = {str(name).replace("-", "_"): value for name, value in content.items()}
+    where = f"in {relative_path(file)}"
+    if unknown := [name for name in options if name not in known]:
         listed = ", ".join(sorted(known))
         raise ConfigError(
-            [
-                f"config: {name} in {relative_path(file)} is no option{did_you_mean(name, known)}; known are {listed}"
-                for name in unknown
-            ]
+            Refusal(
+                "option-known", f"config: {name} {where} is no option{did_you_mean(name, known)}; known are {listed}"
+            )
+            for name in unknown
         )
-    problems = [(name, value, problem_of(name, value, known[name])) for name, value in named.items()]
-    if wrong := [
-        f"config: {name} in {relative_path(file)} {rule}; got {value!r}" for name, value, rule in problems if rule
-    ]:
-        raise ConfigError(wrong)
-    return named
+    problems = {name: problem_of(name, value, known[name]) for name, value in options.items()}
+    if wrong := {name: problem for name, problem in problems.items() if problem is not None}:
+        raise ConfigError(
+            Refusal(rule, f"config: {name} {where} {words}; got {options[name]!r}")
+            for name, (rule, words) in wrong.items()
+        )
+    return options
 
 
-def problem_of(name: str, value: Any, field: FieldInfo) -> str:
-    """What rule a value of a file breaks by its kind; what else holds is checked with the command line."""
+def problem_of(name: str, value: Any, field: FieldInfo) -> tuple[str, str] | None:
+    """Find the rule of its type that a value in a file breaks: id and words. Other rules are checked later."""
     if isinstance(value, dict):
-        return "must be a value or a list of values"
+        return "config-values", "must be a value or a list of values"
     if value is None:
-        return ""
+        return None
     kind: Any = tuple[float, ...] if name in searchable() else field.annotation
     several, many = isinstance(value, list), "tuple" in str(kind)
     try:
         TypeAdapter(kind).validate_python([value] if many and not several else value)
     except ValidationError as error:
         if several and not many:
-            return "must be one value"
-        return explain(error)[0]
-    return ""
+            return "config-one-value", "must be one value"
+        return rule_of(error.errors()[0])
+    return None
 
 
 def flag_of(name: str) -> str:
-    """An option as a command line has it."""
+    """Write the name of an option as on a command line."""
     return "--" + name.replace("_", "-")
 
 
 def option(name: str, value: Any) -> list[str]:
-    """The words of an option with a value."""
+    """Write an option and its value as words of a command line."""
     flag = flag_of(name)
     match value:
         case Range():
             return [flag, repr(value.low), repr(value.high)]
-        case True | False if name != "train_head":  # which may be None, so it takes a value
+        case True | False if name != "train_head":  # it can be None, so it takes a value
             return [flag if value else flag.replace("--", "--no-", 1)]
         case tuple() | list():
             return [flag, *map(str, value)]
@@ -110,8 +118,13 @@ def option(name: str, value: Any) -> list[str]:
 
 
 def written(plan: Plan, script: dict[str, Any]) -> str:
-    """A plan as such a file: every option that is set, the ranges that are searched as lists of two; what is not set as
-    comments. script: settings of the script, of which one that is undone is null.
+    """Write a plan as a YAML file.
+
+    Options that are set come first, a searched range as a list of two; options that are not set follow as comments.
+
+    Args:
+        plan: The plan.
+        script: Settings of the script; one that the command line undid is written as null.
     """
     options = plan.options.model_dump(mode="json") | plan.config.flat()
     first = [name for part in (StudyOptions, SelectionOptions) for name in part.model_fields]
@@ -124,7 +137,7 @@ def written(plan: Plan, script: dict[str, Any]) -> str:
 
 
 def dumped(settings: dict[str, Any], space: Space) -> str:
-    """Settings and ranges as such a file."""
+    """Write settings and ranges as YAML."""
     import yaml
 
     plain = {name: plainly(value) for name, value in settings.items()}
@@ -133,7 +146,7 @@ def dumped(settings: dict[str, Any], space: Space) -> str:
 
 
 def plainly(value: Any) -> Any:
-    """A value as YAML has it."""
+    """Turn a value into one that YAML has."""
     if isinstance(value, tuple | list):
         return [plainly(one) for one in value]
     return value if value is None or type(value) in (bool, int, float, str) else str(value)

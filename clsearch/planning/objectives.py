@@ -1,4 +1,4 @@
-"""What a search optimizes: named metrics, and of several the Pareto front and its knee."""
+"""Objectives of a search: named metrics; for several, the Pareto front and its knee."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from typing import Literal
 
 import numpy as np
 
+from clsearch.common.errors import Refusal
 from clsearch.config.sections import Scenario
 
 LESS_IS_BETTER = ("average_forgetting", "forgetting/", "unlearning/")
-"""How the names of metrics begin of which the smaller is better."""
-
+"""Prefixes of the names of metrics to minimize."""
 
 OF_UNLEARNING = ("unlearning/distance", "unlearning/gap_to_chance")
-"""Objectives where tasks are unlearned."""
+"""Objectives that exist if tasks are unlearned."""
 
 
 def known_objectives(tasks: int, scenario: Scenario, unlearned: Set[int] = frozenset()) -> list[str]:
-    """The metrics of `core.metrics` after a number of tasks, more than one, of which some were unlearned."""
+    """List the metrics that a trial can be judged by.
+
+    Args:
+        tasks: Number of tasks that the search learns, at least two.
+        scenario: Of the benchmark; forward transfer has no meaning in class-incremental learning.
+        unlearned: Numbers of the tasks that are unlearned by the end.
+    """
     names = ["average_accuracy", "average_incremental_accuracy", "learning_accuracy"]
     earlier = [j for j in range(1, tasks) if j not in unlearned]
     names += ["average_forgetting", "backward_transfer"] if earlier else []
@@ -31,36 +37,44 @@ def known_objectives(tasks: int, scenario: Scenario, unlearned: Set[int] = froze
 
 def problems_of_objectives(
     objectives: Sequence[str], tasks: int, scenario: Scenario, unlearned: Set[int] = frozenset()
-) -> list[str]:
-    """What is wrong with the objectives of a search over this many tasks, of which some are unlearned."""
+) -> list[Refusal]:
+    """Check the objectives of a search. Arguments as in `known_objectives`."""
     known, problems = known_objectives(tasks, scenario, unlearned), []
     for name in objectives:
         if name == "intransigence":
-            problems.append(
-                "objectives: must be measured by each trial; intransigence is a constant (the joint reference's) minus "
-                "learning_accuracy, so search that; got intransigence"
+            rule = (
+                "must be measured by each trial; intransigence is a constant (of the joint reference) minus "
+                "learning_accuracy, so search learning_accuracy instead"
             )
+            problems.append(Refusal("objective-of-a-trial", f"objectives: {rule}; got intransigence"))
         elif name not in known:
             shown = [other for other in known if "/task_" not in other]
             shown += [f"{kind}/task_01..{n:02d}" for kind, n in (("accuracy", tasks), ("forgetting", tasks - 1))]
-            problems.append(f"objectives: must be metrics of this benchmark, {', '.join(shown)}; got {name}")
+            text = f"objectives: must be metrics of this benchmark, {', '.join(shown)}; got {name}"
+            problems.append(Refusal("objectives-known", text))
     return problems
 
 
 def sign(name: str) -> int:
-    """1 for a metric of which more is better, -1 where less is."""
+    """Return 1 for a metric to maximize, -1 for one to minimize."""
     return -1 if name.startswith(LESS_IS_BETTER) else 1
 
 
 def direction(name: str) -> Literal["maximize", "minimize"]:
-    """Optuna's word for it."""
+    """Return the direction in which Optuna optimizes a metric."""
     return "maximize" if sign(name) > 0 else "minimize"
 
 
 def front(gains: np.ndarray) -> list[int]:
-    """Rows of `gains` [n, m] (more is better) that no other row dominates: as good in each column, better in one.
+    """Find the Pareto front: the rows that no other row dominates.
 
-    Of equal rows, all are on the front. In the order of the first column, best first.
+    A row dominates another if it is at least as good in each column and better in one. Equal rows are all on the front.
+
+    Args:
+        gains: [n, m], more is better.
+
+    Returns:
+        Indices of the rows on the front, ordered by the first column, best first.
     """
     as_good = (gains[:, None] >= gains[None]).all(2)
     better = (gains[:, None] > gains[None]).any(2)
@@ -69,11 +83,14 @@ def front(gains: np.ndarray) -> list[int]:
 
 
 def knee(gains: np.ndarray) -> int:
-    """The row of a front [n, m] with the largest sum of gains, each scaled to 0 at its worst on the front and 1 at its
-    best; of equal ones the first in the first column.
+    """Find the knee of a front: the row with the largest sum of scaled gains.
 
-    Of two objectives it is the point farthest beyond the straight line between the front's ends (Das 1999, "On
-    characterizing the knee of the Pareto curve").
+    Each gain is scaled to 0 at its worst on the front and 1 at its best. Of equal rows, the best in the first column
+    wins. For two objectives, the knee is the point farthest beyond the straight line between the ends of the front
+    (Das 1999, "On characterizing the knee of the Pareto curve").
+
+    Args:
+        gains: [n, m], more is better.
     """
     low, high = gains.min(0), gains.max(0)
     scaled = (gains - low) / np.where(high > low, high - low, 1)
@@ -82,6 +99,6 @@ def knee(gains: np.ndarray) -> int:
 
 
 def chosen(gains: np.ndarray) -> int:
-    """The row of `gains` [n, m] that a search ends with: the best, or of several objectives the knee of the front."""
+    """Choose the row of `gains` [n, m] with which a search ends: the best; for several objectives the knee."""
     rows = front(gains)
     return rows[knee(gains[rows])]

@@ -1,4 +1,4 @@
-"""A study, validated: what the driver carries out. Importing this module is cheap."""
+"""A validated study. Importing this module is cheap."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clsearch.common.errors import ConfigError, did_you_mean
+from clsearch.common.errors import ConfigError, Refusal, did_you_mean
 from clsearch.config.hyperparameters import Space
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import (
@@ -34,18 +34,23 @@ from clsearch.planning.spaces import check_space
 
 DEFAULT_TRIALS = 32
 NSGA2_TRIALS = 8
-"""Fewer make no second generation."""
+"""Minimum number of trials with nsga2: fewer make no second generation."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study, validated: what the driver carries out.
+    """A validated study, for the driver to run.
 
-    question: what the study answers. space: hyperparameter -> range searched. settings: flat settings that all trials
-    share, as given (defaults that follow other fields are not filled in). config: a full configuration of the study,
-    with the low end of each range. report: where the choice is reported on another benchmark, the same for that.
-    trials: how many configurations. command: the script and the options that differ from its defaults; None outside a
-    script.
+    Args:
+        question: The question that the study answers.
+        algorithm: Name of the algorithm.
+        space: Hyperparameter -> the range to search.
+        settings: Flat settings that all trials share, as given; defaults that follow other fields are not filled in.
+        config: A complete configuration of the study, with the low end of each range.
+        report: The same on the benchmark that two_phase reports on; None with other protocols.
+        options: Every option that is not part of a trial's configuration.
+        trials: Number of configurations.
+        command: The script and the options that differ from its defaults; None outside a script.
     """
 
     question: str
@@ -60,17 +65,17 @@ class Plan:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds that every configuration is trained on."""
+        """Seeds of every configuration."""
         return tuple(range(self.options.first_seed, self.options.first_seed + self.options.seeds))
 
     @property
     def report_seeds(self) -> tuple[int, ...]:
-        """The fresh seeds of the final evaluation."""
+        """Fresh seeds of the final evaluation."""
         return reporting_seeds(self.options, self.config)
 
     @property
     def protocol(self) -> Protocol:
-        """What the search may see."""
+        """Protocol: the data that the search sees."""
         return self.options.protocol
 
     @property
@@ -80,49 +85,53 @@ class Plan:
 
     @property
     def reported(self) -> tuple[int, ...]:
-        """Numbers of the tasks that the choice is reported on."""
+        """Numbers of the tasks that the final evaluation reports on."""
         return reported_tasks(self.options, self.config.tasks)
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The learning rates that continual chooses from."""
+        """Learning rates from which continual chooses."""
         rate = self.config.learning_rate
         return self.options.learning_rates or tuple(float(f"{step * rate:.6g}") for step in RATE_STEPS)
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """The metrics that the search optimizes."""
+        """Metrics that the search optimizes."""
         return self.options.objectives
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Algorithms trained beside the search, on the same seeds; with its requests where it has any."""
+        """Reference algorithms, trained on the same seeds; if the study unlearns, their variants that unlearn too."""
         unlearning = {m.base: name for name, m in methods().items() if m.base} if self.config.unlearns else {}
-        own = {name: unlearning.get(name, name) for name in self.options.references}
-        return tuple(name for name in own.values() if name != self.algorithm)
+        names = {name: unlearning.get(name, name) for name in self.options.references}
+        return tuple(name for name in names.values() if name != self.algorithm)
 
     @property
     def cohort(self) -> int:
-        """How many configurations train together, at most."""
+        """Maximum number of configurations that train as one batch."""
         return min(self.options.cohort, self.trials)
 
     @property
     def device(self) -> str:
-        """Where trials train: cpu or cuda."""
+        """Device of the trials: cpu or cuda."""
         if self.options.device != "auto":
             return self.options.device
         return "cuda" if self.options.gpus_per_trial > 0 else "cpu"
 
     @property
     def folder(self) -> Path:
-        """results/<study>, absolute."""
+        """Folder of the study, results/<study>, absolute."""
         return self.options.results.resolve() / self.options.name
 
     def trial_config(
         self, values: Mapping[str, Any], algorithm: str | None = None, on: TrialConfig | None = None
     ) -> TrialConfig:
-        """The configuration of a trial with these hyperparameters, or of another algorithm with the same settings.
-        on: `report`, for a trial on its benchmark.
+        """Make the configuration of a trial.
+
+        Args:
+            values: Its hyperparameters.
+            algorithm: Another algorithm than the study's, with the same settings.
+            on: `report`, for a trial on the benchmark to report on.
         """
         algorithm, settings = algorithm or self.algorithm, self.settings
         if on is not None and on is self.report:
@@ -140,25 +149,39 @@ def make_plan(
     command: list[str] | None,
     follow: bool = False,
 ) -> Plan:
-    """Validate a study. follow: what `space` and `settings` leave out is searched over the default ranges, which follow
-    the settings. Raises ConfigError.
+    """Validate a study.
+
+    Args:
+        algorithm: Name of the algorithm.
+        space: Hyperparameter -> the range to search.
+        question: The question that the study answers.
+        settings: Flat options and settings; None stands for the default.
+        command: The script and its options; None outside a script.
+        follow: Search the hyperparameters that `space` and `settings` leave out over their default ranges, which follow
+            the settings.
+
+    Raises:
+        ConfigError: With one line per problem.
     """
-    own = {k: v for k, v in settings.items() if k in Options.model_fields}
-    shared = {k: v for k, v in settings.items() if k not in (own.keys() | space.keys()) and v is not None}
+    given = {k: v for k, v in settings.items() if k in Options.model_fields}
+    shared = {k: v for k, v in settings.items() if k not in (given.keys() | space.keys()) and v is not None}
     known = {*method_named(algorithm).fields, *Options.model_fields}
     if unknown := [name for name in settings if name not in known]:
+        listed = ", ".join(sorted(known))
         raise ConfigError(
-            [f"{name}: unknown{did_you_mean(name, known)}; known are {', '.join(sorted(known))}" for name in unknown]
+            Refusal("setting-known", f"{name}: unknown{did_you_mean(name, known)}; known are {listed}")
+            for name in unknown
         )
-    options = Options.of(own)
+    options = Options.of(given)
     config = configure(algorithm, shared)
     if options.preset and not preset_settings(algorithm, options.preset):
-        raise ConfigError([f"preset: must set something that acts in {algorithm}; got {options.preset}"])
+        text = f"preset: must set something that acts in {algorithm}; got {options.preset}"
+        raise ConfigError([Refusal("preset-acts", text)])
     if follow:
         space = _default_space(config, options, shared) | space
     check_space(algorithm, space, shared, config.source)
     config = configure(algorithm, shared | {name: r.low for name, r in space.items()}, config.source)
-    if problems := protocol_problems(options, {*own}, config, space):
+    if problems := protocol_problems(options, {*given}, config, space):
         raise ConfigError(problems)
     report = _report_config(options, shared | {name: r.low for name, r in space.items()}, config)
     plan = Plan(question, algorithm, space, shared, config, report, options, _budget(options, space), command)
@@ -166,26 +189,28 @@ def make_plan(
         try:
             plan.trial_config({}, reference)
         except ConfigError as error:
-            problems = [f"{problem}. Leave {reference} out of the references" for problem in error.problems]
-            raise ConfigError(problems) from None
+            hint = f"Leave {reference} out of the references"
+            raise ConfigError(Refusal(problem.rule, f"{problem}. {hint}") for problem in error.problems) from None
     return plan
 
 
 def _report_config(options: Options, settings: dict[str, Any], config: TrialConfig) -> TrialConfig | None:
-    """The study's configuration on the benchmark that two_phase reports on. Raises ConfigError."""
+    """Make the study's configuration on the benchmark that two_phase reports on. Raises ConfigError."""
     if options.report_benchmark is None:
         return None
     try:
         report = configure(config.algorithm, report_settings(settings, config, options.report_benchmark))
     except ConfigError as error:
-        problems = [problem.removeprefix("benchmark: ") for problem in error.problems]
-        raise ConfigError([f"report_benchmark: {problem}" for problem in problems]) from None
+        raise ConfigError(
+            Refusal(problem.rule, f"report_benchmark: {problem.removeprefix('benchmark: ')}")
+            for problem in error.problems
+        ) from None
     check_report(config, report)
     return report
 
 
 def _default_space(config: TrialConfig, options: Options, fixed: Mapping[str, Any]) -> Space:
-    """The algorithm's default ranges, of what is not fixed and what the protocol searches."""
+    """Return the algorithm's default ranges of hyperparameters that are not fixed and that the protocol searches."""
     continual = options.protocol is Protocol.CONTINUAL
     return {
         name: values
@@ -195,29 +220,29 @@ def _default_space(config: TrialConfig, options: Options, fixed: Mapping[str, An
 
 
 def _budget(options: Options, space: Space) -> int:
+    """Return the number of configurations. Raises ConfigError if `trials` does not fit the space or the sampler."""
     if options.protocol is Protocol.CONTINUAL:
         return 1
     if not space:
         if options.trials not in (None, 1):
-            raise ConfigError([f"trials: must be 1 where nothing is searched; got {options.trials}"])
+            text = f"trials: must be 1 if nothing is searched; got {options.trials}"
+            raise ConfigError([Refusal("one-trial-without-search", text)])
         return 1
     if options.sampler == "nsga2" and (options.trials or DEFAULT_TRIALS) < NSGA2_TRIALS:
-        raise ConfigError(
-            [f"trials: must be at least {NSGA2_TRIALS} with nsga2, two generations; got {options.trials}"]
-        )
+        text = f"trials: must be at least {NSGA2_TRIALS} with nsga2, two generations; got {options.trials}"
+        raise ConfigError([Refusal("two-generations", text)])
     if options.sampler != "grid":
         return options.trials or DEFAULT_TRIALS
     points = options.grid_points ** len(space)
     if options.trials not in (None, points):
-        raise ConfigError(
-            [
-                f"trials: a grid of {options.grid_points} points in {len(space)} dimensions has {points} trials, "
-                f"so leave --trials out; got {options.trials}"
-            ]
+        rule = (
+            f"a grid of {options.grid_points} points in {len(space)} dimensions has {points} trials, so leave --trials "
+            "out"
         )
+        raise ConfigError([Refusal("trials-of-grid", f"trials: {rule}; got {options.trials}")])
     return points
 
 
 def tracking_uri(plan: Plan) -> str | None:
-    """The tracking server or store that the user named, or None for the study's own."""
+    """Return the tracking server or store that the user names, or None for the study's own."""
     return plan.options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from clsearch.common.errors import ConfigError
 from clsearch.config.trial import derived_defaults
 from clsearch.data.datasets import SOURCES
 from clsearch.methods.lwf import LWF
 from clsearch.methods.registry import configure
-from tests.config.refusals import refusal
 from tests.helpers import random_images, write_images
+from tests.refusals import broken, refusals
 
 
 def groups_in(tmp_path, text):
@@ -34,30 +33,22 @@ def test_the_number_of_tasks_follows_a_grouping(tmp_path):
 def test_rules_of_a_grouping_are_told(tmp_path):
     unequal = groups_in(tmp_path, "0, 1\n2, 3, 4\n")
     given = {"epochs": 1, "grouping": str(unequal)}
-    assert refusal("ewc", given | {"scenario": "domain"}).problems == [
-        "grouping: domain-incremental tasks must have equal class counts; got 2 3"
-    ]
-    assert refusal("ewc", given | {"tasks": 3}).problems == [
-        "grouping: must have as many entries as there are tasks, at least two; got 2 3 for 3 tasks"
-    ]
+    assert broken(configure, "ewc", given | {"scenario": "domain"}) == [("grouping", "domain-equal-counts")]
+    assert broken(configure, "ewc", given | {"tasks": 3}) == [("grouping", "counts-match-tasks")]
     assert configure("ewc", given | {"tasks": 2, "scenario": "class"}).tasks == 2
     for others, shown in (
         ({"class_order": "shuffled"}, "class_order"),
         ({"classes_per_task": (2, 3)}, "classes_per_task"),
         ({"classes_per_task": (2, 3), "class_order": "shuffled"}, "classes_per_task, class_order"),
     ):
-        assert refusal("ewc", given | others).problems == [
-            f"grouping: says which classes each task has, so {shown} must not be given; got {unequal}"
-        ]
+        (problem,) = refusals(configure, "ewc", given | others)
+        assert (problem.field, problem.rule) == ("grouping", "grouping-alone")
+        assert f" {shown} must not be given" in problem
     assert configure("ewc", given | {"class_order": "fixed"}).source.groups == ((0, 1), (2, 3, 4))
     for kind in ("permuted", "rotated"):
-        assert refusal("ewc", given | {"benchmark": f"{kind}-digits"}).problems == [
-            f"grouping: acts in split benchmarks only, where tasks differ in classes; got {unequal} with {kind}-digits"
-        ]
-    missing = tmp_path / "missing"
-    assert refusal("ewc", {"epochs": 1, "grouping": missing}).problems == [
-        f"grouping: must be a text file that can be read; got {missing} (No such file or directory)"
-    ]
+        assert broken(configure, "ewc", given | {"benchmark": f"{kind}-digits"}) == [("grouping", "split-only")]
+    missing = {"epochs": 1, "grouping": tmp_path / "missing"}
+    assert broken(configure, "ewc", missing) == [("grouping", "grouping-readable")]
 
 
 def test_a_grouping_lies_below_the_current_folder_or_at_home(tmp_path, monkeypatch):
@@ -97,19 +88,14 @@ def test_the_number_of_tasks_follows_the_classes_of_a_folder(folder, tmp_path):
 
 def test_rules_of_a_folder_are_told_by_its_path(folder):
     given = {"epochs": 1, "benchmark": f"folder:{folder}"}
-    assert refusal("lwf", given | {"tasks": 4}).problems == [
-        f"tasks: each task needs 2 of the 7 classes of folder:{folder}, so at most 3 tasks; got 4"
-    ]
-    assert refusal("lwf", given | {"random_crop": 5}).problems == [
-        "random_crop: must be less than the images' 5 pixels; got 5"
-    ]
+    (problem,) = refusals(configure, "lwf", given | {"tasks": 4})
+    assert problem.rule == "two-classes-per-task"
+    assert f"2 of the 7 classes of folder:{folder}" in problem
+    crop = [("random_crop", "crop-within-image")]
+    assert broken(configure, "lwf", given | {"random_crop": 5}) == crop
     assert configure("lwf", given | {"random_crop": 5, "image_size": 6}).random_crop == 5
-    assert refusal("lwf", given | {"image_size": 6, "random_crop": 6}).problems == [
-        "random_crop: must be less than the images' 6 pixels; got 6"
-    ]
-    assert refusal("lwf", given | {"scenario": "domain"}).problems == [
-        "tasks: must divide 7, because domain-incremental tasks must have equal class counts; got 3"
-    ]
+    assert broken(configure, "lwf", given | {"image_size": 6, "random_crop": 6}) == crop
+    assert broken(configure, "lwf", given | {"scenario": "domain"}) == [("tasks", "tasks-divide-classes")]
 
 
 def test_a_folder_is_given_from_home_or_from_the_current_folder(folder, monkeypatch):
@@ -117,13 +103,13 @@ def test_a_folder_is_given_from_home_or_from_the_current_folder(folder, monkeypa
     monkeypatch.setenv("HOME", str(folder.parent))
     for benchmark in ("folder:~/images", "folder:.", "folder:../images", f"folder:{folder}/"):
         assert configure("lwf", {"epochs": 1, "benchmark": benchmark}).benchmark == f"folder:{folder}"
-    with pytest.raises(ConfigError, match="benchmark: must lie in a home that exists; got 'folder:~nobody-of-this/x'"):
-        configure("lwf", {"epochs": 1, "benchmark": "folder:~nobody-of-this/x"})
+    settings = {"epochs": 1, "benchmark": "folder:~nobody-of-this/x"}
+    assert broken(configure, "lwf", settings) == [("benchmark", "home-exists")]
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    problem = refusal("lwf", {"epochs": 1, "benchmark": f"folder:{tmp_path}/none"}).problems
-    assert problem == [f"benchmark: the folder must exist; got folder:{tmp_path}/none"]
+    problems = refusals(configure, "lwf", {"epochs": 1, "benchmark": f"folder:{tmp_path}/none"})
+    assert [problem.field for problem in problems] == ["benchmark"]
 
 
 def test_a_source_that_is_known_is_not_looked_for_again(folder):
@@ -136,17 +122,17 @@ def test_a_source_that_is_known_is_not_looked_for_again(folder):
 
 def test_broken_rules_of_images_and_of_training_are_told_together():
     settings = {"warmup": 0.1, "decay": 0.2, "milestones": (0.9, 0.1), "hidden": (), "tasks": 9}
-    error = refusal("lwf", settings | {"random_crop": 9, "image_size": 8, "image_channels": 3})
-    assert [problem.split(":")[0] for problem in error.problems] == [
-        "epochs, iterations",
-        "milestones",
-        "decay",
-        "milestones",
-        "hidden",
-        "tasks",
-        "image_size",
-        "image_channels",
-        "random_crop",
+    problems = broken(configure, "lwf", settings | {"random_crop": 9, "image_size": 8, "image_channels": 3})
+    assert problems == [
+        ("epochs, iterations", "epochs-or-iterations"),
+        ("milestones", "step-schedule-only"),
+        ("decay", "step-schedule-only"),
+        ("milestones", "milestones-increase"),
+        ("hidden", "hidden-needed"),
+        ("tasks", "two-classes-per-task"),
+        ("image_size", "folder-only"),
+        ("image_channels", "folder-only"),
+        ("random_crop", "crop-within-image"),
     ]
 
 

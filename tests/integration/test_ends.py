@@ -153,7 +153,7 @@ def test_a_full_disk_ends_a_study_which_goes_on_once_there_is_room(
         _, errors = process.communicate()
     assert process.returncode == 1, errors
     assert "error: results: must stay writable while a study runs; got [Errno 28] No space left on device" in errors
-    assert "The same command goes on from there." in errors
+    assert "Re-run the same command to resume." in errors
     assert "Traceback" not in errors
     kept = finished(folder)
     assert 1 <= len(kept) < 6

@@ -307,7 +307,7 @@ def test_results_that_cannot_be_written_end_the_search_and_it_goes_on_when_they_
     assert stopped.value.code == 1
     said = capsys.readouterr().err
     assert "error: results: must stay writable while a study runs; got " in said
-    assert "The same command goes on from there." in said
+    assert "Re-run the same command to resume." in said
     folder.unlink()
     away.rename(folder)
     kept = {r.label: r for r in records_of(folder).values() if r.state == "finished"}

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clsearch import ConfigError, LogRange
+from clsearch import LogRange, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.planning.config_file import written
 from clsearch.records.study_file import description
 from tests.builders import STUDIES, study_of
 from tests.helpers import in_turn
+from tests.refusals import refusals
 
 
 @pytest.fixture
@@ -20,10 +21,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "options.yaml"
 
 
-def refusal(study, *args: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        study.plan_for(list(args))
-    (problem,) = caught.value.problems
+def refusal(study, *args: str) -> Refusal:
+    (problem,) = refusals(study.plan_for, list(args))
     return problem
 
 
@@ -77,35 +76,38 @@ def test_the_recorded_command_needs_no_file(file: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "rule"),
     [
-        ("epoch: 7", "config: epoch in "),
-        ("- epochs", "config: must be a YAML file with a line `option: value` for each option; got "),
-        ("", "config: must be a YAML file with a line `option: value` for each option; got "),
-        ("epochs: {a: 1}", "must be a value or a list of values; got {'a': 1}"),
-        ("epochs: [", "config: must be a YAML file of options; got "),
+        ("epoch: 7", "option-known"),
+        ("- epochs", "config-options"),
+        ("", "config-options"),
+        ("epochs: {a: 1}", "config-values"),
+        ("epochs: [", "config-yaml"),
     ],
 )
 def test_what_is_no_file_of_options_is_refused(file: Path, content: str, rule: str) -> None:
     file.write_text(content)
-    said = refusal(study_of(), "--config", str(file))
-    assert said.startswith("config: ")
-    assert rule in said
+    problem = refusal(study_of(), "--config", str(file))
+    assert (problem.field, problem.rule) == ("config", rule)
 
 
 @pytest.mark.parametrize(
-    ("content", "rule"),
+    ("content", "rule", "value"),
     [
-        ("trials: abc", "config: trials in {} must be a whole number; got 'abc'"),
-        ("seeds: [1, 2]", "config: seeds in {} must be one value; got [1, 2]"),
-        ("final: perhaps", "config: final in {} must be true or false; got 'perhaps'"),
-        ("hidden: [a]", "config: hidden in {} must be a whole number; got ['a']"),
-        ("distillation_factor: [a, 2]", "config: distillation_factor in {} must be a number; got ['a', 2]"),
-        ("optimizer: sdg", "config: optimizer in {} must be 'sgd', 'adam' or 'adamw'; got 'sdg'"),
-        ("trails: 3", "config: trails in {} is no option (did you mean trials?); known are "),
+        ("trials: abc", "int-parsing", "'abc'"),
+        ("seeds: [1, 2]", "config-one-value", "[1, 2]"),
+        ("final: perhaps", "bool-parsing", "'perhaps'"),
+        ("hidden: [a]", "int-parsing", "['a']"),
+        ("distillation_factor: [a, 2]", "float-parsing", "['a', 2]"),
+        ("optimizer: sdg", "literal-error", "'sdg'"),
     ],
 )
-def test_a_value_of_another_kind_is_refused_with_the_option_and_the_file(file: Path, content: str, rule: str) -> None:
+def test_a_value_of_another_kind_is_refused_with_the_option_and_the_file(
+    file: Path, content: str, rule: str, value: str
+) -> None:
     file.write_text(content)
-    assert refusal(study_of("lwf"), "--config", str(file)).startswith(rule.format(relative_path(file)))
+    problem = refusal(study_of("lwf"), "--config", str(file))
+    assert (problem.field, problem.rule) == ("config", rule)
+    assert problem.startswith(f"config: {content.partition(':')[0]} in {relative_path(file)} must be ")
+    assert problem.endswith(f"; got {value}")
 
 
 @pytest.mark.slow
@@ -128,7 +130,7 @@ def test_what_is_not_set_is_printed_as_comments(capsys: pytest.CaptureFixture[st
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert "No such file" in refusal(study_of(), "--config", str(tmp_path / "none.yaml"))
-    assert refusal(study_of(), "--config") == "config: must name a YAML file of options; got nothing"
+    assert refusal(study_of(), "--config").rule == "config-named"
 
 
 def test_a_value_against_its_rule_is_refused_as_on_the_command_line(file: Path) -> None:

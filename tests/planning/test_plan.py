@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from clsearch.common.errors import ConfigError
 from clsearch.config.hyperparameters import LogRange, Range
 from clsearch.methods.registry import configure
 from clsearch.planning.plan import DEFAULT_TRIALS
 from tests.builders import SMALL_SPACES, plan_of, study_of
+from tests.refusals import broken
 
 FACTOR = {"distillation_factor": LogRange(0.01, 100)}
 TWO = ("average_accuracy", "average_forgetting")
@@ -83,20 +83,16 @@ def test_the_budget_is_as_given_or_all_of_a_grid_or_one_where_nothing_is_searche
 
 
 @pytest.mark.parametrize(
-    ("settings", "rule", "value"),
+    ("settings", "rule"),
     [
-        ({"sampler": "grid", "trials": 24}, "a grid of 5 points in 2 dimensions has 25 trials", "got 24"),
-        ({"sampler": "grid", "trials": 26}, "leave --trials out", "got 26"),
-        ({"space": {}, "trials": 2}, "must be 1 where nothing is searched", "got 2"),
-        ({"sampler": "nsga2", "objectives": TWO, "trials": 7}, "must be at least 8 with nsga2", "got 7"),
+        ({"sampler": "grid", "trials": 24}, "trials-of-grid"),
+        ({"sampler": "grid", "trials": 26}, "trials-of-grid"),
+        ({"space": {}, "trials": 2}, "one-trial-without-search"),
+        ({"sampler": "nsga2", "objectives": TWO, "trials": 7}, "two-generations"),
     ],
 )
-def test_a_budget_that_cannot_be_is_refused(tmp_path, settings, rule, value):
-    with pytest.raises(ConfigError) as refused:
-        plan_of(tmp_path, **settings)
-    (problem,) = refused.value.problems
-    assert problem.startswith("trials: ")
-    assert problem.index(rule) < problem.index(value)
+def test_a_budget_that_cannot_be_is_refused(tmp_path, settings, rule):
+    assert broken(plan_of, tmp_path, **settings) == [("trials", rule)]
 
 
 @pytest.mark.parametrize(
@@ -176,51 +172,45 @@ def test_making_a_plan_creates_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "problem"),
+    ("settings", "field", "rule"),
     [
-        (
-            {"algorithm": "nonsense", "space": {}},
-            "algorithm: must be one of ewc, finetuning, independent, joint, lwf, lwf_ewc, amnesiac_finetuning, ",
-        ),
-        ({"colour": "red"}, "colour: unknown; known are "),
-        ({"penalty_factor": 1.0}, "penalty_factor: unknown; known are "),
-        ({"epochs": None}, "epochs, iterations: exactly one of the two must be given; got None, None"),
-        ({"epochs": 1, "iterations": 2}, "epochs, iterations: exactly one of the two must be given; got 1, 2"),
-        ({"trials": 0}, "trials: must be greater than or equal to 1; got 0"),
-        ({"learning_rate": float("nan")}, "learning_rate: must be a finite number; got nan"),
-        ({"space": {"distillation_factor": Range(0, 1)}}, "distillation_factor: must be greater than 0; got 0"),
-        ({"tasks": 6}, "tasks: each task needs 2 of the 10 classes of split-digits"),
+        ({"algorithm": "nonsense", "space": {}}, "algorithm", "algorithm-known"),
+        ({"colour": "red"}, "colour", "setting-known"),
+        ({"penalty_factor": 1.0}, "penalty_factor", "setting-known"),
+        ({"epochs": None}, "epochs, iterations", "epochs-or-iterations"),
+        ({"epochs": 1, "iterations": 2}, "epochs, iterations", "epochs-or-iterations"),
+        ({"trials": 0}, "trials", "greater-than-equal"),
+        ({"learning_rate": float("nan")}, "learning_rate", "finite-number"),
+        ({"space": {"distillation_factor": Range(0, 1)}}, "distillation_factor", "greater-than"),
+        ({"tasks": 6}, "tasks", "two-classes-per-task"),
     ],
 )
-def test_a_study_is_refused_when_it_is_made(settings, problem):
-    with pytest.raises(ConfigError) as refused:
-        study_of(**settings)
-    assert refused.value.problems[0].startswith(problem)
+def test_a_study_is_refused_when_it_is_made(settings, field, rule):
+    assert broken(study_of, **settings)[0] == (field, rule)
 
 
 @pytest.mark.parametrize(
-    ("settings", "name", "rule", "value"),
+    ("settings", "field", "rule"),
     [
-        ({"objectives": ("accuracy",)}, "objectives", "must be metrics of this benchmark", "accuracy"),
-        ({"sampler": "nsga2"}, "sampler", "needs two or more", "one"),
-        ({"protocol": "first_k", "first_k": 2}, "first_k", "must leave at least two of the 3 tasks", "2"),
-        ({"first_k": 2}, "first_k", "acts with protocol = first_k only", "2 with end_of_sequence"),
-        ({"first_report_seed": 2}, "first_report_seed", "must be none that the search uses", "2 in both"),
-        ({"protocol": "two_phase"}, "report_benchmark", "must name the benchmark", "none"),
+        ({"objectives": ("accuracy",)}, "objectives", "objectives-known"),
+        ({"sampler": "nsga2"}, "sampler", "nsga2-needs-objectives"),
+        ({"protocol": "first_k", "first_k": 2}, "first_k", "two-tasks-to-report"),
+        ({"first_k": 2}, "first_k", "protocol-only"),
+        ({"first_report_seed": 2}, "first_report_seed", "fresh-seeds"),
+        ({"protocol": "two_phase"}, "report_benchmark", "report-benchmark-needed"),
     ],
 )
-def test_a_protocol_that_cannot_be_is_refused_when_the_study_is_made(settings, name, rule, value):
-    with pytest.raises(ConfigError) as refused:
-        study_of(**settings)
-    (problem,) = refused.value.problems
-    assert problem.startswith(f"{name}: ")
-    assert problem.index(rule) < problem.index(f"got {value}")
+def test_a_protocol_that_cannot_be_is_refused_when_the_study_is_made(settings, field, rule):
+    assert broken(study_of, **settings) == [(field, rule)]
 
 
 def test_all_problems_of_a_configuration_are_told_at_once():
-    with pytest.raises(ConfigError) as refused:
-        study_of(learning_rate=-1, batch_size=0, momentum=2)
-    assert {p.partition(":")[0] for p in refused.value.problems} == {"learning_rate", "batch_size", "momentum"}
+    problems = broken(study_of, learning_rate=-1, batch_size=0, momentum=2)
+    assert {*problems} == {
+        ("learning_rate", "greater-than"),
+        ("batch_size", "greater-than-equal"),
+        ("momentum", "less-than"),
+    }
 
 
 def test_a_study_does_not_change_the_space_it_was_given():

@@ -1,0 +1,444 @@
+"""The wording of each rule, once: field, rule, then the value. Other tests check the field and the id of the rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clsearch
+from clsearch import Comparison, LogRange, Method, Range, Section, Study, register
+from clsearch.config.data_source import read_groups, source_of
+from clsearch.methods.registry import configure
+from tests.refusals import refusals
+
+PACKAGES = ("config", "planning", "methods", "study.py", "comparison.py")
+TWO = ("average_accuracy", "average_forgetting")
+FACTOR = {"distillation_factor": LogRange(0.1, 10)}
+
+
+def config(algorithm: str = "lwf", **settings: Any) -> Callable[[Path], Any]:
+    """Configures a trial."""
+    return lambda path: configure(algorithm, {"epochs": 1} | settings)
+
+
+def study(algorithm: str = "lwf", **settings: Any) -> Callable[[Path], Any]:
+    """Makes a study."""
+    return lambda path: Study(algorithm=algorithm, **({"epochs": 1} | settings))
+
+
+def command(*words: str, **settings: Any) -> Callable[[Path], Any]:
+    """Reads a command line; PATH is the test's folder."""
+
+    def call(path: Path) -> Any:
+        made = Study(algorithm="lwf", **({"epochs": 1} | settings))
+        return made.plan_for([word.replace("PATH", str(path)) for word in words])
+
+    return call
+
+
+def with_file(text: str | bytes, call: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """Writes PATH/file first."""
+
+    def written(path: Path) -> Any:
+        (path / "file").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return call(path)
+
+    return written
+
+
+def grouping(text: str, **settings: Any) -> Callable[[Path], Any]:
+    """Configures a trial with a file of groups."""
+    return with_file(text, lambda path: configure("ewc", {"epochs": 1, "grouping": path / "file"} | settings))
+
+
+def groups(text: str) -> Callable[[Path], Any]:
+    return with_file(text, lambda path: read_groups(path / "file"))
+
+
+def options(text: str) -> Callable[[Path], Any]:
+    """Reads options from a file."""
+    return with_file(text, command("--config", "PATH/file"))
+
+
+def comparison(studies: dict[str, Any], **settings: Any) -> Callable[[Path], Any]:
+    settings = {"epochs": 1, "kind": "methods"} | settings
+    return lambda path: Comparison(name="c", algorithm="lwf", studies=studies, **settings)
+
+
+class Wide(Section):
+    """A section with a field that every method has"""
+
+    batch_size: int = 3
+
+
+LWF_SEARCHES = "learning_rate, distillation_factor, distillation_temperature"
+
+WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
+    # config: one field
+    "home-exists": (
+        config(data_root="~nobody-of-this/x"),
+        "data_root: must lie in a home that exists; got '~nobody-of-this/x'",
+    ),
+    "benchmark-known": (
+        config(benchmark="split-mnits"),
+        re.compile(
+            r"benchmark: must be one of split-digits, .*, or folder:PATH \(did you mean split-mnist\?\); "
+            r"got 'split-mnits'"
+        ),
+    ),
+    "backbone-known": (
+        config(backbone="vgg"),
+        "backbone: must be one of mlp, cnn, resnet18, or in Python a function that makes a new module; got 'vgg'",
+    ),
+    "unlearn-form": (
+        config("amnesiac_lwf", unlearn=("3",)),
+        "unlearn: must be requests as 3:1 (after task 3 unlearn task 1), with commas between several tasks; got ('3',)",
+    ),
+    "setting-of-algorithm": (
+        config("finetuning", fisher="exact"),
+        re.compile("fisher: not a setting of finetuning; known are benchmark, scenario, .*, decay"),
+    ),
+    # config: between fields
+    "epochs-or-iterations": (
+        config(epochs=None),
+        "epochs, iterations: exactly one of the two must be given; got None, None",
+    ),
+    "sgd-only": (config(optimizer="adam", momentum=0.9), "momentum: acts with sgd only; got 0.9 with adam"),
+    "step-schedule-only": (
+        config(schedule="cosine", decay=0.5),
+        "decay: acts with schedule = step only; got 0.5 with cosine",
+    ),
+    "milestones-increase": (
+        config(schedule="step", milestones=(0.7, 0.4)),
+        "milestones: must increase and lie between 0 and 1, both excluded; got 0.7 0.4",
+    ),
+    "single-precision": (
+        config(learning_rate=1e39),
+        "learning_rate: must lie in single precision, 1e-37 to 1e+38; got 1e+39",
+    ),
+    "hidden-acts": (
+        config(backbone="resnet18", hidden=(8,)),
+        "hidden: acts with mlp and cnn only; got 8 with resnet18",
+    ),
+    "hidden-needed": (config(hidden=()), "hidden: must have at least one width with mlp; got none"),
+    "hidden-positive": (config(hidden=(8, 0)), "hidden: every width must be at least 1; got 8 0"),
+    "folder-only": (config(image_size=8), "image_size: acts with folder:PATH only; got 8 with split-digits"),
+    "augmentation-needs-images": (
+        config(benchmark="permuted-digits", random_crop=1),
+        "random_crop, horizontal_flip: act on images, which permuted pixels are not; got 1, False with permuted-digits",
+    ),
+    "crop-within-image": (
+        config(random_crop=8),
+        "random_crop: must be less than the images' 8 pixels; got 8",
+    ),
+    "split-only": (
+        config(benchmark="rotated-digits", class_order="shuffled"),
+        "class_order: acts in split benchmarks only, where tasks differ in classes; got shuffled with rotated-digits",
+    ),
+    "grouping-alone": (
+        grouping("0, 1\n2, 3\n", class_order="shuffled"),
+        "grouping: defines the classes of each task, so class_order must not be given; got PATH/file",
+    ),
+    "counts-match-tasks": (
+        config(classes_per_task=(2, 2), tasks=3),
+        "classes_per_task: must have as many entries as there are tasks, at least two; got 2 2 for 3 tasks",
+    ),
+    "counts-within-classes": (
+        config(classes_per_task=(6, 6)),
+        "classes_per_task: each task needs at least 2 classes, and all together at most the 10 of split-digits; "
+        "got 6 6",
+    ),
+    "domain-equal-counts": (
+        grouping("0, 1\n2, 3, 4\n", scenario="domain"),
+        "grouping: domain-incremental tasks must have equal class counts; got 2 3",
+    ),
+    "two-classes-per-task": (
+        config(tasks=6),
+        "tasks: each task needs 2 of the 10 classes of split-digits, so at most 5 tasks; got 6",
+    ),
+    "tasks-divide-classes": (
+        config(tasks=3, scenario="domain"),
+        "tasks: must divide 10, because domain-incremental tasks must have equal class counts; got 3",
+    ),
+    "unlearn-after-a-task": (
+        config("amnesiac_lwf", unlearn=("9:1",)),
+        "unlearn: a request must follow one of the 5 tasks; got 9:1",
+    ),
+    "unlearn-learned-task": (
+        config("amnesiac_lwf", unlearn=("2:3",)),
+        "unlearn: a task must be learned before it is unlearned; got 2:3",
+    ),
+    "unlearn-once": (
+        config("amnesiac_lwf", unlearn=("3:1", "4:1")),
+        "unlearn: a task can be unlearned only once; got 3:1 4:1",
+    ),
+    "unlearn-keeps-a-task": (
+        config("amnesiac_lwf", unlearn=("1:1",)),
+        "unlearn: a request must keep at least one of the tasks learned so far; got 1:1",
+    ),
+    # config: groups
+    "grouping-known-classes": (
+        with_file(
+            "cat, wolf\nfrog, Dog\n", lambda path: source_of({"benchmark": "split-cifar10", "grouping": path / "file"})
+        ),
+        "grouping: must name classes of split-cifar10, airplane, automobile, bird, cat, deer, dog, frog, horse, ship, "
+        "truck; got wolf, Dog",
+    ),
+    "grouping-readable": (
+        lambda path: read_groups(path / "none"),
+        "grouping: must be a readable text file; got PATH/none (No such file or directory)",
+    ),
+    "grouping-two-tasks": (
+        groups("cat, dog\n"),
+        "grouping: must have a line for each of at least two tasks; got 1 in PATH/file",
+    ),
+    "grouping-two-classes": (
+        groups("cat, dog\n  ship\n"),
+        "grouping: each task needs at least two classes, separated by commas; got 'ship'",
+    ),
+    "grouping-classes-once": (
+        groups("cat, dog\nfrog, cat\n"),
+        "grouping: each class must occur at most once; got cat more than once",
+    ),
+    # methods
+    "independent-needs-task-identity": (
+        config("independent", scenario="class"),
+        "scenario: must be task or domain for independent networks, because class-incremental learning does "
+        "not give the task that selects the network; got class",
+    ),
+    "mse-has-no-temperature": (
+        config(distance="mse", temperature_scaling="squared"),
+        "temperature_scaling: must be none if distance is mse, which has no temperature; got squared",
+    ),
+    "online-only": (config("ewc", gamma=0.5), "gamma: acts with anchors = online only; got 0.5 with separate"),
+    "unlearning-needs-separate-anchors": (
+        config("amnesiac_ewc", anchors="online"),
+        "anchors: must be separate if tasks can be unlearned, because unlearning drops their anchors; got online",
+    ),
+    "algorithm-known": (config("ewcc"), re.compile("algorithm: must be one of .*finetuning.*; got 'ewcc'")),
+    "method-name": (
+        lambda path: register("ewc"),
+        "name: must be new, of letters, digits and underscores; got ewc",
+    ),
+    "section-fields-new": (
+        lambda path: register(Method(name="wide", label="wide", section=Wide)),
+        "section: must not have fields that every method has; got batch_size",
+    ),
+    "settings-known": (
+        lambda path: register("mine", settings=["strength"]),
+        re.compile("settings: must be among .*penalty_factor.*; got strength"),
+    ),
+    # planning: options
+    "study-name": (
+        study(name="a/b"),
+        "name: must begin with a letter or digit and have letters, digits, dots, - and _ only; got 'a/b'",
+    ),
+    "rates-positive": (
+        study(protocol="continual", learning_rates=(0.1, 0.0)),
+        "learning_rates: must all be greater than 0; got (0.1, 0.0)",
+    ),
+    "names-once": (
+        study(references=("joint", "joint")),
+        "references: must name each at most once; got ('joint', 'joint')",
+    ),
+    "setting-known": (
+        study(trails=3),
+        re.compile(r"trails: unknown \(did you mean trials\?\); known are backbone, .*"),
+    ),
+    "preset-acts": (
+        study("joint", preset="clarena-first"),
+        "preset: must set something that acts in joint; got clarena-first",
+    ),
+    "one-trial-without-search": (
+        study(space={}, trials=2),
+        "trials: must be 1 if nothing is searched; got 2",
+    ),
+    "two-generations": (
+        study(sampler="nsga2", objectives=TWO, trials=7),
+        "trials: must be at least 8 with nsga2, two generations; got 7",
+    ),
+    "trials-of-grid": (
+        study(sampler="grid", trials=24),
+        "trials: a grid of 5 points in 2 dimensions has 25 trials, so leave --trials out; got 24",
+    ),
+    # planning: spaces and objectives
+    "searchable": (
+        study(space={"penalty_factor": LogRange(1, 2)}),
+        f"penalty_factor: not a hyperparameter that lwf can search; known are {LWF_SEARCHES}",
+    ),
+    "space-of-ranges": (
+        study(space={"learning_rate": (0.1, 1)}),
+        "learning_rate: must be a Range or a LogRange, from low to high; got (0.1, 1)",
+    ),
+    "searched-acts": (
+        study(space={"distillation_temperature": LogRange(1, 2)}, distance="mse"),
+        "distillation_temperature: must not be searched if distance is mse, which has no temperature; give one value "
+        "instead of a range, or another distance",
+    ),
+    "range-increases": (
+        study(space={"learning_rate": Range(1, 0.1)}),
+        "learning_rate: a range must go from low to high; got 1 to 0.1",
+    ),
+    "objectives-known": (
+        study(tasks=3, objectives=("accuracy",)),
+        "objectives: must be metrics of this benchmark, average_accuracy, average_incremental_accuracy, "
+        "learning_accuracy, average_forgetting, backward_transfer, forward_transfer, accuracy/task_01..03, "
+        "forgetting/task_01..02; got accuracy",
+    ),
+    "objective-of-a-trial": (
+        study(objectives=("intransigence",)),
+        "objectives: must be measured by each trial; intransigence is a constant (of the joint reference) minus "
+        "learning_accuracy, so search learning_accuracy instead; got intransigence",
+    ),
+    # planning: protocols
+    "protocol-only": (
+        study(first_k=2),
+        "first_k: acts with protocol = first_k only; got 2 with end_of_sequence",
+    ),
+    "two-tasks-to-report": (
+        study(protocol="first_k", tasks=4),
+        "first_k: must leave at least two of the 4 tasks to report on; got 3",
+    ),
+    "report-benchmark-needed": (
+        study(protocol="two_phase"),
+        "report_benchmark: must name the benchmark that two_phase reports on; got none",
+    ),
+    "quiet-or-verbose": (study(quiet=True, verbose=True), "quiet, verbose: at most one of the two; got both"),
+    "continual-keeps-model": (
+        study("joint", protocol="continual", space={}),
+        "protocol: continual continues from the current model, which joint does not have; got continual",
+    ),
+    "sampler-only": (
+        study(protocol="continual", trials=5),
+        "trials: acts only if a sampler chooses, which it does not in continual; got 5",
+    ),
+    "continual-rates": (
+        study(protocol="continual", space=FACTOR | {"learning_rate": LogRange(0.01, 1)}),
+        "learning_rate: continual chooses it from --learning-rates; give one value, not a range",
+    ),
+    "continual-decays": (
+        study("ewc", protocol="continual", space={"penalty_factor": LogRange(1, 10), "penalty_p_norm": Range(1, 3)}),
+        re.compile(
+            r"penalty_p_norm: stays the same in continual, where only \w+ and \w+ decay; give one value "
+            r"\(--penalty-p-norm 2\) instead of a range"
+        ),
+    ),
+    "continual-needs-factor": (
+        study(protocol="continual", space={}),
+        "protocol: continual needs the range of a factor, from whose top it decays; got none",
+    ),
+    "unlearn-needed": (
+        study("amnesiac_lwf"),
+        "unlearn: amnesiac_lwf needs a request, as 3:1 (after task 3 unlearn task 1); got none",
+    ),
+    "unlearning-protocol": (
+        study("amnesiac_lwf", unlearn={3: 1}, protocol="first_k"),
+        "protocol: must be end_of_sequence if tasks are unlearned; got first_k",
+    ),
+    "unlearning-references": (
+        study("amnesiac_lwf", unlearn={3: 1}, references=("finetuning", "joint")),
+        "references: must be finetuning alone (with the same requests) if tasks are unlearned, because others do not "
+        "unlearn; got joint",
+    ),
+    "unlearning-one-rate": (
+        study("amnesiac_lwf", unlearn={3: 1}, space={"learning_rate": LogRange(0.01, 1)}),
+        "learning_rate: must have one value if tasks are unlearned, because the model that all trials are measured "
+        "against is trained with it; got a range",
+    ),
+    "no-forward-transfer": (
+        study(objectives=("forward_transfer",), references=("independent",)),
+        "objectives: forward_transfer is not defined for independent networks, because later tasks have no network "
+        "yet; got both",
+    ),
+    "nsga2-needs-objectives": (
+        study(sampler="nsga2"),
+        "sampler: nsga2 needs at least two objectives; got one. Use tpe",
+    ),
+    "pruner-objective": (
+        study(pruner="asha", objectives=TWO),
+        "pruner: stops by average_accuracy, which must be the only objective; got asha with average_accuracy "
+        "average_forgetting",
+    ),
+    "pruner-needs-tasks": (
+        study(pruner="asha", tasks=2),
+        "pruner: stops after task 2 at the earliest, so more tasks must be searched; got 2",
+    ),
+    "fresh-seeds": (
+        study(first_report_seed=2, report_seeds=4),
+        "first_report_seed: the final evaluation's seeds, 2 to 5, must be none that the search uses; got 2 in both",
+    ),
+    "report-another-benchmark": (
+        study(protocol="two_phase", report_benchmark="split-digits"),
+        "report_benchmark: must differ from the search's; got split-digits",
+    ),
+    "report-same-counts": (
+        study(protocol="two_phase", report_benchmark="permuted-digits"),
+        "report_benchmark: must have as many tasks and classes per task as split-digits, 2 2 2 2 2; got 10 10 10 10 10 "
+        "of permuted-digits",
+    ),
+    # planning: command lines and files
+    "value-or-range": (
+        command("--learning-rate", "0.1", "0.2", "0.3"),
+        "learning_rate: takes one value or a range of two; got 0.1 0.2 0.3",
+    ),
+    "config-named": (command("--config"), "config: must name a YAML file of options; got nothing"),
+    "config-yaml": (
+        command("--config", "PATH/none"),
+        re.compile("config: must be a YAML file of options; got .*none: .*No such file or directory.*"),
+    ),
+    "config-options": (
+        options("just words"),
+        re.compile("config: must be a YAML file with a line `option: value` for each option; got .*file"),
+    ),
+    "option-known": (
+        options("epoch: 3"),
+        re.compile(r"config: epoch in .*file is no option \(did you mean epochs\?\); known are backbone, .*"),
+    ),
+    "config-values": (
+        options("epochs: {a: 1}"),
+        re.compile(r"config: epochs in .*file must be a value or a list of values; got \{'a': 1\}"),
+    ),
+    "config-one-value": (
+        options("epochs: [1, 2]"),
+        re.compile(r"config: epochs in .*file must be one value; got \[1, 2\]"),
+    ),
+    # comparisons
+    "comparison-kind": (
+        comparison({}),
+        "kind: must be one of methods, protocols, of at least one study; got 'methods'",
+    ),
+    "same-budget": (
+        comparison({"a": {"trials": 3}, "b": {"trials": 4}}),
+        "sampler: compared studies must have the same budget; got 3 4 trials",
+    ),
+}
+"""Rule -> a call that breaks it alone, and how it is refused; PATH is the test's folder."""
+
+
+@pytest.mark.parametrize("rule", WORDING)
+def test_a_refusal_names_the_field_the_rule_and_the_value(rule: str, tmp_path: Path) -> None:
+    call, expected = WORDING[rule]
+    (problem,) = refusals(call, tmp_path)
+    assert problem.rule == rule
+    if isinstance(expected, str):
+        assert problem == expected.replace("PATH/", f"{tmp_path}/")
+    else:
+        assert expected.fullmatch(problem), problem
+
+
+def test_every_rule_has_its_wording_here() -> None:
+    root = Path(clsearch.__file__).parent
+    files = [
+        file for name in PACKAGES for file in ((root / name).rglob("*.py") if (root / name).is_dir() else [root / name])
+    ]
+    ids = {
+        id
+        for file in files
+        for id in re.findall(r'(?:Refusal|PydanticCustomError)\(\s*"([a-z0-9-]+)"', file.read_text())
+    }
+    ids |= {"config-values", "config-one-value"}  # pairs of id and words
+    assert ids == {*WORDING}
