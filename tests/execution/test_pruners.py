@@ -160,7 +160,7 @@ def test_a_diverged_trial_whose_record_is_missing_is_left_to_diverge_again(tmp_p
         ),
         (
             {"protocol": "continual", "space": None, "distillation_temperature": 2.0},
-            "pruner: acts where a sampler chooses, which is not in continual; got asha",
+            "pruner: acts only if a sampler chooses, which it does not in continual; got asha",
         ),
     ],
 )
