@@ -23,10 +23,10 @@ echo "$borrowed" > "$("$clean" -c 'import sysconfig; print(sysconfig.get_path("p
 # Dependencies that the wheel names are looked for among the borrowed ones, and nowhere else.
 "$python" -m pip --python "$clean" install --quiet --no-index "$root"/dist/*.whl
 
-mkdir "$place/sdist" "$place/work"
-tar --extract --gzip --file "$root"/dist/*.tar.gz --directory "$place/sdist" --strip-components 1
-cp -r "$place"/sdist/{tests,studies,docs,README.md,pyproject.toml} "$place/work"
+mkdir "$place/work"
 cd "$place/work"
+tar --extract --gzip --file "$root"/dist/*.tar.gz --strip-components 1
+rm -r clsearch ./*.egg-info # which would be imported before the wheel's
 
 "$clean" - "$root" "$place/venv" "$borrowed" <<'CHECK'
 import sys
