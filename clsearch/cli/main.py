@@ -163,10 +163,11 @@ def doctor(results: Path = Path("results"), data_root: Path | None = None, track
 
 def require_folders(folders: list[Path]) -> list[Path]:
     """Return the folders. Raises ConfigError if there are none."""
-    from clsearch.common.errors import ConfigError
+    from clsearch.common.errors import ConfigError, Refusal
 
     if not folders:
-        raise ConfigError(["folders: must name at least one study, results/<study>; got none"])
+        text = "folders: must name at least one study, results/<study>; got none"
+        raise ConfigError([Refusal("folders-named", text)])
     return folders
 
 

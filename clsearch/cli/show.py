@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.records.listing import study_state
 from clsearch.records.study_record import StudyRecord, read_study
@@ -61,6 +61,7 @@ def format_best(folder: Path, every_setting: bool = False) -> str:
     if per_task := study.best.get("per_task"):
         return str(yaml.safe_dump({"per_task": per_task}, sort_keys=False))
     if study.chosen is None:
-        raise ConfigError([f"results: must hold a study of which a trial has finished; got {relative_path(folder)}"])
+        text = f"results: must hold a study of which a trial has finished; got {relative_path(folder)}"
+        raise ConfigError([Refusal("trial-finished", text)])
     settings = study.chosen.settings if every_setting else study.chosen.values
     return str(yaml.safe_dump({name: v for name, v in settings.items() if v is not None}, sort_keys=False))

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.data.image_cache import Progress, decoded, header
 from clsearch.data.image_folder import Part, listed
 
@@ -236,7 +236,8 @@ class ImageFolder:
     def check_unchanged(self) -> None:
         """Raise ConfigError if the training files have changed since the study started."""
         if self.key is not None and self.key != listed(self.folder, "train", self.only).key:
-            raise ConfigError([f"benchmark: the images must not change while a study runs; got folder:{self.folder}"])
+            text = f"benchmark: the images must not change while a study runs; got folder:{self.folder}"
+            raise ConfigError([Refusal("images-unchanged", text)])
 
 
 def folder_source(folder: Path, only: tuple[str, ...] | None, size: int | None, channels: int | None) -> Source:

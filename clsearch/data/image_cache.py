@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import made_once
 from clsearch.data.image_folder import Listing, digest_of, problem_of, some_of
 
@@ -75,23 +75,28 @@ def header(listing: Listing) -> tuple[int, int, int]:
     return first.channels, first.size[1], first.size[0]
 
 
-def _problems(seen: Sequence[_Seen], size: int | None, channels: int | None) -> list[str]:
+def _problems(seen: Sequence[_Seen], size: int | None, channels: int | None) -> list[Refusal]:
     """List the images that are unreadable or too deep, and the sizes and channels that differ if none is given."""
     problems = []
     if wrong := [f"{s.name} ({s.wrong})" for s in seen if s.wrong]:
-        problems.append(problem_of("every image must be readable", wrong))
+        problems.append(problem_of("images-readable", "every image must be readable", wrong))
     if deep := [f"mode {s.mode} in {s.name}" for s in seen if not s.wrong and not s.channels]:
-        problems.append(problem_of("images must have 8 bits per channel", deep))
+        problems.append(problem_of("images-8-bit", "images must have 8 bits per channel", deep))
     usable = [s for s in seen if s.channels]
     sizes, colours = [f"{s.size[0]}x{s.size[1]}" for s in usable], [("grey", "colour")[s.channels // 3] for s in usable]
-    for asked, rule, kinds in (
-        (size, "images must have one size, or give --image-size", sizes),
-        (channels, "images must be all grey or all colour, or give --image-channels 1 or 3", colours),
+    for asked, rule, text, kinds in (
+        (size, "images-one-size", "images must have one size, or give --image-size", sizes),
+        (
+            channels,
+            "images-one-colour",
+            "images must be all grey or all colour, or give --image-channels 1 or 3",
+            colours,
+        ),
     ):
         if asked is None and len(set(kinds)) > 1:
             most = Counter(kinds).most_common()
             got = [f"{count:,} {kind} ({usable[kinds.index(kind)].name})" for kind, count in most]
-            problems.append(problem_of(rule, got, most=2))
+            problems.append(problem_of(rule, text, got, most=2))
     return problems
 
 
@@ -140,7 +145,7 @@ def decoded(listing: Listing, size: int | None, channels: int | None, progress: 
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
         rule = "must be a writable folder with free space, or set CLSEARCH_CACHE to another"
         got = f"folder:{path.parent} ({getattr(error, 'strerror', error)})"
-        raise ConfigError([f"cache: {rule}; got {some_of([got], 1)}"]) from None
+        raise ConfigError([Refusal("cache-writable", f"cache: {rule}; got {some_of([got], 1)}")]) from None
 
 
 def _decode(listing: Listing, size: int | None, channels: int | None, path: Path, progress: Progress | None) -> None:

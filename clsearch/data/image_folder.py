@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 
 Part = Literal["train", "test"]
 
@@ -79,9 +79,9 @@ def digest_of(words: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def problem_of(rule: str, got: Sequence[str], most: int = 10) -> str:
-    """Write the problem of a benchmark: the rule, then at most `most` of the values."""
-    return f"benchmark: {rule}; got {some_of(got, most)}"
+def problem_of(rule: str, text: str, got: Sequence[str], most: int = 10) -> Refusal:
+    """Refuse a benchmark: id and text of the rule, then at most `most` of the values."""
+    return Refusal(rule, f"benchmark: {text}; got {some_of(got, most)}")
 
 
 def some_of(items: Sequence[str], most: int) -> str:
@@ -107,21 +107,25 @@ def listed(folder: Path, part: Part = "train", only: Sequence[str] | None = None
     classes = known if only is None else tuple(only)
     if unknown := [name for name in classes if name not in known]:
         rule = f"must name classes of folder:{folder}, {some_of(known, 20)}"
-        raise ConfigError([f"grouping: {rule}; got {some_of(unknown, 10)}"])
+        raise ConfigError([Refusal("grouping-known-classes", f"grouping: {rule}; got {some_of(unknown, 10)}")])
     if len(set(classes)) < len(classes):
-        raise ConfigError([problem_of("classes must differ from each other", classes)])
+        raise ConfigError([problem_of("classes-differ", "classes must differ from each other", classes)])
     if odd := [name for name in classes if not name.isprintable()]:
-        raise ConfigError([problem_of("names of classes must be printable text", odd)])
+        raise ConfigError([problem_of("classes-printable", "names of classes must be printable text", odd)])
     if len(classes) < 2:
         got = f"{len(classes)} ({classes[0]})" if classes else "0"
-        raise ConfigError([problem_of("at least 2 classes are needed", [f"{got} in folder:{root}"])])
+        raise ConfigError(
+            [problem_of("two-classes-in-folder", "at least 2 classes are needed", [f"{got} in folder:{root}"])]
+        )
     refused: list[str] = []
     files = [_images(root, name, refused) for name in classes]
     if refused:
-        raise ConfigError([problem_of("every image must be readable", refused)])
+        raise ConfigError([problem_of("images-readable", "every image must be readable", refused)])
     least = LEAST if cut or part == "train" else 1
     if few := [f"{len(own)} in {name}" for name, own in zip(classes, files, strict=True) if len(own) < least]:
-        raise ConfigError([problem_of(f"every class needs at least {least} image{'s'[: least - 1]}", few)])
+        raise ConfigError(
+            [problem_of("images-per-class", f"every class needs at least {least} image{'s'[: least - 1]}", few)]
+        )
     return Listing(root, classes, tuple(tuple(_cut(own, part) if cut else own) for own in files))
 
 
@@ -135,31 +139,51 @@ def _layout(folder: Path, part: Part, only: Sequence[str] | None) -> tuple[Path,
     if spelled := [
         name for name in names if name.lower() in PARTS and name not in PARTS and _visible(folder / name)[0]
     ]:
-        raise ConfigError([problem_of("parts must be named train and test", spelled)])
+        raise ConfigError([problem_of("parts-spelled", "parts must be named train and test", spelled)])
     known, loose = _visible(folder / "train") if "train" in names else ((), 0)
     tested = _visible(folder / "test")[0] if "test" in names else ()
     if not known or (loose and not tested):
         if images and not names:
             rule = "images must be in one folder per class, such as cats/1.jpg"
-            raise ConfigError([problem_of(rule, [f"{images:,} directly in folder:{folder}"])])
+            raise ConfigError([problem_of("images-in-classes", rule, [f"{images:,} directly in folder:{folder}"])])
         if tested and "train" not in names:
             raise ConfigError(
-                [problem_of("training data must be in train/, next to test/", [f"no train/ in {folder}"])]
+                [
+                    problem_of(
+                        "train-beside-test",
+                        "training data must be in train/, next to test/",
+                        [f"no train/ in {folder}"],
+                    )
+                ]
             )
         return folder, names, True
     if others := [name for name in names if name not in PARTS]:
         rule = "train/ and test/ must be the only folders (validation data is split from train/)"
-        raise ConfigError([problem_of(rule, [f"{' and '.join(others)} in folder:{folder}"])])
+        raise ConfigError([problem_of("parts-alone", rule, [f"{' and '.join(others)} in folder:{folder}"])])
     if loose:
-        raise ConfigError([problem_of("images must be in class folders", [f"{loose:,} directly in {folder}/train"])])
+        raise ConfigError(
+            [
+                problem_of(
+                    "images-in-classes", "images must be in class folders", [f"{loose:,} directly in {folder}/train"]
+                )
+            ]
+        )
     if "test" in names:
         wanted = known if only is None else only
         differing = [f"no {name}" for name in wanted if name in known and name not in tested]
         differing += [f"{name} in test/ only" for name in tested if only is None and name not in known]
         if differing:
-            raise ConfigError([problem_of("class folders of test/ must be those of train/", differing)])
+            raise ConfigError(
+                [problem_of("test-classes-of-train", "class folders of test/ must be those of train/", differing)]
+            )
     elif part == "test":
-        raise ConfigError([problem_of("test data must be in test/, next to train/", [f"no test/ in folder:{folder}"])])
+        raise ConfigError(
+            [
+                problem_of(
+                    "test-beside-train", "test data must be in test/, next to train/", [f"no test/ in folder:{folder}"]
+                )
+            ]
+        )
     return folder / part, known, False
 
 
@@ -169,9 +193,12 @@ def _visible(folder: Path) -> tuple[tuple[str, ...], int]:
         with os.scandir(folder) as entries:
             visible = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        rules = {FileNotFoundError: "the folder must exist", NotADirectoryError: "must be a folder"}
-        rule = rules.get(type(error), f"the folder must be readable ({error.strerror})")
-        raise ConfigError([problem_of(rule, [f"folder:{folder}"])]) from None
+        rules = {
+            FileNotFoundError: ("folder-exists", "the folder must exist"),
+            NotADirectoryError: ("folder-is-folder", "must be a folder"),
+        }
+        rule, text = rules.get(type(error), ("folder-readable", f"the folder must be readable ({error.strerror})"))
+        raise ConfigError([problem_of(rule, text, [f"folder:{folder}"])]) from None
     images = sum(name.lower().endswith(SUFFIXES) for name, is_folder in visible if not is_folder)
     return tuple(sorted(name for name, is_folder in visible if is_folder)), images
 

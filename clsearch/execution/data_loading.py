@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data, read_data
 from clsearch.planning.plan import Plan
@@ -52,11 +52,13 @@ def load_training(config: TrialConfig, download: bool, quiet: bool = False) -> D
             raise ConfigError([unreadable(config, bool(missing), error)]) from None
 
 
-def unreadable(config: TrialConfig, missing: bool, error: Exception) -> str:
+def unreadable(config: TrialConfig, missing: bool, error: Exception) -> Refusal:
     """What is said of data that cannot be read. missing: it was to be downloaded."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if missing:
-        return f"download: the files of {config.source.name} must be reachable; got: {reason}"
+        text = f"download: the files of {config.source.name} must be reachable; got: {reason}"
+        return Refusal("download-reachable", text)
     if config.source.files:
-        return f"data_root: the files of {config.benchmark} must be whole; got: {reason}, in {config.data_root}"
-    return f"benchmark: the data of {config.benchmark} must be readable; got: {reason}"
+        text = f"data_root: the files of {config.benchmark} must be whole; got: {reason}, in {config.data_root}"
+        return Refusal("data-files-whole", text)
+    return Refusal("data-readable", f"benchmark: the data of {config.benchmark} must be readable; got: {reason}")

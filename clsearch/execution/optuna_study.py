@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.seeding import seed_of
 from clsearch.config.hyperparameters import Space
 from clsearch.execution.pruners import pruner_of
@@ -49,7 +49,8 @@ def open_storage(plan: Plan) -> optuna.Study:
             study.enqueue_trial(point)
     asked = len(asked_of(study))
     if asked > plan.trials:
-        raise ConfigError([f"trials: must be at least {asked}, as many as the study has already; got {plan.trials}"])
+        text = f"trials: must be at least {asked}, as many as the study has already; got {plan.trials}"
+        raise ConfigError([Refusal("trials-begun", text)])
     return study
 
 

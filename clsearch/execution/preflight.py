@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import ImageFolder
 from clsearch.data.image_folder import Part, listed
@@ -53,24 +53,23 @@ def check_places(plan: Plan) -> None:
 def check_name(plan: Plan) -> None:
     """A study's name is not that of what lies beside the studies."""
     if plan.options.name in RESERVED:
-        raise ConfigError(
-            [f"name: must not be one of {', '.join(RESERVED)}, which lie beside the studies; got {plan.options.name}"]
-        )
+        text = f"name: must not be one of {', '.join(RESERVED)}, which lie beside the studies; got {plan.options.name}"
+        raise ConfigError([Refusal("name-not-reserved", text)])
 
 
 def check_writable(results: Path) -> None:
     """The results folder can be made and written."""
     folder = results.resolve()
     if any(mark in str(folder) for mark in "?#%"):
-        raise ConfigError(
-            [f"results: must not contain ?, # or % (they mean something in MLflow's addresses); got {folder}"]
-        )
+        text = f"results: must not contain ?, # or % (they mean something in MLflow's addresses); got {folder}"
+        raise ConfigError([Refusal("results-address", text)])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError([f"results: must be a folder that can be written; got {folder} ({error.strerror})"]) from None
+        text = f"results: must be a folder that can be written; got {folder} ({error.strerror})"
+        raise ConfigError([Refusal("results-writable", text)]) from None
 
 
 def check_data(plan: Plan) -> None:
@@ -91,22 +90,20 @@ def check_files(plan: Plan, config: TrialConfig, part: Part) -> None:
         try:
             listed(source.read.folder, part, source.read.only)
         except ConfigError as error:
-            raise ConfigError([f"{problem}{without}" for problem in error.problems]) from None
+            raise ConfigError(Refusal(problem.rule, f"{problem}{without}") for problem in error.problems) from None
     missing = source.missing_files(config.data_root, part)
     if missing and config.data_root is None:
-        raise ConfigError(
-            [
-                f"data_root: {config.benchmark} needs the folder of its files; got none. Give --data-root DIR, "
-                f"with --download if the files are not there yet"
-            ]
+        text = (
+            f"data_root: {config.benchmark} needs the folder of its files; got none. Give --data-root DIR, "
+            f"with --download if the files are not there yet"
         )
+        raise ConfigError([Refusal("data-root-given", text)])
     if missing and not download:
-        raise ConfigError(
-            [
-                f"data_root: must hold {', '.join(missing)} for {config.benchmark}; got {config.data_root}. "
-                f"Add --download to fetch them into it{without}"
-            ]
+        text = (
+            f"data_root: must hold {', '.join(missing)} for {config.benchmark}; got {config.data_root}. "
+            f"Add --download to fetch them into it{without}"
         )
+        raise ConfigError([Refusal("data-root-complete", text)])
 
 
 def check_backbone(plan: Plan) -> None:
@@ -134,23 +131,22 @@ def check_cohort(plan: Plan) -> None:
         low, high = (cloudpickle.dumps(build(config)) for config in ends)
         if low != high:
             rule = f"cohort: must be 1 where what is searched chooses how {plan.algorithm} is built"
-            raise ConfigError(
-                [f"{rule}; its regularizers may read it from their hyperparameters; got {plan.options.cohort}"]
-            )
+            text = f"{rule}; its regularizers may read it from their hyperparameters; got {plan.options.cohort}"
+            raise ConfigError([Refusal("cohort-needs-hyperparameters", text)])
 
 
 def check_device(plan: Plan) -> None:
     """A CUDA device is there where one is asked for."""
     options = plan.options
     if options.device == "cuda" and options.gpus_per_trial == 0:
-        raise ConfigError(
-            ["device: cuda needs a share of a GPU for each trial (--gpus-per-trial 1, or a fraction); got 0"]
-        )
+        text = "device: cuda needs a share of a GPU for each trial (--gpus-per-trial 1, or a fraction); got 0"
+        raise ConfigError([Refusal("cuda-needs-gpu-share", text)])
     if options.device == "cuda" and not joins(plan):
         import torch
 
         if not torch.cuda.is_available():
-            raise ConfigError(["device: cuda needs a GPU that torch sees; got none on this machine"])
+            text = "device: cuda needs a GPU that torch sees; got none on this machine"
+            raise ConfigError([Refusal("cuda-needs-gpu", text)])
 
 
 @dataclass(frozen=True)
@@ -194,14 +190,15 @@ def check_resources(plan: Plan, nodes: Sequence[Node]) -> None:
     """Some node can hold a trial; the largest is named where none can."""
     cpus, gpus = plan.options.cpus_per_trial, plan.options.gpus_per_trial
     if gpus > 1 and not math.isclose(gpus, round(gpus)):
-        raise ConfigError([f"gpus_per_trial: must be a whole number above 1 (a fraction shares one); got {gpus:g}"])
+        text = f"gpus_per_trial: must be a whole number above 1 (a fraction shares one); got {gpus:g}"
+        raise ConfigError([Refusal("whole-gpus", text)])
     if any(node.cpus >= cpus and node.gpus >= gpus for node in nodes):
         return
     most_gpus = max(nodes, key=lambda node: node.gpus)
     if most_gpus.gpus < gpus:
         rule = f"gpus_per_trial: must be at most what one node has, {most_gpus.gpus:g} ({most_gpus.name}); got {gpus:g}"
-        raise ConfigError([rule if most_gpus.gpus else f"{rule}. Leave it out to train on the CPU"])
+        text = rule if most_gpus.gpus else f"{rule}. Leave it out to train on the CPU"
+        raise ConfigError([Refusal("gpus-of-a-node", text)])
     most_cpus = max((n for n in nodes if n.gpus >= gpus), key=lambda node: node.cpus)
-    raise ConfigError(
-        [f"cpus_per_trial: must be at most what one node has, {most_cpus.cpus:g} ({most_cpus.name}); got {cpus}"]
-    )
+    text = f"cpus_per_trial: must be at most what one node has, {most_cpus.cpus:g} ({most_cpus.name}); got {cpus}"
+    raise ConfigError([Refusal("cpus-of-a-node", text)])

@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.planning.plan import Plan
 from clsearch.tracking.store_check import PROBE_SECONDS
 
@@ -42,7 +42,7 @@ def check_address(plan: Plan) -> None:
     """The cluster that a plan names can be joined from here. Raises ConfigError."""
     address = cluster_address(plan)
     if address is not None and not connected() and (problem := address_problem(address)):
-        raise ConfigError([problem])
+        raise ConfigError([Refusal("ray-address", problem)])
 
 
 def address_problem(address: str) -> str:
@@ -87,9 +87,8 @@ def check_outlives_job(plan: Plan) -> None:
     """In a job, results are not written where they would be lost with it. Raises ConfigError."""
     folder = plan.options.results.resolve()
     if JOB in os.environ and any(SESSION.match(part) for part in folder.parts):
-        raise ConfigError(
-            [
-                f"results: must be a folder that outlives the job, on storage that all nodes share "
-                f"(--results /shared/results); got {folder}, inside Ray's own session directory"
-            ]
+        text = (
+            f"results: must be a folder that outlives the job, on storage that all nodes share "
+            f"(--results /shared/results); got {folder}, inside Ray's own session directory"
         )
+        raise ConfigError([Refusal("results-outlive-job", text)])

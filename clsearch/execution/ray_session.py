@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import last_line
 from clsearch.execution import preflight
 from clsearch.execution.ray_address import cluster_address
@@ -77,7 +77,8 @@ def join_or_start(plan: Plan) -> None:
             raise
         said = str(error).strip().partition("\n")[0]
         rule = "ray_address: must be a cluster of which this machine is a part, and whose token it has"
-        raise ConfigError([f"{rule}; got {address} ({type(error).__name__}: {said})"]) from None
+        text = f"{rule}; got {address} ({type(error).__name__}: {said})"
+        raise ConfigError([Refusal("cluster-joined", text)]) from None
 
 
 def describe_cluster() -> str:
@@ -113,12 +114,11 @@ def check_shared(results: Path, nodes: Sequence[dict[str, Any]]) -> None:
     finally:
         shutil.rmtree(place, ignore_errors=True)
     if blind := [f"{node_name(node)} ({why})" for node, why in zip(others, found, strict=True) if why]:
-        raise ConfigError(
-            [
-                f"results: must be a folder that all nodes of the cluster share, which {', '.join(blind)} "
-                f"{'do' if len(blind) > 1 else 'does'} not; got {results}"
-            ]
+        text = (
+            f"results: must be a folder that all nodes of the cluster share, which {', '.join(blind)} "
+            f"{'do' if len(blind) > 1 else 'does'} not; got {results}"
         )
+        raise ConfigError([Refusal("results-shared", text)])
 
 
 def probe_nodes(nodes: Sequence[dict[str, Any]], place: Path, word: str) -> list[str]:

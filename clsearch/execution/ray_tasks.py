@@ -8,7 +8,7 @@ from typing import Any
 import ray
 import torch
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
 from clsearch.execution.resources import (
@@ -73,7 +73,8 @@ def unlearning_references(
         if not isinstance(error.cause, DivergedError):
             raise
         rule = "unlearn: a model that never sees the unlearned tasks must train without diverging"
-        raise ConfigError([f"{rule}; got: {error.cause}. Try a smaller learning rate"]) from None
+        text = f"{rule}; got: {error.cause}. Try a smaller learning rate"
+        raise ConfigError([Refusal("references-converge", text)]) from None
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.execution.data_loading import load_training
 from clsearch.execution.resources import WorkerResources
 from clsearch.methods.registry import configure
@@ -68,13 +68,15 @@ def rerun(
     study = read_study(folder)
     record = find_record(study, trial)
     if not record.accuracy:
-        raise ConfigError([f"trial: must have a matrix to compare with; got {trial}, {record.state}: {record.reason}"])
+        text = f"trial: must have a matrix to compare with; got {trial}, {record.state}: {record.reason}"
+        raise ConfigError([Refusal("trial-has-matrix", text)])
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(["device: must be one that torch sees here; got cuda"])
+        raise ConfigError([Refusal("cuda-needs-gpu", "device: must be one that torch sees here; got cuda")])
     settings = record.settings | ({} if data_root is None else {"data_root": data_root})
     config = configure(record.algorithm, settings)
     if missing := config.source.missing_files(config.data_root):
-        raise ConfigError([f"data_root: must hold the files of {config.benchmark}; missing are {', '.join(missing)}"])
+        text = f"data_root: must hold the files of {config.benchmark}; missing are {', '.join(missing)}"
+        raise ConfigError([Refusal("data-root-complete", text)])
     data = load_training(config, download=False)
     where = WorkerResources(cpus, 0).apply(device)
     run = build_run(config, record.seeds, where, data, study.study["tasks"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.data.datasets import Data
 from clsearch.execution.resources import is_out_of_memory
 from clsearch.methods.registry import method_named
@@ -65,17 +65,18 @@ def check_sensitivity(plan: Plan, data: Data, say: Callable[[str], None] = lambd
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        problems = [
+        text = (
             f"batch_size: a trial on one seed must fit into this machine's memory; got {plan.config.batch_size}, with "
             f"which it does not. Take a smaller one, or a smaller network"
-        ]
+        )
+        problems = [Refusal("trial-fits-memory", text)]
     finally:
         torch.set_num_threads(threads)
     if problems:
         raise ConfigError(problems)
 
 
-def find_insensitive(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> list[str]:
+def find_insensitive(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> list[Refusal]:
     """What is to be said of each searched hyperparameter that does not act."""
     probe = SensitivityProbe(plan, data)
     problems = []
@@ -88,7 +89,7 @@ def find_insensitive(plan: Plan, data: Data, say: Callable[[str], None] = lambda
             if sensitivity(low, high) >= MIN_RELATIVE_EFFECT:
                 break
         else:
-            problems.append(explain_insensitivity(plan, name, pairs))
+            problems.append(Refusal("hyperparameter-acts", explain_insensitivity(plan, name, pairs)))
     return problems
 
 

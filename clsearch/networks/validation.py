@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.seeding import generator_of
 from clsearch.config.sections import NetworkConfig
 from clsearch.networks.mlp import MLP, Network
@@ -38,7 +38,7 @@ def build_network(config: NetworkConfig, shape: Shape, outputs: int, device: tor
     return module_network(factory, shape, outputs)
 
 
-def problems_of(factory: Factory, shape: Shape, device: torch.device | None = None) -> list[str]:
+def problems_of(factory: Factory, shape: Shape, device: torch.device | None = None) -> list[Refusal]:
     """List the reasons why a factory cannot be used; empty if it can.
 
     Runs the module on two random images in training mode, on the CPU and, if `device` is another one, also there.
@@ -53,21 +53,21 @@ def problems_of(factory: Factory, shape: Shape, device: torch.device | None = No
         try:
             module = factory(shape)
         except Exception as error:  # a user's code can raise anything
-            return [f"backbone: must be made by its factory from (channels, height, width); got {_shown(error)}"]
+            text = f"backbone: must be made by its factory from (channels, height, width); got {_shown(error)}"
+            return [Refusal("backbone-made-of-shape", text)]
         if not isinstance(module, nn.Module):
-            return [f"backbone: its factory must return a torch.nn.Module; got {_kind(module)}"]
+            text = f"backbone: its factory must return a torch.nn.Module; got {_kind(module)}"
+            return [Refusal("backbone-is-module", text)]
         if factory(shape) is module:
-            return [
-                "backbone: its factory must make a new module at each call, or all seeds start from the same weights; "
-                "got the same module twice"
-            ]
+            rule = "its factory must make a new module at each call, or all seeds start from the same weights"
+            return [Refusal("backbone-new-module", f"backbone: {rule}; got the same module twice")]
         problems = _state_problems(module) or _call_problems(module.train(), shape)
         if device is not None and device.type != "cpu":
             problems = problems or stacked_problems(module_network(factory, shape, 2), device)
         return problems
 
 
-def stacked_problems(network: ModuleNetwork, device: torch.device) -> list[str]:
+def stacked_problems(network: ModuleNetwork, device: torch.device) -> list[Refusal]:
     """List the reasons why a module cannot run for all seeds at once on a device, by torch.vmap; empty if it can.
 
     Compares the features with those of one member after another.
@@ -78,33 +78,36 @@ def stacked_problems(network: ModuleNetwork, device: torch.device) -> list[str]:
     try:
         together, in_turn = network.together(backbone, stacked), network.in_turn(backbone, stacked)
     except Exception as error:  # a user's code can raise anything
-        return [f"{rule}; got {_shown(error)}"]
+        return [Refusal("backbone-stacks", f"{rule}; got {_shown(error)}")]
     difference, largest = (together - in_turn).abs().max().item(), in_turn.abs().max().item()
     if difference > 1e-3 * largest:
-        return [f"{rule}; got features that differ by {difference / largest:.2%} of the largest"]
+        got = f"features that differ by {difference / largest:.2%} of the largest"
+        return [Refusal("backbone-stacks", f"{rule}; got {got}")]
     return []
 
 
-def _state_problems(module: nn.Module) -> list[str]:
+def _state_problems(module: nn.Module) -> list[Refusal]:
     """List the module's state that cannot be separate for each member."""
     problems = []
     parts = module.named_modules()
     if plain := [f"{p}.{n}".lstrip(".") for p, part in parts for n, v in vars(part).items() if isinstance(v, Tensor)]:
-        problems.append(
+        text = (
             "backbone: must have no tensor attributes except its parameters: they stay on the CPU while the backbone "
             f"trains on another device, and a resumed trial does not restore them; got {_listed(plain)}"
         )
+        problems.append(Refusal("backbone-no-tensors", text))
     if buffers := [name for name, _ in module.named_buffers()]:
-        problems.append(
+        text = (
             "backbone: must have no buffers: members would share them, and a resumed trial does not restore them. Use "
             "GroupNorm instead of BatchNorm, whose running statistics are buffers; "
             f"got {_listed(buffers)}"
         )
+        problems.append(Refusal("backbone-no-buffers", text))
     rule = "backbone: must have parameters, all of floating point, with a shape from the start and requires_grad"
     params = dict(module.named_parameters())
     unfit = [name for name, value in params.items() if not _is_fit(value)]
     if unfit or not params:
-        problems.append(f"{rule}; got {_listed(unfit) or 'none'}")
+        problems.append(Refusal("backbone-trainable", f"{rule}; got {_listed(unfit) or 'none'}"))
     return problems
 
 
@@ -114,27 +117,29 @@ def _is_fit(parameter: nn.Parameter) -> bool:
     return not lazy and parameter.is_floating_point() and parameter.requires_grad
 
 
-def _call_problems(module: nn.Module, shape: Shape) -> list[str]:
+def _call_problems(module: nn.Module, shape: Shape) -> list[Refusal]:
     """Check that features are finite [B, F], equal in every call, and that each depends on its own image alone."""
     images = torch.rand(2, *shape, generator=generator_of(0, 0, 0, "images"))
     before = torch.get_rng_state()
     features = _features_or_fault(module, images)
     drew = not torch.equal(torch.get_rng_state(), before)
     if isinstance(features, str):
-        return [f"backbone: must map images {[2, *shape]} to finite features [2, F] of their precision; got {features}"]
+        rule = f"backbone: must map images {[2, *shape]} to finite features [2, F] of their precision"
+        return [Refusal("backbone-features", f"{rule}; got {features}")]
     rule = (
         "backbone: must give the same features in every call, also in training mode: a resumed trial cannot restore "
         "the generator of dropout"
     )
     if drew:
-        return [f"{rule}; got numbers drawn from torch's global generator"]
+        return [Refusal("backbone-repeatable", f"{rule}; got numbers drawn from torch's global generator")]
     again = _features_or_fault(module, images)
     if isinstance(again, str) or not torch.equal(features, again):
-        return [f"{rule}; got {again if isinstance(again, str) else 'different features in the second call'}"]
+        got = again if isinstance(again, str) else "different features in the second call"
+        return [Refusal("backbone-repeatable", f"{rule}; got {got}")]
     return _mixing_problems(features, _features_or_fault(module, images[:1]))
 
 
-def _mixing_problems(together: Tensor, alone: Tensor | str) -> list[str]:
+def _mixing_problems(together: Tensor, alone: Tensor | str) -> list[Refusal]:
     """Check that an image's features do not depend on the other images of the batch.
 
     Args:
@@ -143,13 +148,15 @@ def _mixing_problems(together: Tensor, alone: Tensor | str) -> list[str]:
     """
     rule = "backbone: must treat each image by itself: batch statistics, as in BatchNorm, mix images"
     if isinstance(alone, str):
-        return [f"{rule}; got, of one image alone, {alone}"]
+        return [Refusal("backbone-separates-images", f"{rule}; got, of one image alone, {alone}")]
     if alone.shape[1] != together.shape[1]:
-        return [f"{rule}; got {together.shape[1]} features in a batch of two and {alone.shape[1]} alone"]
+        got = f"{together.shape[1]} features in a batch of two and {alone.shape[1]} alone"
+        return [Refusal("backbone-separates-images", f"{rule}; got {got}")]
     difference, largest = (alone - together[:1]).abs().max().item(), together.abs().max().item()
     if difference > 1e-4 * largest:
         share = f"{difference / largest:.2%} of the largest"
-        return [f"{rule}; got features that differ by {share} from those of the image alone"]
+        got = f"features that differ by {share} from those of the image alone"
+        return [Refusal("backbone-separates-images", f"{rule}; got {got}")]
     return []
 
 

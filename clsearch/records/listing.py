@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.table import Table
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import humanize, make_table, relative_path, to_display_units
 from clsearch.methods.registry import label_of
 from clsearch.planning.objectives import sign
@@ -38,7 +38,8 @@ class Entry:
 def list_studies(results: Path) -> list[Entry]:
     """The studies of a results folder, the newest first. Raises ConfigError where there is no such folder."""
     if not results.is_dir():
-        raise ConfigError([f"results: must be a folder that exists; got {relative_path(results)}"])
+        text = f"results: must be a folder that exists; got {relative_path(results)}"
+        raise ConfigError([Refusal("results-exist", text)])
     folders = [path.parent for path in results.glob(f"*/{STUDY}")]
     studies = [(folder, study) for folder in folders if (study := read_study_json(folder))]
     found = [make_entry(folder, study) for folder, study in studies if "id" in study]

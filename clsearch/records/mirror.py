@@ -12,7 +12,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import TEMPORARY
 from clsearch.common.formatting import relative_path, without_password
 from clsearch.records.study_file import RAY, STUDY, stored
@@ -139,7 +139,8 @@ def check_mirror(folder: Path, uri: str | None) -> None:
         if isinstance(store, LocalFileSystem):
             place = Path(root).resolve() / folder.name
             if place.is_relative_to(folder) or folder.is_relative_to(place):
-                raise ConfigError([f"mirror: must lie outside the study's own folder; got {uri}"])
+                text = f"mirror: must lie outside the study's own folder; got {uri}"
+                raise ConfigError([Refusal("mirror-outside", text)])
         probe = f"{root.rstrip('/')}/.probe-{time.time_ns():x}"
         store.makedirs(root, exist_ok=True)
         store.pipe_file(probe, b"probe")
@@ -147,9 +148,8 @@ def check_mirror(folder: Path, uri: str | None) -> None:
     except ConfigError:
         raise
     except Exception as error:  # stores raise many types
-        raise ConfigError(
-            [f"mirror: must be a place that can be written; got {shown_uri(uri)} ({error_text(error, uri)})"]
-        ) from None
+        text = f"mirror: must be a place that can be written; got {shown_uri(uri)} ({error_text(error, uri)})"
+        raise ConfigError([Refusal("mirror-writable", text)]) from None
 
 
 def shown_uri(uri: str) -> str:

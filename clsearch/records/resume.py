@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
@@ -37,9 +37,8 @@ def study_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=1)  # somebody may only look whether it is held
     except Timeout:
-        raise ConfigError(
-            [f"name: a study is run by one process at a time; {relative_path(folder)} is being run by another one now"]
-        ) from None
+        text = f"name: a study is run by one process at a time; {relative_path(folder)} is being run by another one now"
+        raise ConfigError([Refusal("study-runs-once", text)]) from None
     try:
         yield
     finally:
@@ -53,26 +52,27 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
     if plan.options.fresh:
         return
     if (plan.folder / COMPARISON).exists():
-        raise ConfigError([f"name: must not be that of a comparison; got {plan.options.name}"])
+        text = f"name: must not be that of a comparison; got {plan.options.name}"
+        raise ConfigError([Refusal("name-of-comparison", text)])
     found = stored(plan.folder / STUDY)
     if found is None:
         return
     if "id" not in found:
-        raise ConfigError(
-            [
-                f"name: {relative_path(plan.folder)} holds a study that can't be gone on with"
-                f"{suggest_ways_out(plan.folder, comparison)}"
-            ]
+        text = (
+            f"name: {relative_path(plan.folder)} holds a study that can't be gone on with"
+            f"{suggest_ways_out(plan.folder, comparison)}"
         )
+        raise ConfigError([Refusal("study-known", text)])
     old, new = identity_settings(found), identity_settings(description(plan))
+    where = f"as in the study that {relative_path(plan.folder)} holds"
     problems = [
-        f"{name}: must be {old.get(name, 'left out')}, as in the study that {relative_path(plan.folder)} holds; got "
-        f"{new.get(name, 'none')}"
+        f"{name}: must be {old.get(name, 'left out')}, {where}; got {new.get(name, 'none')}"
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     ]
     if problems:
-        raise ConfigError([*problems[:-1], problems[-1] + suggest_ways_out(plan.folder, comparison)])
+        problems[-1] += suggest_ways_out(plan.folder, comparison)
+        raise ConfigError(Refusal("same-study", problem) for problem in problems)
 
 
 def nothing_left(plan: Plan) -> bool:
@@ -94,16 +94,15 @@ def nothing_left(plan: Plan) -> bool:
 def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> None:
     """What a comparison's folder holds is gone on with by the same studies only. Raises ConfigError."""
     if stored(folder / STUDY) is not None:
-        raise ConfigError([f"name: must not be that of a study; got {folder.name}"])
+        raise ConfigError([Refusal("name-of-study", f"name: must not be that of a study; got {folder.name}")])
     found = stored(folder / COMPARISON)
     if found is not None and (found.get("kind"), found.get("studies")) != (kind, studies):
-        raise ConfigError(
-            [
-                f"name: {relative_path(folder)} holds a comparison of {found.get('kind')}, "
-                f"{', '.join(found.get('studies', []))}; got {kind}, {', '.join(studies)}"
-                f"{suggest_ways_out(folder, None)}"
-            ]
+        text = (
+            f"name: {relative_path(folder)} holds a comparison of {found.get('kind')}, "
+            f"{', '.join(found.get('studies', []))}; got {kind}, {', '.join(studies)}"
+            f"{suggest_ways_out(folder, None)}"
         )
+        raise ConfigError([Refusal("comparison-same", text)])
 
 
 def suggest_ways_out(folder: Path, comparison: str | None) -> str:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, cast
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import digest_source
@@ -90,7 +90,7 @@ def study_at(folder: Path) -> tuple[Path, StudyJson]:
     if compared := (stored(folder / COMPARISON) or {}).get("studies"):
         others = ", ".join(relative_path(folder.parent / name) for name in compared.values())
         problem += f", a comparison of {others}: name one of them, or open {relative_path(folder)}/comparison.html"
-    raise ConfigError([problem])
+    raise ConfigError([Refusal("study-folder", problem)])
 
 
 def show_range(bounds: RangeJson) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.config.unlearning import Requests, requests_of
 from clsearch.records.attempts import Decision, read_progress
@@ -151,6 +151,5 @@ def find_record(study: StudyRecord, trial: str) -> TrialRecord:
             return record
     numbers = [record.number for record in study.trials if record.number is not None]
     known = [f"{min(numbers)} to {max(numbers)}"] * bool(numbers) + [r.algorithm for r in study.references]
-    raise ConfigError(
-        [f"trial: must be one of {relative_path(study.folder)}: {', '.join(known) or 'it has none'}; got {trial}"]
-    )
+    text = f"trial: must be one of {relative_path(study.folder)}: {', '.join(known) or 'it has none'}; got {trial}"
+    raise ConfigError([Refusal("trial-known", text)])

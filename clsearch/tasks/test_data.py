@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.sections import BenchmarkConfig
 from clsearch.data.datasets import Data, Digits, ImageFolder, Reader, Torchvision
 from clsearch.tasks.benchmark import Benchmark, classes_of, samples_of, tensor_of
@@ -38,9 +38,8 @@ def read_test(config: BenchmarkConfig) -> Data:
     inputs, labels = reader_of_test(config)(config.data_root, False, None)
     if inputs.shape[1:] != shape:
         shapes = [" x ".join(map(str, sizes)) for sizes in (shape, inputs.shape[1:])]
-        raise ConfigError(
-            [f"benchmark: test images must have the shape of training images, {shapes[0]}; got {shapes[1]}"]
-        )
+        text = f"benchmark: test images must have the shape of training images, {shapes[0]}; got {shapes[1]}"
+        raise ConfigError([Refusal("test-shape", text)])
     if len(inputs) != len(labels):
         raise ValueError(f"{len(inputs):,} test images and {len(labels):,} labels")
     return Data(source, inputs.reshape(len(inputs), math.prod(shape)), labels)

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import without_password
 
 STORES = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 0, "databricks-uc": 0}
@@ -26,14 +26,15 @@ def check_tracking(uri: str | None) -> None:
     shown = without_password(uri)
     if scheme in STORES:
         if reason := _unusable(uri, scheme):
-            raise ConfigError([f"tracking_uri: must be a store that can be opened; got {shown} ({reason})"])
+            text = f"tracking_uri: must be a store that can be opened; got {shown} ({reason})"
+            raise ConfigError([Refusal("tracking-opens", text)])
         return
     if scheme not in ("http", "https"):
-        raise ConfigError(
-            [f"tracking_uri: must begin with http://, https:// or one of {', '.join(STORES)}; got {shown}"]
-        )
+        text = f"tracking_uri: must begin with http://, https:// or one of {', '.join(STORES)}; got {shown}"
+        raise ConfigError([Refusal("tracking-scheme", text)])
     if reason := _unanswered(uri):
-        raise ConfigError([f"tracking_uri: must be an MLflow server that answers /health; got {shown} ({reason})"])
+        text = f"tracking_uri: must be an MLflow server that answers /health; got {shown} ({reason})"
+        raise ConfigError([Refusal("tracking-answers", text)])
 
 
 def _unusable(uri: str, scheme: str) -> str:
