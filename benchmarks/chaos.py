@@ -37,7 +37,7 @@ from clsearch import LogRange, Study
 from clsearch.methods.registry import configure
 from clsearch.records.trials import TrialRecord, read_trials
 from clsearch.training.loop import learn_sequence
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 
 LONGEST = 240.0
 """Seconds that a session may take before it counts as hung."""
@@ -146,7 +146,7 @@ def mlflow_runs(results: Path) -> Counter[tuple[str, str]]:
 def in_peace(record: TrialRecord) -> bool:
     """Whether a record's matrices are those of its configuration and seeds, trained without Ray or a break."""
     settings = {name: value for name, value in record.settings.items() if value is not None}
-    expected = learn_sequence(build_run(configure(record.algorithm, settings), record.seeds)).accuracy
+    expected = learn_sequence(build_trial(configure(record.algorithm, settings), record.seeds)).accuracy
     return np.array_equal(np.array(record.accuracy, dtype=float), expected.numpy(), equal_nan=True)
 
 

@@ -25,10 +25,10 @@ from timing import micro, noise_like, show, side_by_side, table
 
 from clsearch.execution.resources import WorkerResources
 from clsearch.methods.registry import configure
-from clsearch.networks.mlp import MLP, leaves_of
+from clsearch.networks.mlp import MLP, trainable_copy
 from clsearch.training.loop import learn_sequence, learn_task, train_step
-from clsearch.training.task_setup import epochs_of, prepare_lesson
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.task_setup import plan_epochs, prepare_task
+from clsearch.training.trial_setup import TrialSetup, build_trial
 
 
 @dataclass
@@ -51,13 +51,13 @@ class Options:
     """Torch's, on a CPU."""
 
 
-def run_of(options: Options, members: int, width: int | None = None) -> Run:
+def run_of(options: Options, members: int, width: int | None = None) -> TrialSetup:
     """Two tasks for so many members, on random images. width: of two hidden layers, instead of the network's own."""
     settings = NETWORKS[options.network] | {"iterations": options.iterations, "learning_rate": 1e-2}
     settings |= {} if width is None else {"hidden": (width, width)}
     config = configure(options.algorithm, settings)
     data = noise_like(config, 0 if options.network == "digits" else 12_000)
-    return build_run(config, range(members), options.device, data, sequence=(1, 2))
+    return build_trial(config, range(members), options.device, data, sequence=(1, 2))
 
 
 def trained(options: Options, members: int, width: int | None = None) -> Callable[[], object]:
@@ -86,16 +86,16 @@ STEPS = 20
 """Steps, and products, per round of the third table."""
 
 
-def stepping(run: Run, captured: bool) -> Callable[[], object]:
+def stepping(run: TrialSetup, captured: bool) -> Callable[[], object]:
     """Steps of task 2, one launch after the other, or captured as a CUDA graph."""
     state = learn_task(run, run.initial_state())
-    lesson = prepare_lesson(run, state, run.benchmark.tasks[1])
-    step = next(epochs_of(run, lesson))[0]
-    seen = lesson.samples.take(step.batch.positions)
-    params, moments = leaves_of(state.params), run.optimizer.initial(state.params)
+    setup = prepare_task(run, state, run.benchmark.tasks[1])
+    step = next(plan_epochs(run, setup))[0]
+    seen = setup.samples.take(step.batch.positions)
+    params, moments = trainable_copy(state.params), run.optimizer.initial(state.params)
 
     def once() -> None:
-        train_step(run, lesson, params, moments, step.batch, step.rate, seen)
+        train_step(run, setup, params, moments, step.batch, step.rate, seen)
 
     if not captured:
         return repeated(once, run.device)
@@ -111,7 +111,7 @@ def stepping(run: Run, captured: bool) -> Callable[[], object]:
     return repeated(graph.replay, run.device)
 
 
-def products(run: Run) -> Callable[[], object]:
+def products(run: TrialSetup) -> Callable[[], object]:
     """The matrix products of a step, forward and back, on tensors of their sizes."""
     assert isinstance(run.network, MLP)
     M, B = len(run.seeds), run.config.batch_size

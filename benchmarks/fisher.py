@@ -18,9 +18,9 @@ from timing import show, side_by_side, table
 from clsearch.execution.resources import WorkerResources
 from clsearch.methods.ewc import EWCConfig
 from clsearch.methods.penalties.fisher import Fisher
-from clsearch.networks.mlp import allowed_mask, leaves_of
+from clsearch.networks.mlp import output_mask, trainable_copy
 from clsearch.training.loop import train_step
-from clsearch.training.trial_setup import Run
+from clsearch.training.trial_setup import TrialSetup
 
 KINDS: tuple[str, ...] = get_args(EWCConfig.model_fields["fisher"].annotation)
 
@@ -33,24 +33,24 @@ class Options:
     """How often each piece is timed."""
 
 
-def epoch(run: Run) -> Callable[[], object]:
+def epoch(run: TrialSetup) -> Callable[[], object]:
     """One pass of training over a task."""
     state = run.initial_state()
-    lesson, steps = lesson_of(run, state)
+    setup, steps = lesson_of(run, state)
 
     def work() -> object:
-        params, moments = leaves_of(state.params), run.optimizer.initial(state.params)
+        params, moments = trainable_copy(state.params), run.optimizer.initial(state.params)
         for step in steps:
-            train_step(run, lesson, params, moments, step.batch, step.rate)
+            train_step(run, setup, params, moments, step.batch, step.rate)
         return params
 
     return work
 
 
-def measured(run: Run, kind: str) -> Callable[[], object]:
+def measured(run: TrialSetup, kind: str) -> Callable[[], object]:
     """The Fisher information of the first task."""
     task, params = run.benchmark.tasks[0], run.initial_state().params
-    allowed = allowed_mask(run.benchmark.answers(1, 1), run.benchmark.outputs, run.device)
+    allowed = output_mask(run.benchmark.active_outputs(1, 1), run.benchmark.outputs, run.device)
     estimator = Fisher(kind, None, run.config.batch_size)
     return lambda: estimator(run.network, params, task.train, allowed, run.seeds, task.origin)
 

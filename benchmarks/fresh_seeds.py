@@ -26,7 +26,7 @@ from clsearch.methods.registry import configure, fields_of
 from clsearch.metrics import average_accuracy, forgetting
 from clsearch.records.study_record import StudyRecord, read_study
 from clsearch.training.loop import DivergedError, learn_sequence
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 
 
 @dataclass
@@ -43,7 +43,7 @@ def trained(algorithm: str, config: dict[str, Any], seeds: list[int]) -> tuple[l
     """Average accuracy and forgetting of each seed in percent, or None where training diverged."""
     settings = {k: v for k, v in config.items() if k in fields_of(algorithm)}
     try:
-        state = learn_sequence(build_run(configure(algorithm, settings), seeds))
+        state = learn_sequence(build_trial(configure(algorithm, settings), seeds))
     except DivergedError:
         return None
     t = state.tasks_learned

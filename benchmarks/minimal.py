@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, relu
 from clsearch.tasks.benchmark import Benchmark
 from clsearch.training.state import TrialState
 from clsearch.training.task_setup import Step
-from clsearch.training.trial_setup import Run
+from clsearch.training.trial_setup import TrialSetup
 
 Addition = Callable[[list[Tensor], Tensor, Tensor, Tensor], Tensor]
 """(parameters, features, logits, indices) -> what is added to the loss."""
@@ -76,7 +76,7 @@ def held(importance: list[list[Tensor]], anchors: list[list[Tensor]], factor: fl
     return squares if p == 2 else powers
 
 
-def minimal_loop(run: Run, state: TrialState, steps: Sequence[Step], count: int) -> Callable[[], object]:
+def minimal_loop(run: TrialSetup, state: TrialState, steps: Sequence[Step], count: int) -> Callable[[], object]:
     """So many steps of the run's next task, for its one member; the same batches."""
     config, task = run.config, run.benchmark.tasks[state.tasks_learned]
     names, classes = list(state.params), list(task.classes)

@@ -16,7 +16,7 @@ import torch
 
 from clsearch.networks.mlp import MLP
 from clsearch.tasks.benchmark import Task
-from clsearch.training.trial_setup import Run
+from clsearch.training.trial_setup import TrialSetup
 
 
 def whole(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,7 +33,7 @@ def perceptron(network: MLP) -> torch.nn.Sequential:
     return torch.nn.Sequential(*layers, torch.nn.Linear(widths[-1], network.outputs))
 
 
-def avalanche(run: Run, tasks: int) -> Callable[[], object]:
+def avalanche(run: TrialSetup, tasks: int) -> Callable[[], object]:
     """Avalanche's strategy of the run's algorithm in the task after `tasks`."""
     from avalanche.benchmarks import tensors_benchmark
     from avalanche.training.plugins import EvaluationPlugin
@@ -73,7 +73,7 @@ def avalanche(run: Run, tasks: int) -> Callable[[], object]:
     return learn
 
 
-def clarena_model(run: Run) -> Any:
+def clarena_model(run: TrialSetup) -> Any:
     """CLArena's algorithm on the run's network."""
     from clarena.backbones import CLMLP
     from clarena.cl_algorithms import EWC, Finetuning, LwF
@@ -93,7 +93,7 @@ def clarena_model(run: Run) -> Any:
     }[config.algorithm]()
 
 
-def clarena(run: Run, tasks: int) -> Callable[[], object]:
+def clarena(run: TrialSetup, tasks: int) -> Callable[[], object]:
     """CLArena's algorithm in the task after `tasks`, as its pipeline has it: a Lightning trainer per task."""
     from lightning import LightningDataModule, Trainer
     from torch.utils.data import DataLoader, TensorDataset

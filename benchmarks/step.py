@@ -25,13 +25,13 @@ from timing import micro, noise_like, show, side_by_side, table
 
 from clsearch.execution.resources import WorkerResources
 from clsearch.methods.registry import configure
-from clsearch.networks.mlp import leaves_of
-from clsearch.tasks.samples import taken
-from clsearch.training.learning_curve import rows_of
-from clsearch.training.loop import CHECK_STEPS, remembered, train_step, train_task
+from clsearch.networks.mlp import trainable_copy
+from clsearch.tasks.samples import load_batches
+from clsearch.training.learning_curve import curve_rows
+from clsearch.training.loop import CHECK_STEPS, remember_task, train_step, train_task
 from clsearch.training.state import TrialState
-from clsearch.training.task_setup import Lesson, Step, epochs_of, prepare_lesson
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.task_setup import Step, TaskSetup, plan_epochs, prepare_task
+from clsearch.training.trial_setup import TrialSetup, build_trial
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "digits": {"benchmark": "split-digits", "batch_size": 32},
@@ -64,39 +64,39 @@ class Options:
     """Compare with other libraries that are installed."""
 
 
-def run_of(algorithm: str, settings: dict[str, Any], seeds: int = 1, samples: int = 0) -> Run:
+def run_of(algorithm: str, settings: dict[str, Any], seeds: int = 1, samples: int = 0) -> TrialSetup:
     """A run on random images."""
     config = configure(algorithm, {"epochs": 1, "learning_rate": 1e-3} | settings)
-    return build_run(config, range(seeds), data=noise_like(config, samples))
+    return build_trial(config, range(seeds), data=noise_like(config, samples))
 
 
-def before(run: Run, task: int) -> TrialState:
+def before(run: TrialSetup, task: int) -> TrialState:
     """A state that has learned the tasks before one: parameters moved a little at each, and remembered."""
     state, generator = run.initial_state(), torch.Generator().manual_seed(0)
     for _ in range(task - 1):
         moved = {n: v + 1e-3 * torch.randn(v.shape, generator=generator) for n, v in state.params.items()}
-        state = remembered(run, replace(state, params=moved))
+        state = remember_task(run, replace(state, params=moved))
     return state
 
 
-def lesson_of(run: Run, state: TrialState) -> tuple[Lesson, list[Step]]:
+def lesson_of(run: TrialSetup, state: TrialState) -> tuple[TaskSetup, list[Step]]:
     """What is learned next, and the steps of its first epoch."""
-    lesson = prepare_lesson(run, state, run.benchmark.tasks[state.tasks_learned])
-    return lesson, next(epochs_of(run, lesson))
+    setup = prepare_task(run, state, run.benchmark.tasks[state.tasks_learned])
+    return setup, next(plan_epochs(run, setup))
 
 
-def loop(run: Run, state: TrialState, steps: int) -> Callable[[], object]:
+def loop(run: TrialSetup, state: TrialState, steps: int) -> Callable[[], object]:
     """So many steps of ours in the next task."""
-    lesson, own = lesson_of(run, state)
+    setup, own = lesson_of(run, state)
 
     def work() -> object:
-        params, moments, rows = leaves_of(state.params), run.optimizer.initial(state.params), []
+        params, moments, rows = trainable_copy(state.params), run.optimizer.initial(state.params), []
         for first in range(0, steps, CHECK_STEPS):  # as `train_task` has it
             logs = []
             part = [own[n % len(own)] for n in range(first, min(first + CHECK_STEPS, steps))]
-            for step, seen in zip(part, taken(lesson.samples, [step.batch for step in part]), strict=True):
-                logs.append(train_step(run, lesson, params, moments, step.batch, step.rate, seen))
-            rows.append(rows_of(run.columns, logs))
+            for step, seen in zip(part, load_batches(setup.samples, [step.batch for step in part]), strict=True):
+                logs.append(train_step(run, setup, params, moments, step.batch, step.rate, seen))
+            rows.append(curve_rows(run.columns, logs))
         return params, rows
 
     return work
@@ -133,7 +133,7 @@ def over_tasks(options: Options) -> None:
             {
                 "2": lambda run=run, early=early: lesson_of(run, early),
                 "20": lambda run=run, late=late: lesson_of(run, late),
-                "remembered": lambda run=run, late=late: remembered(run, late),
+                "remembered": lambda run=run, late=late: remember_task(run, late),
             },
             3,
         )
@@ -185,9 +185,9 @@ def against_peers(options: Options) -> None:
     show(shown)
 
 
-def learned(run: Run, state: TrialState) -> TrialState:
+def learned(run: TrialSetup, state: TrialState) -> TrialState:
     """The next task, as `learn_task` has it, not measured."""
-    return remembered(run, train_task(run, state, run.benchmark.tasks[state.tasks_learned]))
+    return remember_task(run, train_task(run, state, run.benchmark.tasks[state.tasks_learned]))
 
 
 def main(options: Options) -> None:

@@ -16,10 +16,10 @@ from clsearch.config.sections import FOLDER
 from clsearch.data.datasets import Data, Source
 from clsearch.methods.registry import fields_of, method_named, methods, preset_settings, presets
 from clsearch.planning.command_line import Invocation, parse
-from clsearch.planning.config_file import dumped
+from clsearch.planning.config_file import dump_options
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.plan import Plan, make_plan
-from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCHING
+from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCH_OPTIONS
 from clsearch.planning.study_settings import SharedSettings, add_settings
 from clsearch.study import exit_with, prepared
 
@@ -141,7 +141,7 @@ class Comparison:
         searched = {*ranges} | {name for name in method.search_space if self.follow and name not in settings}
         idle = {name for other, names in PROTOCOL_OPTIONS.items() if other != protocol for name in names}
         if protocol == Protocol.CONTINUAL or not searched:
-            idle |= {*SEARCHING}
+            idle |= {*SEARCH_OPTIONS}
         known = {*fields_of(algorithm), *Options.model_fields} - idle
         kept = {name: value for name, value in settings.items() if name in known}
         name = f"{settings['name']}-{label}"
@@ -159,7 +159,7 @@ class Comparison:
             shown = [without_password(word) if "://" in word else word for word in words]
             settings, space, asked = self.parsed(args)
             if asked.print_config:
-                print(dumped(settings, space), end="")
+                print(dump_options(settings, space), end="")
                 return 0
             name, plans = settings["name"], self.plans_of(settings, space)
             if asked.dry_run:

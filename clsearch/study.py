@@ -21,8 +21,8 @@ from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
 from clsearch.data.datasets import Data
 from clsearch.methods.registry import known_fields, preset_settings
-from clsearch.planning.command_line import Invocation, parse, untied
-from clsearch.planning.config_file import option, written
+from clsearch.planning.command_line import Invocation, find_untied, parse
+from clsearch.planning.config_file import format_plan, to_words
 from clsearch.planning.options import Options
 from clsearch.planning.plan import Plan, make_plan
 from clsearch.planning.study_settings import StudySettings, add_settings
@@ -127,7 +127,7 @@ class Study:
     def _do(self, plan: Plan, asked: Invocation) -> int:
         """Do what the command line asks for; return the exit code."""
         if asked.print_config:
-            print(written(plan, self.settings), end="")
+            print(format_plan(plan, self.settings), end="")
             return 0
         if asked.dry_run:
             from clsearch.execution.dry_run import print_dry_run
@@ -250,8 +250,8 @@ def _command(
     """
     words = [relative_path(Path(sys.executable)), sys.argv[0]]
     for name, values in changed.items():
-        words += option(name, values)
-    tied = untied(settings, script_settings)
+        words += to_words(name, values)
+    tied = find_untied(settings, script_settings)
     known = Options.model_fields | known_fields()
     preset = preset_settings(algorithm, settings.get("preset"))
     for name, value in settings.items():
@@ -261,5 +261,5 @@ def _command(
             value = without_password(value)
         named = name in (*script_space, *tied) or name in preset
         if named or value != script_settings.get(name, known[name].default):
-            words += option(name, value)
+            words += to_words(name, value)
     return words

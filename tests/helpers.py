@@ -24,9 +24,9 @@ from clsearch.methods.base import Student
 from clsearch.methods.registry import configure
 from clsearch.networks.mlp import MLP, Params
 from clsearch.tasks.benchmark import Benchmark, Task
-from clsearch.tasks.samples import Batch, Mixture, Samples, stacked_rows
+from clsearch.tasks.samples import Batch, Mixture, Samples, stack_rows
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.trial_setup import TrialSetup, build_trial
 
 CPU = torch.device("cpu")
 
@@ -79,8 +79,8 @@ def small_run(
     seeds: Sequence[int] = (0,),
     sequence: Sequence[int] | None = None,
     **settings: object,
-) -> Run:
-    return build_run(small_config(algorithm, **settings), seeds, sequence=sequence)
+) -> TrialSetup:
+    return build_trial(small_config(algorithm, **settings), seeds, sequence=sequence)
 
 
 def member_of(params: Params, m: int) -> Params:
@@ -137,7 +137,7 @@ def tiny_benchmark(
                 values,
                 labels,
                 255.0,
-                stacked_rows([row[:n] for row, n in zip(part, sizes, strict=True)]),
+                stack_rows([row[:n] for row, n in zip(part, sizes, strict=True)]),
                 tuple(sizes),
                 outputs,
             )

@@ -15,7 +15,7 @@ from clsearch.networks.modules import ModuleNetwork
 from clsearch.training.cohorts import initial_states, learn_together
 from clsearch.training.loop import DivergedError, learn_sequence, learn_task
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run, build_cohort, build_run
+from clsearch.training.trial_setup import TrialSetup, build_trial, build_trials
 from tests.helpers import small_config
 
 pytestmark = pytest.mark.gpu
@@ -25,11 +25,11 @@ ROOT = Path(__file__).parents[1]
 BACKBONES = [{"hidden": (12,)}, {"backbone": "cnn", "hidden": (8,)}]
 
 
-def run_on(device: str, algorithm: str = "lwf_ewc", **settings: object) -> Run:
-    return build_run(small_config(algorithm, **settings), (0, 1, 2), device)
+def run_on(device: str, algorithm: str = "lwf_ewc", **settings: object) -> TrialSetup:
+    return build_trial(small_config(algorithm, **settings), (0, 1, 2), device)
 
 
-def tensors_of(run: Run, state: TrialState) -> list[Tensor]:
+def tensors_of(run: TrialSetup, state: TrialState) -> list[Tensor]:
     samples = [part for task in run.benchmark.tasks for part in (task.train, task.validation)]
     data = [value for own in samples for value in (own.inputs, own.labels, own.rows, own.outputs)]
     return [
@@ -116,12 +116,12 @@ def test_trials_of_a_study_share_it(tmp_path) -> None:
 def test_configurations_that_train_together_are_each_what_it_is_alone(monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     configs = [small_config("ewc", penalty_factor=factor) for factor in (0.5, 1e37, 5.0)]
-    run = build_cohort(configs, (0, 1), "cuda")
+    run = build_trials(configs, (0, 1), "cuda")
     found = learn_together(run, learn_together(run, initial_states(run, configs)))
     assert [isinstance(state, DivergedError) for state in found] == [False, True, False]
     for config, state in zip(configs, found, strict=True):
         if isinstance(state, TrialState):
-            alone = build_run(config, (0, 1), "cuda")
+            alone = build_trial(config, (0, 1), "cuda")
             expected = learn_task(alone, learn_task(alone, alone.initial_state()))
             for name, value in expected.params.items():
                 torch.testing.assert_close(state.params[name], value, rtol=1e-3, atol=1e-3)

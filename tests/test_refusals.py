@@ -11,7 +11,7 @@ import pytest
 
 import clsearch
 from clsearch import Comparison, LogRange, Method, Range, Section, Study, register
-from clsearch.config.data_source import read_groups, source_of
+from clsearch.config.data_source import find_source, read_groups
 from clsearch.methods.registry import configure
 from tests.refusals import refusals
 
@@ -183,7 +183,8 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     # config: groups
     "grouping-known-classes": (
         with_file(
-            "cat, wolf\nfrog, Dog\n", lambda path: source_of({"benchmark": "split-cifar10", "grouping": path / "file"})
+            "cat, wolf\nfrog, Dog\n",
+            lambda path: find_source({"benchmark": "split-cifar10", "grouping": path / "file"}),
         ),
         "grouping: must name classes of split-cifar10, airplane, automobile, bird, cat, deer, dog, frog, horse, ship, "
         "truck; got wolf, Dog",

@@ -48,7 +48,7 @@ class Course:
                     classes.append(c)
         return classes
 
-    def answers(self, i: int, k: int) -> list[int]:
+    def active_outputs(self, i: int, k: int) -> list[int]:
         """Classes that may be answered for task k after learning task i."""
         if self.scenario == "class":
             return self.seen(i)
@@ -170,7 +170,7 @@ class EWC:
 
     def information(self, course: Course, t: int, theta: Theta, samples: list[Sample]) -> Theta:
         theta = ready(theta)
-        classes = course.answers(t, t)
+        classes = course.active_outputs(t, t)
         used = [samples[i] for i in self.measured_on[t]]
         total = {name: torch.zeros_like(value) for name, value in theta.items()}
         if self.fisher == "batch":
@@ -239,13 +239,13 @@ class SGD:
     def reset(self) -> None:
         self.velocity = {}
 
-    def step(self, theta: Theta, slopes: Theta, movable: dict[str, Tensor]) -> Theta:
+    def step(self, theta: Theta, slopes: Theta, trainable_mask: dict[str, Tensor]) -> Theta:
         new = {}
         for name, value in theta.items():
             slope = slopes[name] + self.weight_decay * value
             old = self.velocity.get(name, torch.zeros_like(value))
-            self.velocity[name] = torch.where(movable[name], self.momentum * old + slope, old)
-            new[name] = torch.where(movable[name], value - self.rate * self.velocity[name], value)
+            self.velocity[name] = torch.where(trainable_mask[name], self.momentum * old + slope, old)
+            new[name] = torch.where(trainable_mask[name], value - self.rate * self.velocity[name], value)
         return new
 
 
@@ -261,7 +261,7 @@ class Adam:
     def reset(self) -> None:
         self.steps, self.mean, self.square = 0, {}, {}
 
-    def step(self, theta: Theta, slopes: Theta, movable: dict[str, Tensor]) -> Theta:
+    def step(self, theta: Theta, slopes: Theta, trainable_mask: dict[str, Tensor]) -> Theta:
         self.steps += 1
         new = {}
         for name, value in theta.items():
@@ -274,9 +274,9 @@ class Adam:
             moved = value - self.rate * corrected_mean / (torch.sqrt(corrected_square) + 1e-8)
             if self.decoupled:
                 moved = moved - self.rate * self.weight_decay * value
-            self.mean[name] = torch.where(movable[name], mean, old_mean)
-            self.square[name] = torch.where(movable[name], square, old_square)
-            new[name] = torch.where(movable[name], moved, value)
+            self.mean[name] = torch.where(trainable_mask[name], mean, old_mean)
+            self.square[name] = torch.where(trainable_mask[name], square, old_square)
+            new[name] = torch.where(trainable_mask[name], moved, value)
         return new
 
 
@@ -329,7 +329,7 @@ def movable_entries(course: Course, t: int, theta: Theta, methods: list[Any]) ->
     """The backbone, and of the head the outputs that task t or a distillation that trains the head has a use for: the
     others rest, so that neither momentum nor weight decay moves them.
     """
-    outputs = course.answers(t, t)
+    outputs = course.active_outputs(t, t)
     for method in methods:
         if isinstance(method, LwF) and method.train_head:
             outputs = outputs + course.seen(t)
@@ -365,7 +365,7 @@ class Learner:
         classification = 0.0
         for x, c in batch:
             classification = classification + surprise(
-                theta, x, self.course.output(t, c), self.course.answers(t, t)
+                theta, x, self.course.output(t, c), self.course.active_outputs(t, t)
             ) / len(batch)
         penalty = torch.zeros((), dtype=torch.float64)
         if t > 1:
@@ -377,9 +377,9 @@ class Learner:
         theta = ready(self.theta)
         classification, penalty = self.losses(theta, batch)
         slopes = gradient(classification + penalty, theta)
-        movable = movable_entries(self.course, self.task, theta, self.methods)
+        trainable_mask = movable_entries(self.course, self.task, theta, self.methods)
         with torch.no_grad():
-            self.theta = self.optimizer.step({n: v.detach() for n, v in theta.items()}, slopes, movable)
+            self.theta = self.optimizer.step({n: v.detach() for n, v in theta.items()}, slopes, trainable_mask)
         return classification.item(), penalty.item()
 
     def end(self, samples: list[Sample]) -> None:
@@ -392,7 +392,7 @@ class Learner:
         right = 0
         for x, c in samples:
             z, best, best_value = logits(self.theta, x), -1, -math.inf
-            for answer in self.course.answers(i, k):
+            for answer in self.course.active_outputs(i, k):
                 if z[answer].item() > best_value:
                     best, best_value = answer, z[answer].item()
             right += best == self.course.output(k, c)

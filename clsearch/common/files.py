@@ -17,7 +17,7 @@ TEMPORARY = f".*.{'[0-9a-f]' * 16}.tmp"
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path, which becomes `path` on success and is removed after an error.
 
     `path` contains either all the new data or its previous content, even if the process is killed. The temporary path
@@ -44,11 +44,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: If the disk refuses the write.
     """
-    with whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
-def made_once(
+def create_once(
     path: Path,
     read: Callable[[Path], T | None],
     make: Callable[[Path], None],
@@ -83,7 +83,7 @@ def made_once(
         if (content := read(path)) is None:
             for partial in path.parent.glob(TEMPORARY.replace("*", glob.escape(path.name), 1)):
                 partial.unlink(missing_ok=True)
-            with whole(path) as temporary:
+            with atomic_path(path) as temporary:
                 make(temporary)
             content = read(path)
     if content is None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def seed_of(seed: int, task: int, epoch: int, purpose: str) -> int:
+def derive_seed(seed: int, task: int, epoch: int, purpose: str) -> int:
     """Derive a 63-bit seed from all four arguments, the same on every machine.
 
     Args:
@@ -23,8 +23,8 @@ def seed_of(seed: int, task: int, epoch: int, purpose: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator_of(seed: int, task: int, epoch: int, purpose: str) -> torch.Generator:
+def derive_generator(seed: int, task: int, epoch: int, purpose: str) -> torch.Generator:
     """Return a CPU generator seeded by `derive_seed`; draws on the CPU are equal for every device."""
     import torch
 
-    return torch.Generator().manual_seed(seed_of(seed, task, epoch, purpose))
+    return torch.Generator().manual_seed(derive_seed(seed, task, epoch, purpose))

@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.config.sections import BENCHMARKS, FOLDER, BenchmarkConfig, Kind
+from clsearch.config.sections import BENCHMARKS, FOLDER, BenchmarkConfig, TaskConstruction
 from clsearch.data.datasets import SOURCES, Source, folder_source
 
 
-def source_of(settings: dict[str, Any]) -> Source | None:
+def find_source(settings: dict[str, Any]) -> Source | None:
     """Find the data source that flat settings name, with its classes grouped if they name a grouping.
 
     Args:
@@ -89,7 +89,7 @@ def check_once(names: list[str]) -> None:
 def class_counts(config: BenchmarkConfig) -> list[int]:
     """Count the classes of each task."""
     source = config.source
-    if config.kind is not Kind.SPLIT:
+    if config.kind is not TaskConstruction.SPLIT:
         return [len(source.classes)] * config.tasks
     if source.groups is not None:
         return [len(group) for group in source.groups]

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from clsearch.common.errors import Refusal
-from clsearch.config.sections import FOLDER, Kind, Scenario, TrainingConfig, backbone_name
+from clsearch.config.sections import FOLDER, Scenario, TaskConstruction, TrainingConfig, backbone_name
 from clsearch.config.unlearning import request_problems
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def check_images(config: TrialConfig) -> list[Refusal]:
             for name, value in given.items()
             if value is not None
         ]
-    if config.augmented and config.kind is Kind.PERMUTED:
+    if config.augmented and config.kind is TaskConstruction.PERMUTED:
         text = (
             "random_crop, horizontal_flip: act on images, which permuted pixels are not; "
             f"got {config.random_crop}, {config.horizontal_flip} with {config.benchmark}"
@@ -87,7 +87,7 @@ def check_tasks(config: TrialConfig) -> list[Refusal]:
         "grouping": config.grouping,
     }
     given = {name: value for name, value in given.items() if value not in (None, "fixed")}
-    if config.kind is not Kind.SPLIT:
+    if config.kind is not TaskConstruction.SPLIT:
         rule = "acts in split benchmarks only, where tasks differ in classes"
         return [
             Refusal("split-only", f"{name}: {rule}; got {value} with {config.benchmark}")

@@ -27,7 +27,7 @@ class Scenario(StrEnum):
     CLASS = "class"
 
 
-class Kind(StrEnum):
+class TaskConstruction(StrEnum):
     """How a benchmark makes tasks from a data source."""
 
     SPLIT = "split"
@@ -41,17 +41,17 @@ FOLDER = "folder:"
 EVERY_KIND = ("digits", "mnist", "fashion-mnist", "kmnist")
 """Sources that have permuted and rotated benchmarks; the others have split ones only."""
 
-BENCHMARKS: dict[str, tuple[Kind, str]] = {
+BENCHMARKS: dict[str, tuple[TaskConstruction, str]] = {
     f"{kind}-{source}": (kind, source)
     for source in SOURCES
-    for kind in (Kind if source in EVERY_KIND else (Kind.SPLIT,))
+    for kind in (TaskConstruction if source in EVERY_KIND else (TaskConstruction.SPLIT,))
 }
 """Name of each benchmark of a named source -> (kind, source)."""
 
 BACKBONES = ("mlp", "cnn", "resnet18")
 
 
-def at_home(path: Path) -> Path:
+def expand_home(path: Path) -> Path:
     """Expand `~` in a path. Raises ValueError if there is no such home."""
     try:
         return path.expanduser()
@@ -134,9 +134,9 @@ class BenchmarkConfig(Section):
     _source: Source = PrivateAttr()
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> TaskConstruction:
         """How the benchmark makes tasks."""
-        return Kind.SPLIT if self.benchmark.startswith(FOLDER) else BENCHMARKS[self.benchmark][0]
+        return TaskConstruction.SPLIT if self.benchmark.startswith(FOLDER) else BENCHMARKS[self.benchmark][0]
 
     @property
     def source(self) -> Source:
@@ -152,7 +152,7 @@ class BenchmarkConfig(Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if value.startswith(FOLDER) and value != FOLDER:
-            return f"{FOLDER}{at_home(Path(value.removeprefix(FOLDER))).resolve()}"
+            return f"{FOLDER}{expand_home(Path(value.removeprefix(FOLDER))).resolve()}"
         if value not in BENCHMARKS:
             known = f"must be one of {', '.join(BENCHMARKS)}, or {FOLDER}PATH"
             raise PydanticCustomError("benchmark-known", f"{known}{did_you_mean(value, BENCHMARKS)}")
@@ -162,7 +162,7 @@ class BenchmarkConfig(Section):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         """Make paths absolute: workers run in other directories."""
-        return None if value is None else at_home(value).resolve()
+        return None if value is None else expand_home(value).resolve()
 
 
 class NetworkConfig(Section):

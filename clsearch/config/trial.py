@@ -15,15 +15,15 @@ from pydantic import ValidationError, ValidationInfo, create_model, model_valida
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.config.data_source import source_of
+from clsearch.config.data_source import find_source
 from clsearch.config.rules import RULES
 from clsearch.config.sections import (
     BENCHMARKS,
     COMMON_SECTIONS,
     BenchmarkConfig,
-    Kind,
     NetworkConfig,
     Section,
+    TaskConstruction,
     TrainingConfig,
     hyperparameters_in,
 )
@@ -51,7 +51,10 @@ def derived_defaults(settings: Mapping[str, Any], source: Source | None) -> dict
     hidden = {"mlp": (256, 256), "cnn": (128,)}.get(backbone, ()) if isinstance(backbone, str) else ()
     if source is None:
         return {"scenario": "task", "tasks": 2, "hidden": hidden}
-    split = BENCHMARKS.get(settings.get("benchmark", "split-digits"), (Kind.SPLIT,))[0] is Kind.SPLIT
+    split = (
+        BENCHMARKS.get(settings.get("benchmark", "split-digits"), (TaskConstruction.SPLIT,))[0]
+        is TaskConstruction.SPLIT
+    )
     counts = source.groups or settings.get("classes_per_task")
     pairs = len(source.classes) // 2
     tasks = len(counts) if isinstance(counts, list | tuple) else pairs if split and pairs <= MOST_TASKS else 10
@@ -91,7 +94,7 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, UnlearningConf
             rule_text = f"not a setting of {algorithm}; known are {', '.join(known)}"
             raise ConfigError(Refusal("setting-of-algorithm", f"{key}: {rule_text}") for key in unknown)
         given = {k: v for k, v in settings.items() if v is not None}
-        context = {"source": source or source_of(given), "derive": derive, "rule": rule}
+        context = {"source": source or find_source(given), "derive": derive, "rule": rule}
         try:
             return cls.model_validate({"algorithm": algorithm} | given, context=context)
         except ValidationError as error:

@@ -50,12 +50,12 @@ class UnlearningConfig(Section):
     @classmethod
     def _sorted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         """Write the same requests in one way only."""
-        return tuple(f"{at}:{','.join(map(str, tasks))}" for at, tasks in requests_of(value).items())
+        return tuple(f"{at}:{','.join(map(str, tasks))}" for at, tasks in parse_requests(value).items())
 
     @property
     def requests(self) -> Requests:
         """Task after which to unlearn -> tasks to unlearn."""
-        return requests_of(self.unlearn)
+        return parse_requests(self.unlearn)
 
     @property
     def newest_may_go(self) -> bool:
@@ -64,7 +64,7 @@ class UnlearningConfig(Section):
         return not self.disable_unlearning and (not requests or any(at in tasks for at, tasks in requests.items()))
 
 
-def requests_of(words: tuple[str, ...]) -> Requests:
+def parse_requests(words: tuple[str, ...]) -> Requests:
     """Parse requests and sort them by the task that they follow.
 
     Args:
@@ -91,7 +91,7 @@ def unlearned_by(requests: Requests, t: int) -> frozenset[int]:
 def request_problems(words: tuple[str, ...], tasks: int) -> list[Refusal]:
     """Check requests against the number of tasks in the sequence."""
     problems, gone, shown = [], set[int](), " ".join(words)
-    for at, asked in requests_of(words).items():
+    for at, asked in parse_requests(words).items():
         if not 1 <= at <= tasks:
             rule = f"a request must follow one of the {tasks} tasks"
             problems.append(Refusal("unlearn-after-a-task", f"unlearn: {rule}; got {shown}"))

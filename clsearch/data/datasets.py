@@ -16,8 +16,8 @@ from typing import Protocol
 import numpy as np
 
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.data.image_cache import Progress, decoded, header
-from clsearch.data.image_folder import Part, listed
+from clsearch.data.image_cache import Progress, decode_images, read_header
+from clsearch.data.image_folder import Part, list_images
 
 Arrays = tuple[np.ndarray, np.ndarray]
 """Inputs [N, C, H, W] uint8 and labels [N] int64."""
@@ -230,12 +230,12 @@ class ImageFolder:
 
     def __call__(self, root: Path | None = None, download: bool = False, progress: Progress | None = None) -> Arrays:
         self.check_unchanged()
-        listing = listed(self.folder, self.part, self.only)
-        return decoded(listing, self.size, self.channels, progress), listing.labels
+        listing = list_images(self.folder, self.part, self.only)
+        return decode_images(listing, self.size, self.channels, progress), listing.labels
 
     def check_unchanged(self) -> None:
         """Raise ConfigError if the training files have changed since the study started."""
-        if self.key is not None and self.key != listed(self.folder, "train", self.only).key:
+        if self.key is not None and self.key != list_images(self.folder, "train", self.only).key:
             text = f"benchmark: the images must not change while a study runs; got folder:{self.folder}"
             raise ConfigError([Refusal("images-unchanged", text)])
 
@@ -252,8 +252,8 @@ def folder_source(folder: Path, only: tuple[str, ...] | None, size: int | None, 
     Raises:
         ConfigError: If the folder, a class or a file cannot be used.
     """
-    listing = listed(folder, "train", only)
-    own_channels, height, width = header(listing)
+    listing = list_images(folder, "train", only)
+    own_channels, height, width = read_header(listing)
     return Source(
         name="folder",
         classes=listing.classes,

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.common.files import made_once
-from clsearch.data.image_folder import Listing, digest_of, problem_of, some_of
+from clsearch.common.files import create_once
+from clsearch.data.image_folder import Listing, digest_words, find_problem, name_some
 
 Progress = Callable[[int, int], None]
 """(images decoded, number of images)."""
@@ -63,7 +63,7 @@ def _seen(root: Path, name: str, use: Callable[[Any], None] = lambda image: None
         return _Seen(name, wrong=(reason or type(error).__name__).splitlines()[0][:80])
 
 
-def header(listing: Listing) -> tuple[int, int, int]:
+def read_header(listing: Listing) -> tuple[int, int, int]:
     """Read channels, height and width of the first image from its header alone.
 
     Raises:
@@ -79,9 +79,9 @@ def _problems(seen: Sequence[_Seen], size: int | None, channels: int | None) -> 
     """List the images that are unreadable or too deep, and the sizes and channels that differ if none is given."""
     problems = []
     if wrong := [f"{s.name} ({s.wrong})" for s in seen if s.wrong]:
-        problems.append(problem_of("images-readable", "every image must be readable", wrong))
+        problems.append(find_problem("images-readable", "every image must be readable", wrong))
     if deep := [f"mode {s.mode} in {s.name}" for s in seen if not s.wrong and not s.channels]:
-        problems.append(problem_of("images-8-bit", "images must have 8 bits per channel", deep))
+        problems.append(find_problem("images-8-bit", "images must have 8 bits per channel", deep))
     usable = [s for s in seen if s.channels]
     sizes, colours = [f"{s.size[0]}x{s.size[1]}" for s in usable], [("grey", "colour")[s.channels // 3] for s in usable]
     for asked, rule, text, kinds in (
@@ -96,7 +96,7 @@ def _problems(seen: Sequence[_Seen], size: int | None, channels: int | None) -> 
         if asked is None and len(set(kinds)) > 1:
             most = Counter(kinds).most_common()
             got = [f"{count:,} {kind} ({usable[kinds.index(kind)].name})" for kind, count in most]
-            problems.append(problem_of(rule, text, got, most=2))
+            problems.append(find_problem(rule, text, got, most=2))
     return problems
 
 
@@ -106,7 +106,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CLSEARCH_CACHE") or shared).expanduser()
 
 
-def decoded(listing: Listing, size: int | None, channels: int | None, progress: Progress | None = None) -> np.ndarray:
+def decode_images(
+    listing: Listing, size: int | None, channels: int | None, progress: Progress | None = None
+) -> np.ndarray:
     """Return the images of a listing; decodes them once and caches them.
 
     Args:
@@ -123,7 +125,7 @@ def decoded(listing: Listing, size: int | None, channels: int | None, progress: 
         ConfigError: For all images that cannot be used, or for a cache that cannot be written.
     """
     root = listing.root.parent if listing.root.name in ("train", "test") else listing.root
-    key = digest_of([str(listing.root), listing.key, str(size), str(channels), str(FORMAT)])[:16]
+    key = digest_words([str(listing.root), listing.key, str(size), str(channels), str(FORMAT)])[:16]
     path = cache_folder() / "images" / f"{re.sub('[^a-zA-Z0-9_-]', '_', root.name)[:60]}-{key}.npy"
 
     def read(path: Path) -> np.ndarray | None:
@@ -136,7 +138,7 @@ def decoded(listing: Listing, size: int | None, channels: int | None, progress: 
         return images if fits and (h, w) == (size or h, size or w) else None
 
     try:
-        return made_once(
+        return create_once(
             path,
             read,
             lambda target: _decode(listing, size, channels, target, progress),
@@ -145,7 +147,7 @@ def decoded(listing: Listing, size: int | None, channels: int | None, progress: 
     except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
         rule = "must be a writable folder with free space, or set CLSEARCH_CACHE to another"
         got = f"folder:{path.parent} ({getattr(error, 'strerror', error)})"
-        raise ConfigError([Refusal("cache-writable", f"cache: {rule}; got {some_of([got], 1)}")]) from None
+        raise ConfigError([Refusal("cache-writable", f"cache: {rule}; got {name_some([got], 1)}")]) from None
 
 
 def _decode(listing: Listing, size: int | None, channels: int | None, path: Path, progress: Progress | None) -> None:

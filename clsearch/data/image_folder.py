@@ -66,31 +66,31 @@ class Listing:
     @property
     def identity(self) -> str:
         """Digest (16 hex digits) of classes, names and sizes: the same for every copy of the data."""
-        return digest_of([*self.classes, *(f"{f.name}\0{f.size}" for files in self.files for f in files)])[:16]
+        return digest_words([*self.classes, *(f"{f.name}\0{f.size}" for files in self.files for f in files)])[:16]
 
     @property
     def key(self) -> str:
         """Digest (64 hex digits) of identity and modification times: every change of a file changes it."""
-        return digest_of([self.identity, *(str(f.modified) for files in self.files for f in files)])
+        return digest_words([self.identity, *(str(f.modified) for files in self.files for f in files)])
 
 
-def digest_of(words: Iterable[str]) -> str:
+def digest_words(words: Iterable[str]) -> str:
     """Return the SHA-256 digest (64 hex digits) of a sequence of words."""
     return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def problem_of(rule: str, text: str, got: Sequence[str], most: int = 10) -> Refusal:
+def find_problem(rule: str, text: str, got: Sequence[str], most: int = 10) -> Refusal:
     """Refuse a benchmark: id and text of the rule, then at most `most` of the values."""
-    return Refusal(rule, f"benchmark: {text}; got {some_of(got, most)}")
+    return Refusal(rule, f"benchmark: {text}; got {name_some(got, most)}")
 
 
-def some_of(items: Sequence[str], most: int) -> str:
+def name_some(items: Sequence[str], most: int) -> str:
     """Write at most `most` names on one line that every terminal can print, and the number of the others."""
     shown = ", ".join(item if item.isprintable() else ascii(item) for item in items[:most])
     return shown + (f" and {len(items) - most:,} more" if len(items) > most else "")
 
 
-def listed(folder: Path, part: Part = "train", only: Sequence[str] | None = None) -> Listing:
+def list_images(folder: Path, part: Part = "train", only: Sequence[str] | None = None) -> Listing:
     """List the images of one part of a folder.
 
     Opens no image; for the training part it looks at no file in test/.
@@ -106,25 +106,25 @@ def listed(folder: Path, part: Part = "train", only: Sequence[str] | None = None
     root, known, cut = _layout(folder.absolute(), part, only)
     classes = known if only is None else tuple(only)
     if unknown := [name for name in classes if name not in known]:
-        rule = f"must name classes of folder:{folder}, {some_of(known, 20)}"
-        raise ConfigError([Refusal("grouping-known-classes", f"grouping: {rule}; got {some_of(unknown, 10)}")])
+        rule = f"must name classes of folder:{folder}, {name_some(known, 20)}"
+        raise ConfigError([Refusal("grouping-known-classes", f"grouping: {rule}; got {name_some(unknown, 10)}")])
     if len(set(classes)) < len(classes):
-        raise ConfigError([problem_of("classes-differ", "classes must differ from each other", classes)])
+        raise ConfigError([find_problem("classes-differ", "classes must differ from each other", classes)])
     if odd := [name for name in classes if not name.isprintable()]:
-        raise ConfigError([problem_of("classes-printable", "names of classes must be printable text", odd)])
+        raise ConfigError([find_problem("classes-printable", "names of classes must be printable text", odd)])
     if len(classes) < 2:
         got = f"{len(classes)} ({classes[0]})" if classes else "0"
         raise ConfigError(
-            [problem_of("two-classes-in-folder", "at least 2 classes are needed", [f"{got} in folder:{root}"])]
+            [find_problem("two-classes-in-folder", "at least 2 classes are needed", [f"{got} in folder:{root}"])]
         )
     refused: list[str] = []
     files = [_images(root, name, refused) for name in classes]
     if refused:
-        raise ConfigError([problem_of("images-readable", "every image must be readable", refused)])
+        raise ConfigError([find_problem("images-readable", "every image must be readable", refused)])
     least = LEAST if cut or part == "train" else 1
     if few := [f"{len(own)} in {name}" for name, own in zip(classes, files, strict=True) if len(own) < least]:
         raise ConfigError(
-            [problem_of("images-per-class", f"every class needs at least {least} image{'s'[: least - 1]}", few)]
+            [find_problem("images-per-class", f"every class needs at least {least} image{'s'[: least - 1]}", few)]
         )
     return Listing(root, classes, tuple(tuple(_cut(own, part) if cut else own) for own in files))
 
@@ -139,17 +139,17 @@ def _layout(folder: Path, part: Part, only: Sequence[str] | None) -> tuple[Path,
     if spelled := [
         name for name in names if name.lower() in PARTS and name not in PARTS and _visible(folder / name)[0]
     ]:
-        raise ConfigError([problem_of("parts-spelled", "parts must be named train and test", spelled)])
+        raise ConfigError([find_problem("parts-spelled", "parts must be named train and test", spelled)])
     known, loose = _visible(folder / "train") if "train" in names else ((), 0)
     tested = _visible(folder / "test")[0] if "test" in names else ()
     if not known or (loose and not tested):
         if images and not names:
             rule = "images must be in one folder per class, such as cats/1.jpg"
-            raise ConfigError([problem_of("images-in-classes", rule, [f"{images:,} directly in folder:{folder}"])])
+            raise ConfigError([find_problem("images-in-classes", rule, [f"{images:,} directly in folder:{folder}"])])
         if tested and "train" not in names:
             raise ConfigError(
                 [
-                    problem_of(
+                    find_problem(
                         "train-beside-test",
                         "training data must be in train/, next to test/",
                         [f"no train/ in {folder}"],
@@ -159,11 +159,11 @@ def _layout(folder: Path, part: Part, only: Sequence[str] | None) -> tuple[Path,
         return folder, names, True
     if others := [name for name in names if name not in PARTS]:
         rule = "train/ and test/ must be the only folders (validation data is split from train/)"
-        raise ConfigError([problem_of("parts-alone", rule, [f"{' and '.join(others)} in folder:{folder}"])])
+        raise ConfigError([find_problem("parts-alone", rule, [f"{' and '.join(others)} in folder:{folder}"])])
     if loose:
         raise ConfigError(
             [
-                problem_of(
+                find_problem(
                     "images-in-classes", "images must be in class folders", [f"{loose:,} directly in {folder}/train"]
                 )
             ]
@@ -174,12 +174,12 @@ def _layout(folder: Path, part: Part, only: Sequence[str] | None) -> tuple[Path,
         differing += [f"{name} in test/ only" for name in tested if only is None and name not in known]
         if differing:
             raise ConfigError(
-                [problem_of("test-classes-of-train", "class folders of test/ must be those of train/", differing)]
+                [find_problem("test-classes-of-train", "class folders of test/ must be those of train/", differing)]
             )
     elif part == "test":
         raise ConfigError(
             [
-                problem_of(
+                find_problem(
                     "test-beside-train", "test data must be in test/, next to train/", [f"no test/ in folder:{folder}"]
                 )
             ]
@@ -198,7 +198,7 @@ def _visible(folder: Path) -> tuple[tuple[str, ...], int]:
             NotADirectoryError: ("folder-is-folder", "must be a folder"),
         }
         rule, text = rules.get(type(error), ("folder-readable", f"the folder must be readable ({error.strerror})"))
-        raise ConfigError([problem_of(rule, text, [f"folder:{folder}"])]) from None
+        raise ConfigError([find_problem(rule, text, [f"folder:{folder}"])]) from None
     images = sum(name.lower().endswith(SUFFIXES) for name, is_folder in visible if not is_folder)
     return tuple(sorted(name for name, is_folder in visible if is_folder)), images
 
@@ -229,6 +229,6 @@ def _images(root: Path, name: str, refused: list[str]) -> list[ImageFile]:
 
 def _cut(files: list[ImageFile], part: Part) -> list[ImageFile]:
     """Return one part of a class's files: 20 % (at least one) are test data, ranked by file name alone."""
-    ranked = sorted(files, key=lambda file: digest_of([f"{CUT_SEED}/{file.name}"]))
+    ranked = sorted(files, key=lambda file: digest_words([f"{CUT_SEED}/{file.name}"]))
     test = round(0.2 * len(files))
     return sorted(ranked[:test] if part == "test" else ranked[test:], key=attrgetter("name"))

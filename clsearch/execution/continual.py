@@ -35,10 +35,10 @@ from clsearch.records.attempts import (
 )
 from clsearch.records.ranking import Choice
 from clsearch.records.trials import now
-from clsearch.training.evaluation import accuracy_on
-from clsearch.training.loop import DivergedError, attempted, remembered
+from clsearch.training.evaluation import measure_accuracy
+from clsearch.training.loop import DivergedError, remember_task, train_next_task
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 
 
 def decide(
@@ -145,18 +145,18 @@ def _attempt(
     Returns: (accuracy of each seed, none where it diverged; seconds), and the state with the task remembered.
     """
     began = time.perf_counter()
-    run = build_run(config, seeds, device, data).with_numbers(values)
-    state = run.initial_state() if before is None else TrialState.unpacked(before, run.fingerprint, run.device)
+    trial = build_trial(config, seeds, device, data).with_hyperparameters(values)
+    state = trial.initial_state() if before is None else TrialState.unpacked(before, trial.fingerprint, trial.device)
     if plain:
-        run = replace(run, regularizers=())
-        state = replace(state, curve=torch.empty(0, len(seeds), len(run.columns)), epochs=state.epochs[:0])
-    task = run.benchmark.tasks[state.tasks_learned]
+        trial = replace(trial, regularizers=())
+        state = replace(state, curve=torch.empty(0, len(seeds), len(trial.columns)), epochs=state.epochs[:0])
+    task = trial.benchmark.tasks[state.tasks_learned]
     try:
-        trained = attempted(run, state)
-        answers = run.benchmark.answers(task.index, task.index)
-        accuracies = tuple(accuracy_on(run, trained.params, answers, task.validation).tolist())
+        trained = train_next_task(trial, state)
+        answers = trial.benchmark.active_outputs(task.index, task.index)
+        accuracies = tuple(measure_accuracy(trial, trained.params, answers, task.validation).tolist())
     except DivergedError:
         return ((), time.perf_counter() - began), None
     good = bar is not None and math.fsum(accuracies) / len(accuracies) >= bar
-    after = remembered(run, trained).packed() if good else None
+    after = remember_task(trial, trained).packed() if good else None
     return (accuracies, time.perf_counter() - began), after

@@ -21,7 +21,7 @@ from clsearch.records.listing import progress_counts, study_state
 from clsearch.records.study_file import ENDED, read_study_json, show_range
 from clsearch.tracking.stores import shown_store
 from clsearch.training.loop import DivergedError, learn_sequence
-from clsearch.training.trial_setup import build_cohort, build_run
+from clsearch.training.trial_setup import build_trial, build_trials
 
 PROBES = (2, 10)
 """Steps per task of the two probes: what they differ by is the cost of steps, the rest that of a task."""
@@ -53,9 +53,9 @@ def probe(plan: Plan, data: Data) -> Pace | None:
         settings = plan.config.flat() | {"epochs": None, "iterations": steps}
         settings |= {"unlearn": ()} if plan.config.unlearns else {}
         config = configure(plan.algorithm, settings, plan.config.source)
-        run = build_cohort([config] * plan.cohort, plan.seeds, device, data, plan.tasks[:2])
+        trial = build_trials([config] * plan.cohort, plan.seeds, device, data, plan.tasks[:2])
         try:
-            seconds[steps] = learn_sequence(run).seconds / len(run.benchmark.tasks)
+            seconds[steps] = learn_sequence(trial).seconds / len(trial.benchmark.tasks)
         except DivergedError:
             return None
     few, many = (seconds[steps] for steps in PROBES)
@@ -65,7 +65,7 @@ def probe(plan: Plan, data: Data) -> Pace | None:
 
 def steps_of(plan: Plan, data: Data) -> int:
     """How many steps a trial takes, over all its tasks."""
-    config, benchmark = plan.config, build_run(plan.config, plan.seeds, "cpu", data, plan.tasks).benchmark
+    config, benchmark = plan.config, build_trial(plan.config, plan.seeds, "cpu", data, plan.tasks).benchmark
     sizes = [max(task.train.sizes) for task in benchmark.tasks]
     return sum(config.iterations or (config.epochs or 0) * -(-size // config.batch_size) for size in sizes)
 

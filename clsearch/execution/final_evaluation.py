@@ -17,7 +17,7 @@ import torch
 from clsearch.common.errors import ConfigError
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data, ImageFolder, Source, read_data
-from clsearch.data.image_folder import listed
+from clsearch.data.image_folder import list_images
 from clsearch.execution.data_loading import unreadable
 from clsearch.execution.ray_tasks import side_by_side, unlearning_references
 from clsearch.methods.registry import fields_of
@@ -25,12 +25,12 @@ from clsearch.planning.plan import Plan
 from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation, read_final
 from clsearch.records.ranking import Choice
 from clsearch.records.test_ledger import Opening, record_opening
-from clsearch.tasks.test_data import held_out_samples, read_test, reader_of_test
-from clsearch.training.evaluation import measured, of_retained
+from clsearch.tasks.test_data import read_test, sealed_reader, sealed_samples
+from clsearch.training.evaluation import drop_unlearned, measure_row
 from clsearch.training.loop import DivergedError, learn_task
-from clsearch.training.retraining import References, placed
-from clsearch.training.trial_setup import build_run
-from clsearch.training.unlearning import retaining
+from clsearch.training.retraining import References, move_references
+from clsearch.training.trial_setup import build_trial
+from clsearch.training.unlearning import without_unlearned
 
 PerTask = tuple[dict[str, float], ...]
 
@@ -180,7 +180,7 @@ def test_identity(config: TrialConfig) -> str:
     """Which test data a configuration's is: the source's name, or a digest of a folder's test images."""
     read = config.source.read
     if isinstance(read, ImageFolder):
-        return listed(read.folder, "test", sorted(config.source.classes)).identity
+        return list_images(read.folder, "test", sorted(config.source.classes)).identity
     return config.source.name
 
 
@@ -193,7 +193,7 @@ def fetch_test(plan: Plan) -> None:
     for config in (plan.config, plan.report or plan.config):
         if plan.options.final and config.source.missing_files(config.data_root, "test"):
             try:
-                reader_of_test(config)(config.data_root, True, None)
+                sealed_reader(config)(config.data_root, True, None)
             except Exception as error:  # readers raise many types
                 raise ConfigError([unreadable(config, True, error)]) from None
 
@@ -226,21 +226,21 @@ def measure(
     `reason`: why there is no more of them where training diverged, else empty.
     """
     began, reason = time.perf_counter(), ""
-    run = build_run(config, seeds, device, data, tasks)
-    run = replace(run, references=placed(references or {}, run.device))
-    sealed = held_out_samples(config, run.benchmark, test)
-    runs = [run.with_numbers(own) for own in per_task] or [run] * len(sealed)
+    trial = build_trial(config, seeds, device, data, tasks)
+    trial = replace(trial, references=move_references(references or {}, trial.device))
+    sealed = sealed_samples(config, trial.benchmark, test)
+    runs = [trial.with_hyperparameters(own) for own in per_task] or [trial] * len(sealed)
     if len(runs) != len(sealed):
         raise ValueError(f"per_task: must have one entry for each of {len(sealed)} tasks; got {len(per_task)}")
-    state = run.initial_state()
-    accuracy = measured(run, state, state.accuracy, sealed)
+    state = trial.initial_state()
+    accuracy = measure_row(trial, state, state.accuracy, sealed)
     try:
         for own in runs:
             state = learn_task(own, state)
-            accuracy = measured(retaining(own, state), state, accuracy, sealed)
+            accuracy = measure_row(without_unlearned(own, state), state, accuracy, sealed)
     except DivergedError as error:
         reason = str(error)
-    found = {"validation": state.accuracy, "test": of_retained(accuracy, state.unlearning), "unlearning": {}}
+    found = {"validation": state.accuracy, "test": drop_unlearned(accuracy, state.unlearning), "unlearning": {}}
     if state.unlearning:  # before a request, and of features, on validation data alone
         on_test = {"after": accuracy, "chance": state.unlearning["chance"]}
         found["unlearning"] = {"validation": state.unlearning, "test": on_test}

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.common.seeding import seed_of
+from clsearch.common.seeding import derive_seed
 from clsearch.config.hyperparameters import Space
 from clsearch.execution.pruners import pruner_of
 from clsearch.planning.objectives import direction
@@ -79,7 +79,7 @@ def sampler_for(plan: Plan, asked: int) -> BaseSampler:
     fixed one would repeat its first suggestions after a reload.
     """
     seed = plan.options.sampler_seed
-    derived = seed_of(seed, 0, asked, "sampler") % 2**32
+    derived = derive_seed(seed, 0, asked, "sampler") % 2**32
     match plan.options.sampler:
         case "tpe":
             with warnings.catch_warnings():  # multivariate is experimental before Optuna 5

@@ -16,7 +16,7 @@ from typing import Any
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import ImageFolder
-from clsearch.data.image_folder import Part, listed
+from clsearch.data.image_folder import Part, list_images
 from clsearch.execution.ray_address import check_address, check_outlives_job, connected, joins
 from clsearch.methods.registry import CUSTOM_METHODS
 from clsearch.planning.plan import Plan, tracking_uri
@@ -88,7 +88,7 @@ def check_files(plan: Plan, config: TrialConfig, part: Part) -> None:
     without = ", or leave the final evaluation out (--no-final)" if part == "test" else ""
     if isinstance(source.read, ImageFolder):
         try:
-            listed(source.read.folder, part, source.read.only)
+            list_images(source.read.folder, part, source.read.only)
         except ConfigError as error:
             raise ConfigError(Refusal(problem.rule, f"{problem}{without}") for problem in error.problems) from None
     missing = source.missing_files(config.data_root, part)

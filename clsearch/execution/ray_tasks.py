@@ -20,7 +20,7 @@ from clsearch.methods.base import Method
 from clsearch.methods.registry import CUSTOM_METHODS, accept
 from clsearch.planning.plan import Plan
 from clsearch.training.loop import DivergedError
-from clsearch.training.retraining import References, placed, retrained
+from clsearch.training.retraining import References, move_references, retrain
 
 SETTLING_SECONDS = 1.0
 """A job is cancelled no sooner than this: one that is on its way to its worker would make Ray (2.60) abort this process
@@ -79,8 +79,8 @@ def unlearning_references(
 
 
 def _retrained(device: torch.device, config: TrialConfig, seeds: Sequence[int], data: Data) -> References:
-    """`retrained`, in a worker; on the CPU, from where any worker takes it."""
-    return placed(retrained(config, seeds, device, data), "cpu")
+    """`retrain`, in a worker; on the CPU, from where any worker takes it."""
+    return move_references(retrain(config, seeds, device, data), "cpu")
 
 
 def _with_share(

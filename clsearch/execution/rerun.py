@@ -17,9 +17,9 @@ from clsearch.records.trial_metrics import accuracy_matrices, unlearning_measure
 from clsearch.records.trials import TrialRecord
 from clsearch.records.writer import provenance
 from clsearch.training.loop import DivergedError, learn_task
-from clsearch.training.retraining import retrained
+from clsearch.training.retraining import retrain
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.trial_setup import TrialSetup, build_trial
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def rerun(
         raise ConfigError([Refusal("data-root-complete", text)])
     data = load_training(config, download=False)
     where = WorkerResources(cpus, 0).apply(device)
-    run = build_run(config, record.seeds, where, data, study.study["tasks"])
-    run = replace(run, references=retrained(config, record.seeds, where, data))
+    run = build_trial(config, record.seeds, where, data, study.study["tasks"])
+    run = replace(run, references=retrain(config, record.seeds, where, data))
     state, reason = learn_tasks(run, record.tasks_learned + (record.state == "failed"), tell)
     now = provenance()
     then = study.study["versions"] | {"commit": study.study["commit"]}
@@ -89,12 +89,12 @@ def rerun(
     return Rerun(record, state.accuracy, state.unlearning, reason, changed)
 
 
-def learn_tasks(run: Run, tasks: int, tell: Callable[[str], None]) -> tuple[TrialState, str]:
+def learn_tasks(trial: TrialSetup, tasks: int, tell: Callable[[str], None]) -> tuple[TrialState, str]:
     """The state after some tasks, or before the one in which training diverged, and why."""
-    state = run.initial_state()
-    while state.tasks_learned < min(tasks, len(run.benchmark.tasks)):
+    state = trial.initial_state()
+    while state.tasks_learned < min(tasks, len(trial.benchmark.tasks)):
         try:
-            state = learn_task(run, state)
+            state = learn_task(trial, state)
         except DivergedError as error:
             return state, str(error)
         tell(f"task {state.tasks_learned}/{tasks} learned")

@@ -36,7 +36,7 @@ from clsearch.reporting.result import StudyResult
 from clsearch.reporting.terminal import print_result
 from clsearch.tracking.sender import Tracker, quiet
 from clsearch.tracking.stores import mlflow_row
-from clsearch.training.first_task_cache import tidy
+from clsearch.training.first_task_cache import remove_unused
 
 
 def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
@@ -125,7 +125,7 @@ def begin_outputs(plan: Plan, line: ProgressLine) -> Outputs:
     """Write study.json, connect to MLflow, and begin with the trials that an earlier process brought to their end."""
     writer = StudyWriter(plan)
     writer.begin()
-    tidy(plan.folder.parent / FIRST_TASKS)
+    remove_unused(plan.folder.parent / FIRST_TASKS)
     quiet()
     warn = partial(line.console.print, markup=False)
     tracker = Tracker(writer.study, plan.folder, tracking_uri(plan), warn)

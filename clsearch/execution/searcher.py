@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from clsearch.execution.messages import TrialReport, replace_reports, reports_in
 from clsearch.execution.optuna_study import asked_of, distributions_of, sampler_for
 from clsearch.methods.registry import fields_of
-from clsearch.planning.objectives import chosen, sign
+from clsearch.planning.objectives import choose, sign
 from clsearch.planning.plan import Plan
 
 REASON = "reason"
@@ -144,7 +144,7 @@ class OptunaSearcher(Searcher):
             return Searcher.FINISHED
         name = self.references.pop(0)
         signs = np.array([sign(name) for name in self.plan.objectives])
-        best = finished[chosen(signs * np.array([trial.values for trial in finished]))]
+        best = finished[choose(signs * np.array([trial.values for trial in finished]))]
         values = {key: best.params[key] for key in self._shared_hyperparameters(name)}
         if self._is_done(name, values):
             return self._next_late_reference(trial_id)

@@ -18,10 +18,10 @@ from clsearch.data.datasets import Data
 from clsearch.execution.resources import is_out_of_memory
 from clsearch.methods.registry import method_named
 from clsearch.planning.plan import Plan
-from clsearch.tasks.benchmark import miniature
+from clsearch.tasks.benchmark import shrink
 from clsearch.training.loop import DivergedError, learn_task
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.trial_setup import TrialSetup, build_trial
 
 SAMPLES_PER_TASK = 512
 """Of each task; all where it has fewer."""
@@ -129,37 +129,37 @@ class SensitivityProbe:
         return self.outcomes[key]
 
     def _trained(self, values: dict[str, float], long: bool) -> TwoTaskOutcome | None:
-        run = self._run(values, long)
-        key = (run.config.learning_rate, long)
+        trial = self._run(values, long)
+        key = (trial.config.learning_rate, long)
         if key not in self.firsts:
-            self.firsts[key] = _learned(run, run.initial_state())
+            self.firsts[key] = _learned(trial, trial.initial_state())
         first = self.firsts[key]
-        second = None if first is None else _learned(run, first)
+        second = None if first is None else _learned(trial, first)
         if first is None or second is None:
             return None
         before, after = (
             torch.cat([value.flatten().double() for value in state.params.values()]) for state in (first, second)
         )
-        penalties = second.curve[second.epochs[:, 0] == 2, 0, run.columns.index("penalty")]
+        penalties = second.curve[second.epochs[:, 0] == 2, 0, trial.columns.index("penalty")]
         return TwoTaskOutcome(after, (after - before).norm().item(), penalties.max().item())
 
-    def _run(self, values: dict[str, float], long: bool) -> Run:
+    def _run(self, values: dict[str, float], long: bool) -> TrialSetup:
         still = {"unlearn": ()}  # a request would take away what a value did
         whole = self.plan.trial_config(values | still)
-        run = build_run(whole, self.plan.seeds[:1], self.device, self.data, self.plan.tasks)
-        config, benchmark = run.config, miniature(run.benchmark, 2, SAMPLES_PER_TASK)
+        trial = build_trial(whole, self.plan.seeds[:1], self.device, self.data, self.plan.tasks)
+        config, benchmark = trial.config, shrink(trial.benchmark, 2, SAMPLES_PER_TASK)
         epoch = math.ceil(max(max(task.train.sizes) for task in benchmark.tasks) / config.batch_size)
         steps = max(MIN_STEPS, epoch)
         if long:
             most = MAX_STEPS["mlp" if config.backbone == "mlp" else "other"]
             steps = max(steps, min(most, config.iterations or (config.epochs or 0) * epoch))
         short = self.plan.trial_config(values | still | {"iterations": steps, "epochs": None})
-        return replace(run, config=short, benchmark=benchmark)
+        return replace(trial, config=short, benchmark=benchmark)
 
 
-def _learned(run: Run, state: TrialState) -> TrialState | None:
+def _learned(trial: TrialSetup, state: TrialState) -> TrialState | None:
     try:
-        return learn_task(run, state)
+        return learn_task(trial, state)
     except DivergedError:
         return None
 

@@ -37,9 +37,9 @@ from clsearch.methods.registry import BUILT_IN, accept
 from clsearch.records.trials import STATE_FILE
 from clsearch.training.cohorts import initial_states, learn_together
 from clsearch.training.loop import DivergedError
-from clsearch.training.retraining import References, placed, retrained
+from clsearch.training.retraining import References, move_references, retrain
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run, build_cohort
+from clsearch.training.trial_setup import TrialSetup, build_trials
 
 
 @dataclass(eq=False)
@@ -142,10 +142,10 @@ class ContinualTrainable(Trainable):
         """Of the first configuration."""
         return self.cohort[0].state
 
-    def _run_of(self, configs: Sequence[TrialConfig]) -> Run:
+    def _run_of(self, configs: Sequence[TrialConfig]) -> TrialSetup:
         request = self.request
-        run = build_cohort(configs, request.seeds, self.device, self.data, request.tasks)
-        return measured_against(replace(run, prefixes=request.first_tasks), self.references, self.data)
+        trial = build_trials(configs, request.seeds, self.device, self.data, request.tasks)
+        return measured_against(replace(trial, prefixes=request.first_tasks), self.references, self.data)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._release()
@@ -251,18 +251,18 @@ def checkpoint_name(number: int) -> str:
     return f"{number}-{STATE_FILE}" if number else STATE_FILE
 
 
-def measured_against(run: Run, references: References | ray.ObjectRef | None, data: Data | None) -> Run:
+def measured_against(trial: TrialSetup, references: References | ray.ObjectRef | None, data: Data | None) -> TrialSetup:
     """The run with the models that unlearning is measured against, trained here where they are not given."""
-    if not run.config.requests:
-        return run
+    if not trial.config.requests:
+        return trial
     found: References = ray.get(references) if isinstance(references, ray.ObjectRef) else references or {}
     if not found:
-        found = retrained(run.config, run.seeds[: run.seeds_each], run.device, data)
+        found = retrain(trial.config, trial.seeds[: trial.seeds_each], trial.device, data)
     repeated = {
-        at: {name: torch.cat([value] * run.configurations) for name, value in params.items()}
+        at: {name: torch.cat([value] * trial.configurations) for name, value in params.items()}
         for at, params in found.items()
     }
-    return replace(run, references=placed(repeated, run.device))
+    return replace(trial, references=move_references(repeated, trial.device))
 
 
 @cache

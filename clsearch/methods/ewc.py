@@ -113,13 +113,13 @@ def count_backbone_parameters(config: TrialConfig) -> int:
     if config.backbone == "mlp":
         widths = (math.prod(config.source.shape), *config.hidden)
         return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(widths))
-    from clsearch.networks.modules import factory_of, parameter_count
-    from clsearch.networks.validation import problems_of
+    from clsearch.networks.modules import backbone_factory, count_parameters
+    from clsearch.networks.validation import find_problems
 
-    factory = factory_of(config)
-    if problems := problems_of(factory, config.source.shape):
+    factory = backbone_factory(config)
+    if problems := find_problems(factory, config.source.shape):
         raise ConfigError(problems)
-    return parameter_count(factory, config.source.shape)
+    return count_parameters(factory, config.source.shape)
 
 
 @dataclass(frozen=True)
@@ -174,14 +174,14 @@ class ElasticWeightConsolidation:
 
     def remember(self, network: Network, benchmark: Benchmark, task: Task, params: Params, memory: Memory) -> Memory:
         """Add the task's importance and anchor to the memory, see `Regularizer.remember`."""
-        from clsearch.methods.penalties.fisher import scaled
-        from clsearch.networks.mlp import allowed_mask, is_head
+        from clsearch.methods.penalties.fisher import scale_fisher
+        from clsearch.networks.mlp import is_head, output_mask
 
         t = task.index
-        allowed = allowed_mask(benchmark.answers(t, t), benchmark.outputs, task.train.rows.device)
+        allowed = output_mask(benchmark.active_outputs(t, t), benchmark.outputs, task.train.rows.device)
         measured = self.fisher(network, params, task.train, allowed, benchmark.seeds, task.origin)
         shared = benchmark.scenario is not Scenario.TASK
-        new = scaled({name: value for name, value in measured.items() if shared or not is_head(name)}, self.scale)
+        new = scale_fisher({name: value for name, value in measured.items() if shared or not is_head(name)}, self.scale)
         if self.online is not None:
             old = recall(memory, f"importance/{t - 1}/")
             new = {name: value + self.online * old[name] if old else value for name, value in new.items()}

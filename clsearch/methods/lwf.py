@@ -140,7 +140,7 @@ class LearningWithoutForgetting:
             return [DistillationTarget(newest, benchmark.seen(newest))]
         if benchmark.scenario is Scenario.DOMAIN and self.newest_only:
             return [DistillationTarget(newest, tuple(range(benchmark.outputs)), weight=len(old))]
-        return [DistillationTarget(newest if self.newest_only else k, benchmark.answers(k, k)) for k in old]
+        return [DistillationTarget(newest if self.newest_only else k, benchmark.active_outputs(k, k)) for k in old]
 
     def prepare(
         self, network: Network, benchmark: Benchmark, task: Task, memory: Memory, hyperparameters: Hyperparameters
@@ -191,7 +191,7 @@ class LearningWithoutForgetting:
 
         if self.augmented or (self.visits is not None and self.visits < max(task.train.sizes)):
             return lambda student, batch: summarize_inputs(student.inputs)
-        cached = summarize_task(task, summarize_inputs, max(1, network.at_once // len(teachers)))
+        cached = summarize_task(task, summarize_inputs, max(1, network.eval_batch_size // len(teachers)))
         return lambda student, batch: {name: gather_batch(values, batch) for name, values in cached.items()}
 
     def _logits(self, network: Network, student: Student) -> Tensor:

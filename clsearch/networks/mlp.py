@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from clsearch.common.seeding import generator_of
+from clsearch.common.seeding import derive_generator
 
 Params = dict[str, Tensor]
 
@@ -33,7 +33,7 @@ class Network(Protocol):
     """
 
     @property
-    def at_once(self) -> int:
+    def eval_batch_size(self) -> int:
         """Number of samples of each member in one pass without gradients, to limit memory."""
         ...
 
@@ -115,7 +115,7 @@ class MLP:
     outputs: int
 
     @property
-    def at_once(self) -> int:
+    def eval_batch_size(self) -> int:
         return 4096
 
     def initial(self, seeds: Sequence[int], device: torch.device) -> Params:
@@ -124,7 +124,7 @@ class MLP:
         return {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
 
     def _initial_member(self, seed: int) -> Params:
-        generator = generator_of(seed, 0, 0, "parameters")
+        generator = derive_generator(seed, 0, 0, "parameters")
         widths = (self.inputs, *self.hidden, self.outputs)
         params: Params = {}
         for name, fan_in, fan_out in zip(self._names(), widths, widths[1:], strict=False):
@@ -158,22 +158,22 @@ class MLP:
         return torch.baddbmm(params[f"{HEAD}.bias"], features, params[f"{HEAD}.weight"])
 
 
-def leaves_of(params: Params) -> Params:
+def trainable_copy(params: Params) -> Params:
     """Copy parameters to leaf tensors that require gradients, for training steps to update in place."""
     return {name: value.detach().clone().requires_grad_() for name, value in params.items()}
 
 
-def per_member(values: Tensor, like: Tensor) -> Tensor:
+def broadcast_members(values: Tensor, like: Tensor) -> Tensor:
     """Reshape `values` [M] so that they broadcast over a tensor [M, ...]."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
-def restricted(logits: Tensor, allowed: Tensor | None) -> Tensor:
+def mask_logits(logits: Tensor, allowed: Tensor | None) -> Tensor:
     """Return logits [M, B, C] with -inf where `allowed` ([C] or [M, B, C]) is False; None allows all outputs."""
     return logits if allowed is None else logits.masked_fill(~allowed, -math.inf)
 
 
-def allowed_mask(active: Sequence[int], outputs: int, device: torch.device) -> Tensor | None:
+def output_mask(active: Sequence[int], outputs: int, device: torch.device) -> Tensor | None:
     """Return the mask of the active outputs.
 
     Args:

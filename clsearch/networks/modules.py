@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from clsearch.common.seeding import generator_of, seed_of
+from clsearch.common.seeding import derive_generator, derive_seed
 from clsearch.config.sections import NetworkConfig
 from clsearch.networks.mlp import HEAD, Params, is_head
 
@@ -34,7 +34,7 @@ BACKBONE = "backbone."
 SMALL = 64
 """Largest side, in pixels, of images that ResNet-18 reads at full resolution."""
 
-PIXELS = 2**20
+EVAL_BATCH_PIXELS = 2**20
 """Pixels in one pass without gradients: a layer of 64 channels at full size then takes 256 MiB per member."""
 
 
@@ -109,10 +109,10 @@ class ModuleNetwork:
     module: nn.Module = field(repr=False)
 
     @property
-    def at_once(self) -> int:
+    def eval_batch_size(self) -> int:
         """Number of samples in one pass without gradients: 2^20 pixels, at least 16 and at most 1024 samples."""
         _, height, width = self.shape
-        return max(16, min(1024, PIXELS // (height * width)))
+        return max(16, min(1024, EVAL_BATCH_PIXELS // (height * width)))
 
     def initial(self, seeds: Sequence[int], device: torch.device) -> Params:
         """Draw fresh parameters, each member's from its own seed.
@@ -123,10 +123,10 @@ class ModuleNetwork:
         return {name: torch.stack([m[name] for m in members]).to(device) for name in members[0]}
 
     def _initial_member(self, seed: int) -> Params:
-        with seeded(seed):
+        with build_seeded(seed):
             module = self.factory(self.shape)
         params = {f"{BACKBONE}{name}": value.detach() for name, value in module.named_parameters()}
-        generator, bound = generator_of(seed, 0, 0, HEAD), 1 / math.sqrt(self.width)
+        generator, bound = derive_generator(seed, 0, 0, HEAD), 1 / math.sqrt(self.width)
         for name, rows in (("weight", self.width), ("bias", 1)):
             empty = torch.empty(rows, self.outputs)
             params[f"{HEAD}.{name}"] = empty.uniform_(-bound, bound, generator=generator)
@@ -178,28 +178,28 @@ def module_network(factory: Factory, shape: Shape, outputs: int) -> ModuleNetwor
         shape: [C, H, W] of an image.
         outputs: Outputs of the head, C.
     """
-    with seeded(0), torch.no_grad():
+    with build_seeded(0), torch.no_grad():
         module = factory(shape).train()
         width = module(torch.zeros(1, *shape)).shape[1]
     return ModuleNetwork(factory, shape, width, outputs, module)
 
 
-def parameter_count(factory: Factory, shape: Shape) -> int:
+def count_parameters(factory: Factory, shape: Shape) -> int:
     """Count the backbone's parameters; a shared parameter counts once."""
-    with seeded(0):
+    with build_seeded(0):
         return sum(value.numel() for value in factory(shape).parameters())
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def build_seeded(seed: int) -> Iterator[None]:
     """Seed torch's global CPU generator for the parameters of one member, then restore its state."""
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also reseed the GPU's generators.
-        torch.default_generator.manual_seed(seed_of(seed, 0, 0, "parameters"))
+        torch.default_generator.manual_seed(derive_seed(seed, 0, 0, "parameters"))
         yield
 
 
-def factory_of(config: NetworkConfig) -> Factory:
+def backbone_factory(config: NetworkConfig) -> Factory:
     """Return the factory of a configuration's backbone; the MLP has none."""
     if config.backbone == "cnn":
         return partial(cnn, hidden=config.hidden)

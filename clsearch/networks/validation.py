@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.common.seeding import generator_of
+from clsearch.common.seeding import derive_generator
 from clsearch.config.sections import NetworkConfig
 from clsearch.networks.mlp import MLP, Network
-from clsearch.networks.modules import Factory, ModuleNetwork, Shape, factory_of, module_network, seeded
+from clsearch.networks.modules import Factory, ModuleNetwork, Shape, backbone_factory, build_seeded, module_network
 
 NAMED = 10
 """Number of names that a refusal lists."""
@@ -32,13 +32,13 @@ def build_network(config: NetworkConfig, shape: Shape, outputs: int, device: tor
     """
     if config.backbone == "mlp":
         return MLP(math.prod(shape), config.hidden, outputs)
-    factory = factory_of(config)
-    if problems := problems_of(factory, shape, device):
+    factory = backbone_factory(config)
+    if problems := find_problems(factory, shape, device):
         raise ConfigError(problems)
     return module_network(factory, shape, outputs)
 
 
-def problems_of(factory: Factory, shape: Shape, device: torch.device | None = None) -> list[Refusal]:
+def find_problems(factory: Factory, shape: Shape, device: torch.device | None = None) -> list[Refusal]:
     """List the reasons why a factory cannot be used; empty if it can.
 
     Runs the module on two random images in training mode, on the CPU and, if `device` is another one, also there.
@@ -49,7 +49,7 @@ def problems_of(factory: Factory, shape: Shape, device: torch.device | None = No
         shape: [C, H, W] of an image.
         device: Device that the network will run on; None checks on the CPU only.
     """
-    with seeded(0), torch.no_grad():
+    with build_seeded(0), torch.no_grad():
         try:
             module = factory(shape)
         except Exception as error:  # a user's code can raise anything
@@ -63,17 +63,17 @@ def problems_of(factory: Factory, shape: Shape, device: torch.device | None = No
             return [Refusal("backbone-new-module", f"backbone: {rule}; got the same module twice")]
         problems = _state_problems(module) or _call_problems(module.train(), shape)
         if device is not None and device.type != "cpu":
-            problems = problems or stacked_problems(module_network(factory, shape, 2), device)
+            problems = problems or find_stacking_problems(module_network(factory, shape, 2), device)
         return problems
 
 
-def stacked_problems(network: ModuleNetwork, device: torch.device) -> list[Refusal]:
+def find_stacking_problems(network: ModuleNetwork, device: torch.device) -> list[Refusal]:
     """List the reasons why a module cannot run for all seeds at once on a device, by torch.vmap; empty if it can.
 
     Compares the features with those of one member after another.
     """
     rule = "backbone: must run for all seeds at once, by torch.vmap, and give the features of one seed after another"
-    images = torch.rand(2, 2, math.prod(network.shape), generator=generator_of(0, 0, 0, "images")).to(device)
+    images = torch.rand(2, 2, math.prod(network.shape), generator=derive_generator(0, 0, 0, "images")).to(device)
     backbone, stacked = network.separated(network.initial((0, 1), device), images)
     try:
         together, in_turn = network.together(backbone, stacked), network.in_turn(backbone, stacked)
@@ -119,7 +119,7 @@ def _is_fit(parameter: nn.Parameter) -> bool:
 
 def _call_problems(module: nn.Module, shape: Shape) -> list[Refusal]:
     """Check that features are finite [B, F], equal in every call, and that each depends on its own image alone."""
-    images = torch.rand(2, *shape, generator=generator_of(0, 0, 0, "images"))
+    images = torch.rand(2, *shape, generator=derive_generator(0, 0, 0, "images"))
     before = torch.get_rng_state()
     features = _features_or_fault(module, images)
     drew = not torch.equal(torch.get_rng_state(), before)

@@ -16,12 +16,12 @@ from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.hyperparameters import Range, Space
 from clsearch.config.sections import BACKBONES, BENCHMARKS, FOLDER, Section, backbone_name
 from clsearch.methods.registry import known_fields, method_named, preset_settings, searchable
-from clsearch.planning.config_file import flag_of, with_files
+from clsearch.planning.config_file import expand_config_files, to_flag
 from clsearch.planning.options import Options, Protocol, ResourceOptions, SelectionOptions, StudyOptions
-from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCHING
+from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCH_OPTIONS
 
 EVERY_BENCHMARK = (*BENCHMARKS, f"{FOLDER}PATH")
-NAMES = {"benchmark": EVERY_BENCHMARK, "report_benchmark": EVERY_BENCHMARK, "backbone": BACKBONES}
+OPEN_NAMES = {"benchmark": EVERY_BENCHMARK, "report_benchmark": EVERY_BENCHMARK, "backbone": BACKBONES}
 """Options that take a name from an open list -> names to show."""
 
 TIED = {
@@ -51,7 +51,7 @@ class Invocation:
     dry_run: bool = False
 
 
-def untied(settings: dict[str, Any], script: dict[str, Any]) -> list[str]:
+def find_untied(settings: dict[str, Any], script: dict[str, Any]) -> list[str]:
     """List the settings that a script chose for its value of an option whose value differs in `settings`."""
     known = known_fields() | Options.model_fields
     defaults = {name: known[name].default for name in TIED}
@@ -96,7 +96,7 @@ def parse(
     groups = [_group(section, settings, space, without) for section in sections]
     names = {field.name for group in groups for field in dataclasses.fields(group)}
     known = {name: field for section in sections for name, field in section.model_fields.items() if name in names}
-    args = with_files(sys.argv[1:] if args is None else args, known)
+    args = expand_config_files(sys.argv[1:] if args is None else args, known)
     form = dataclasses.make_dataclass(
         "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in (Invocation, *groups)]
     )
@@ -113,14 +113,14 @@ def parse(
     new_settings, new_space = _merge(values, space, flags)
     if new_settings["backbone"] == backbone_name(settings.get("backbone", "")):  # the text of the script's function
         new_settings["backbone"] = settings["backbone"]
-    dropped = [name for name in untied(new_settings, settings) if flag_of(name) not in flags]
+    dropped = [name for name in find_untied(new_settings, settings) if to_flag(name) not in flags]
     new_settings = {name: value for name, value in new_settings.items() if name not in dropped}
     if "--preset" in flags:
         new_settings = _with_preset(algorithm, new_settings, settings, flags)
     if follow:
-        new_space = {name: values for name, values in new_space.items() if flag_of(name) in flags}
+        new_space = {name: values for name, values in new_space.items() if to_flag(name) in flags}
         # A value that neither the script nor the user gave can become searched if another option changes.
-        unnamed = [name for name in searchable() if name not in settings and flag_of(name) not in flags]
+        unnamed = [name for name in searchable() if name not in settings and to_flag(name) not in flags]
         new_settings = {name: value for name, value in new_settings.items() if name not in unnamed}
     return new_settings, new_space, asked
 
@@ -128,7 +128,7 @@ def parse(
 def _with_preset(algorithm: str, given: dict[str, Any], script: dict[str, Any], flags: set[str]) -> dict[str, Any]:
     """Replace the script's preset by the command line's; options that the command line names stay."""
     old, new = (preset_settings(algorithm, settings.get("preset")) for settings in (script, given))
-    named = {name for name in {*old, *new} if {flag_of(name), flag_of(f"no_{name}")} & flags}
+    named = {name for name in {*old, *new} if {to_flag(name), to_flag(f"no_{name}")} & flags}
     undone = {name for name, value in old.items() if name not in named and script.get(name) == value}
     kept = {name: value for name, value in given.items() if name not in undone}
     return kept | {name: value for name, value in new.items() if name not in named}
@@ -156,9 +156,9 @@ def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[
     if "--trials" not in flags and (not new_space or "--sampler" in flags):
         new_settings["trials"] = None
     if new_settings.get("protocol") is Protocol.CONTINUAL:  # no sampler chooses
-        new_settings = {k: v for k, v in new_settings.items() if k not in SEARCHING or flag_of(k) in flags}
+        new_settings = {k: v for k, v in new_settings.items() if k not in SEARCH_OPTIONS or to_flag(k) in flags}
     # An explicit None stays: it undoes the script's setting.
-    return {name: v for name, v in new_settings.items() if v is not None or flag_of(name) in flags}, new_space
+    return {name: v for name, v in new_settings.items() if v is not None or to_flag(name) in flags}, new_space
 
 
 def _group(section: type[Section], settings: dict[str, Any], space: Space, without: Collection[str]) -> type:
@@ -172,10 +172,10 @@ def _group(section: type[Section], settings: dict[str, Any], space: Space, witho
         if name in known:
             default = (space[name].low, space[name].high) if name in space else (default,)
             kind: Any = Annotated[tuple[float, ...], _argument(field, "FLOAT [FLOAT]")]
-        elif name in NAMES:
+        elif name in OPEN_NAMES:
             # Plain text for tyro, so that the section's own rule refuses unknown names.
             text = str | None if field.default is None else str
-            kind = Annotated[text, _argument(field, "{" + ",".join(NAMES[name]) + "}")]
+            kind = Annotated[text, _argument(field, "{" + ",".join(OPEN_NAMES[name]) + "}")]
             default = backbone_name(default) if name == "backbone" else default
         else:
             kind = Annotated[_optional(field), _argument(field, None)]
@@ -196,11 +196,11 @@ def _optional(field: FieldInfo) -> Any:
 def _argument(field: FieldInfo, metavar: str | None) -> Any:
     import tyro
 
-    allowed = range_of(field)
+    allowed = describe_bounds(field)
     return tyro.conf.arg(help=f"{field.description} ({allowed})" if allowed else field.description, metavar=metavar)
 
 
-def range_of(field: FieldInfo) -> str:
+def describe_bounds(field: FieldInfo) -> str:
     """Describe the bounds of a field, as in `at least 1`; empty if it has none."""
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     bounds = {

@@ -21,7 +21,7 @@ EITHER = {"--epochs": "--iterations", "--iterations": "--epochs"}
 """Option -> the option that excludes it: the command line's replaces the file's."""
 
 
-def with_files(args: list[str], known: Mapping[str, FieldInfo]) -> list[str]:
+def expand_config_files(args: list[str], known: Mapping[str, FieldInfo]) -> list[str]:
     """Replace each `--config FILE` by the options of the file, ahead of all others, so that the others win.
 
     Args:
@@ -41,15 +41,15 @@ def with_files(args: list[str], known: Mapping[str, FieldInfo]) -> list[str]:
             files.append(Path(file_name).expanduser())
         else:
             raise ConfigError([Refusal("config-named", "config: must name a YAML file of options; got nothing")])
-    given = {flag_of(word.partition("=")[0].lstrip("-")) for word in own if word.startswith("--")}
+    given = {to_flag(word.partition("=")[0].lstrip("-")) for word in own if word.startswith("--")}
     read: dict[str, Any] = {}
     for file in files:
-        read |= options_in(file, known)
-    kept = {name: value for name, value in read.items() if EITHER.get(flag_of(name)) not in given}
-    return [*(word for name, value in kept.items() for word in option(name, value)), *own]
+        read |= read_options(file, known)
+    kept = {name: value for name, value in read.items() if EITHER.get(to_flag(name)) not in given}
+    return [*(word for name, value in kept.items() for word in to_words(name, value)), *own]
 
 
-def options_in(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
+def read_options(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """Read a file: name of an option -> value, a list for several values. Raises ConfigError."""
     import yaml
 
@@ -72,7 +72,7 @@ def options_in(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
             )
             for name in unknown
         )
-    problems = {name: problem_of(name, value, known[name]) for name, value in options.items()}
+    problems = {name: find_type_problem(name, value, known[name]) for name, value in options.items()}
     if wrong := {name: problem for name, problem in problems.items() if problem is not None}:
         raise ConfigError(
             Refusal(rule, f"config: {name} {where} {words}; got {options[name]!r}")
@@ -81,7 +81,7 @@ def options_in(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     return options
 
 
-def problem_of(name: str, value: Any, field: FieldInfo) -> tuple[str, str] | None:
+def find_type_problem(name: str, value: Any, field: FieldInfo) -> tuple[str, str] | None:
     """Find the rule of its type that a value in a file breaks: id and words. Other rules are checked later."""
     if isinstance(value, dict):
         return "config-values", "must be a value or a list of values"
@@ -98,14 +98,14 @@ def problem_of(name: str, value: Any, field: FieldInfo) -> tuple[str, str] | Non
     return None
 
 
-def flag_of(name: str) -> str:
+def to_flag(name: str) -> str:
     """Write the name of an option as on a command line."""
     return "--" + name.replace("_", "-")
 
 
-def option(name: str, value: Any) -> list[str]:
+def to_words(name: str, value: Any) -> list[str]:
     """Write an option and its value as words of a command line."""
-    flag = flag_of(name)
+    flag = to_flag(name)
     match value:
         case Range():
             return [flag, repr(value.low), repr(value.high)]
@@ -117,7 +117,7 @@ def option(name: str, value: Any) -> list[str]:
             return [flag, str(value)]
 
 
-def written(plan: Plan, script: dict[str, Any]) -> str:
+def format_plan(plan: Plan, script: dict[str, Any]) -> str:
     """Write a plan as a YAML file.
 
     Options that are set come first, a searched range as a list of two; options that are not set follow as comments.
@@ -133,20 +133,20 @@ def written(plan: Plan, script: dict[str, Any]) -> str:
     unset = {n: "" for n in named if n not in kept and n not in plan.space}
     unset |= {"trials": str(plan.trials)} if "trials" in unset else {}
     lines = "".join(f"# {name}: {value}".rstrip() + "\n" for name, value in unset.items())
-    return f"{dumped(kept, plan.space)}# Not set:\n{lines}"
+    return f"{dump_options(kept, plan.space)}# Not set:\n{lines}"
 
 
-def dumped(settings: dict[str, Any], space: Space) -> str:
+def dump_options(settings: dict[str, Any], space: Space) -> str:
     """Write settings and ranges as YAML."""
     import yaml
 
-    plain = {name: plainly(value) for name, value in settings.items()}
+    plain = {name: to_plain(value) for name, value in settings.items()}
     ranges = {name: [values.low, values.high] for name, values in space.items()}
     return str(yaml.safe_dump(plain | ranges, sort_keys=False, allow_unicode=True))
 
 
-def plainly(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Turn a value into one that YAML has."""
     if isinstance(value, tuple | list):
-        return [plainly(one) for one in value]
+        return [to_plain(one) for one in value]
     return value if value is None or type(value) in (bool, int, float, str) else str(value)

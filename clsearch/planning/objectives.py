@@ -35,7 +35,7 @@ def known_objectives(tasks: int, scenario: Scenario, unlearned: Set[int] = froze
     return names + [f"forgetting/task_{j:02d}" for j in earlier]
 
 
-def problems_of_objectives(
+def check_objectives(
     objectives: Sequence[str], tasks: int, scenario: Scenario, unlearned: Set[int] = frozenset()
 ) -> list[Refusal]:
     """Check the objectives of a search. Arguments as in `known_objectives`."""
@@ -65,7 +65,7 @@ def direction(name: str) -> Literal["maximize", "minimize"]:
     return "maximize" if sign(name) > 0 else "minimize"
 
 
-def front(gains: np.ndarray) -> list[int]:
+def pareto_front(gains: np.ndarray) -> list[int]:
     """Find the Pareto front: the rows that no other row dominates.
 
     A row dominates another if it is at least as good in each column and better in one. Equal rows are all on the front.
@@ -82,7 +82,7 @@ def front(gains: np.ndarray) -> list[int]:
     return [int(i) for i in kept[np.lexsort(tuple(-gains[kept].T[::-1]))]]
 
 
-def knee(gains: np.ndarray) -> int:
+def find_knee(gains: np.ndarray) -> int:
     """Find the knee of a front: the row with the largest sum of scaled gains.
 
     Each gain is scaled to 0 at its worst on the front and 1 at its best. Of equal rows, the best in the first column
@@ -98,7 +98,7 @@ def knee(gains: np.ndarray) -> int:
     return int(best[gains[best, 0].argmax()])
 
 
-def chosen(gains: np.ndarray) -> int:
+def choose(gains: np.ndarray) -> int:
     """Choose the row of `gains` [n, m] with which a search ends: the best; for several objectives the knee."""
-    rows = front(gains)
-    return rows[knee(gains[rows])]
+    rows = pareto_front(gains)
+    return rows[find_knee(gains[rows])]

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from clsearch.common.errors import ConfigError
-from clsearch.config.sections import Section, at_home
+from clsearch.config.sections import Section, expand_home
 from clsearch.config.trial import explain
 from clsearch.methods.registry import presets
 
@@ -100,7 +100,7 @@ class StudyOptions(Section):
     @field_validator("references")
     @classmethod
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return once(value)
+        return check_unique(value)
 
     @field_validator("name")
     @classmethod
@@ -113,7 +113,7 @@ class StudyOptions(Section):
     @field_validator("results")
     @classmethod
     def _home(cls, value: Path) -> Path:
-        return at_home(value)
+        return expand_home(value)
 
 
 class SelectionOptions(Section):
@@ -153,7 +153,7 @@ class SelectionOptions(Section):
     @field_validator("objectives", "learning_rates")
     @classmethod
     def _each_once(cls, value: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-        return once(value)
+        return check_unique(value)
 
     @field_validator("learning_rates")
     @classmethod
@@ -163,7 +163,7 @@ class SelectionOptions(Section):
         return value
 
 
-def once(values: Any) -> Any:
+def check_unique(values: Any) -> Any:
     """Return a tuple, or None, unchanged. Raises ValueError if it repeats a value."""
     if values is not None and len(set(values)) < len(values):
         raise PydanticCustomError("names-once", "must name each at most once")

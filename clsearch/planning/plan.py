@@ -23,8 +23,8 @@ from clsearch.methods.registry import (
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.protocols import (
     RATE_STEPS,
+    check_protocol,
     check_report,
-    protocol_problems,
     report_settings,
     reported_tasks,
     reporting_seeds,
@@ -181,7 +181,7 @@ def make_plan(
         space = _default_space(config, options, shared) | space
     check_space(algorithm, space, shared, config.source)
     config = configure(algorithm, shared | {name: r.low for name, r in space.items()}, config.source)
-    if problems := protocol_problems(options, {*given}, config, space):
+    if problems := check_protocol(options, {*given}, config, space):
         raise ConfigError(problems)
     report = _report_config(options, shared | {name: r.low for name, r in space.items()}, config)
     plan = Plan(question, algorithm, space, shared, config, report, options, _budget(options, space), command)

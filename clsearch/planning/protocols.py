@@ -18,7 +18,7 @@ from clsearch.config.rules import LARGEST, SMALLEST
 from clsearch.config.trial import TrialConfig
 from clsearch.config.unlearning import unlearned_by
 from clsearch.methods.registry import decaying
-from clsearch.planning.objectives import problems_of_objectives
+from clsearch.planning.objectives import check_objectives
 from clsearch.planning.options import Options, Protocol, Pruner
 
 FIRST_K = 3
@@ -37,7 +37,7 @@ PROTOCOL_OPTIONS = {
 }
 """Protocol -> options that act only in it."""
 
-SEARCHING = ("trials", "sampler", "sampler_seed", "pruner", "grid_points", "objectives", "cohort")
+SEARCH_OPTIONS = ("trials", "sampler", "sampler_seed", "pruner", "grid_points", "objectives", "cohort")
 """Options that act only if a sampler chooses, which it does not in continual."""
 
 HALVINGS = 10
@@ -46,7 +46,7 @@ HALVINGS = 10
 GRACE = 2
 """Number of tasks after which pruning begins: after task 1, trials with the same seed are all alike."""
 
-OF_ITS_OWN = ("grouping", "image_size", "image_channels", "classes_per_task")
+BENCHMARK_SETTINGS = ("grouping", "image_size", "image_channels", "classes_per_task")
 """Settings that describe the classes and images of one benchmark and do not carry over to another."""
 
 
@@ -73,11 +73,11 @@ def report_settings(settings: dict[str, Any], config: TrialConfig, benchmark: st
 
     Scenario and number of tasks stay; settings that describe the classes and images of the search's benchmark go.
     """
-    kept = {name: value for name, value in settings.items() if name not in OF_ITS_OWN}
+    kept = {name: value for name, value in settings.items() if name not in BENCHMARK_SETTINGS}
     return kept | {"benchmark": benchmark, "scenario": config.scenario.value, "tasks": config.tasks}
 
 
-def protocol_problems(options: Options, given: set[str], config: TrialConfig, space: Space) -> list[Refusal]:
+def check_protocol(options: Options, given: set[str], config: TrialConfig, space: Space) -> list[Refusal]:
     """Check the rules of a study's protocol.
 
     Args:
@@ -92,7 +92,7 @@ def protocol_problems(options: Options, given: set[str], config: TrialConfig, sp
         *_option_problems(options, config.tasks),
         *(_continual_problems(options, given, config, space) if options.protocol is Protocol.CONTINUAL else ()),
         *(_unlearning_problems(options, config, space) if config.unlearns else ()),
-        *problems_of_objectives(options.objectives, learned, config.scenario, unlearned),
+        *check_objectives(options.objectives, learned, config.scenario, unlearned),
         *_reference_problems(options, config),
         *_rate_problems(options),
         *_sampler_problems(options),
@@ -130,7 +130,7 @@ def _continual_problems(options: Options, given: set[str], config: TrialConfig, 
         rule = f"continual continues from the current model, which {config.algorithm} does not have"
         return [Refusal("continual-keeps-model", f"protocol: {rule}; got continual")]
     problems = []
-    for name in SEARCHING:
+    for name in SEARCH_OPTIONS:
         value = getattr(options, name)
         if name in given and value != Options.model_fields[name].default:
             shown = " ".join(value) if isinstance(value, tuple) else value

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict
 
 from clsearch.config.sections import Scenario
 from clsearch.methods.registry import known_fields
-from clsearch.planning.command_line import range_of
+from clsearch.planning.command_line import describe_bounds
 from clsearch.planning.options import Options, Protocol, Pruner
 
 
@@ -121,7 +121,7 @@ def describe_settings(settings: type) -> str:
     fields = Options.model_fields | known_fields()
     lines = []
     for name in settings.__annotations__:
-        bounds = range_of(fields[name])
+        bounds = describe_bounds(fields[name])
         text = f"{name}: {fields[name].description}" + (f" ({bounds})" if bounds else "")
         lines.append(fill(text, 110, initial_indent="    ", subsequent_indent="        "))
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import numpy as np
 
 from clsearch import metrics
 from clsearch.common.statistics import Interval, indistinguishable, paired_difference
-from clsearch.planning.objectives import chosen, front, sign
+from clsearch.planning.objectives import choose, pareto_front, sign
 from clsearch.planning.plan import Plan
 from clsearch.records.json_types import BestJson, CostJson
 from clsearch.records.study_file import ENDED
@@ -99,7 +99,7 @@ def rank(records: list[TrialRecord], objectives: tuple[str, ...]) -> Ranking:
     if not finished:
         return Ranking(objectives, [], frozenset())
     gains = np.array([[sign(name) * r.metrics[name] for name in objectives] for r in finished])
-    first, best_ones = chosen(gains), front(gains) if len(objectives) > 1 else []
+    first, best_ones = choose(gains), pareto_front(gains) if len(objectives) > 1 else []
     order = sorted(range(len(finished)), key=lambda i: (i != first, i not in best_ones, -gains[i, 0]))
     ranked = [finished[i] for i in order]
     close = {r.label for r in ranked if are_indistinguishable(ranked[0], r, objectives)}

@@ -10,7 +10,7 @@ import numpy as np
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
-from clsearch.config.unlearning import Requests, requests_of
+from clsearch.config.unlearning import Requests, parse_requests
 from clsearch.records.attempts import Decision, read_progress
 from clsearch.records.evaluation import FinalEvaluation, read_final, recorded_openings
 from clsearch.records.json_types import BestJson, RangeJson, StudyJson
@@ -100,7 +100,7 @@ class StudyRecord:
     @property
     def requests(self) -> Requests:
         """What was to be unlearned when."""
-        return requests_of(tuple(self.study["config"].get("unlearn") or ()))
+        return parse_requests(tuple(self.study["config"].get("unlearn") or ()))
 
     @property
     def measured_on(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 
 from clsearch.common.formatting import print_full_width
-from clsearch.config.unlearning import requests_of
+from clsearch.config.unlearning import parse_requests
 from clsearch.records.attempts import Decision
 from clsearch.records.early_stopping import describe_saving, summarize_early_stopping
 from clsearch.records.evaluation import FinalEvaluation
@@ -62,7 +62,7 @@ def print_best(console: Console, ranking: Ranking, references: Sequence[TrialRec
     print_lines(console, *explain_ranking(ranking, references))
     print_full_width(console, make_matrix_table(best))
     if best.unlearning:
-        requests = requests_of(tuple(best.settings["unlearn"]))
+        requests = parse_requests(tuple(best.settings["unlearn"]))
         print_lines(console, *describe_unlearning(best, requests, references), *describe_trade_off(ranking))
 
 

@@ -14,7 +14,7 @@ from clsearch.planning.objectives import sign
 from clsearch.records.ranking import Ranking
 from clsearch.records.trial_metrics import unlearning_measurements
 from clsearch.records.trials import TrialRecord
-from clsearch.training.retraining import task_trainings
+from clsearch.training.retraining import count_retraining
 
 MIN_CORRELATION = 0.3
 """Weaker rank correlations are not reported."""
@@ -109,7 +109,7 @@ def describe_retraining_cost(config: TrialConfig, seeds: int) -> list[str]:
     """The cost of the retrained models that the distance is measured to."""
     if not config.requests:
         return []
-    cost = count_of(task_trainings(config, seeds), "task-seed training")
+    cost = count_of(count_retraining(config, seeds), "task-seed training")
     return [f"The models that never saw the unlearned tasks cost another {cost}."]
 
 

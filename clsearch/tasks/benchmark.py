@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clsearch.common.seeding import generator_of
+from clsearch.common.seeding import derive_generator
 from clsearch.config.data_source import class_counts
-from clsearch.config.sections import BenchmarkConfig, Kind, Scenario
+from clsearch.config.sections import BenchmarkConfig, Scenario, TaskConstruction
 from clsearch.data.datasets import Data, training_data
-from clsearch.tasks.samples import Samples, stacked_rows
+from clsearch.tasks.samples import Samples, stack_rows
 from clsearch.tasks.transforms import PixelOrder, Rotation, View
 
 HALF_TURN = 180.0
@@ -75,7 +75,7 @@ class Benchmark:
         """Return the outputs of the classes seen through task i."""
         return tuple(sorted({c for k in self.retained(i) for c in self.tasks[k - 1].classes}))
 
-    def answers(self, i: int, k: int) -> tuple[int, ...]:
+    def active_outputs(self, i: int, k: int) -> tuple[int, ...]:
         """Return ans(i, k): the outputs that are active for task k after learning task i (van de Ven et al. 2022).
 
         Task-incremental: the classes of task k. Domain-incremental: all. Class-incremental: the classes seen through
@@ -135,15 +135,15 @@ def build_benchmark(
     if not sequence or list(sequence) != sorted({*sequence} & {*range(1, config.tasks + 1)}):
         raise ValueError(f"sequence: must increase, within 1 to {config.tasks}; got {' '.join(map(str, sequence))}")
     data = data or training_data(config.source, config.data_root)
-    inputs, labels = tensor_of(data.inputs).to(device), tensor_of(data.labels).to(device)
+    inputs, labels = to_tensor(data.inputs).to(device), to_tensor(data.labels).to(device)
     cut = {seed: cut_by_class(data.labels, config.source.validation_fraction, seed) for seed in {*seeds}}
     cuts = [cut[seed] for seed in seeds]
     tasks = []
     for index, origin in enumerate(sequence, start=1):
         members = [classes_of(config, origin, seed) for seed in seeds]
-        view = view_of(config, origin, seeds, device)
+        view = build_view(config, origin, seeds, device)
         train, validation = (
-            samples_of(
+            build_samples(
                 config,
                 (inputs, labels),
                 [np.concatenate([cut[part][c] for c in classes]) for cut, classes in zip(cuts, members, strict=True)],
@@ -152,19 +152,19 @@ def build_benchmark(
             )
             for part in ("train", "validation")
         )
-        tasks.append(Task(index, origin, tuple(outputs_of(config, origin)), train, validation))
-    width = max(outputs_of(config, origin).stop for origin in range(1, config.tasks + 1))
+        tasks.append(Task(index, origin, tuple(outputs_of_task(config, origin)), train, validation))
+    width = max(outputs_of_task(config, origin).stop for origin in range(1, config.tasks + 1))
     return Benchmark(config.scenario, tuple(seeds), tuple(tasks), width, config.source.shape)
 
 
-def tensor_of(array: np.ndarray) -> Tensor:
+def to_tensor(array: np.ndarray) -> Tensor:
     """Return a tensor on an array's own memory, without torch's warning for read-only ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(array)
 
 
-def samples_of(
+def build_samples(
     config: BenchmarkConfig,
     data: tuple[Tensor, Tensor],
     rows: Sequence[np.ndarray],
@@ -182,10 +182,10 @@ def samples_of(
     """
     tensors = [torch.from_numpy(member).to(data[0].device) for member in rows]
     sizes = tuple(map(len, tensors))
-    return Samples(*data, float(config.source.maximum), stacked_rows(tensors), sizes, outputs, view)
+    return Samples(*data, float(config.source.maximum), stack_rows(tensors), sizes, outputs, view)
 
 
-def outputs_of(config: BenchmarkConfig, index: int) -> range:
+def outputs_of_task(config: BenchmarkConfig, index: int) -> range:
     """Return the outputs of the head of a task's classes, the same for all seeds.
 
     Domain-incremental tasks share their outputs; otherwise each task has a block of its own.
@@ -198,12 +198,12 @@ def outputs_of(config: BenchmarkConfig, index: int) -> range:
 def classes_of(config: BenchmarkConfig, index: int, seed: int) -> list[int]:
     """Return the source classes of a task, in the order of their outputs."""
     classes, groups = len(config.source.classes), config.source.groups
-    if config.kind is not Kind.SPLIT:
+    if config.kind is not TaskConstruction.SPLIT:
         return list(range(classes))
     if groups is not None:
         return list(groups[index - 1])
     shuffled = config.class_order == "shuffled"
-    order = torch.randperm(classes, generator=generator_of(seed, 0, 0, "classes")) if shuffled else range(classes)
+    order = torch.randperm(classes, generator=derive_generator(seed, 0, 0, "classes")) if shuffled else range(classes)
     counts = class_counts(config)
     first = sum(counts[: index - 1])
     return [int(c) for c in order[first : first + counts[index - 1]]]
@@ -219,11 +219,11 @@ def output_map(config: BenchmarkConfig, index: int, members: Sequence[Sequence[i
     """
     outputs = torch.full((len(members), len(config.source.classes)), -1)
     for row, classes in zip(outputs, members, strict=True):
-        row[list(classes)] = torch.tensor(outputs_of(config, index))
+        row[list(classes)] = torch.tensor(outputs_of_task(config, index))
     return outputs
 
 
-def miniature(benchmark: Benchmark, tasks: int, most: int) -> Benchmark:
+def shrink(benchmark: Benchmark, tasks: int, most: int) -> Benchmark:
     """Return the first tasks with at most about `most` samples each, for quick checks.
 
     Args:
@@ -238,27 +238,27 @@ def miniature(benchmark: Benchmark, tasks: int, most: int) -> Benchmark:
     return replace(benchmark, tasks=tuple(first))
 
 
-def view_of(config: BenchmarkConfig, index: int, seeds: Sequence[int], device: torch.device) -> View | None:
+def build_view(config: BenchmarkConfig, index: int, seeds: Sequence[int], device: torch.device) -> View | None:
     """Return a task's transform, each member's own; None if it shows the inputs unchanged."""
-    if index == 1 or config.kind is Kind.SPLIT:
+    if index == 1 or config.kind is TaskConstruction.SPLIT:
         return None
-    if config.kind is Kind.PERMUTED:
-        return PixelOrder(pixel_orders(index, seeds, math.prod(config.source.shape)).to(device))
-    return Rotation.of(angles(index, config.tasks, seeds), *config.source.shape[1:]).to(device)
+    if config.kind is TaskConstruction.PERMUTED:
+        return PixelOrder(draw_pixel_orders(index, seeds, math.prod(config.source.shape)).to(device))
+    return Rotation.of(draw_angles(index, config.tasks, seeds), *config.source.shape[1:]).to(device)
 
 
-def pixel_orders(index: int, seeds: Sequence[int], width: int) -> Tensor:
+def draw_pixel_orders(index: int, seeds: Sequence[int], width: int) -> Tensor:
     """Draw a permutation of the pixels per seed, [M, D] (Kirkpatrick et al. 2017)."""
-    return torch.stack([torch.randperm(width, generator=generator_of(s, index, 0, "pixels")) for s in seeds])
+    return torch.stack([torch.randperm(width, generator=derive_generator(s, index, 0, "pixels")) for s in seeds])
 
 
-def angles(index: int, tasks: int, seeds: Sequence[int]) -> Tensor:
+def draw_angles(index: int, tasks: int, seeds: Sequence[int]) -> Tensor:
     """Draw the angle by which a task rotates its images, [M] in degrees.
 
     Divides the half turn into T equal parts; task t of T draws an angle per seed from the t-th (Lopez-Paz & Ranzato
     2017).
     """
-    parts = [index - 1 + torch.rand((), generator=generator_of(seed, index, 0, "angle")) for seed in seeds]
+    parts = [index - 1 + torch.rand((), generator=derive_generator(seed, index, 0, "angle")) for seed in seeds]
     return torch.stack(parts) * HALF_TURN / tasks
 
 
@@ -273,7 +273,7 @@ def cut_by_class(labels: np.ndarray, fraction: float, seed: int) -> dict[str, li
     Returns:
         "train" and "validation" -> rows of each class.
     """
-    shuffled = torch.randperm(len(labels), generator=generator_of(seed, 0, 0, "validation")).numpy()
+    shuffled = torch.randperm(len(labels), generator=derive_generator(seed, 0, 0, "validation")).numpy()
     by_class = [shuffled[labels[shuffled] == c] for c in range(int(labels.max()) + 1)]
     held = [max(1, round(fraction * len(rows))) for rows in by_class]
     return {

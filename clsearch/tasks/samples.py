@@ -46,7 +46,7 @@ class Batch:
         return self.valid.sum(1)
 
 
-def batches_of(orders: Sequence[Tensor], size: int, device: torch.device) -> list[Batch]:
+def make_batches(orders: Sequence[Tensor], size: int, device: torch.device) -> list[Batch]:
     """Split each member's order of positions into batches.
 
     Args:
@@ -63,7 +63,7 @@ def batches_of(orders: Sequence[Tensor], size: int, device: torch.device) -> lis
     return [Batch(positions, None if whole else mask) for positions, mask, whole in cut]
 
 
-TAKEN = 2**20
+MAX_GATHER_ELEMENTS = 2**20
 """Upper limit on the input elements that one gather loads."""
 
 
@@ -111,7 +111,7 @@ class Samples:
 
     def in_order(self, size: int = 1024) -> list[Batch]:
         """Return all samples in batches of at most `size`, for passes that do not train."""
-        return batches_of([torch.arange(n) for n in self.sizes], size, self.rows.device)
+        return make_batches([torch.arange(n) for n in self.sizes], size, self.rows.device)
 
     def first(self, members: int) -> Samples:
         """Return the samples of the first members alone."""
@@ -127,10 +127,10 @@ class Samples:
         """Return at most `most` samples of each member, evenly spaced over its rows (which are sorted by class)."""
         steps = [-(-n // most) for n in self.sizes]
         rows = [member[:n:step] for member, n, step in zip(self.rows, self.sizes, steps, strict=True)]
-        return replace(self, rows=stacked_rows(rows), sizes=tuple(map(len, rows)))
+        return replace(self, rows=stack_rows(rows), sizes=tuple(map(len, rows)))
 
 
-def stacked_rows(rows: Sequence[Tensor]) -> Tensor:
+def stack_rows(rows: Sequence[Tensor]) -> Tensor:
     """Stack the members' rows [n_m] to [M, n]; a member with fewer repeats its first row."""
     longest = max(map(len, rows))
     return torch.stack([torch.cat([member, member[:1].expand(longest - len(member))]) for member in rows])
@@ -175,13 +175,13 @@ class Mixture:
         return inputs, labels
 
 
-def taken(samples: Samples | Mixture, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+def load_batches(samples: Samples | Mixture, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
     """Load the inputs [M, B, D] and labels [M, B] of each batch, several batches per gather.
 
     With small networks, one gather per batch costs a tenth of a step.
     """
     width = samples.width * batches[0].positions.numel()
-    chunk = max(1, TAKEN // width)
+    chunk = max(1, MAX_GATHER_ELEMENTS // width)
     for first in range(0, len(batches), chunk):
         positions = [batch.positions for batch in batches[first : first + chunk]]
         sizes = [each.shape[1] for each in positions]

@@ -10,11 +10,11 @@ import numpy as np
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.sections import BenchmarkConfig
 from clsearch.data.datasets import Data, Digits, ImageFolder, Reader, Torchvision
-from clsearch.tasks.benchmark import Benchmark, classes_of, samples_of, tensor_of
+from clsearch.tasks.benchmark import Benchmark, build_samples, classes_of, to_tensor
 from clsearch.tasks.samples import Samples
 
 
-def reader_of_test(config: BenchmarkConfig) -> Reader:
+def sealed_reader(config: BenchmarkConfig) -> Reader:
     """Return the reader of the test part of a configuration's source."""
     match config.source.read:
         case Digits() | Torchvision() as train:
@@ -35,7 +35,7 @@ def read_test(config: BenchmarkConfig) -> Data:
     source, shape = config.source, config.source.shape
     if isinstance(source.read, ImageFolder):  # the split of test data depends on the files
         source.read.check_unchanged()
-    inputs, labels = reader_of_test(config)(config.data_root, False, None)
+    inputs, labels = sealed_reader(config)(config.data_root, False, None)
     if inputs.shape[1:] != shape:
         shapes = [" x ".join(map(str, sizes)) for sizes in (shape, inputs.shape[1:])]
         text = f"benchmark: test images must have the shape of training images, {shapes[0]}; got {shapes[1]}"
@@ -45,7 +45,7 @@ def read_test(config: BenchmarkConfig) -> Data:
     return Data(source, inputs.reshape(len(inputs), math.prod(shape)), labels)
 
 
-def held_out_samples(config: BenchmarkConfig, benchmark: Benchmark, test: Data) -> tuple[Samples, ...]:
+def sealed_samples(config: BenchmarkConfig, benchmark: Benchmark, test: Data) -> tuple[Samples, ...]:
     """Return the test samples of each task of a benchmark, shown to each member as by its tasks.
 
     Args:
@@ -54,9 +54,9 @@ def held_out_samples(config: BenchmarkConfig, benchmark: Benchmark, test: Data) 
         test: The test part of its source.
     """
     device = benchmark.tasks[0].validation.rows.device
-    data = tensor_of(test.inputs).to(device), tensor_of(test.labels).to(device)
+    data = to_tensor(test.inputs).to(device), to_tensor(test.labels).to(device)
     return tuple(
-        samples_of(
+        build_samples(
             config,
             data,
             [np.flatnonzero(np.isin(test.labels, classes_of(config, task.origin, seed))) for seed in benchmark.seeds],

@@ -79,7 +79,7 @@ class Rotation:
         return torch.nn.functional.grid_sample(images, self.grid, align_corners=False).view_as(inputs)
 
 
-def drawn_crops(images: int, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+def draw_crops(images: int, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
     """Draw the crop and the flip of each image.
 
     Args:
@@ -96,7 +96,7 @@ def drawn_crops(images: int, padding: int, flip: bool, generator: torch.Generato
     return torch.cat([shifts, mirrored], 1)
 
 
-def cropped(inputs: Tensor, crops: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def crop(inputs: Tensor, crops: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Crop images from themselves padded with 0, then mirror them.
 
     Args:

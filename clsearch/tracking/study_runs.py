@@ -15,7 +15,7 @@ import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from clsearch.common.files import made_once
+from clsearch.common.files import create_once
 from clsearch.metrics import over_seeds
 from clsearch.records.attempts import Decision, attempt_metrics
 from clsearch.records.evaluation import PARTS, FinalEvaluation, evaluation_json
@@ -68,7 +68,7 @@ class Runs:
     def connect(self) -> None:
         """Find the study's experiment, which is created where there is none, and the runs that it has there."""
         if self.uri == default_store(self.folder):
-            made_once(self.folder.parent / STORE, lambda path: path if path.exists() else None, new_store)
+            create_once(self.folder.parent / STORE, lambda path: path if path.exists() else None, new_store)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         name = self.folder.name
         experiment = self.client.get_experiment_by_name(name)

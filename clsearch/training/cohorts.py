@@ -7,27 +7,29 @@ from dataclasses import replace
 
 from clsearch.config.trial import TrialConfig
 from clsearch.training.loop import DivergedError, learn_task
-from clsearch.training.state import TrialState, apart, together
-from clsearch.training.trial_setup import Run, fingerprint_of
+from clsearch.training.state import TrialState, split_state, stack_states
+from clsearch.training.trial_setup import TrialSetup, fingerprint
 
 
-def initial_states(run: Run, configs: Sequence[TrialConfig]) -> list[TrialState]:
-    """The state of each of a run's configurations before its first task."""
-    parts = apart(state := run.initial_state(), [state] * len(configs))
-    seeds, sequence = run.seeds[: run.seeds_each], [task.origin for task in run.benchmark.tasks]
+def initial_states(trial: TrialSetup, configs: Sequence[TrialConfig]) -> list[TrialState]:
+    """The state of each configuration of a trial before its first task."""
+    parts = split_state(state := trial.initial_state(), [state] * len(configs))
+    seeds, sequence = trial.seeds[: trial.seeds_each], [task.origin for task in trial.benchmark.tasks]
     return [
-        replace(part, fingerprint=fingerprint_of(config, seeds, sequence))
+        replace(part, fingerprint=fingerprint(config, seeds, sequence))
         for part, config in zip(parts, configs, strict=True)
     ]
 
 
-def learn_together(run: Run, states: Sequence[TrialState]) -> list[TrialState | DivergedError]:
+def learn_together(trial: TrialSetup, states: Sequence[TrialState]) -> list[TrialState | DivergedError]:
     """What becomes of each configuration in its next task, which is the same for all: its new state, or why there is
     none. One that diverges changes nothing for the others.
     """
     try:
-        learned = learn_task(run, together(states))
+        learned = learn_task(trial, stack_states(states))
     except DivergedError as error:  # all of them
         return [DivergedError(error.reasons.get(place, str(error))) for place in range(len(states))]
     lost = learned.diverged
-    return [DivergedError(lost[place]) if place in lost else own for place, own in enumerate(apart(learned, states))]
+    return [
+        DivergedError(lost[place]) if place in lost else own for place, own in enumerate(split_state(learned, states))
+    ]

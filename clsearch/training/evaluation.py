@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from clsearch.methods.base import TrainingScheme
-from clsearch.networks.mlp import Params, allowed_mask, restricted
+from clsearch.networks.mlp import Params, mask_logits, output_mask
 from clsearch.tasks.samples import Samples
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run
+from clsearch.training.trial_setup import TrialSetup
 
 
-def accuracies(run: Run, params: Params, learned: int, samples: Sequence[Samples]) -> Tensor:
+def measure_accuracies(trial: TrialSetup, params: Params, learned: int, samples: Sequence[Samples]) -> Tensor:
     """Measure the accuracy on every task after learning some of them.
 
     Args:
-        run: The trial's setup.
+        trial: The trial's setup.
         params: Name -> [M, ...].
         learned: Number of tasks learned.
         samples: Samples of each task of the benchmark.
@@ -26,20 +26,20 @@ def accuracies(run: Run, params: Params, learned: int, samples: Sequence[Samples
     Returns:
         [M, T] float64, NaN if undefined.
     """
-    row = torch.full((len(run.seeds), len(run.benchmark.tasks)), torch.nan, dtype=torch.float64)
-    for task, task_samples in zip(run.benchmark.tasks, samples, strict=True):
-        active = run.benchmark.answers(learned, task.index)
-        if active and run.benchmark.is_defined(learned, task.index):
-            row[:, task.index - 1] = accuracy_on(run, params, active, task_samples)
+    row = torch.full((len(trial.seeds), len(trial.benchmark.tasks)), torch.nan, dtype=torch.float64)
+    for task, task_samples in zip(trial.benchmark.tasks, samples, strict=True):
+        active = trial.benchmark.active_outputs(learned, task.index)
+        if active and trial.benchmark.is_defined(learned, task.index):
+            row[:, task.index - 1] = measure_accuracy(trial, params, active, task_samples)
     return row
 
 
 @torch.no_grad()
-def accuracy_on(run: Run, params: Params, active: tuple[int, ...], samples: Samples) -> Tensor:
+def measure_accuracy(trial: TrialSetup, params: Params, active: tuple[int, ...], samples: Samples) -> Tensor:
     """Measure the accuracy on samples of one task.
 
     Args:
-        run: The trial's setup.
+        trial: The trial's setup.
         params: Name -> [M, ...].
         active: The active outputs.
         samples: Samples of each member.
@@ -47,20 +47,20 @@ def accuracy_on(run: Run, params: Params, active: tuple[int, ...], samples: Samp
     Returns:
         [M] float64.
     """
-    allowed = allowed_mask(active, run.benchmark.outputs, run.device)
-    correct = torch.zeros(len(run.seeds), dtype=torch.float64, device=run.device)
-    for batch in samples.in_order(run.network.at_once):
+    allowed = output_mask(active, trial.benchmark.outputs, trial.device)
+    correct = torch.zeros(len(trial.seeds), dtype=torch.float64, device=trial.device)
+    for batch in samples.in_order(trial.network.eval_batch_size):
         inputs, labels = samples.take(batch.positions)
-        logits = run.network.logits(params, run.network.features(params, inputs))
-        correct += batch.sum((restricted(logits, allowed).argmax(-1) == labels).double())
+        logits = trial.network.logits(params, trial.network.features(params, inputs))
+        correct += batch.sum((mask_logits(logits, allowed).argmax(-1) == labels).double())
     return correct.cpu() / torch.tensor(samples.sizes)
 
 
-def measured(run: Run, state: TrialState, accuracy: Tensor, samples: Sequence[Samples]) -> Tensor:
+def measure_row(trial: TrialSetup, state: TrialState, accuracy: Tensor, samples: Sequence[Samples]) -> Tensor:
     """Fill the row of the accuracy matrix that belongs to a state.
 
     Args:
-        run: The trial's setup.
+        trial: The trial's setup.
         state: The state to evaluate.
         accuracy: [M, T+1, T], the matrix so far.
         samples: Samples of each task of the benchmark.
@@ -69,8 +69,8 @@ def measured(run: Run, state: TrialState, accuracy: Tensor, samples: Sequence[Sa
         A copy of `accuracy` with row `state.tasks_learned`.
     """
     t = state.tasks_learned
-    row = accuracies(run, state.params, t, samples)
-    if t and run.scheme is TrainingScheme.INDEPENDENT:  # each task has its own network; later tasks have none yet
+    row = measure_accuracies(trial, state.params, t, samples)
+    if t and trial.scheme is TrainingScheme.INDEPENDENT:  # each task has its own network; later tasks have none yet
         row = torch.where(torch.arange(row.shape[1]) == t - 1, row, accuracy[:, t - 1])
         row[:, t:] = torch.nan
     filled = accuracy.clone()
@@ -78,7 +78,7 @@ def measured(run: Run, state: TrialState, accuracy: Tensor, samples: Sequence[Sa
     return filled
 
 
-def of_retained(accuracy: Tensor, unlearning: dict[str, Tensor]) -> Tensor:
+def drop_unlearned(accuracy: Tensor, unlearning: dict[str, Tensor]) -> Tensor:
     """Replace the cells of unlearned tasks by NaN.
 
     Args:

@@ -28,8 +28,8 @@ from clsearch.common.files import TEMPORARY, write_atomically
 from clsearch.config.sections import BACKBONES
 from clsearch.methods.base import TrainingScheme
 from clsearch.methods.registry import BUILT_IN, fields_of
-from clsearch.training.state import TrialState, members_of, together
-from clsearch.training.trial_setup import Run, settings_of
+from clsearch.training.state import TrialState, slice_members, stack_states
+from clsearch.training.trial_setup import TrialSetup, identifying_settings
 
 TRAINING_PACKAGES = ("common", "config", "data", "methods", "networks", "tasks", "training")
 """Packages whose code determines the result of a first task."""
@@ -38,60 +38,62 @@ UNUSED_SECONDS = 24 * 3600.0
 """A file that no trial has loaded for this long is removed at the start of the next study."""
 
 
-def shares(run: Run, state: TrialState) -> bool:
+def can_share(trial: TrialSetup, state: TrialState) -> bool:
     """Return True if other trials train the next task in the same way.
 
     False for a user's own regularizer, which can act from the first step; for a user's own network, whose code has no
     digest; and for configurations that differ in their learning rate.
     """
     return (
-        run.prefixes is not None
+        trial.prefixes is not None
         and state.tasks_learned == 0
-        and run.scheme is TrainingScheme.CONTINUAL
-        and run.config.algorithm in BUILT_IN
-        and run.config.backbone in BACKBONES
-        and len({*run.hyperparameters["learning_rate"].tolist()}) == 1
+        and trial.scheme is TrainingScheme.CONTINUAL
+        and trial.config.algorithm in BUILT_IN
+        and trial.config.backbone in BACKBONES
+        and len({*trial.hyperparameters["learning_rate"].tolist()}) == 1
     )
 
 
-def first_task(run: Run, state: TrialState, train: Callable[[Run, TrialState], TrialState]) -> TrialState:
+def train_or_load_first_task(
+    trial: TrialSetup, state: TrialState, train: Callable[[TrialSetup, TrialState], TrialState]
+) -> TrialState:
     """Return a state trained on the first task: loads it if another trial has stored it, else trains and stores it.
 
     Several configurations that train together train it once. If the folder cannot be read or written, the trial trains
     the task itself.
 
     Args:
-        run: The trial's setup.
+        trial: The trial's setup.
         state: The state before the first task.
         train: Trains a state of one configuration on the first task.
     """
-    lead, G = run.lead, run.configurations
-    start = members_of(state, 0, run.seeds_each)
+    lead, G = trial.first_configuration, trial.configurations
+    start = slice_members(state, 0, trial.seeds_each)
     path, began = _path(lead), time.perf_counter()
-    stored = _read(path, run.device)
+    stored = _read(path, trial.device)
     if stored is None:
         trained = train(lead, start)
-        _leave(path, trained, lead.columns, time.perf_counter() - began)
-        return together([trained] * G)
+        _store(path, trained, lead.columns, time.perf_counter() - began)
+        return stack_states([trained] * G)
     with suppress(OSError):
         path.touch()  # marks it as used
     loaded = replace(
         start,
         params=stored["params"],
         moments=stored["moments"],
-        curve=arranged(stored["curve"], stored["columns"], run.columns),
+        curve=stack_members(stored["curve"], stored["columns"], trial.columns),
         epochs=stored["epochs"],
     )
-    return replace(together([loaded] * G), shared=stored["seconds"])
+    return replace(stack_states([loaded] * G), shared=stored["seconds"])
 
 
-def _path(lead: Run) -> Path:
+def _path(lead: TrialSetup) -> Path:
     """Return the file of a setup of one configuration."""
     assert lead.prefixes is not None
-    return lead.prefixes / f"{name_of(lead)}.pt"
+    return lead.prefixes / f"{cache_key(lead)}.pt"
 
 
-def _leave(path: Path, trained: TrialState, columns: tuple[str, ...], seconds: float) -> None:
+def _store(path: Path, trained: TrialState, columns: tuple[str, ...], seconds: float) -> None:
     """Store what a first task determines; ignores a folder that cannot be written."""
     content = {"params": trained.params, "moments": trained.moments, "curve": trained.curve, "epochs": trained.epochs}
     buffer = io.BytesIO()
@@ -102,7 +104,7 @@ def _leave(path: Path, trained: TrialState, columns: tuple[str, ...], seconds: f
         write_atomically(path, buffer.getvalue())
 
 
-def arranged(curve: Tensor, columns: list[str], wanted: tuple[str, ...]) -> Tensor:
+def stack_members(curve: Tensor, columns: list[str], wanted: tuple[str, ...]) -> Tensor:
     """Select the columns of a learning curve.
 
     Args:
@@ -134,20 +136,20 @@ def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
     return content
 
 
-def name_of(run: Run) -> str:
+def cache_key(trial: TrialSetup) -> str:
     """Return a digest of everything read until the last step of the first task.
 
     This includes the settings that every algorithm has, the data, the seeds (their number is the shape of the stack),
     the code, and the arithmetic of the machine.
     """
     machine = [torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
-    device = [run.device.type]
-    if run.device.type == "cuda":
-        device.append(torch.cuda.get_device_name(run.device))
-    first = run.benchmark.tasks[0]
+    device = [trial.device.type]
+    if trial.device.type == "cuda":
+        device.append(torch.cuda.get_device_name(trial.device))
+    first = trial.benchmark.tasks[0]
     data = [zlib.crc32(values.cpu().numpy().data) for values in (first.train.inputs, first.train.labels)]
-    settings = settings_of(run.config, fields_of("finetuning"))
-    text = json.dumps([settings, run.seeds, first.origin, data, code_digest(), machine, device], sort_keys=True)
+    settings = identifying_settings(trial.config, fields_of("finetuning"))
+    text = json.dumps([settings, trial.seeds, first.origin, data, code_digest(), machine, device], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -159,7 +161,7 @@ def code_digest() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def tidy(folder: Path) -> None:
+def remove_unused(folder: Path) -> None:
     """Remove the files that no trial has loaded for long, and temporary files of killed processes."""
     oldest = time.time() - UNUSED_SECONDS
     for path in [*folder.glob("*.pt"), *folder.glob(TEMPORARY)]:

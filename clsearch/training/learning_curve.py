@@ -24,13 +24,13 @@ class StepLog:
     """
 
     terms: dict[str, Tensor]
-    answers: Tensor
+    predictions: Tensor
     labels: Tensor
     batch: Batch
 
 
 @torch.no_grad()
-def rows_of(columns: Sequence[str], logs: Sequence[StepLog]) -> Tensor:
+def curve_rows(columns: Sequence[str], logs: Sequence[StepLog]) -> Tensor:
     """Compute the rows of the learning curve of S steps.
 
     Args:
@@ -53,7 +53,9 @@ def _shape(log: StepLog) -> tuple[int, bool]:
 
 def _accuracies(logs: Sequence[StepLog]) -> Tensor:
     """Return the accuracies [S, M] of steps whose batches have one shape."""
-    answers, labels = (torch.stack(values) for values in zip(*((log.answers, log.labels) for log in logs), strict=True))
+    answers, labels = (
+        torch.stack(values) for values in zip(*((log.predictions, log.labels) for log in logs), strict=True)
+    )
     correct = (answers == labels).float()
     if logs[0].batch.valid is None:
         return correct.mean(-1)

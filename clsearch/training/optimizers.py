@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from clsearch.config.sections import TrainingConfig
-from clsearch.networks.mlp import Params, per_member
+from clsearch.networks.mlp import Params, broadcast_members
 
 Moments = dict[str, Tensor]
 """Optimizer state: `<kind>/<parameter>` -> a tensor of the parameter's shape; Adam's `steps` is [M]."""
@@ -132,7 +132,7 @@ def _kept(moments: Moments, kind: str, params: Params) -> list[Tensor]:
 
 def _rates(numbers: Tensor, values: list[Tensor]) -> list[Tensor]:
     """Reshape `numbers` [M] to broadcast over each of `values` [M, ...]."""
-    shaped = {value.dim(): per_member(numbers, value) for value in values}
+    shaped = {value.dim(): broadcast_members(numbers, value) for value in values}
     return [shaped[value.dim()] for value in values]
 
 

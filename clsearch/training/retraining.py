@@ -14,7 +14,7 @@ from clsearch.data.datasets import Data
 from clsearch.methods.registry import configure, fields_of
 from clsearch.networks.mlp import Params
 from clsearch.training.loop import learn_task
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 
 REFERENCE = "finetuning"
 """Algorithm of the references. It has no searched hyperparameter, so one serves all trials of a structure."""
@@ -23,12 +23,12 @@ References = dict[int, Params]
 """Number of tasks learned -> parameters [M, ...]."""
 
 
-def placed(references: References, device: torch.device | str) -> References:
+def move_references(references: References, device: torch.device | str) -> References:
     """Move the references to a device."""
     return {after: {name: value.to(device) for name, value in params.items()} for after, params in references.items()}
 
 
-def task_trainings(config: TrialConfig, seeds: int) -> int:
+def count_retraining(config: TrialConfig, seeds: int) -> int:
     """Count the task-seed trainings of `retrain`.
 
     Args:
@@ -40,7 +40,7 @@ def task_trainings(config: TrialConfig, seeds: int) -> int:
     return seeds * sum(after - len(unlearned) for unlearned, after in last.items())
 
 
-def retrained(
+def retrain(
     config: TrialConfig, seeds: Sequence[int], device: torch.device | str = "cpu", data: Data | None = None
 ) -> References:
     """Train the reference model of each unlearning request, and of the end of the sequence.
@@ -68,10 +68,10 @@ def retrained(
     references: References = {}
     for unlearned, group in groupby(moments, partial(unlearned_by, config.requests)):
         until = list(group)
-        run = build_run(reference, seeds, device, data, [k for k in range(1, until[-1] + 1) if k not in unlearned])
-        state = run.initial_state()
+        trial = build_trial(reference, seeds, device, data, [k for k in range(1, until[-1] + 1) if k not in unlearned])
+        state = trial.initial_state()
         for after in until:
-            while state.tasks_learned < sum(task.origin <= after for task in run.benchmark.tasks):
-                state = learn_task(run, state)
+            while state.tasks_learned < sum(task.origin <= after for task in trial.benchmark.tasks):
+                state = learn_task(trial, state)
             references[after] = state.params
     return references

@@ -8,7 +8,7 @@ from torch import Tensor
 from clsearch.config.sections import TrainingConfig
 
 
-def rate_shares(config: TrainingConfig, steps: int) -> Tensor:
+def lr_multipliers(config: TrainingConfig, steps: int) -> Tensor:
     """Compute the factor of the learning rate at each step of a task.
 
     The factor rises linearly over the first `warmup` share of the steps (at least one step, not all). Over the other

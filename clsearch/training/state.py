@@ -106,7 +106,7 @@ class TrialState:
         return cls(**content)
 
 
-def together(states: Sequence[TrialState]) -> TrialState:
+def stack_states(states: Sequence[TrialState]) -> TrialState:
     """Stack the members of several states that have learned the same tasks; the result has cost no time yet."""
     first = states[0]
     if len(states) == 1:
@@ -125,7 +125,7 @@ def together(states: Sequence[TrialState]) -> TrialState:
     )
 
 
-def apart(state: TrialState, before: Sequence[TrialState]) -> list[TrialState]:
+def split_state(state: TrialState, before: Sequence[TrialState]) -> list[TrialState]:
     """Split a stacked state, and divide its cost.
 
     Args:
@@ -138,7 +138,7 @@ def apart(state: TrialState, before: Sequence[TrialState]) -> list[TrialState]:
     M, G = len(state.accuracy), len(before)
     states = []
     for position, previous in enumerate(before):
-        part = members_of(state, position * M // G, (position + 1) * M // G)
+        part = slice_members(state, position * M // G, (position + 1) * M // G)
         states.append(
             replace(
                 part,
@@ -151,7 +151,7 @@ def apart(state: TrialState, before: Sequence[TrialState]) -> list[TrialState]:
     return states
 
 
-def members_of(state: TrialState, first: int, end: int) -> TrialState:
+def slice_members(state: TrialState, first: int, end: int) -> TrialState:
     """Return the state of members first..end-1."""
     if (first, end) == (0, len(state.accuracy)):
         return state

@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from clsearch.common.seeding import generator_of
+from clsearch.common.seeding import derive_generator
 from clsearch.config.sections import Scenario
 from clsearch.methods.base import Penalty, TrainingScheme
-from clsearch.networks.mlp import allowed_mask
+from clsearch.networks.mlp import output_mask
 from clsearch.tasks.benchmark import Task
-from clsearch.tasks.samples import Batch, Mixture, Samples, batches_of
-from clsearch.tasks.transforms import drawn_crops
-from clsearch.training.schedules import rate_shares
+from clsearch.tasks.samples import Batch, Mixture, Samples, make_batches
+from clsearch.tasks.transforms import draw_crops
+from clsearch.training.schedules import lr_multipliers
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run
+from clsearch.training.trial_setup import TrialSetup
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TaskSetup:
     """The parts of a task that all its training steps share.
 
     Args:
@@ -39,11 +39,11 @@ class Lesson:
     origin: int
     samples: Samples | Mixture
     tasks: int
-    barred: Tensor | None
+    logit_mask: Tensor | None
     penalties: tuple[Penalty, ...]
-    movable: dict[str, Tensor]
+    trainable_mask: dict[str, Tensor]
 
-    def answers(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def mask_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mask the logits of inactive outputs.
 
         Args:
@@ -53,40 +53,42 @@ class Lesson:
         Returns:
             [M, B, C], -inf for an inactive output.
         """
-        barred = self.barred
-        if barred is None:
+        logit_mask = self.logit_mask
+        if logit_mask is None:
             return logits
-        return logits + (barred[labels] if barred.dim() == 2 else barred)
+        return logits + (logit_mask[labels] if logit_mask.dim() == 2 else logit_mask)
 
 
-def prepare_lesson(run: Run, state: TrialState, task: Task) -> Lesson:
+def prepare_task(trial: TrialSetup, state: TrialState, task: Task) -> TaskSetup:
     """Compute everything of a task that its steps do not change.
 
     Args:
-        run: The trial's setup.
+        trial: The trial's setup.
         state: The state before the task.
         task: The task to train on.
     """
-    benchmark, t = run.benchmark, task.index
-    prepared = [r.prepare(run.network, benchmark, task, state.memory, run.hyperparameters) for r in run.regularizers]
-    active = benchmark.answers(t, t)
-    allowed = allowed_mask(active, benchmark.outputs, run.device)
-    joint = run.scheme is TrainingScheme.JOINT
-    if joint or any(r.trains_head for r in run.regularizers):
+    benchmark, t = trial.benchmark, task.index
+    prepared = [
+        r.prepare(trial.network, benchmark, task, state.memory, trial.hyperparameters) for r in trial.regularizers
+    ]
+    active = benchmark.active_outputs(t, t)
+    allowed = output_mask(active, benchmark.outputs, trial.device)
+    joint = trial.scheme is TrainingScheme.JOINT
+    if joint or any(r.trains_head for r in trial.regularizers):
         active = tuple(sorted({*active, *benchmark.seen(t)}))
     if joint and benchmark.scenario is Scenario.TASK:
-        allowed = torch.zeros(benchmark.outputs, benchmark.outputs, dtype=torch.bool, device=run.device)
+        allowed = torch.zeros(benchmark.outputs, benchmark.outputs, dtype=torch.bool, device=trial.device)
         for learned in benchmark.tasks[:t]:
-            columns = torch.tensor(learned.classes, device=run.device)
+            columns = torch.tensor(learned.classes, device=trial.device)
             allowed[columns[:, None], columns] = True
-    trainable = allowed_mask(active, benchmark.outputs, run.device) if run.optimizer.drifts else None
-    return Lesson(
+    trainable = output_mask(active, benchmark.outputs, trial.device) if trial.optimizer.drifts else None
+    return TaskSetup(
         origin=task.origin,
         samples=Mixture(tuple(learned.train for learned in benchmark.tasks[:t])) if joint else task.train,
         tasks=t if joint else 1,
-        barred=None if allowed is None else torch.where(allowed, 0.0, -torch.inf),
+        logit_mask=None if allowed is None else torch.where(allowed, 0.0, -torch.inf),
         penalties=tuple(p for p in prepared if p is not None),
-        movable={} if trainable is None else {"head.weight": trainable, "head.bias": trainable},
+        trainable_mask={} if trainable is None else {"head.weight": trainable, "head.bias": trainable},
     )
 
 
@@ -103,7 +105,7 @@ class Step:
     rate: Tensor | None
 
 
-def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Step]]:
+def plan_epochs(trial: TrialSetup, setup: TaskSetup) -> Iterator[list[Step]]:
     """Yield the steps of a task, one epoch at a time.
 
     Each member passes through its own samples as it would alone, whatever the sizes of the others; its last epoch ends
@@ -111,63 +113,65 @@ def epochs_of(run: Run, lesson: Lesson) -> Iterator[list[Step]]:
     trains on.
 
     Args:
-        run: The trial's setup.
+        trial: The trial's setup.
         setup: The task's setup.
     """
-    config, size = run.config, run.config.batch_size
-    epochs, iterations = config.epochs or 0, (config.iterations or 0) * lesson.tasks
-    left = [iterations or epochs * -(-n // size) for n in lesson.samples.sizes]
-    multipliers = [rate_shares(config, steps) for steps in left]
+    config, size = trial.config, trial.config.batch_size
+    epochs, iterations = config.epochs or 0, (config.iterations or 0) * setup.tasks
+    left = [iterations or epochs * -(-n // size) for n in setup.samples.sizes]
+    multipliers = [lr_multipliers(config, steps) for steps in left]
     for epoch in itertools.count(1):
         if not any(left):
             return
         drawn = {  # several configurations have the same seeds
-            seed: torch.randperm(n, generator=generator_of(seed, lesson.origin, epoch, "batches"))[: steps * size]
-            for seed, n, steps in dict.fromkeys(zip(run.seeds, lesson.samples.sizes, left, strict=True))
+            seed: torch.randperm(n, generator=derive_generator(seed, setup.origin, epoch, "batches"))[: steps * size]
+            for seed, n, steps in dict.fromkeys(zip(trial.seeds, setup.samples.sizes, left, strict=True))
         }
-        orders = [drawn[seed] for seed in run.seeds]
-        batches = batches_of(orders, size, run.device)
+        orders = [drawn[seed] for seed in trial.seeds]
+        batches = make_batches(orders, size, trial.device)
         if config.augmented:
-            batches = _with_crops(run, lesson, epoch, batches, [len(order) for order in orders])
+            batches = _add_crops(trial, setup, epoch, batches, [len(order) for order in orders])
         rates: Sequence[Tensor | None] = [None] * len(batches)
-        if run.scheduled:
+        if trial.scheduled:
             remaining = [factors[len(factors) - n :] for factors, n in zip(multipliers, left, strict=True)]
-            rates = _rates(run, remaining, len(batches))
+            rates = _split_rates(trial, remaining, len(batches))
         left = [steps - -(-len(order) // size) for steps, order in zip(left, orders, strict=True)]
         yield [Step(batch, rate) for batch, rate in zip(batches, rates, strict=True)]
 
 
-def _with_crops(run: Run, lesson: Lesson, epoch: int, batches: list[Batch], images: list[int]) -> list[Batch]:
+def _add_crops(trial: TrialSetup, setup: TaskSetup, epoch: int, batches: list[Batch], images: list[int]) -> list[Batch]:
     """Add crops and flips to the batches of an epoch.
 
     Args:
-        run: The trial's setup.
+        trial: The trial's setup.
         setup: The task's setup.
         epoch: From 1.
         batches: The batches of the epoch.
         images: Number of images of each member in this epoch.
     """
-    config = run.config
+    config = trial.config
     drawn = {
-        seed: drawn_crops(
-            n, config.random_crop, config.horizontal_flip, generator_of(seed, lesson.origin, epoch, "augmentation")
+        seed: draw_crops(
+            n, config.random_crop, config.horizontal_flip, derive_generator(seed, setup.origin, epoch, "augmentation")
         )
-        for seed, n in dict.fromkeys(zip(run.seeds, images, strict=True))
+        for seed, n in dict.fromkeys(zip(trial.seeds, images, strict=True))
     }
-    by_member = [drawn[seed] for seed in run.seeds]
-    crops = torch.nn.utils.rnn.pad_sequence(by_member, batch_first=True).to(run.device).split(config.batch_size, dim=1)
+    by_member = [drawn[seed] for seed in trial.seeds]
+    crops = (
+        torch.nn.utils.rnn.pad_sequence(by_member, batch_first=True).to(trial.device).split(config.batch_size, dim=1)
+    )
     return [replace(batch, crops=each) for batch, each in zip(batches, crops, strict=True)]
 
 
-def _rates(run: Run, multipliers: Sequence[Tensor], steps: int) -> Sequence[Tensor]:
+def _split_rates(trial: TrialSetup, multipliers: Sequence[Tensor], steps: int) -> Sequence[Tensor]:
     """Return the learning rates [M] of the next steps.
 
     Args:
-        run: The trial's setup.
+        trial: The trial's setup.
         multipliers: For each member, the factors of the learning rate at its remaining steps; 0 after them.
         steps: Number of steps.
     """
     stacked = torch.nn.utils.rnn.pad_sequence([factors[:steps] for factors in multipliers])
-    stacked = torch.nn.functional.pad(stacked, (0, 0, 0, steps - len(stacked))).to(run.device)
-    rate = run.hyperparameters["learning_rate"]
+    stacked = torch.nn.functional.pad(stacked, (0, 0, 0, steps - len(stacked))).to(trial.device)
+    rate = trial.hyperparameters["learning_rate"]
     return (stacked * rate).to(rate.dtype).unbind()

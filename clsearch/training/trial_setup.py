@@ -24,7 +24,7 @@ from clsearch.training.state import TrialState
 
 
 @dataclass(frozen=True)
-class Run:
+class TrialSetup:
     """One or several configurations on seeds, ready to train.
 
     Each seed of each configuration is one of M members, in this order. Several configurations differ in hyperparameters
@@ -57,7 +57,7 @@ class Run:
     references: Mapping[int, Params] = field(default_factory=dict)
     prefixes: Path | None = None
 
-    def with_numbers(self, values: Mapping[str, float]) -> Run:
+    def with_hyperparameters(self, values: Mapping[str, float]) -> TrialSetup:
         """Return the setup with other values of some hyperparameters, the same for all members.
 
         States of this setup can be continued with the new one, because no part of a state depends on these values.
@@ -90,7 +90,7 @@ class Run:
         return len(self.seeds) // self.configurations
 
     @property
-    def lead(self) -> Run:
+    def first_configuration(self) -> TrialSetup:
         """The setup of the first configuration alone."""
         if self.configurations == 1:
             return self
@@ -129,7 +129,7 @@ class Run:
     @property
     def fingerprint(self) -> str:
         """Digest of configuration, seeds and tasks, see the function `fingerprint`."""
-        return fingerprint_of(self.config, self.seeds, [task.origin for task in self.benchmark.tasks])
+        return fingerprint(self.config, self.seeds, [task.origin for task in self.benchmark.tasks])
 
     def initial_state(self) -> TrialState:
         """Return the state before the first task; row 0 of the accuracy matrix is not measured yet."""
@@ -148,7 +148,7 @@ class Run:
         )
 
 
-def settings_of(config: TrialConfig, names: Collection[str] | None = None) -> dict[str, Any]:
+def identifying_settings(config: TrialConfig, names: Collection[str] | None = None) -> dict[str, Any]:
     """Return a configuration's settings, with the identity of the data in place of their path.
 
     Args:
@@ -162,7 +162,7 @@ def settings_of(config: TrialConfig, names: Collection[str] | None = None) -> di
     return {name: value for name, value in settings.items() if names is None or name in names}
 
 
-def fingerprint_of(config: TrialConfig, seeds: Sequence[int], sequence: Sequence[int]) -> str:
+def fingerprint(config: TrialConfig, seeds: Sequence[int], sequence: Sequence[int]) -> str:
     """Return a digest of a configuration, its seeds and the learned tasks.
 
     The digest does not depend on the device, so a trial can move to another one, nor on the path of the data: a folder
@@ -176,17 +176,17 @@ def fingerprint_of(config: TrialConfig, seeds: Sequence[int], sequence: Sequence
     Returns:
         16 hex digits.
     """
-    text = json.dumps([config.algorithm, settings_of(config), tuple(seeds), list(sequence)], sort_keys=True)
+    text = json.dumps([config.algorithm, identifying_settings(config), tuple(seeds), list(sequence)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def build_run(
+def build_trial(
     config: TrialConfig,
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
     data: Data | None = None,
     sequence: Sequence[int] | None = None,
-) -> Run:
+) -> TrialSetup:
     """Build a configuration, for one member per seed.
 
     Args:
@@ -201,16 +201,16 @@ def build_run(
         ConfigError: For a backbone that cannot be used.
         OSError, RuntimeError, ConfigError: As `Reader`, if data cannot be read.
     """
-    return build_cohort([config], seeds, device, data, sequence)
+    return build_trials([config], seeds, device, data, sequence)
 
 
-def build_cohort(
+def build_trials(
     configs: Sequence[TrialConfig],
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
     data: Data | None = None,
     sequence: Sequence[int] | None = None,
-) -> Run:
+) -> TrialSetup:
     """Build several configurations that train together, each on all seeds.
 
     Members 0..S-1 belong to the first configuration, and so on.
@@ -228,7 +228,9 @@ def build_cohort(
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: must name at least one, each once; got {list(seeds)}")
-    if others := {name for config in configs for name in differing(configs[0], config)} - {*configs[0].hyperparameters}:
+    if others := {name for config in configs for name in differing_settings(configs[0], config)} - {
+        *configs[0].hyperparameters
+    }:
         raise ValueError(f"configurations that train together must have the same {min(others)}")
     config = configuration_for_all(configs)
     device, method = torch.device(device), method_named(config.algorithm)
@@ -237,7 +239,7 @@ def build_cohort(
     def member_values(name: str) -> Tensor:
         return torch.tensor([float(getattr(c, name)) for c in configs], device=device).repeat_interleave(len(seeds))
 
-    return Run(
+    return TrialSetup(
         config=config,
         device=device,
         benchmark=benchmark,
@@ -260,7 +262,7 @@ def configuration_for_all(configs: Sequence[TrialConfig]) -> TrialConfig:
     return configs[0].model_copy(update=general)
 
 
-def differing(one: TrialConfig, other: TrialConfig) -> list[str]:
+def differing_settings(one: TrialConfig, other: TrialConfig) -> list[str]:
     """List the settings, including the algorithm, in which two configurations differ."""
     ours, theirs = ({"algorithm": config.algorithm} | config.flat() for config in (one, other))
     return [name for name in ours | theirs if ours.get(name) != theirs.get(name)]

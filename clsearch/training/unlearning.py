@@ -15,20 +15,20 @@ from clsearch.methods.base import Memory
 from clsearch.networks.mlp import Params, is_head
 from clsearch.tasks.samples import Samples
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run
+from clsearch.training.trial_setup import TrialSetup
 
 HELD = ("teacher", "anchor")
 """Kinds of memory that contain parameters: <kind>/<task>/<name>."""
 
 
-def retaining(run: Run, state: TrialState) -> Run:
+def without_unlearned(trial: TrialSetup, state: TrialState) -> TrialSetup:
     """Return the setup for continuing a state: its unlearned tasks count as never seen."""
     if not state.unlearned:
-        return run
-    return replace(run, benchmark=replace(run.benchmark, unlearned=frozenset(state.unlearned)))
+        return trial
+    return replace(trial, benchmark=replace(trial.benchmark, unlearned=frozenset(state.unlearned)))
 
 
-def may_go(config: TrialConfig, task: int) -> bool:
+def may_be_unlearned(config: TrialConfig, task: int) -> bool:
     """Return True if a task can be unlearned later.
 
     A task can be unlearned if a request names it, or if there are no requests, which leaves the choice to the caller.
@@ -39,7 +39,7 @@ def may_go(config: TrialConfig, task: int) -> bool:
     return not config.requests or task in unlearned_by(config.requests, config.tasks)
 
 
-def with_update(learned: TrialState, before: Params) -> TrialState:
+def record_update(learned: TrialState, before: Params) -> TrialState:
     """Add the update of the last task, Δ = θ after the task - θ before it, to a state.
 
     Updates are in double precision, so subtracting one restores θ before the task except for its last bit.
@@ -54,7 +54,7 @@ def with_update(learned: TrialState, before: Params) -> TrialState:
     return replace(learned, updates=learned.updates | update)
 
 
-def unlearn(run: Run, state: TrialState, tasks: Collection[int]) -> TrialState:
+def unlearn(trial: TrialSetup, state: TrialState, tasks: Collection[int]) -> TrialState:
     """Unlearn tasks: θ <- θ - Σ_s Δ^(s); drops their teachers, anchors and importances.
 
     In task-incremental learning, their outputs of the head are reset to the initial values. With `unlearn_memories`
@@ -63,7 +63,7 @@ def unlearn(run: Run, state: TrialState, tasks: Collection[int]) -> TrialState:
     Source: Graves et al. 2021.
 
     Args:
-        run: The trial's setup.
+        trial: The trial's setup.
         state: The state with the tasks.
         tasks: Indices of the tasks to unlearn.
 
@@ -80,51 +80,51 @@ def unlearn(run: Run, state: TrialState, tasks: Collection[int]) -> TrialState:
     if missing := [task for task in tasks if str(task) not in names]:
         raise ValueError(f"unlearn: must be tasks that the configuration's requests name; got {missing[0]}")
     params = {
-        name: without(value, [state.updates[f"{task}/{name}"] for task in tasks])
+        name: subtract_updates(value, [state.updates[f"{task}/{name}"] for task in tasks])
         for name, value in state.params.items()
     }
-    if run.benchmark.scenario is Scenario.TASK:
-        classes = sorted({c for task in tasks for c in run.benchmark.tasks[task - 1].classes})
-        params = _with_fresh_head(run, params, classes)
+    if trial.benchmark.scenario is Scenario.TASK:
+        classes = sorted({c for task in tasks for c in trial.benchmark.tasks[task - 1].classes})
+        params = _with_fresh_head(trial, params, classes)
     return replace(
         state,
         params=params,
-        memory=_kept(state, tasks, run.config.unlearn_memories == "shift"),
+        memory=_drop_memories(state, tasks, trial.config.unlearn_memories == "shift"),
         updates={name: value for name, value in state.updates.items() if int(name.partition("/")[0]) not in tasks},
         unlearned=tuple(sorted({*state.unlearned, *tasks})),
     )
 
 
-def without(value: Tensor, updates: Sequence[Tensor]) -> Tensor:
+def subtract_updates(value: Tensor, updates: Sequence[Tensor]) -> Tensor:
     """Subtract some updates from a parameter."""
     return (value.double() - torch.stack(list(updates)).sum(0)).to(value.dtype) if updates else value
 
 
-def _with_fresh_head(run: Run, params: Params, classes: list[int]) -> Params:
+def _with_fresh_head(trial: TrialSetup, params: Params, classes: list[int]) -> Params:
     """Reset the head of some classes to its initial values."""
-    initial = run.network.initial(run.seeds, run.device)
-    rows = torch.zeros(run.benchmark.outputs, dtype=torch.bool, device=run.device)
+    initial = trial.network.initial(trial.seeds, trial.device)
+    rows = torch.zeros(trial.benchmark.outputs, dtype=torch.bool, device=trial.device)
     rows[classes] = True
     return {name: torch.where(rows, initial[name], value) if is_head(name) else value for name, value in params.items()}
 
 
-def _kept(state: TrialState, tasks: Collection[int], shift: bool) -> Memory:
+def _drop_memories(state: TrialState, tasks: Collection[int], shift: bool) -> Memory:
     """Drop the memories of some tasks. shift: also subtract their updates from the memories of later tasks."""
     kept = {}
     for name, value in state.memory.items():
         kind, number, parameter = name.split("/", 2)
         earlier = [state.updates[f"{task}/{parameter}"] for task in tasks if task < int(number)]
         if int(number) not in tasks:
-            kept[name] = without(value, earlier) if shift and kind in HELD else value
+            kept[name] = subtract_updates(value, earlier) if shift and kind in HELD else value
     return kept
 
 
 @torch.no_grad()
-def feature_distance(run: Run, params: Params, others: Params, samples: Samples) -> Tensor:
+def feature_distance(trial: TrialSetup, params: Params, others: Params, samples: Samples) -> Tensor:
     """Measure the mean distance of the backbone features of two models.
 
     Args:
-        run: The trial's setup; `unlearning_distance` selects Euclidean, 1 - cosine of the angle, or Manhattan.
+        trial: The trial's setup; `unlearning_distance` selects Euclidean, 1 - cosine of the angle, or Manhattan.
         params: Name -> [M, ...], the first model.
         others: Name -> [M, ...], the second model.
         samples: Samples of each member.
@@ -132,11 +132,11 @@ def feature_distance(run: Run, params: Params, others: Params, samples: Samples)
     Returns:
         [M] float64, mean over the samples.
     """
-    total = torch.zeros(len(run.seeds), dtype=torch.float64, device=run.device)
-    for batch in samples.in_order(run.network.at_once):
+    total = torch.zeros(len(trial.seeds), dtype=torch.float64, device=trial.device)
+    for batch in samples.in_order(trial.network.eval_batch_size):
         inputs, _ = samples.take(batch.positions)
-        first, second = (run.network.features(model, inputs) for model in (params, others))
-        total += batch.sum(_distance(run.config.unlearning_distance, first, second).double())
+        first, second = (trial.network.features(model, inputs) for model in (params, others))
+        total += batch.sum(_distance(trial.config.unlearning_distance, first, second).double())
     return total.cpu() / torch.tensor(samples.sizes)
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from clsearch.common.files import made_once, whole, write_atomically
+from clsearch.common.files import atomic_path, create_once, write_atomically
 
 
 def test_content_arrives_and_replaces_what_was_there(tmp_path):
@@ -81,10 +81,10 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_a_whole_file_takes_its_place_at_the_end_and_not_before(tmp_path):
     path = tmp_path / "new" / "array"
-    with whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(b"old")
         assert not path.exists()
-    with whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(b"new")
         assert temporary.parent == path.parent
         assert path.read_bytes() == b"old"
@@ -98,7 +98,7 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path, error):
     write_atomically(path, b"old")
 
     def write():
-        with whole(path) as temporary:
+        with atomic_path(path) as temporary:
             temporary.write_bytes(b"half")
             raise error
 
@@ -109,7 +109,7 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path, error):
 
 
 def test_two_writers_of_one_file_do_not_share_a_temporary_path(tmp_path):
-    with whole(tmp_path / "array") as first, whole(tmp_path / "array") as second:
+    with atomic_path(tmp_path / "array") as first, atomic_path(tmp_path / "array") as second:
         assert first != second
         first.write_bytes(b"first")
         second.write_bytes(b"second")
@@ -117,7 +117,7 @@ def test_two_writers_of_one_file_do_not_share_a_temporary_path(tmp_path):
 
 
 def test_nothing_written_is_an_error_and_not_an_empty_file(tmp_path):
-    with pytest.raises(FileNotFoundError), whole(tmp_path / "array"):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "array"):
         pass
     assert os.listdir(tmp_path) == []
 
@@ -133,7 +133,7 @@ def test_a_file_is_made_once_and_then_found(tmp_path):
         made.append(target)
         target.write_bytes(b"content")
 
-    assert [made_once(path, found, make) for _ in range(3)] == [b"content"] * 3
+    assert [create_once(path, found, make) for _ in range(3)] == [b"content"] * 3
     assert len(made) == 1
 
 
@@ -152,9 +152,9 @@ def test_who_comes_while_a_file_is_made_waits_and_finds_it(tmp_path):
         return content
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(made_once, path, found, make)
+        first = pool.submit(create_once, path, found, make)
         begun.wait()
-        assert made_once(path, miss, make) == b"content"
+        assert create_once(path, miss, make) == b"content"
         assert first.result() == b"content"
     assert len(made) == 1
 
@@ -163,10 +163,10 @@ def test_what_a_killed_maker_left_of_this_file_is_removed_and_of_others_kept(tmp
     names = [".a[1].0123456789abcdef.tmp", ".a[1].b.0123456789abcdef.tmp", ".a1.0123456789abcdef.tmp"]
     for name in names:
         (tmp_path / name).touch()
-    made_once(tmp_path / "a[1]", found, lambda target: target.write_bytes(b"content"))
+    create_once(tmp_path / "a[1]", found, lambda target: target.write_bytes(b"content"))
     assert sorted(os.listdir(tmp_path)) == sorted(["a[1]", ".a[1].lock", *names[1:]])
 
 
 def test_a_file_that_cannot_be_read_when_made_is_an_error(tmp_path):
     with pytest.raises(OSError, match="cannot read"):
-        made_once(tmp_path / "file", lambda path: None, lambda target: target.touch())
+        create_once(tmp_path / "file", lambda path: None, lambda target: target.touch())

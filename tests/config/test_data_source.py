@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from clsearch.config.data_source import class_counts, read_groups, source_of
+from clsearch.config.data_source import class_counts, find_source, read_groups
 from clsearch.config.sections import BENCHMARKS
 from clsearch.data.datasets import SOURCES, folder_source
 from clsearch.methods.registry import configure
@@ -26,12 +26,12 @@ def grouped(tmp_path):
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_a_benchmark_with_a_name_has_the_source_of_that_name(benchmark):
-    source = source_of({"benchmark": benchmark, "epochs": 3, "learning_rate": "nonsense that is not its own"})
+    source = find_source({"benchmark": benchmark, "epochs": 3, "learning_rate": "nonsense that is not its own"})
     assert source is SOURCES[benchmark.partition("-")[2]]
 
 
 def test_without_a_benchmark_it_is_the_digits():
-    assert source_of({}) is SOURCES["digits"]
+    assert find_source({}) is SOURCES["digits"]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_without_a_benchmark_it_is_the_digits():
     ],
 )
 def test_there_is_no_source_where_a_benchmark_breaks_its_own_rule(settings):
-    assert source_of(settings) is None
+    assert find_source(settings) is None
 
 
 # --- groups ---
@@ -74,14 +74,14 @@ def test_a_name_may_hold_spaces_and_any_letter(grouped):
 
 
 def test_groups_are_labels_of_the_classes_that_they_name(grouped):
-    source = source_of({"benchmark": "split-cifar10", "grouping": str(grouped("truck, cat\nfrog, airplane, deer\n"))})
+    source = find_source({"benchmark": "split-cifar10", "grouping": str(grouped("truck, cat\nfrog, airplane, deer\n"))})
     assert source.groups == ((9, 3), (6, 0, 4))
     assert source.classes == SOURCES["cifar10"].classes
 
 
 @pytest.mark.parametrize("benchmark", ["split-digits", "split-mnist", "split-svhn", "split-cifar100"])
 def test_where_classes_have_no_names_their_label_numbers_are_used(benchmark, grouped):
-    assert source_of({"benchmark": benchmark, "grouping": grouped("9, 0\n3, 4\n2, 7")}).groups == (
+    assert find_source({"benchmark": benchmark, "grouping": grouped("9, 0\n3, 4\n2, 7")}).groups == (
         (9, 0),
         (3, 4),
         (2, 7),
@@ -104,11 +104,11 @@ UNUSABLE = [
 def test_groups_that_cannot_be_used_are_refused(text, rule, grouped):
     path = grouped(text)
     assert broken(read_groups, path) == [("grouping", rule)]
-    assert broken(source_of, {"benchmark": "split-cifar10", "grouping": path}) == [("grouping", rule)]
+    assert broken(find_source, {"benchmark": "split-cifar10", "grouping": path}) == [("grouping", rule)]
 
 
 def test_of_many_known_classes_the_first_twenty_are_named(grouped):
-    (problem,) = refusals(source_of, {"benchmark": "split-cifar100", "grouping": grouped("0, 100\n1, 2\n")})
+    (problem,) = refusals(find_source, {"benchmark": "split-cifar100", "grouping": grouped("0, 100\n1, 2\n")})
     assert f" {', '.join(map(str, range(20)))}, ...; got 100" in problem
 
 
@@ -132,24 +132,24 @@ def pets(tmp_path):
 
 
 def test_a_folder_is_the_source_of_its_images(pets):
-    source = source_of({"benchmark": f"folder:{pets}"})
+    source = find_source({"benchmark": f"folder:{pets}"})
     assert source == folder_source(pets, None, None, None)
     assert (source.name, source.classes, source.groups) == ("folder", ("cat", "dog", "eel", "fox", "gnu"), None)
 
 
 def test_size_and_channels_reach_a_folders_source(pets):
-    source = source_of({"benchmark": f"folder:{pets}", "image_size": 6, "image_channels": 1})
+    source = find_source({"benchmark": f"folder:{pets}", "image_size": 6, "image_channels": 1})
     assert source == folder_source(pets, None, 6, 1)
     assert source.shape == (1, 6, 6)
 
 
 def test_a_relative_folder_is_one_below_the_current_one(pets, monkeypatch):
     monkeypatch.chdir(pets.parent)
-    assert source_of({"benchmark": "folder:pets"}) == source_of({"benchmark": f"folder:{pets}"})
+    assert find_source({"benchmark": "folder:pets"}) == find_source({"benchmark": f"folder:{pets}"})
 
 
 def test_a_folders_groups_name_the_classes_that_are_used_and_their_order(pets, grouped):
-    source = source_of({"benchmark": f"folder:{pets}", "grouping": grouped("gnu, cat\nfox, dog\n")})
+    source = find_source({"benchmark": f"folder:{pets}", "grouping": grouped("gnu, cat\nfox, dog\n")})
     assert source.classes == ("gnu", "cat", "fox", "dog")
     assert source.groups == ((0, 1), (2, 3))
 
@@ -159,35 +159,35 @@ def test_images_of_a_class_that_no_group_names_are_not_looked_at(pets, grouped):
         file.write_bytes(b"no image")
     os.rename(pets / "eel" / "000.png", pets / "eel" / "only.png")
     path = grouped("gnu, cat\nfox, dog\n")
-    before = source_of({"benchmark": f"folder:{pets}", "grouping": path})
+    before = find_source({"benchmark": f"folder:{pets}", "grouping": path})
     (pets / "eel" / "only.png").unlink()
-    assert source_of({"benchmark": f"folder:{pets}", "grouping": path}) == before
+    assert find_source({"benchmark": f"folder:{pets}", "grouping": path}) == before
 
 
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path, pets, grouped):
     (tmp_path / "empty").mkdir()
     for folder in ("none", "empty"):
-        (problem,) = refusals(source_of, {"benchmark": f"folder:{tmp_path}/{folder}"})
+        (problem,) = refusals(find_source, {"benchmark": f"folder:{tmp_path}/{folder}"})
         assert problem.field == "benchmark"
-    (problem,) = refusals(source_of, {"benchmark": f"folder:{pets}", "grouping": grouped("gnu, wolf\nfox, dog\n")})
+    (problem,) = refusals(find_source, {"benchmark": f"folder:{pets}", "grouping": grouped("gnu, wolf\nfox, dog\n")})
     assert problem.field == "grouping"
     assert "wolf" in problem.partition("; got")[2]
 
 
 def test_groups_are_read_before_images_are_looked_for(grouped):
     settings = {"benchmark": "folder:/nowhere/at/all", "grouping": grouped("cat\ndog\n")}
-    assert broken(source_of, settings) == [("grouping", "grouping-two-classes")]
+    assert broken(find_source, settings) == [("grouping", "grouping-two-classes")]
 
 
 def test_a_class_may_go_by_its_number_but_not_by_both(tmp_path):
     path = tmp_path / "groups"
     path.write_text("cat, 5\n0, ship\n")
-    source = source_of({"benchmark": "split-cifar10", "grouping": path})
+    source = find_source({"benchmark": "split-cifar10", "grouping": path})
     assert source is not None
     assert source.groups == ((3, 5), (0, 8))
     path.write_text("cat, dog\n3, ship\n")
     settings = {"benchmark": "split-cifar10", "grouping": path}
-    assert broken(source_of, settings) == [("grouping", "grouping-classes-once")]
+    assert broken(find_source, settings) == [("grouping", "grouping-classes-once")]
 
 
 def test_a_file_may_begin_with_the_mark_that_windows_writes(tmp_path):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clsearch.config.sections import BENCHMARKS, Kind, at_home
+from clsearch.config.sections import BENCHMARKS, TaskConstruction, expand_home
 from clsearch.data.datasets import SOURCES
 from clsearch.methods.registry import BUILT_IN, configure
 from tests.refusals import broken, refusals
@@ -138,7 +138,7 @@ def test_rules_that_pydantic_checks_are_told_in_plain_words(rule):
 def test_every_source_is_split_and_grey_digits_and_clothes_are_also_permuted_and_rotated():
     every_kind = ["digits", "mnist", "fashion-mnist", "kmnist"]
     names = {"split": list(SOURCES), "permuted": every_kind, "rotated": every_kind}
-    assert set(names) == set(Kind)
+    assert set(names) == set(TaskConstruction)
     assert sorted(BENCHMARKS) == sorted(f"{kind}-{source}" for kind, sources in names.items() for source in sources)
     for name, (kind, source) in BENCHMARKS.items():
         assert name == f"{kind}-{source}"
@@ -159,7 +159,7 @@ def test_every_field_is_described_and_belongs_to_one_part():
 
 def test_a_home_that_does_not_exist_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert at_home(tmp_path / "x") == tmp_path / "x"
+    assert expand_home(tmp_path / "x") == tmp_path / "x"
     settings = {"epochs": 1, "data_root": "~nobody-of-this-name/x"}
     assert broken(configure, "finetuning", settings) == [("data_root", "home-exists")]
     assert configure("finetuning", {"epochs": 1, "data_root": "~/x"}).data_root == (tmp_path / "x").resolve()

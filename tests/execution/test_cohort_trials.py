@@ -26,7 +26,7 @@ from clsearch.methods.registry import configure
 from clsearch.networks.mlp import MLP
 from clsearch.trainables import EWCTrainable
 from clsearch.training.loop import learn_sequence
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 
 SETTINGS: dict[str, Any] = {"hidden": (8,), "epochs": 1, "batch_size": 64, "tasks": 3}
 FACTORS = {"a": 1.0, "b": 5.0, "c": 20.0}
@@ -59,7 +59,7 @@ def moved(result: dict[str, Any]) -> dict[str, int]:
 
 
 def matrix_of(factor: float) -> torch.Tensor:
-    return learn_sequence(build_run(config_of(factor), SEEDS)).accuracy
+    return learn_sequence(build_trial(config_of(factor), SEEDS)).accuracy
 
 
 def assert_as_alone(results: list[dict[str, Any]], factors: dict[str, float] = FACTORS) -> None:

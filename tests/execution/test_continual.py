@@ -28,7 +28,7 @@ from clsearch.records.study_file import finite
 from clsearch.tasks.samples import Samples
 from clsearch.training.loop import DivergedError, learn_sequence, learn_task, train_task
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.trial_setup import TrialSetup, build_trial
 from tests.helpers import CPU, everything, forward, member_of, same_params
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ def attempt(
 
 def unpacked(plan: Plan, packed: bytes | None) -> TrialState:
     assert packed is not None
-    run = build_run(plan.config, plan.seeds)
+    run = build_trial(plan.config, plan.seeds)
     return TrialState.unpacked(packed, run.fingerprint, run.device)
 
 
@@ -96,7 +96,7 @@ VALUES: dict[str, dict[str, float]] = {
 def test_a_plain_attempt_is_finetuning_from_the_current_model(algorithm: str, settings: dict[str, Any]) -> None:
     plan = plan_of(algorithm, **settings)
     values = VALUES[algorithm] | ({"learning_rate": 0.01} if settings else {})
-    finetuning = build_run(config_of(plan, {"learning_rate": values["learning_rate"]}, "finetuning"), plan.seeds)
+    finetuning = build_trial(config_of(plan, {"learning_rate": values["learning_rate"]}, "finetuning"), plan.seeds)
     before: bytes | None = None
     for task in (1, 2, 3):
         state = finetuning.initial_state()
@@ -117,7 +117,7 @@ def test_attempts_one_after_the_other_are_the_method_with_those_numbers(algorith
     for _ in plan.tasks:
         accuracies, before = attempt(plan, VALUES[algorithm], before)
         found.append(accuracies)
-    expected = learn_sequence(build_run(config_of(plan, VALUES[algorithm]), plan.seeds))
+    expected = learn_sequence(build_trial(config_of(plan, VALUES[algorithm]), plan.seeds))
     diagonal = expected.accuracy[:, 1:].diagonal(dim1=1, dim2=2)
     assert torch.equal(torch.tensor(found, dtype=torch.float64).T, diagonal)
     state = unpacked(plan, before)
@@ -125,7 +125,7 @@ def test_attempts_one_after_the_other_are_the_method_with_those_numbers(algorith
     assert same_params(state.params, expected.params)
     assert same_params(state.memory, expected.memory)
     if algorithm != "finetuning":  # the regularizers do act at these values
-        plain = learn_sequence(build_run(config_of(plan, {"learning_rate": 0.2}, "finetuning"), plan.seeds))
+        plain = learn_sequence(build_trial(config_of(plan, {"learning_rate": 0.2}, "finetuning"), plan.seeds))
         assert not same_params(plain.params, expected.params)
 
 
@@ -135,14 +135,14 @@ def test_values_may_differ_from_task_to_task(scenario: str) -> None:
     for task, (rate, factor, penalty) in enumerate([(0.2, 9.0, 9.0), (0.05, 4.0, 1.0), (0.1, 0.5, 7.0)], start=1):
         values = {"learning_rate": rate, "distillation_factor": factor, "penalty_factor": penalty}
         found, before = attempt(plan, values, before)
-        state = learn_task(build_run(config_of(plan, values), plan.seeds), state or unlearned(plan))
+        state = learn_task(build_trial(config_of(plan, values), plan.seeds), state or unlearned(plan))
         assert found == tuple(state.accuracy[:, task, task - 1].tolist())
     assert same_params(unpacked(plan, before).params, state.params)
     assert same_params(unpacked(plan, before).memory, state.memory)
 
 
 def unlearned(plan: Plan) -> TrialState:
-    return build_run(plan.config, plan.seeds).initial_state()
+    return build_trial(plan.config, plan.seeds).initial_state()
 
 
 def test_an_attempt_tells_nothing_of_earlier_or_later_tasks() -> None:
@@ -159,7 +159,7 @@ class Sealed(Samples):
         raise AssertionError("read samples of another task")
 
 
-def with_sealed(run: Run, current: int) -> Run:
+def with_sealed(run: TrialSetup, current: int) -> TrialSetup:
     """A run whose tasks cannot be read, but the current one."""
     tasks = [
         task
@@ -303,10 +303,10 @@ def test_best_json_of_an_undecided_study_says_why() -> None:
 # Whole decisions, in Ray's workers
 
 
-def accuracy_of(run: Run, params: dict[str, torch.Tensor], task: int) -> tuple[float, ...]:
+def accuracy_of(run: TrialSetup, params: dict[str, torch.Tensor], task: int) -> tuple[float, ...]:
     """Validation accuracy on a task right after learning it, of each seed, by plain linear layers."""
     own = run.benchmark.tasks[task - 1]
-    answers = torch.tensor(run.benchmark.answers(task, task))
+    answers = torch.tensor(run.benchmark.active_outputs(task, task))
     found = []
     for m in range(len(run.seeds)):
         inputs, labels = everything(own.validation, m)
@@ -324,12 +324,12 @@ PLAIN = set(configure("finetuning", {"epochs": 1}).flat())
 
 def retrained(
     plan: Plan, task: int, model: TrialState | None, algorithm: str, values: dict[str, float]
-) -> tuple[Run, TrialState | None]:
+) -> tuple[TrialSetup, TrialState | None]:
     """A run of its own, built from a configuration that has the numbers, and its state after a task; None where it
     diverged. model: what the task before left.
     """
     settings = {name: value for name, value in plan.config.flat().items() if value is not None} | values
-    run = build_run(
+    run = build_trial(
         configure(algorithm, {k: v for k, v in settings.items() if algorithm != "finetuning" or k in PLAIN}),
         plan.seeds,
     )

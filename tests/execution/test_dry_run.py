@@ -10,7 +10,7 @@ import pytest
 from clsearch.data.datasets import read_data
 from clsearch.execution.dry_run import Pace, at_a_time, place_rows, probe, steps_of, training_rows
 from clsearch.planning.plan import Plan
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.builders import plan_of, record_of, study_of
 from tests.reporting.html.test_report import written
 
@@ -88,7 +88,7 @@ def test_passwords_are_not_shown(tmp_path: Path) -> None:
 def test_steps_are_those_that_a_trial_takes(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, epochs=2, batch_size=32)
     data = read_data(plan.config.source, None)
-    run = build_run(plan.config, plan.seeds, "cpu", data)
+    run = build_trial(plan.config, plan.seeds, "cpu", data)
     assert steps_of(plan, data) == sum(2 * -(-max(task.train.sizes) // 32) for task in run.benchmark.tasks)
     assert steps_of(plan_of(tmp_path, iterations=7), data) == 3 * 7
 

@@ -14,9 +14,9 @@ from clsearch.data.datasets import Digits, read_data, training_data
 from clsearch.execution.final_evaluation import SealedError, measure, open_test
 from clsearch.methods.registry import configure
 from clsearch.records.test_ledger import LEDGER, read_openings
-from clsearch.tasks.test_data import held_out_samples, read_test
+from clsearch.tasks.test_data import read_test, sealed_samples
 from clsearch.training.loop import learn_sequence, learn_task
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.builders import write_images
 from tests.helpers import everything, forward, member_of, write_mnist
 
@@ -41,7 +41,7 @@ def states_of(run, per_task=()):
     """The state before the first task, and after each, every one learned with values of its own."""
     states = [run.initial_state()]
     for index in range(len(run.benchmark.tasks)):
-        states.append(learn_task(run.with_numbers(per_task[index]) if per_task else run, states[-1]))
+        states.append(learn_task(run.with_hyperparameters(per_task[index]) if per_task else run, states[-1]))
     return states
 
 
@@ -51,11 +51,11 @@ def by_hand(config, run, models):
     """
     T = len(run.benchmark.tasks)
     R = torch.full((len(run.seeds), T + 1, T), torch.nan, dtype=torch.float64)
-    samples = held_out_samples(config, run.benchmark, read_test(config))
+    samples = sealed_samples(config, run.benchmark, read_test(config))
     for m, i, k in itertools.product(range(len(run.seeds)), range(T + 1), range(T)):
         if models[i][k] is not None:
             inputs, labels = everything(samples[k], m)
-            answers = list(run.benchmark.answers(i, k + 1))
+            answers = list(run.benchmark.active_outputs(i, k + 1))
             chosen = torch.tensor(answers)[forward(member_of(models[i][k], m), inputs)[:, answers].argmax(1)]
             R[m, i, k] = (chosen == labels).double().mean()
     return R
@@ -79,7 +79,7 @@ def expected(config, run, per_task=()):
 @pytest.mark.parametrize("algorithm", ["finetuning", "lwf", "ewc", "lwf_ewc"])
 def test_it_is_the_accuracy_on_held_out_samples_after_every_task(algorithm, scenario):
     config = config_of(algorithm, scenario=scenario, tasks=5)
-    found, run = measured(config), build_run(config, SEEDS)
+    found, run = measured(config), build_trial(config, SEEDS)
     assert found.keys() == {"validation", "test", "unlearning", "seconds", "reason"}
     assert found["unlearning"] == {}
     assert found["test"].shape == (2, 6, 5)
@@ -105,14 +105,14 @@ def test_it_is_the_accuracy_on_held_out_samples_after_every_task(algorithm, scen
 )
 def test_validation_accuracy_is_that_of_learning_the_sequence(algorithm, settings):
     config = config_of(algorithm, **settings)
-    assert same(measured(config)["validation"], learn_sequence(build_run(config, SEEDS)).accuracy)
+    assert same(measured(config)["validation"], learn_sequence(build_trial(config, SEEDS)).accuracy)
 
 
 def test_unequal_shuffled_classes_are_tested_on_each_seeds_own():
     config = config_of("lwf", classes_per_task=(4, 2, 3), class_order="shuffled")
-    run = build_run(config, SEEDS)
+    run = build_trial(config, SEEDS)
     assert same(measured(config)["test"], expected(config, run))
-    sizes = [samples.sizes for samples in held_out_samples(config, run.benchmark, read_test(config))]
+    sizes = [samples.sizes for samples in sealed_samples(config, run.benchmark, read_test(config))]
     assert any(a != b for a, b in sizes)
 
 
@@ -120,23 +120,23 @@ def test_unequal_shuffled_classes_are_tested_on_each_seeds_own():
 @pytest.mark.parametrize("benchmark", ["permuted-digits", "rotated-digits"])
 def test_images_are_tested_as_each_task_shows_them(benchmark):
     config = config_of("ewc", benchmark=benchmark)
-    assert same(measured(config)["test"], expected(config, build_run(config, SEEDS)))
+    assert same(measured(config)["test"], expected(config, build_trial(config, SEEDS)))
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
 def test_row_t_of_joint_is_the_model_of_the_first_t_tasks_together(scenario):
     config = config_of("joint", scenario=scenario)
-    assert same(measured(config)["test"], expected(config, build_run(config, SEEDS)))
+    assert same(measured(config)["test"], expected(config, build_trial(config, SEEDS)))
 
 
 def test_joint_keeps_nothing_of_an_earlier_model_where_the_optimizers_state_is_kept():
     config = config_of("joint", optimizer="adam", learning_rate=0.01, optimizer_state="keep")
-    assert same(measured(config)["test"], expected(config, build_run(config, SEEDS)))
+    assert same(measured(config)["test"], expected(config, build_trial(config, SEEDS)))
 
 
 def test_of_independent_networks_each_answers_for_its_own_task():
     config = config_of("independent")
-    run = build_run(config, SEEDS)
+    run = build_trial(config, SEEDS)
     first, *states = states_of(run)
     networks = [state.params for state in states]
     models = [[first.params] * 3] + [[networks[k] if k < t else None for k in range(3)] for t in (1, 2, 3)]
@@ -157,11 +157,11 @@ def test_each_seed_gives_what_it_would_give_alone():
 @pytest.mark.slow
 def test_a_cnn_is_tested_as_it_was_trained():
     config = config_of("lwf", backbone="cnn", hidden=(8,), tasks=2, optimizer="adam", learning_rate=0.003)
-    run = build_run(config, SEEDS)
+    run = build_trial(config, SEEDS)
     state = learn_sequence(run)
     found = measured(config)["test"]
-    for k, samples in enumerate(held_out_samples(config, run.benchmark, read_test(config))):
-        answers = list(run.benchmark.answers(2, k + 1))
+    for k, samples in enumerate(sealed_samples(config, run.benchmark, read_test(config))):
+        answers = list(run.benchmark.active_outputs(2, k + 1))
         for m in range(len(SEEDS)):
             inputs, labels = everything(samples, m)
             own = {name: value[m : m + 1] for name, value in state.params.items()}
@@ -187,7 +187,7 @@ def test_measuring_takes_the_data_that_it_is_handed_and_reads_nothing(tmp_path):
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 def test_the_last_tasks_alone_begin_with_fresh_weights_and_are_measured_alone(algorithm, scenario):
     config = config_of(algorithm, scenario=scenario, tasks=5)
-    found, run = measured(config, tasks=(4, 5)), build_run(config, SEEDS, sequence=(4, 5))
+    found, run = measured(config, tasks=(4, 5)), build_trial(config, SEEDS, sequence=(4, 5))
     assert found["test"].shape == found["validation"].shape == (2, 3, 2)
     assert same(found["test"], expected(config, run))
     assert same(found["validation"], learn_sequence(run).accuracy)
@@ -241,7 +241,7 @@ PER_TASK = [
 @pytest.mark.parametrize(("algorithm", "per_task"), PER_TASK)
 def test_a_tasks_own_values_act_in_that_task(algorithm, per_task):
     config = config_of(algorithm, tasks=3)
-    run = build_run(config, SEEDS)
+    run = build_trial(config, SEEDS)
     found = measured(config, per_task=per_task)
     assert same(found["test"], expected(config, run, per_task))
     assert same(found["validation"], states_of(run, per_task)[-1].accuracy)
@@ -271,7 +271,7 @@ def test_values_go_to_the_tasks_that_are_learned_in_their_order():
     config = config_of("lwf", tasks=5)
     per_task = ({"learning_rate": 0.4}, {"learning_rate": 0.05})
     found = measured(config, tasks=(4, 5), per_task=per_task)
-    assert same(found["test"], expected(config, build_run(config, SEEDS, sequence=(4, 5)), per_task))
+    assert same(found["test"], expected(config, build_trial(config, SEEDS, sequence=(4, 5)), per_task))
 
 
 # --- divergence ---
@@ -359,7 +359,7 @@ def test_test_files_are_opened_here_alone_and_counted_even_where_they_cannot_be_
     root, results = tmp_path / "data", tmp_path / "results"
     write_mnist(root, "train", per_class=12, seed=0)
     config = config_of(benchmark="split-mnist", data_root=root)
-    learn_sequence(build_run(config, SEEDS))  # needs none
+    learn_sequence(build_trial(config, SEEDS))  # needs none
     with pytest.raises(SealedError, match=r"^data_root: the files of split-mnist must be whole; got: Dataset not foun"):
         opened(config, results)
     assert [(line["data"], line["before"]) for line in read_openings(results)] == [("mnist", 0)]
@@ -391,10 +391,10 @@ def images_of(inputs):
 
 def test_of_images_it_opens_a_fifth_of_each_class_that_the_search_did_not_have(pets, tmp_path):
     config = config_of("lwf", benchmark=f"folder:{pets}", epochs=10)
-    data, run = read_data(config.source, None), build_run(config, SEEDS)
+    data, run = read_data(config.source, None), build_trial(config, SEEDS)
     searched = {row.tobytes() for row in data.inputs}
     test, _ = opened(config, tmp_path / "results")
-    for task, samples in zip(run.benchmark.tasks, held_out_samples(config, run.benchmark, test), strict=True):
+    for task, samples in zip(run.benchmark.tasks, sealed_samples(config, run.benchmark, test), strict=True):
         for m in range(len(SEEDS)):
             found = {*images_of(everything(samples, m)[0])}
             own = [{pixels(path) for path in (pets / config.source.classes[c]).iterdir()} for c in task.classes]
@@ -410,7 +410,7 @@ def test_of_images_it_opens_a_fifth_of_each_class_that_the_search_did_not_have(p
 def test_on_images_it_is_the_accuracy_after_every_task(pets, scenario):
     config = config_of("lwf", benchmark=f"folder:{pets}", scenario=scenario, epochs=10)
     found = measured(config)["test"]
-    assert same(found, expected(config, build_run(config, SEEDS)))
+    assert same(found, expected(config, build_trial(config, SEEDS)))
     assert found[:, 3, 2].mean() > 0.7  # the newest task, whose classes differ by a bright column
 
 
@@ -421,8 +421,8 @@ def test_grouped_images_are_tested_on_the_classes_that_each_task_was_given(pets,
         {k: v for k, v in SETTINGS.items() if k != "tasks"}
         | {"benchmark": f"folder:{pets}", "grouping": tmp_path / "groups.txt", "epochs": 10},
     )
-    run = build_run(config, SEEDS)
-    first, second = held_out_samples(config, run.benchmark, read_test(config))
+    run = build_trial(config, SEEDS)
+    first, second = sealed_samples(config, run.benchmark, read_test(config))
     assert (first.sizes, second.sizes) == ((12, 12), (8, 8))
     for samples, names in ((first, "fac"), (second, "be")):
         inputs, labels = everything(samples, 0)
@@ -436,14 +436,14 @@ def test_a_test_folder_is_opened_here_alone_and_where_there_is_none_nothing_is_c
     folder, results = tmp_path / "apart", tmp_path / "results"
     shutil.move(pets, folder / "train")
     config = config_of(benchmark=f"folder:{folder}")
-    run = build_run(config, SEEDS)
+    run = build_trial(config, SEEDS)
     learn_sequence(run)  # needs none
     with pytest.raises(SealedError, match="test data must be in test/, next to train/"):
         opened(config, results)
     write_images(folder / "test", count=3, seed=1)
     test, opening = opened(config, results)
     assert opening.before == 0
-    assert [samples.sizes for samples in held_out_samples(config, run.benchmark, test)] == [(6, 6)] * 3
+    assert [samples.sizes for samples in sealed_samples(config, run.benchmark, test)] == [(6, 6)] * 3
     assert same(measured(config)["test"], expected(config, run))
 
 

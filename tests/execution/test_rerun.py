@@ -14,7 +14,7 @@ from clsearch.execution.rerun import rerun
 from clsearch.planning.plan import Plan
 from clsearch.records.trials import TrialRecord
 from clsearch.training.loop import DivergedError, learn_task
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.builders import plan_of, record_of
 from tests.reporting.html.test_report import written
 
@@ -25,7 +25,7 @@ def trained(plan: Plan, number: int | None, tasks: int = 3, **settings: object) 
     """The record of a real, small trial."""
     algorithm = "finetuning" if number is None else plan.algorithm
     config = plan.trial_config({} if number is None else VALUES | settings, algorithm)
-    run = build_run(config, plan.seeds, "cpu", None, plan.tasks)
+    run = build_trial(config, plan.seeds, "cpu", None, plan.tasks)
     state, reason = run.initial_state(), ""
     while state.tasks_learned < tasks and not reason:
         try:

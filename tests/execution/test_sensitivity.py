@@ -22,9 +22,9 @@ from clsearch.execution.sensitivity import (
     sensitivity,
 )
 from clsearch.methods.registry import BUILT_IN, configure
-from clsearch.tasks.benchmark import miniature
+from clsearch.tasks.benchmark import shrink
 from clsearch.training.loop import learn_sequence
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.builders import SMALL_SPACES, STUDIES, plan_of, planned, study_of, write_images
 from tests.helpers import write_mnist
 
@@ -176,7 +176,7 @@ def test_only_what_does_not_act_is_named():
 
 def test_a_penalty_that_is_always_zero_is_refused_and_said_to_be():
     plan = study_of("ewc", **SURE).plan
-    run = build_run(configure("ewc", {**plan.settings, "tasks": 5, "epochs": 3}), [0])
+    run = build_trial(configure("ewc", {**plan.settings, "tasks": 5, "epochs": 3}), [0])
     first = learn_sequence(replace(run, benchmark=replace(run.benchmark, tasks=run.benchmark.tasks[:1])))
     assert first.accuracy[0, 1, 0] == 1  # a configuration that trains, and could well be meant
     assert all((v == 0).all() for name, v in first.memory.items() if name.startswith("importance/"))
@@ -246,7 +246,7 @@ def test_what_is_learned_is_two_tasks_as_the_study_trains_them():
     plan = study_of("ewc", tasks=5, batch_size=64, optimizer="adam", learning_rate=0.01).plan
     values = {"penalty_factor": 3.0, "penalty_p_norm": 2.5}
     settings = plan.settings | values | {"epochs": None, "iterations": 20}
-    run = build_run(configure("ewc", settings), [0])
+    run = build_trial(configure("ewc", settings), [0])
     assert -(-min(run.benchmark.tasks[0].train.sizes) // 64) == 4
     state = learn_sequence(replace(run, benchmark=replace(run.benchmark, tasks=run.benchmark.tasks[:2])))
     found = learned(plan, values)
@@ -260,8 +260,8 @@ def test_a_large_data_set_is_thinned(tmp_path):
     plan = plan_of(tmp_path, "ewc", benchmark="split-mnist", data_root=tmp_path, tasks=2, hidden=(16,))
     values = {"penalty_factor": 1.0, "penalty_p_norm": 2.0}
     found = learned(plan, values)
-    run = build_run(configure("ewc", plan.settings | values | {"epochs": None, "iterations": 20}), [0])
-    small = miniature(run.benchmark, 2, 512)
+    run = build_trial(configure("ewc", plan.settings | values | {"epochs": None, "iterations": 20}), [0])
+    small = shrink(run.benchmark, 2, 512)
     assert run.benchmark.tasks[0].train.sizes == (1350,)
     assert 10 * 32 < small.tasks[0].train.sizes[0] < 20 * 32  # one epoch is fewer than 20 steps
     state = learn_sequence(replace(run, benchmark=small))

@@ -20,7 +20,7 @@ from clsearch.metrics import last_rows
 from clsearch.networks.mlp import MLP
 from clsearch.trainables import EWCTrainable, FinetuningTrainable, LwFTrainable
 from clsearch.training.loop import learn_sequence
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.builders import write_images
 from tests.execution.reports import metrics_of
 from tests.refusals import broken
@@ -107,7 +107,7 @@ def test_metrics_are_the_means_and_deviations_of_the_matrix_that_comes_with_them
 def test_a_trial_is_the_cores_own_sequence(algorithm):
     trainable = trainable_of(algorithm)(config=CONFIG)
     steps(trainable, 3)
-    assert_same_state(trainable.state, learn_sequence(build_run(configure(algorithm, SETTINGS), [0, 1])))
+    assert_same_state(trainable.state, learn_sequence(build_trial(configure(algorithm, SETTINGS), [0, 1])))
 
 
 def test_a_trial_may_learn_some_of_the_tasks_and_is_done_after_the_last_of_them():
@@ -116,7 +116,7 @@ def test_a_trial_may_learn_some_of_the_tasks_and_is_done_after_the_last_of_them(
         results = steps(trainable, 2)
         assert [r["done"] for r in results] == [False, True]
         assert torch.tensor(results[-1]["record"]["accuracy"]).shape == (2, 3, 2)
-        own = build_run(configure("lwf", SETTINGS), [0, 1], sequence=sequence)
+        own = build_trial(configure("lwf", SETTINGS), [0, 1], sequence=sequence)
         assert_same_state(trainable.state, learn_sequence(own))
 
 

@@ -17,7 +17,7 @@ import pytest
 from clsearch.methods.registry import configure
 from clsearch.records.trials import TrialRecord, read_trials
 from clsearch.training.loop import learn_sequence
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.integration.clusters import Nodes, cluster
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def wait_until(true: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
 def in_peace(record: TrialRecord) -> np.ndarray:
     """The matrices of a record's configuration and seeds, trained without Ray."""
     settings = {name: value for name, value in record.settings.items() if value is not None}
-    return learn_sequence(build_run(configure(record.algorithm, settings), record.seeds)).accuracy.numpy()
+    return learn_sequence(build_trial(configure(record.algorithm, settings), record.seeds)).accuracy.numpy()
 
 
 def test_a_node_that_dies_gives_its_trials_to_the_others(nodes: Nodes, folder: Path) -> None:

@@ -29,7 +29,7 @@ from clsearch.tasks.test_data import read_test
 from clsearch.tracking import sender as tracking
 from clsearch.training.loop import learn_sequence
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.integration.servers import Served, stop, wait_for_answer
 
 SPACE = {"distillation_factor": LogRange(0.1, 10)}
@@ -212,7 +212,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_task(ray_session: 
     first = result.records[0]
     assert first.restarts == 2
     assert json.loads((folder / "trials" / first.label / "record.json").read_text())["restarts"] == 2
-    state = learn_sequence(build_run(result.plan.trial_config(first.values), first.seeds))
+    state = learn_sequence(build_trial(result.plan.trial_config(first.values), first.seeds))
     assert torch.equal(torch.tensor(first.accuracy, dtype=torch.float64)[:, 1:], state.accuracy[:, 1:])
     assert len(first.times) == 5
 

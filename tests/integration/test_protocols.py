@@ -28,7 +28,7 @@ from clsearch.methods.registry import configure, label_of
 from clsearch.records.test_ledger import LEDGER, read_openings
 from clsearch.tasks.test_data import read_test
 from clsearch.training.loop import learn_sequence, learn_task
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 
 FACTOR = {"distillation_factor": LogRange(0.1, 1000)}
 TINY = {
@@ -213,7 +213,7 @@ def test_end_of_sequence_searches_and_reports_on_all_tasks(sequence: Found) -> N
 def test_the_choice_learned_the_sequence_on_fresh_seeds(sequence: Found) -> None:
     settings = sequence.row("chosen", "full_sequence")["config"]
     assert settings["learning_rate"] == sequence.json("best")["values"]["learning_rate"]
-    expected = learn_sequence(build_run(configure("lwf", settings), REPORTING)).accuracy
+    expected = learn_sequence(build_trial(configure("lwf", settings), REPORTING)).accuracy
     np.testing.assert_array_equal(sequence.accuracy("chosen", "full_sequence", "validation"), expected)
 
 
@@ -340,7 +340,7 @@ def test_first_k_is_reported_on_fresh_weights_that_learn_the_later_tasks(first: 
         )
         data, test = read_data(config.source, None), read_test(config)
         expected = measure(config, REPORTING, data, test, (3, 4, 5))
-        alone = learn_sequence(build_run(config, REPORTING, sequence=(3, 4, 5)))
+        alone = learn_sequence(build_trial(config, REPORTING, sequence=(3, 4, 5)))
         assert torch.equal(expected["validation"], alone.accuracy)
         for part in ("validation", "test"):
             found = first.accuracy(name, "reported", part)
@@ -401,7 +401,7 @@ def test_what_later_tasks_hold_changes_nothing_of_a_search_on_the_first(
     pd.testing.assert_frame_equal(references["clean"], references["noise"], check_exact=True)
     config = found.json("best")["config"]
     later = [
-        learn_sequence(build_run(configure("lwf", config | {"data_root": tmp_path / name}), [0])).accuracy[0, 5]
+        learn_sequence(build_trial(configure("lwf", config | {"data_root": tmp_path / name}), [0])).accuracy[0, 5]
         for name in ("clean", "noise")
     ]
     assert not torch.equal(*later)  # the whole sequence does see it
@@ -426,7 +426,7 @@ def test_the_hyperparameters_are_frozen_for_the_second_benchmark(phases: Found) 
     assert reported == full | {"benchmark": "rotated-digits"}
     assert full["distillation_factor"] == phases.json("best")["values"]["distillation_factor"]
     for on, settings in (("reported", reported), ("full_sequence", full)):
-        expected = learn_sequence(build_run(configure("lwf", settings), REPORTING)).accuracy
+        expected = learn_sequence(build_trial(configure("lwf", settings), REPORTING)).accuracy
         np.testing.assert_array_equal(phases.accuracy("chosen", on, "validation"), expected)
 
 
@@ -481,7 +481,7 @@ def test_continual_reports_on_the_same_sequence_with_each_tasks_own_values(conti
         config = continual.row(name, "full_sequence")["config"]
         state = None
         for own in values:
-            run = build_run(configure(algorithm, config | own), REPORTING)
+            run = build_trial(configure(algorithm, config | own), REPORTING)
             state = learn_task(run, state or run.initial_state())
         np.testing.assert_array_equal(continual.accuracy(name, "full_sequence", "validation"), state.accuracy)
 

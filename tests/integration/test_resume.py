@@ -29,7 +29,7 @@ from clsearch.records.test_ledger import read_openings
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.result import StudyResult
 from clsearch.training.loop import learn_sequence
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.integration.scripts import wait_for
 
 SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
@@ -43,7 +43,7 @@ def study(results: Path, name: str, **settings: object) -> Study:
 def matrix_in_peace(record: TrialRecord) -> np.ndarray:
     """The accuracy matrices that a trial's configuration and seeds give without Ray, from beginning to end."""
     settings = {name: value for name, value in record.settings.items() if value is not None}
-    return learn_sequence(build_run(configure(record.algorithm, settings), record.seeds)).accuracy.numpy()
+    return learn_sequence(build_trial(configure(record.algorithm, settings), record.seeds)).accuracy.numpy()
 
 
 def mlflow_runs(results: Path, name: str) -> Counter[tuple[str, str]]:

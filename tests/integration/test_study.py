@@ -36,7 +36,7 @@ from clsearch.reporting.result import StudyResult
 from clsearch.reporting.trial_names import format_run_name
 from clsearch.tasks.test_data import read_test
 from clsearch.training.loop import learn_sequence
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 
 LWF_SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
 TINY = {"hidden": (16,), "epochs": 1, "trials": 3, "seeds": 2, "final": False}
@@ -92,7 +92,7 @@ def test_an_interrupt_after_a_study_is_an_interrupt(lwf: StudyResult) -> None:
 
 def test_a_trial_measured_what_its_configuration_gives_without_ray(lwf: StudyResult) -> None:
     record = lwf.records[1]
-    run = build_run(configure("lwf", {**record.settings}), record.seeds)
+    run = build_trial(configure("lwf", {**record.settings}), record.seeds)
     np.testing.assert_array_equal(np.array(record.accuracy, dtype=float)[:, 1:], learn_sequence(run).accuracy[:, 1:])
 
 
@@ -110,7 +110,7 @@ def test_the_first_task_is_trained_once_and_what_that_saved_is_said(
 def test_a_finetuning_reference_on_the_same_seeds_runs_beside_the_search(lwf: StudyResult) -> None:
     (reference,) = lwf.references
     settings = {k: v for k, v in reference.settings.items() if v is not None}
-    state = learn_sequence(build_run(configure("finetuning", settings), lwf.plan.seeds))
+    state = learn_sequence(build_trial(configure("finetuning", settings), lwf.plan.seeds))
     np.testing.assert_array_equal(np.array(reference.accuracy)[:, 5], state.accuracy[:, 5])
 
 
@@ -531,7 +531,7 @@ def test_references_measured_what_their_configurations_give_without_ray(both: St
     for record in both.references:
         settings = {k: v for k, v in record.settings.items() if v is not None}
         assert settings["classes_per_task"] == [4, 2, 3]
-        state = learn_sequence(build_run(configure(record.algorithm, settings), record.seeds))
+        state = learn_sequence(build_trial(configure(record.algorithm, settings), record.seeds))
         np.testing.assert_array_equal(np.array(record.accuracy, dtype=float)[:, 1:], state.accuracy[:, 1:])
 
 

@@ -27,9 +27,9 @@ from clsearch.records.trials import TrialRecord
 from clsearch.reporting.result import StudyResult
 from clsearch.tasks.test_data import read_test
 from clsearch.training.loop import learn_sequence
-from clsearch.training.retraining import retrained
+from clsearch.training.retraining import retrain
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.integration.scripts import wait_for
 
 SPACE = {"distillation_factor": LogRange(0.1, 10), "distillation_temperature": LogRange(0.5, 5)}
@@ -49,8 +49,8 @@ def in_peace(record: TrialRecord) -> TrialState:
     """What a record's configuration and seeds give without Ray, from beginning to end."""
     settings = {name: value for name, value in record.settings.items() if value is not None}
     config = configure(record.algorithm, settings)
-    run = build_run(config, record.seeds)
-    return learn_sequence(replace(run, references=retrained(config, record.seeds)))
+    run = build_trial(config, record.seeds)
+    return learn_sequence(replace(run, references=retrain(config, record.seeds)))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_the_choice_and_its_reference_are_finally_evaluated_with_the_requests(fo
     plan = found.plan
     config = plan.trial_config(found.choice.values)
     seeds = plan.report_seeds
-    references = retrained(config, seeds)
+    references = retrain(config, seeds)
     expected = measure(config, seeds, read_data(config.source, None), read_test(config), references=references)
     row = found.final.rows[0]
     for part in ("validation", "test"):

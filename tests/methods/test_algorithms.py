@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from clsearch.common.seeding import generator_of
+from clsearch.common.seeding import derive_generator
 from clsearch.methods.registry import BUILT_IN
 from clsearch.networks.mlp import Params
-from clsearch.tasks.benchmark import miniature
+from clsearch.tasks.benchmark import shrink
 from clsearch.tasks.samples import Mixture, Samples
 from clsearch.tasks.transforms import PixelOrder, Rotation
 from clsearch.training.loop import learn_sequence, learn_task
 from clsearch.training.state import TrialState
-from clsearch.training.task_setup import prepare_lesson
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.task_setup import prepare_task
+from clsearch.training.trial_setup import TrialSetup, build_trial
 from tests.helpers import CPU, everything, forward, in_turn, member_of, same_params, small_config
 
 SEEDS = (5, 2)
@@ -34,12 +34,12 @@ FEW = {"hidden": (8,), "batch_size": SIZE, "learning_rate": RATE, "tasks": 3}
 LENGTHS = [{"epochs": 2}, {"iterations": 5}]
 
 
-def run_of(algorithm: str, seeds=SEEDS, **settings: object) -> Run:
-    run = build_run(small_config(algorithm, **FEW | settings), seeds)
-    return replace(run, benchmark=miniature(run.benchmark, 3, 45))
+def run_of(algorithm: str, seeds=SEEDS, **settings: object) -> TrialSetup:
+    run = build_trial(small_config(algorithm, **FEW | settings), seeds)
+    return replace(run, benchmark=shrink(run.benchmark, 3, 45))
 
 
-def answers_of(run: Run, i: int, k: int) -> list[int]:
+def answers_of(run: TrialSetup, i: int, k: int) -> list[int]:
     """What may be answered for task k by a model that knows tasks 1..i, counted out from the sizes of tasks."""
     counts = [len(task.classes) for task in run.benchmark.tasks]
     match str(run.config.scenario):
@@ -51,7 +51,7 @@ def answers_of(run: Run, i: int, k: int) -> list[int]:
             return list(range(sum(counts[:i])))
 
 
-def trained_by_hand(run: Run, m: int, t: int, tasks: list[int], lengths: int) -> Params:
+def trained_by_hand(run: TrialSetup, m: int, t: int, tasks: list[int], lengths: int) -> Params:
     """Plain gradient descent from fresh weights on the given tasks' samples together. lengths: how many times the
     configured iterations.
     """
@@ -65,7 +65,7 @@ def trained_by_hand(run: Run, m: int, t: int, tasks: list[int], lengths: int) ->
     steps = run.config.epochs * per_epoch if run.config.epochs else run.config.iterations * lengths
     for step in range(steps):
         epoch, place = step // per_epoch + 1, step % per_epoch
-        order = torch.randperm(len(data), generator=generator_of(run.seeds[m], t, epoch, "batches")).tolist()
+        order = torch.randperm(len(data), generator=derive_generator(run.seeds[m], t, epoch, "batches")).tolist()
         batch = [data[i] for i in order[place * SIZE : (place + 1) * SIZE]]
         leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
         logits = forward(leaves, torch.stack([x for x, _, _ in batch])) + torch.stack([a for _, _, a in batch])
@@ -75,7 +75,7 @@ def trained_by_hand(run: Run, m: int, t: int, tasks: list[int], lengths: int) ->
     return params
 
 
-def accuracy_by_hand(run: Run, params: Params, m: int, i: int, k: int) -> float:
+def accuracy_by_hand(run: TrialSetup, params: Params, m: int, i: int, k: int) -> float:
     inputs, labels = everything(run.benchmark.tasks[k - 1].validation, m)
     columns = answers_of(run, i, k)
     guesses = torch.tensor(columns)[forward(params, inputs)[:, columns].argmax(-1)]
@@ -142,7 +142,7 @@ def test_joint_at_the_first_task_is_finetuning(scenario):
 def test_joint_training_knows_all_tasks_at_the_end_and_finetuning_does_not():
     found = {}
     for algorithm in ("joint", "finetuning"):
-        run = build_run(small_config(algorithm, scenario="class", epochs=15, batch_size=32, tasks=5), SEEDS)
+        run = build_trial(small_config(algorithm, scenario="class", epochs=15, batch_size=32, tasks=5), SEEDS)
         found[algorithm] = learn_sequence(run).accuracy[:, -1]
     assert (found["joint"] > 0.8).all()
     assert (found["finetuning"][:, :4] < 0.2).all()
@@ -170,17 +170,17 @@ def concatenated(parts: tuple[Samples, ...], m: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_mixture_is_its_parts_one_after_another(case):
     run = run_of("joint", **case, epochs=1)
-    lesson = prepare_lesson(run, run.initial_state(), run.benchmark.tasks[2])
+    setup = prepare_task(run, run.initial_state(), run.benchmark.tasks[2])
     parts = tuple(task.train for task in run.benchmark.tasks)
-    assert lesson.samples == Mixture(parts)
-    assert lesson.samples.sizes == tuple(sum(part.sizes[m] for part in parts) for m in range(2))
+    assert setup.samples == Mixture(parts)
+    assert setup.samples.sizes == tuple(sum(part.sizes[m] for part in parts) for m in range(2))
     for m in range(2):
         expected = concatenated(parts, m)
-        found = everything(lesson.samples, m)
+        found = everything(setup.samples, m)
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
         # In any order, and one member's positions say nothing to another.
-        positions = torch.randint(0, min(lesson.samples.sizes), (2, 50), generator=torch.Generator().manual_seed(m))
-        inputs, labels = lesson.samples.take(positions)
+        positions = torch.randint(0, min(setup.samples.sizes), (2, 50), generator=torch.Generator().manual_seed(m))
+        inputs, labels = setup.samples.take(positions)
         assert torch.equal(inputs[m], expected[0][positions[m]])
         assert torch.equal(labels[m], expected[1][positions[m]])
 
@@ -211,11 +211,11 @@ def test_tasks_of_a_benchmark_are_shown_their_own_way_in_a_mixture(kind):
 def test_each_sample_of_a_mixture_may_be_answered_as_its_own_task_allows(case):
     run = run_of("joint", **case, epochs=1)
     for t in (1, 2, 3):
-        lesson = prepare_lesson(run, run.initial_state(), run.benchmark.tasks[t - 1])
+        setup = prepare_task(run, run.initial_state(), run.benchmark.tasks[t - 1])
         for k in range(1, t + 1):
             labels = torch.tensor([list(run.benchmark.tasks[k - 1].classes)] * 2)
             logits = torch.zeros(*labels.shape, run.benchmark.outputs)
-            allowed = lesson.answers(logits, labels).isfinite()
+            allowed = setup.mask_logits(logits, labels).isfinite()
             expected = torch.zeros(run.benchmark.outputs, dtype=torch.bool)
             expected[answers_of(run, t, k)] = True
             assert (allowed == expected).all()

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from clsearch.common.seeding import generator_of
+from clsearch.common.seeding import derive_generator
 from clsearch.config.sections import Scenario
 from clsearch.methods.base import Student
 from clsearch.methods.ewc import ElasticWeightConsolidation
 from clsearch.methods.lwf import LearningWithoutForgetting
-from clsearch.methods.penalties.fisher import Fisher, backbone_size
+from clsearch.methods.penalties.fisher import Fisher, count_backbone
 from clsearch.methods.registry import preset_settings
 from clsearch.networks.mlp import Params, is_head
 from clsearch.tasks.benchmark import Benchmark
@@ -49,7 +49,7 @@ def gradients(params: Params, inputs: Tensor, labels: Tensor, classes: tuple[int
 
 def batches(benchmark: Benchmark, k: int, size: int) -> list[tuple[Tensor, Tensor]]:
     """Task k's training data in the order in which clsearch measures the Fisher information of the first member."""
-    order = torch.randperm(N, generator=generator_of(benchmark.seeds[0], k, 0, "fisher samples"))
+    order = torch.randperm(N, generator=derive_generator(benchmark.seeds[0], k, 0, "fisher samples"))
     inputs, labels = benchmark.tasks[k - 1].train.take(order[None])
     return list(zip(inputs[0].split(size), labels[0].split(size), strict=True))
 
@@ -135,7 +135,7 @@ def test_clarena_1_0_with_an_elementwise_square_in_place_of_its_norm():
     benchmark, learned, current = setting(Scenario.TASK)
     theta, t = member_of(current, 0), len(learned) + 1
     parameters = sum(value.numel() for name, value in theta.items() if not is_head(name))
-    assert parameters == backbone_size(current)
+    assert parameters == count_backbone(current)
     theirs = 0.0
     for k, params in enumerate(learned, start=1):
         anchor = member_of(params, 0)
@@ -227,7 +227,7 @@ def test_a_batch_fisher_is_about_one_bth_where_gradients_cancel():
 
 def test_per_parameter_divides_by_the_number_of_backbone_parameters():
     benchmark, learned, current = setting(Scenario.TASK)
-    size = backbone_size(current)
+    size = count_backbone(current)
     plain = ours(benchmark, learned, current, LAMBDA, "empirical")
     assert ours(benchmark, learned, current, LAMBDA * size, "empirical", scale="per_parameter") == pytest.approx(plain)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from clsearch.config.sections import Scenario
 from clsearch.methods.base import Penalty, Student
 from clsearch.methods.ewc import ElasticWeightConsolidation
-from clsearch.methods.penalties.fisher import Fisher, scaled
-from clsearch.networks.mlp import MLP, Params, allowed_mask, is_head, leaves_of
+from clsearch.methods.penalties.fisher import Fisher, scale_fisher
+from clsearch.networks.mlp import MLP, Params, is_head, output_mask, trainable_copy
 from clsearch.tasks.benchmark import Benchmark
 from clsearch.tasks.samples import Batch
 from tests.helpers import CPU, doubled, member_of, network_for, pairs, random_params, tiny_benchmark
@@ -64,7 +64,7 @@ def prepared_change(
 
 def value_and_slopes(penalty: Penalty, params: Params) -> tuple[Tensor, Params]:
     """The penalty looks at parameters only, so the batch may be empty of meaning."""
-    leaves = leaves_of(params)
+    leaves = trainable_copy(params)
     nothing = torch.empty(0)
     value = penalty(Student(leaves, nothing, nothing, nothing), Batch(nothing)).penalty
     slopes = torch.autograd.grad(value.sum(), list(leaves.values()), materialize_grads=True)
@@ -227,7 +227,7 @@ def test_what_is_remembered_is_the_model_and_its_fisher_over_what_may_be_answere
     assert set(memory) == {f"{kind}/{k}/{n}" for kind in ("importance", "anchor") for k in (1, 2) for n in names}
     answers = {TASK: (FIRST, SECOND), DOMAIN: (SHARED, SHARED), CLASS: (FIRST, BOTH)}[scenario]
     for k, params in enumerate(learned, start=1):
-        mask = allowed_mask(answers[k - 1], benchmark.outputs, CPU)
+        mask = output_mask(answers[k - 1], benchmark.outputs, CPU)
         fisher = EMPIRICAL(network, params, benchmark.tasks[k - 1].train, mask, benchmark.seeds, k)
         for name in names:
             assert torch.equal(memory[f"anchor/{k}/{name}"], params[name])
@@ -247,10 +247,10 @@ def test_the_fisher_that_is_asked_for_is_remembered_scaled_over_the_penalised_pa
     network, task = network_for(benchmark), benchmark.tasks[1]
     params, fisher = random_params(network, 2, 1), Fisher(kind, 5, 2)
     memory = replace(PUBLISHED, fisher=fisher, scale=how).remember(network, benchmark, task, params, {})
-    allowed = allowed_mask(benchmark.answers(2, 2), benchmark.outputs, CPU)
+    allowed = output_mask(benchmark.active_outputs(2, 2), benchmark.outputs, CPU)
     measured = fisher(network, params, task.train, allowed, benchmark.seeds, 2)
     penalised = {name: value for name, value in measured.items() if scenario is not TASK or not is_head(name)}
-    expected = scaled(penalised, how)
+    expected = scale_fisher(penalised, how)
     assert {name: value for name, value in memory.items() if name.startswith("importance/")}.keys() == {
         f"importance/2/{name}" for name in penalised
     }
@@ -276,7 +276,7 @@ def test_online_keeps_the_newest_anchor_and_a_decayed_sum_of_importances(gamma, 
     alone = []
     for task, params in zip(benchmark.tasks, learned, strict=False):
         memory = regularizer.remember(network, benchmark, task, params, memory)
-        mask = allowed_mask(benchmark.seen(task.index), benchmark.outputs, CPU)
+        mask = output_mask(benchmark.seen(task.index), benchmark.outputs, CPU)
         alone.append(EMPIRICAL(network, params, task.train, mask, benchmark.seeds, task.index))
     names = list(learned[0])
     assert set(memory) == {"teacher/1/head.bias"} | {

@@ -13,14 +13,14 @@ from clsearch.config.sections import Scenario
 from clsearch.methods.base import Penalty, recall
 from clsearch.methods.lwf import LearningWithoutForgetting
 from clsearch.methods.penalties.distillation import gather_batch, summarize_task, teacher_logits
-from clsearch.networks.mlp import MLP, Network, Params, is_head, leaves_of
+from clsearch.networks.mlp import MLP, Network, Params, is_head, trainable_copy
 from clsearch.networks.modules import cnn, module_network
-from clsearch.tasks.benchmark import Benchmark, miniature
+from clsearch.tasks.benchmark import Benchmark, shrink
 from clsearch.tasks.samples import Batch
-from clsearch.training.learning_curve import rows_of
+from clsearch.training.learning_curve import curve_rows
 from clsearch.training.loop import learn_sequence, learn_task, train_step, train_task
-from clsearch.training.task_setup import epochs_of, prepare_lesson
-from clsearch.training.trial_setup import Run
+from clsearch.training.task_setup import plan_epochs, prepare_task
+from clsearch.training.trial_setup import TrialSetup
 from tests.helpers import (
     CPU,
     doubled,
@@ -121,7 +121,7 @@ def test_distillation_is_the_textbook_loop(scenario, newest_only, train_head, di
     distillation = LearningWithoutForgetting(newest_only, train_head, distance, squared)
     _, penalty = prepared_distillation(benchmark, distillation, teachers)
     inputs, _ = benchmark.tasks[2].train.take(batch.positions)
-    leaves = leaves_of(current)
+    leaves = trainable_copy(current)
     terms = penalty(student_of(network, leaves, inputs), batch)
     gradients = torch.autograd.grad(terms.penalty.sum(), list(leaves.values()), materialize_grads=True)
 
@@ -154,7 +154,7 @@ def test_classes_that_no_teacher_speaks_for_are_not_distilled(scenario, newest_o
     teachers = [random_params(network, 2, seed) for seed in (1, 2)]
     _, penalty = prepared_distillation(benchmark, distillation, teachers)
     inputs, _ = benchmark.tasks[2].train.take(BATCH.positions)
-    leaves = leaves_of(random_params(network, 2, 3))
+    leaves = trainable_copy(random_params(network, 2, 3))
     terms = penalty(student_of(network, leaves, inputs), BATCH)
     (slope,) = torch.autograd.grad(terms.penalty.sum(), [leaves["head.bias"]])
     spoken = {c for _, classes in VOICES[scenario, newest_only] for c in classes}
@@ -170,7 +170,7 @@ def test_the_logged_divergence_is_never_negative_and_zero_for_a_student_that_equ
     _, penalty = prepared_distillation(benchmark, distillation, [teacher, teacher])
     inputs, _ = benchmark.tasks[2].train.take(BATCH.positions)
     for seed in range(1, 20):
-        terms = penalty(student_of(network, leaves_of(random_params(network, 2, seed)), inputs), BATCH)
+        terms = penalty(student_of(network, trainable_copy(random_params(network, 2, seed)), inputs), BATCH)
         if seed == 1:
             torch.testing.assert_close(terms.logged["kl"], torch.zeros(2), rtol=0, atol=1e-6)
         else:
@@ -185,7 +185,7 @@ def test_distillation_has_no_slope_where_the_student_equals_its_teachers(scenari
     teacher = random_params(network, 2, 1)
     _, penalty = prepared_distillation(benchmark, distillation, [teacher, teacher])
     inputs, _ = benchmark.tasks[2].train.take(BATCH.positions)
-    leaves = leaves_of(teacher)
+    leaves = trainable_copy(teacher)
     terms = penalty(student_of(network, leaves, inputs), BATCH)
     for slope in torch.autograd.grad(terms.penalty.sum(), list(leaves.values())):
         torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-6)
@@ -195,7 +195,7 @@ def test_distillation_has_no_slope_where_the_student_equals_its_teachers(scenari
 def test_teachers_answer_for_samples_beyond_the_first_chunk(distance):
     benchmark = tiny_benchmark(TASK, (2, 2, 2), members=1, samples=4200, inputs=3)
     network = network_for(benchmark)
-    chunk = network.at_once // 2  # of two teachers
+    chunk = network.eval_batch_size // 2  # of two teachers
     assert 2 * chunk < 4200
     # Larger than at initialisation, so that a teacher's answers differ from sample to sample.
     *teachers, current = ({n: 4 * v for n, v in random_params(network, 1, seed).items()} for seed in (1, 2, 3))
@@ -204,7 +204,7 @@ def test_teachers_answer_for_samples_beyond_the_first_chunk(distance):
     for position in (3, 75, chunk - 1, chunk, 2 * chunk, 4199):
         batch = Batch(torch.tensor([[position]]))
         inputs, _ = benchmark.tasks[2].train.take(batch.positions)
-        values.append(penalty(student_of(network, leaves_of(current), inputs), batch).penalty.item())
+        values.append(penalty(student_of(network, trainable_copy(current), inputs), batch).penalty.item())
         textbook = textbook_distillation(
             doubled(member_of(current, 0)),
             [doubled(member_of(teacher, 0)) for teacher in teachers],
@@ -242,7 +242,7 @@ def test_each_member_of_another_size_hears_its_own_teachers(scenario, newest_onl
     network, penalty = prepared_distillation(benchmark, distillation, teachers)
     (batch,) = benchmark.tasks[2].train.in_order()
     inputs, _ = benchmark.tasks[2].train.take(batch.positions)
-    terms = penalty(student_of(network, leaves_of(current), inputs), batch)
+    terms = penalty(student_of(network, trainable_copy(current), inputs), batch)
     for m, n in enumerate((9, 5)):
         textbook = textbook_distillation(
             doubled(member_of(current, m)),
@@ -265,7 +265,7 @@ def test_the_divergence_has_the_gradient_of_the_cross_entropy_and_another_value(
     for distance in ("cross_entropy", "kl"):
         distillation = replace(PUBLISHED, newest_only=newest_only, distance=distance)
         network, penalty = prepared_distillation(benchmark, distillation, teachers)
-        leaves = leaves_of(current)
+        leaves = trainable_copy(current)
         value = penalty(student_of(network, leaves, inputs), BATCH).penalty
         values.append(value.detach())
         slopes.append(torch.autograd.grad(value.sum(), list(leaves.values())))
@@ -287,7 +287,7 @@ def test_squared_errors_look_at_no_temperature():
     for temperature in (0.5, 8.0):
         numbers = {"distillation_factor": torch.ones(2), "distillation_temperature": torch.full((2,), temperature)}
         penalty = distillation.prepare(network, benchmark, benchmark.tasks[2], memory, numbers)
-        terms = penalty(student_of(network, leaves_of(current), inputs), BATCH)
+        terms = penalty(student_of(network, trainable_copy(current), inputs), BATCH)
         values.append(terms.penalty)
         divergences.append(terms.logged["kl"])
     assert torch.equal(*values)
@@ -297,7 +297,7 @@ def test_squared_errors_look_at_no_temperature():
 def test_no_gradient_reaches_a_teacher():
     benchmark = tiny_benchmark(CLASS, GROUPS[CLASS])
     network = network_for(benchmark)
-    *teachers, current = (leaves_of(random_params(network, 2, seed)) for seed in (1, 2, 3))
+    *teachers, current = (trainable_copy(random_params(network, 2, seed)) for seed in (1, 2, 3))
     inputs, _ = benchmark.tasks[2].train.take(BATCH.positions)
     for distance in ("cross_entropy", "kl", "mse"):
         _, penalty = prepared_distillation(benchmark, replace(PUBLISHED, distance=distance), teachers)
@@ -352,12 +352,12 @@ def test_a_digest_of_all_data_is_made_a_few_samples_at_a_time_and_holds_each_at_
     assert torch.equal(gather_batch(found["sums"], Batch(positions)), inputs.sum(-1))
 
 
-def few(algorithm: str, scenario: str, **settings: object) -> Run:
+def few(algorithm: str, scenario: str, **settings: object) -> TrialSetup:
     """Three tasks of about thirty images, whose members differ in size."""
     counts = (2, 2, 2) if scenario == "domain" else (3, 2, 3)
     settings = {"scenario": scenario, "classes_per_task": counts, "class_order": "shuffled", "hidden": (6,)} | settings
     run = small_run(algorithm, (0, 5), batch_size=8, learning_rate=0.2, distillation_factor=2.0, **settings)
-    return replace(run, benchmark=miniature(run.benchmark, 3, 30))
+    return replace(run, benchmark=shrink(run.benchmark, 3, 30))
 
 
 @pytest.mark.slow
@@ -396,14 +396,14 @@ def test_teachers_answer_about_the_images_as_the_student_sees_them(scenario, new
     run = few("lwf", scenario, **settings, random_crop=2, horizontal_flip=True)
     assert run.regularizers[0].augmented
     state = learn_task(run, learn_task(run, run.initial_state()))
-    lesson = prepare_lesson(run, state, run.benchmark.tasks[2])
-    step = next(epochs_of(run, lesson))[0]
+    setup = prepare_task(run, state, run.benchmark.tasks[2])
+    step = next(plan_epochs(run, setup))[0]
     # Not the newest teacher itself, so that what is compared is not 0.
     student = {name: 3 * value for name, value in state.params.items()}
-    log = train_step(run, lesson, leaves_of(student), state.moments, step.batch)
-    (logged,) = rows_of(run.columns, [log])
+    log = train_step(run, setup, trainable_copy(student), state.moments, step.batch)
+    (logged,) = curve_rows(run.columns, [log])
     inputs, _ = run.benchmark.tasks[2].train.take(step.batch.positions)
-    seen = [run.benchmark.answers(k, k) for k in (1, 2)]
+    seen = [run.benchmark.active_outputs(k, k) for k in (1, 2)]
     voices = [(2 if newest_only else k, classes) for k, classes in zip((1, 2), seen, strict=True)]
     if scenario is CLASS and newest_only:
         voices = [(2, seen[1])]

@@ -18,7 +18,7 @@ from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import configure, default_space, digest_source, fields_of, label_of, methods, symbol_of
 from clsearch.planning.command_line import parse
 from clsearch.training.loop import learn_sequence
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.refusals import broken
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "plain_l2.py"
@@ -33,7 +33,7 @@ def plain_l2() -> type:
 
 def learned(algorithm: str, **settings: object) -> torch.Tensor:
     config = configure(algorithm, SETTINGS | settings)
-    params = learn_sequence(build_run(config, [0, 1])).params
+    params = learn_sequence(build_trial(config, [0, 1])).params
     return torch.cat([value.flatten(1) for name, value in params.items() if not name.startswith("head.")], 1)
 
 
@@ -46,7 +46,7 @@ def test_its_settings_are_what_all_algorithms_have_and_its_own(plain_l2: type) -
 @pytest.mark.slow
 def test_a_factor_of_nearly_nothing_is_finetuning_and_a_larger_one_holds_more(plain_l2: type) -> None:
     first = learned("finetuning", tasks=2, epochs=1)
-    after_one = build_run(configure("finetuning", SETTINGS), [0, 1], sequence=[1])
+    after_one = build_trial(configure("finetuning", SETTINGS), [0, 1], sequence=[1])
     anchor = learn_sequence(after_one).params
     anchors = torch.cat([value.flatten(1) for name, value in anchor.items() if not name.startswith("head.")], 1)
     torch.testing.assert_close(learned("plain_l2", penalty_factor=1e-12), first)
@@ -87,7 +87,7 @@ def test_a_method_brings_hyperparameters_of_its_own() -> None:
     assert config.hyperparameters == ("learning_rate", "strength")
     assert default_space(config) == {"strength": LogRange(1e-2, 10.0)}
     assert (label_of("mine"), symbol_of("strength")) == ("Mine", "s")
-    assert build_run(config, [0, 1]).hyperparameters["strength"].tolist() == [2.0, 2.0]
+    assert build_trial(config, [0, 1]).hyperparameters["strength"].tolist() == [2.0, 2.0]
     assert broken(configure, "mine", SETTINGS | {"strength": -1}) == [("strength", "greater-than")]
 
 

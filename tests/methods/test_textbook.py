@@ -11,16 +11,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from clsearch.common.seeding import generator_of
-from clsearch.methods.penalties.fisher import drawn
-from clsearch.networks.mlp import Params, allowed_mask, leaves_of, restricted
-from clsearch.tasks.benchmark import Task, classes_of, miniature
-from clsearch.tasks.samples import Batch, Samples, stacked_rows
+from clsearch.common.seeding import derive_generator
+from clsearch.methods.penalties.fisher import draw_labels
+from clsearch.networks.mlp import Params, mask_logits, output_mask, trainable_copy
+from clsearch.tasks.benchmark import Task, classes_of, shrink
+from clsearch.tasks.samples import Batch, Samples, stack_rows
 from clsearch.tasks.transforms import PixelOrder
-from clsearch.training.learning_curve import rows_of
+from clsearch.training.learning_curve import curve_rows
 from clsearch.training.loop import learn_sequence, train_step
-from clsearch.training.task_setup import epochs_of, prepare_lesson
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.task_setup import plan_epochs, prepare_task
+from clsearch.training.trial_setup import TrialSetup, build_trial
 from tests import textbook
 from tests.helpers import in_double, pairs, small_config
 
@@ -42,16 +42,16 @@ def uneven(samples: Samples) -> Samples:
     """The second member loses its second and fourth sample, and so has fewer batches than the first."""
     first, second = samples.rows
     rows = [first, second[[0, 2, *range(4, samples.sizes[1])]]]
-    return replace(samples, rows=stacked_rows(rows), sizes=tuple(map(len, rows)))
+    return replace(samples, rows=stack_rows(rows), sizes=tuple(map(len, rows)))
 
 
-def run_of(algorithm: str, scenario: str, **settings: object) -> Run:
+def run_of(algorithm: str, scenario: str, **settings: object) -> TrialSetup:
     """Three tasks of at most seven digits each, other classes and other numbers of samples for each member."""
     counts = (2, 2, 2) if scenario == "domain" else (2, 3, 2)
     split = {} if "benchmark" in settings else {"class_order": "shuffled", "classes_per_task": counts}
     common = {"scenario": scenario, "tasks": 3, "hidden": (7,), "batch_size": 3, "epochs": 1, "learning_rate": 0.2}
-    run = build_run(small_config(algorithm, **common | split | settings), SEEDS)
-    benchmark = miniature(run.benchmark, 3, 7)
+    run = build_trial(small_config(algorithm, **common | split | settings), SEEDS)
+    benchmark = shrink(run.benchmark, 3, 7)
     tasks = [replace(task, train=uneven(task.train)) for task in benchmark.tasks]
     assert tasks[0].train.sizes == (7, 5)
     benchmark = replace(benchmark, tasks=tuple(tasks))
@@ -79,7 +79,7 @@ def shown(sample: textbook.Sample, batch: Batch, m: int, place: int) -> textbook
     return textbook.seen_through(sample[0], (1, 8, 8), down, right, bool(mirrored)), sample[1]
 
 
-def schedule_of(run: Run) -> textbook.Schedule:
+def schedule_of(run: TrialSetup) -> textbook.Schedule:
     config = run.config
     return textbook.Schedule(config.learning_rate, config.schedule, config.warmup, config.milestones, config.decay)
 
@@ -88,7 +88,7 @@ def plain(params: Params, m: int) -> textbook.Theta:
     return {name: (v[m, 0] if name.endswith("bias") else v[m]).double() for name, v in params.items()}
 
 
-def learner_of(run: Run, m: int) -> textbook.Learner:
+def learner_of(run: TrialSetup, m: int) -> textbook.Learner:
     config = run.config
     course = textbook.Course(
         str(config.scenario), [classes_of(config, task.index, run.seeds[m]) for task in run.benchmark.tasks]
@@ -126,42 +126,42 @@ def learner_of(run: Run, m: int) -> textbook.Learner:
     return textbook.Learner(course, plain(run.initial_state().params, m), optimizer, methods, keep)
 
 
-def tell_what_was_drawn(run: Run, task: Task, params: Params, learners: list[textbook.Learner]) -> None:
+def tell_what_was_drawn(run: TrialSetup, task: Task, params: Params, learners: list[textbook.Learner]) -> None:
     """Which samples our Fisher information is measured on, and the labels it draws for them."""
     if "ewc" not in run.config.algorithm:
         return
-    allowed = allowed_mask(run.benchmark.answers(task.index, task.index), run.benchmark.outputs, run.device)
+    allowed = output_mask(run.benchmark.active_outputs(task.index, task.index), run.benchmark.outputs, run.device)
     for m, (seed, learner) in enumerate(zip(run.seeds, learners, strict=True)):
-        order = torch.randperm(task.train.sizes[m], generator=generator_of(seed, task.index, 0, "fisher samples"))
+        order = torch.randperm(task.train.sizes[m], generator=derive_generator(seed, task.index, 0, "fisher samples"))
         order = order[: run.config.fisher_samples]
         inputs, _ = task.train.take(order.expand(len(run.seeds), -1))
-        logits = restricted(run.network.logits(params, run.network.features(params, inputs)), allowed)
-        generator = generator_of(seed, task.index, 0, "fisher labels")
+        logits = mask_logits(run.network.logits(params, run.network.features(params, inputs)), allowed)
+        generator = derive_generator(seed, task.index, 0, "fisher labels")
         uniform = torch.rand(len(order), generator=generator, dtype=torch.float64)
         for method in learner.methods:
             if isinstance(method, textbook.EWC):
                 method.measured_on[task.index] = order.tolist()
-                method.labels[task.index] = drawn(logits.softmax(-1)[m : m + 1], uniform[None])[0].tolist()
+                method.labels[task.index] = draw_labels(logits.softmax(-1)[m : m + 1], uniform[None])[0].tolist()
 
 
-def assert_training_is_the_textbooks(run: Run) -> Params:
+def assert_training_is_the_textbooks(run: TrialSetup) -> Params:
     """Every step of every task of every member. Returns the last parameters."""
     learners = [learner_of(run, m) for m in range(len(run.seeds))]
     state, columns = run.initial_state(), run.columns
     near = NEAR[state.params["head.bias"].dtype]
     whole = learn_sequence(run)
     for task in run.benchmark.tasks:
-        lesson, params = prepare_lesson(run, state, task), leaves_of(state.params)
+        setup, params = prepare_task(run, state, task), trainable_copy(state.params)
         moments = state.moments if run.config.optimizer_state == "keep" else run.optimizer.initial(state.params)
         samples = [samples_of(task.train, m) for m in range(len(run.seeds))]
         left = [run.config.iterations or run.config.epochs * math.ceil(len(own) / 3) for own in samples]
         steps, schedule = list(left), schedule_of(run)
         for learner in learners:
             learner.begin()
-        for step in itertools.chain(*epochs_of(run, lesson)):
+        for step in itertools.chain(*plan_epochs(run, setup)):
             batch = step.batch
-            log = train_step(run, lesson, params, moments, batch, step.rate)
-            (logged,) = rows_of(run.columns, [log])
+            log = train_step(run, setup, params, moments, batch, step.rate)
+            (logged,) = curve_rows(run.columns, [log])
             for m, learner in enumerate(learners):
                 counts = (
                     torch.ones(batch.positions.shape[1], dtype=torch.bool) if batch.valid is None else batch.valid[m]
@@ -197,7 +197,7 @@ def assert_training_is_the_textbooks(run: Run) -> Params:
     return state.params
 
 
-def assert_something_acts(run: Run, params: Params) -> None:
+def assert_something_acts(run: TrialSetup, params: Params) -> None:
     """The penalty moved every member far more than the comparison forgives."""
     finetuned = learn_sequence(replace(run, regularizers=())).params
     for m in range(len(run.seeds)):
@@ -347,7 +347,7 @@ ANCHORS = [{}, {"anchors": "online"}, {"anchors": "online", "gamma": 0.4}]
 CHANGES = pairs(SCENARIOS, POWERS, ANCHORS, (False, True), FISHERS, SCALES, (None, 5))
 
 
-def ewc_run(algorithm, scenario, p, anchors, average, kind, scale, most, **settings) -> Run:
+def ewc_run(algorithm, scenario, p, anchors, average, kind, scale, most, **settings) -> TrialSetup:
     return run_of(
         algorithm,
         scenario,
@@ -440,7 +440,7 @@ def test_another_method_would_not_pass(algorithm, settings, wrong, monkeypatch):
     run = run_of(algorithm, "task", **settings, **({"penalty_factor": 10.0} if algorithm == "ewc" else {}))
     right = learner_of
 
-    def mistaken(run: Run, m: int) -> textbook.Learner:
+    def mistaken(run: TrialSetup, m: int) -> textbook.Learner:
         learner = right(run, m)
         learner.methods = [replace(method, **wrong) for method in learner.methods]
         return learner

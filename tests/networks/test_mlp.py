@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from clsearch.networks.mlp import MLP, allowed_mask, is_head, restricted
+from clsearch.networks.mlp import MLP, is_head, mask_logits, output_mask
 from tests.helpers import CPU, forward, member_of
 
 HIDDEN = [(6,), (6, 4), (7, 5, 3)]
@@ -84,15 +84,15 @@ def test_parameters_have_the_documented_shapes_and_the_head_is_the_last_layer():
 
 def test_softmax_over_restricted_logits_is_softmax_over_the_allowed_ones():
     logits = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(2))
-    probabilities = restricted(logits, allowed_mask((1, 4, 5), 6, CPU)).softmax(-1)
+    probabilities = mask_logits(logits, output_mask((1, 4, 5), 6, CPU)).softmax(-1)
     torch.testing.assert_close(probabilities[..., [1, 4, 5]], logits[..., [1, 4, 5]].softmax(-1))
     assert (probabilities[..., [0, 2, 3]] == 0).all()
 
 
 def test_nothing_is_masked_where_every_output_may_be_answered():
     logits = torch.ones(1, 2, 3)
-    assert allowed_mask((0, 1, 2), 3, CPU) is None
-    assert restricted(logits, None) is logits
-    mask = allowed_mask((2,), 3, CPU)
+    assert output_mask((0, 1, 2), 3, CPU) is None
+    assert mask_logits(logits, None) is logits
+    mask = output_mask((2,), 3, CPU)
     assert mask is not None
     assert mask.tolist() == [False, False, True]

@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from clsearch.common.seeding import generator_of, seed_of
+from clsearch.common.seeding import derive_generator, derive_seed
 from clsearch.config.sections import Scenario
 from clsearch.methods.penalties.fisher import Fisher
-from clsearch.networks.mlp import LinearLayers, Params, leaves_of
+from clsearch.networks.mlp import LinearLayers, Params, trainable_copy
 from clsearch.networks.modules import (
     Factory,
     ModuleNetwork,
     Shape,
     cnn,
+    count_parameters,
     module_network,
-    parameter_count,
     resnet18,
 )
-from clsearch.networks.validation import problems_of, stacked_problems
+from clsearch.networks.validation import find_problems, find_stacking_problems
 from tests.helpers import CPU, doubled, everything, in_double, member_of, tiny_benchmark
 
 GREY, COLOUR = (1, 8, 8), (3, 8, 8)
@@ -63,7 +63,7 @@ def labels_of(members: int, batch: int) -> Tensor:
 def seeded_module(factory: Factory, shape: Shape, seed: int) -> nn.Module:
     """The module of a seed, as anybody would make it."""
     state = torch.get_rng_state()
-    torch.manual_seed(seed_of(seed, 0, 0, "parameters"))
+    torch.manual_seed(derive_seed(seed, 0, 0, "parameters"))
     module = factory(shape)
     torch.set_rng_state(state)
     return module
@@ -134,8 +134,8 @@ def test_torchs_global_generator_is_left_alone_and_not_followed(factory):
     torch.manual_seed(1)
     before = torch.get_rng_state()
     second = module_network(factory, GREY, OUTPUTS).initial((1,), CPU)
-    parameter_count(factory, GREY)
-    problems_of(factory, GREY)
+    count_parameters(factory, GREY)
+    find_problems(factory, GREY)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -156,7 +156,7 @@ def test_torchs_global_generator_is_left_alone_by_a_factory_that_fails():
         network.initial((1,), CPU)
     with pytest.raises(RuntimeError, match="no more"):
         module_network(failing, GREY, OUTPUTS)
-    assert problems_of(failing, GREY)
+    assert find_problems(failing, GREY)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -181,21 +181,21 @@ def test_the_head_is_uniform_in_the_range_of_torchs_linear_layers_and_drawn_by_i
         assert value.abs().max() <= 0.1
         assert value.abs().max() > 0.095
         assert value.std() == pytest.approx(0.1 / math.sqrt(3), rel=0.1)
-    drawn = torch.rand(100, 40, generator=generator_of(3, 0, 0, "head"))
+    drawn = torch.rand(100, 40, generator=derive_generator(3, 0, 0, "head"))
     torch.testing.assert_close(params["head.weight"][3], 0.2 * drawn - 0.1)
 
 
 def test_parameters_are_counted_by_hand():
     convolutions = (9 * 3 + 1) * 32 + (9 * 32 + 1) * 64
-    assert parameter_count(partial(cnn, hidden=()), (3, 9, 7)) == convolutions
-    assert parameter_count(partial(cnn, hidden=(10, 6)), (3, 9, 7)) == convolutions + (128 + 1) * 10 + (10 + 1) * 6
-    assert parameter_count(Tied, (1, 3, 2)) == 36 + 6 + 6
+    assert count_parameters(partial(cnn, hidden=()), (3, 9, 7)) == convolutions
+    assert count_parameters(partial(cnn, hidden=(10, 6)), (3, 9, 7)) == convolutions + (128 + 1) * 10 + (10 + 1) * 6
+    assert count_parameters(Tied, (1, 3, 2)) == 36 + 6 + 6
 
 
 @pytest.mark.parametrize(("shape", "stem"), [((3, 32, 32), 9 * 3 * 64), ((1, 96, 96), 49 * 64)])
 def test_resnet18_has_the_parameters_of_the_paper_but_for_stem_and_head(shape, stem):
     published = 11_689_512  # torchvision's count, with a 7x7 stem on three channels and 1000 classes
-    assert parameter_count(resnet18, shape) == published - (512 + 1) * 1000 - 49 * 3 * 64 + stem
+    assert count_parameters(resnet18, shape) == published - (512 + 1) * 1000 - 49 * 3 * 64 + stem
 
 
 # --- forward ---
@@ -247,7 +247,7 @@ def test_a_members_features_do_not_depend_on_the_others(factory, shape):
 def test_a_module_made_elsewhere_is_not_changed_by_what_is_run_through_it():
     network = module_network(small_cnn, GREY, OUTPUTS)
     before = {name: value.clone() for name, value in network.module.state_dict().items()}
-    params, inputs = leaves_of(network.initial((5,), CPU)), images_of(GREY, 1, 2).flatten(2)
+    params, inputs = trainable_copy(network.initial((5,), CPU)), images_of(GREY, 1, 2).flatten(2)
     network.features(params, inputs).sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
     assert all(value.grad is None for value in network.module.parameters())
@@ -265,7 +265,7 @@ def test_a_factory_that_always_returns_the_same_module_keeps_that_modules_parame
     module = small_cnn(GREY)
     network = module_network(lambda shape: module, GREY, OUTPUTS)
     params = network.initial((0, 1), CPU)
-    network.features(leaves_of(params), images_of(GREY, 2, 2).flatten(2)).sum().backward()
+    network.features(trainable_copy(params), images_of(GREY, 2, 2).flatten(2)).sum().backward()
     for name, value in module.named_parameters():
         assert torch.equal(params[f"backbone.{name}"], torch.stack([value, value]))
 
@@ -276,7 +276,7 @@ def test_a_network_of_modules_shows_no_layers():
 
 @pytest.mark.parametrize(("side", "samples"), [(8, 1024), (32, 1024), (64, 256), (100, 104), (400, 16)])
 def test_a_pass_holds_2_to_the_20_pixels_but_16_to_1024_samples(side, samples):
-    assert ModuleNetwork(small_cnn, (3, side, side), 6, OUTPUTS, nn.Identity()).at_once == samples
+    assert ModuleNetwork(small_cnn, (3, side, side), 6, OUTPUTS, nn.Identity()).eval_batch_size == samples
 
 
 # --- gradients ---
@@ -322,7 +322,7 @@ def test_a_tied_weight_is_one_parameter_and_trains_as_one():
     assert [name for name in params if "second" in name] == ["backbone.second.bias"]
     modules = [nn.Sequential(backbone_of(Tied, shape, params, m), head_of(params, m)) for m in range(2)]
     for _ in range(5):
-        params = leaves_of(params)
+        params = trainable_copy(params)
         logits = network.logits(params, network.features(params, images.flatten(2)))
         sum(cross_entropy(logits[m], labels[m]) for m in range(2)).backward()
         params = {name: value.detach() - 0.5 * value.grad for name, value in params.items()}
@@ -481,7 +481,7 @@ FACTORIES_OF_USERS: dict[str, tuple[Factory, str, str]] = {
 def test_a_factory_that_cannot_be_used_is_told_the_rule_and_then_what_it_gave(factory, rule, got):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    (problem,) = problems_of(factory, COLOUR)
+    (problem,) = find_problems(factory, COLOUR)
     told, _, found = problem.partition("; got")
     assert told.startswith("backbone: ")
     assert rule in told
@@ -494,7 +494,7 @@ def test_buffers_and_parameters_that_do_not_fit_are_told_together():
     def both(shape: Shape) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(math.prod(shape), affine=False))
 
-    first, second = problems_of(both, GREY)
+    first, second = find_problems(both, GREY)
     assert "must have no buffers" in first
     assert "must have parameters" in second
 
@@ -505,7 +505,7 @@ def in_evaluation(shape: Shape) -> nn.Module:
 
 
 def test_a_module_is_judged_and_run_in_training_mode():
-    assert "same features" in problems_of(in_evaluation, GREY)[0]
+    assert "same features" in find_problems(in_evaluation, GREY)[0]
     assert module_network(in_evaluation, GREY, OUTPUTS).module.training
 
 
@@ -525,7 +525,7 @@ def test_a_module_is_judged_and_run_in_training_mode():
 )
 @pytest.mark.parametrize("shape", [GREY, COLOUR])
 def test_a_factory_that_can_be_used_has_no_problems(factory, shape):
-    assert problems_of(factory, shape) == []
+    assert find_problems(factory, shape) == []
 
 
 class Branching(nn.Module):
@@ -549,21 +549,21 @@ class Centred(Branching):
 
 @pytest.mark.slow
 def test_what_cannot_run_for_all_seeds_at_once_is_refused_where_it_must():
-    assert problems_of(Branching, GREY) == []  # one seed after the other, as on a CPU, it can
-    (problem,) = stacked_problems(module_network(Branching, GREY, 2), CPU)
+    assert find_problems(Branching, GREY) == []  # one seed after the other, as on a CPU, it can
+    (problem,) = find_stacking_problems(module_network(Branching, GREY, 2), CPU)
     assert problem.startswith("backbone: must run for all seeds at once, by torch.vmap")
     assert "control flow" in problem
     for factory in (small_cnn, resnet18, Tied):
-        assert stacked_problems(module_network(factory, GREY, 2), CPU) == []
+        assert find_stacking_problems(module_network(factory, GREY, 2), CPU) == []
 
 
 def test_tensors_beside_the_parameters_are_named():
-    (problem,) = problems_of(Centred, GREY)
+    (problem,) = find_problems(Centred, GREY)
     assert "must have no tensor attributes except its parameters" in problem
     assert problem.endswith("got layer.mean")
 
 
 def test_a_factory_makes_a_new_module_at_each_call():
     module = small_cnn(GREY)
-    (problem,) = problems_of(lambda shape: module, GREY)
+    (problem,) = find_problems(lambda shape: module, GREY)
     assert problem.startswith("backbone: its factory must make a new module at each call")

@@ -9,7 +9,7 @@ import yaml
 
 from clsearch import LogRange, Refusal
 from clsearch.common.formatting import relative_path
-from clsearch.planning.config_file import written
+from clsearch.planning.config_file import format_plan
 from clsearch.records.study_file import description
 from tests.builders import STUDIES, study_of
 from tests.helpers import in_turn
@@ -153,7 +153,7 @@ ARGS = [
 def test_what_is_printed_is_read_back_as_the_same_study(file: Path, algorithm: str, args: list[str]) -> None:
     study = study_of(algorithm)
     plan = study.plan_for(args)
-    file.write_text(written(plan, study.settings))
+    file.write_text(format_plan(plan, study.settings))
     again = study.plan_for(["--config", str(file)])
     left = ("command",)
     assert {k: v for k, v in description(again).items() if k not in left} == {
@@ -163,7 +163,7 @@ def test_what_is_printed_is_read_back_as_the_same_study(file: Path, algorithm: s
 
 def test_continual_is_read_back(file: Path) -> None:
     study = study_of("ewc", space=None, protocol="continual")
-    file.write_text(written(study.plan, study.settings))
+    file.write_text(format_plan(study.plan, study.settings))
     assert study.plan_for(["--config", str(file)]).space == study.plan.space
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from clsearch.config.hyperparameters import LogRange, Range
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import BUILT_IN, fields_of, known_fields
-from clsearch.planning.command_line import parse, range_of
+from clsearch.planning.command_line import describe_bounds, parse
 from clsearch.planning.options import Options, Protocol
 from tests.refusals import broken
 
@@ -355,7 +355,7 @@ def test_options_cannot_be_changed():
 )
 def test_a_range_is_told_in_words(name, allowed):
     field = (known_fields() | Options.model_fields)[name]
-    assert range_of(field) == allowed
+    assert describe_bounds(field) == allowed
 
 
 def test_help_has_the_ranges(capsys):

@@ -9,8 +9,8 @@ from clsearch.config.data_source import class_counts
 from clsearch.methods.registry import configure
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.protocols import (
+    check_protocol,
     check_report,
-    protocol_problems,
     report_settings,
     reported_tasks,
     searched_tasks,
@@ -78,7 +78,7 @@ def test_selecting_and_reporting_seeds_share_none():
 )
 def test_an_option_that_acts_in_another_protocol_is_refused(protocol, own, name, value):
     config = configure("lwf", LENGTH | {"tasks": 5})
-    problems = protocol_problems(Options(protocol=protocol, **{name: value}), {name}, config, FACTOR)
+    problems = check_protocol(Options(protocol=protocol, **{name: value}), {name}, config, FACTOR)
     rules = [problem.rule for problem in problems if problem.field == name]
     assert rules == ([] if protocol.value == own else ["protocol-only"])
 

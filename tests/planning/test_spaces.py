@@ -13,7 +13,7 @@ from clsearch.methods.registry import BUILT_IN, configure, default_space, fields
 from clsearch.networks.mlp import is_head
 from clsearch.planning.spaces import SPACES, check_space, grid
 from clsearch.training.loop import learn_task
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.helpers import pairs
 from tests.refusals import broken
 
@@ -250,7 +250,7 @@ def test_a_backbones_parameters_are_counted_without_its_head(settings, expected)
 
 @pytest.mark.parametrize("backbone", ["mlp", "cnn", shared])
 def test_the_number_of_parameters_is_that_of_what_is_trained(backbone):
-    run = build_run(configure("ewc", EPOCHS | {"backbone": backbone}), [0])
+    run = build_trial(configure("ewc", EPOCHS | {"backbone": backbone}), [0])
     trained = {name: value for name, value in run.initial_state().params.items() if not is_head(name)}
     assert count_backbone_parameters(run.config) == sum(value.numel() for value in trained.values())
 
@@ -269,13 +269,13 @@ def penalties(benchmark, scenario, hidden, batch_size):
     two tasks, mean over seeds.
     """
     shared = {"hidden": hidden, "batch_size": batch_size, "benchmark": benchmark, "scenario": scenario, "tasks": 2}
-    plain = build_run(configure("finetuning", shared | {"epochs": 5}), [0, 1])
+    plain = build_trial(configure("finetuning", shared | {"epochs": 5}), [0, 1])
     first = learn_task(plain, plain.initial_state())
     second = learn_task(plain, first)
     found = {}
     for fisher, scale in itertools.product(FISHERS, SCALES):
         config = configure("ewc", shared | {"epochs": 5, "fisher": fisher, "fisher_scale": scale})
-        run = build_run(config, [0, 1])
+        run = build_trial(config, [0, 1])
         (regularizer,) = run.regularizers
         memory = regularizer.remember(run.network, run.benchmark, run.benchmark.tasks[0], first.params, {})
         total = torch.zeros(2)

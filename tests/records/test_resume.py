@@ -8,7 +8,7 @@ import pytest
 
 from clsearch import LogRange
 from clsearch.common.errors import ConfigError
-from clsearch.common.files import whole
+from clsearch.common.files import atomic_path
 from clsearch.records.resume import check_same, check_same_comparison, set_aside, study_lock
 from clsearch.records.study_file import STUDY, stored
 from clsearch.records.trials import read_trials
@@ -225,7 +225,7 @@ def test_leftovers_of_a_killed_process_go_and_the_states_of_what_did_not_end_sta
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     for path in (results.folder / "trials.csv", results.folder / "trials" / "b" / "accuracy.csv"):
-        with whole(path) as half:
+        with atomic_path(path) as half:
             half.write_text("half")
         path.rename(half)  # as its process would leave it
     assert len(list(tmp_path.rglob(".*.tmp"))) == 2

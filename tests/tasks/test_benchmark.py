@@ -13,13 +13,13 @@ from clsearch.data.datasets import SOURCES, Data, training_data
 from clsearch.methods.registry import configure
 from clsearch.tasks import benchmark as benchmarks
 from clsearch.tasks.benchmark import (
-    angles,
     build_benchmark,
     classes_of,
     cut_by_class,
-    miniature,
-    pixel_orders,
-    tensor_of,
+    draw_angles,
+    draw_pixel_orders,
+    shrink,
+    to_tensor,
 )
 from clsearch.tasks.samples import Samples
 from tests.helpers import CPU, beyond, everything, random_images, same_samples, write_images, write_mnist
@@ -38,7 +38,7 @@ def source_labels(samples: Samples, m: int):
 
 @pytest.mark.parametrize("benchmark", ["split-digits", "permuted-digits", "rotated-digits"])
 def test_validation_and_training_data_are_disjoint_and_together_the_source(benchmark):
-    labels = tensor_of(training_data(SOURCES["digits"], None).labels)
+    labels = to_tensor(training_data(SOURCES["digits"], None).labels)
     for m in range(len(SEEDS)):
         for task in benchmark_of(benchmark=benchmark, tasks=5).tasks:
             train, validation = set(task.train.rows[m].tolist()), set(task.validation.rows[m].tolist())
@@ -48,7 +48,7 @@ def test_validation_and_training_data_are_disjoint_and_together_the_source(bench
 
 
 def test_a_quarter_of_each_digit_is_validation_data():
-    total = tensor_of(training_data(SOURCES["digits"], None).labels).bincount(minlength=10)
+    total = to_tensor(training_data(SOURCES["digits"], None).labels).bincount(minlength=10)
     for task in benchmark_of().tasks:
         for m in range(len(SEEDS)):
             held = source_labels(task.validation, m).bincount(minlength=10)
@@ -128,9 +128,9 @@ def test_answers_are_those_of_the_three_scenarios():
     )
     for i in range(4):
         for k in (1, 2, 3):
-            assert task.answers(i, k) == groups[k - 1]
-            assert by_class.answers(i, k) == seen[i]
-    assert {domain.answers(i, k) for i in range(3) for k in (1, 2)} == {(0, 1, 2, 3, 4)}
+            assert task.active_outputs(i, k) == groups[k - 1]
+            assert by_class.active_outputs(i, k) == seen[i]
+    assert {domain.active_outputs(i, k) for i in range(3) for k in (1, 2)} == {(0, 1, 2, 3, 4)}
     assert [task.seen(i) for i in range(4)] == seen
 
 
@@ -156,13 +156,13 @@ def test_permutations_differ_by_seed_and_task_and_the_first_task_has_none():
 
 
 def test_a_members_permutations_do_not_depend_on_the_other_members():
-    assert torch.equal(pixel_orders(3, (5, 9), 64)[1:], pixel_orders(3, (9,), 64))
+    assert torch.equal(draw_pixel_orders(3, (5, 9), 64)[1:], draw_pixel_orders(3, (9,), 64))
 
 
 @pytest.mark.parametrize("benchmark", ["split-digits", "permuted-digits"])
 def test_a_batch_is_the_source_rows_divided_by_the_maximum(benchmark):
     data = training_data(SOURCES["digits"], None)
-    inputs, labels = tensor_of(data.inputs), tensor_of(data.labels)
+    inputs, labels = to_tensor(data.inputs), to_tensor(data.labels)
     task = benchmark_of(benchmark=benchmark, scenario="task", tasks=3).tasks[2]
     positions = torch.tensor([[3, 0, 7], [1, 1, 50], [9, 2, 4]])
     batch, answers = task.train.take(positions)
@@ -203,7 +203,7 @@ def config_of(**settings):
 
 def test_a_benchmark_knows_its_seeds():
     assert benchmark_of((4, 2)).seeds == (4, 2)
-    assert miniature(benchmark_of((4, 2)), 2, 10).seeds == (4, 2)
+    assert shrink(benchmark_of((4, 2)), 2, 10).seeds == (4, 2)
 
 
 @pytest.mark.parametrize("settings", [{}, {"tasks": 3}, {"classes_per_task": (2, 3, 5)}])
@@ -270,7 +270,7 @@ def test_members_of_a_shuffled_benchmark_differ_in_size_and_equal_themselves_alo
 
 
 def test_all_data_of_a_members_tasks_are_taken_and_none_twice():
-    labels = tensor_of(training_data(SOURCES["digits"], None).labels)
+    labels = to_tensor(training_data(SOURCES["digits"], None).labels)
     built = benchmark_of(**UNEQUAL)
     for m in range(3):
         taken = [
@@ -311,7 +311,7 @@ def test_fewer_classes_than_the_source_has(scenario, order):
 
 def test_a_miniature_has_a_few_samples_of_every_class_of_the_first_tasks():
     built = benchmark_of(**UNEQUAL)
-    small = miniature(built, 2, 20)
+    small = shrink(built, 2, 20)
     assert len(small.tasks) == 2
     assert (small.outputs, small.inputs, small.scenario) == (built.outputs, built.inputs, built.scenario)
     for task, whole in zip(small.tasks, built.tasks, strict=False):
@@ -358,23 +358,23 @@ def turned_by(task, m):
 @pytest.mark.parametrize("tasks", [2, 5, 20])
 def test_each_task_turns_by_an_angle_of_its_own_part_of_the_half_turn(tasks):
     for index in range(1, tasks + 1):
-        degrees = angles(index, tasks, range(200))
+        degrees = draw_angles(index, tasks, range(200))
         assert degrees.shape == (200,)
         assert (degrees >= (index - 1) * 180 / tasks).all()
         assert (degrees <= index * 180 / tasks).all()
         assert degrees.max() - degrees.min() > 0.9 * 180 / tasks
     built = benchmark_of(benchmark="rotated-digits", tasks=tasks)
     for task in built.tasks[1:]:
-        expected = angles(task.index, tasks, SEEDS)
+        expected = draw_angles(task.index, tasks, SEEDS)
         for m in range(len(SEEDS)):
             assert turned_by(task, m) == pytest.approx(expected[m].item(), abs=1e-3)
         assert torch.equal(task.train.view.grid, task.validation.view.grid)
 
 
 def test_angles_follow_the_seed_and_the_task_and_not_the_other_members():
-    assert torch.equal(angles(3, 5, (4, 9, 2))[1:], angles(3, 5, (9, 2)))
-    assert torch.equal(angles(3, 5, (4, 9)), angles(3, 5, (4, 9)))
-    within = torch.stack([angles(index, 5, range(10)) - (index - 1) * 36 for index in range(1, 6)])
+    assert torch.equal(draw_angles(3, 5, (4, 9, 2))[1:], draw_angles(3, 5, (9, 2)))
+    assert torch.equal(draw_angles(3, 5, (4, 9)), draw_angles(3, 5, (4, 9)))
+    within = torch.stack([draw_angles(index, 5, range(10)) - (index - 1) * 36 for index in range(1, 6)])
     assert len(set(within.flatten().tolist())) == 50
     together, alone = (benchmark_of(seeds, benchmark="rotated-digits", tasks=3) for seeds in ((4, 9), (9,)))
     for ours, own in zip(together.tasks[1:], alone.tasks[1:], strict=True):
@@ -427,15 +427,15 @@ def test_all_tasks_are_learned_unless_told_otherwise():
 def test_answers_and_what_was_seen_are_of_the_tasks_that_are_learned():
     task, domain, by_class = (benchmark_of((0,), (1, 4), scenario=scenario) for scenario in SCENARIOS)
     assert [by_class.seen(i) for i in range(3)] == [(), (0, 1), (0, 1, 6, 7)]
-    assert [[by_class.answers(i, k) for k in (1, 2)] for i in (1, 2)] == [[(0, 1)] * 2, [(0, 1, 6, 7)] * 2]
-    assert [task.answers(2, k) for k in (1, 2)] == [(0, 1), (6, 7)]
-    assert [domain.answers(2, k) for k in (1, 2)] == [(0, 1)] * 2
+    assert [[by_class.active_outputs(i, k) for k in (1, 2)] for i in (1, 2)] == [[(0, 1)] * 2, [(0, 1, 6, 7)] * 2]
+    assert [task.active_outputs(2, k) for k in (1, 2)] == [(0, 1), (6, 7)]
+    assert [domain.active_outputs(2, k) for k in (1, 2)] == [(0, 1)] * 2
     assert [by_class.is_defined(1, k) for k in (1, 2)] == [True, False]
 
 
 @pytest.mark.parametrize("settings", OF_FOUR)
 def test_tasks_beyond_a_sequence_are_not_built(settings, monkeypatch):
-    for name in ("view_of", "classes_of", "output_map"):
+    for name in ("build_view", "classes_of", "output_map"):
         monkeypatch.setattr(benchmarks, name, beyond(2, getattr(benchmarks, name)))
     assert len(benchmark_of(sequence=(1, 2), **settings).tasks) == 2
     with pytest.raises(AssertionError, match="task 3 was looked at"):
@@ -450,7 +450,7 @@ def test_a_sequence_that_does_not_rise_within_the_tasks_is_refused(sequence):
 
 
 def test_a_miniature_keeps_what_its_tasks_are_numbered():
-    small = miniature(benchmark_of(sequence=(2, 3, 5)), 2, 10)
+    small = shrink(benchmark_of(sequence=(2, 3, 5)), 2, 10)
     assert [(task.index, task.origin) for task in small.tasks] == [(1, 2), (2, 3)]
 
 
@@ -461,7 +461,7 @@ def test_a_benchmark_knows_the_shape_of_its_inputs():
     for name, shape in (("split-digits", (1, 8, 8)), ("rotated-digits", (1, 8, 8))):
         built = benchmark_of(benchmark=name, tasks=2)
         assert (built.shape, built.inputs) == (shape, 64)
-        assert miniature(built, 2, 10).shape == shape
+        assert shrink(built, 2, 10).shape == shape
     data = Data(SOURCES["cifar10"], random_images(60, (3, 32, 32), 0).reshape(60, -1), np.repeat(np.arange(10), 6))
     built = build_benchmark(config_of(benchmark="split-cifar10"), SEEDS, CPU, data)
     assert (built.shape, built.inputs) == ((3, 32, 32), 3072)

@@ -8,7 +8,7 @@ import torch
 
 from clsearch.config.sections import Scenario
 from clsearch.tasks import samples as samples_module
-from clsearch.tasks.samples import Batch, Mixture, batches_of, stacked_rows, taken
+from clsearch.tasks.samples import Batch, Mixture, load_batches, make_batches, stack_rows
 from tests.helpers import CPU, everything, tiny_benchmark
 
 VALUES = torch.tensor([[1.0, 2.0, 6.0], [4.0, 8.0, 1e30], [1e30, torch.inf, torch.nan]])
@@ -40,7 +40,7 @@ def test_no_gradient_comes_from_what_does_not_count():
 def test_batches_are_each_members_order_cut_up(lengths, size):
     generator = torch.Generator().manual_seed(1)
     orders = [torch.randperm(n, generator=generator) + 1 for n in lengths]
-    batches = batches_of(orders, size, CPU)
+    batches = make_batches(orders, size, CPU)
     assert len(batches) == -(-max(lengths) // size)
     if len(set(lengths)) == 1:
         assert all(batch.valid is None for batch in batches)
@@ -56,7 +56,7 @@ def test_batches_are_each_members_order_cut_up(lengths, size):
 
 
 def test_rows_are_filled_up_with_each_members_first():
-    stacked = stacked_rows([torch.tensor([4, 2]), torch.tensor([7]), torch.tensor([1, 9, 5])])
+    stacked = stack_rows([torch.tensor([4, 2]), torch.tensor([7]), torch.tensor([1, 9, 5])])
     assert stacked.tolist() == [[4, 2, 4], [7, 7, 7], [1, 9, 5]]
 
 
@@ -136,11 +136,11 @@ def test_a_mixture_of_one_is_that_one():
 @pytest.mark.parametrize("at_once", [1, 30, 10**6])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_what_is_taken_for_several_batches_at_a_time_is_what_each_takes(monkeypatch, at_once, mixed):
-    monkeypatch.setattr(samples_module, "TAKEN", at_once)
+    monkeypatch.setattr(samples_module, "MAX_GATHER_ELEMENTS", at_once)
     benchmark = tiny_benchmark(Scenario.CLASS, (2, 3), members=2, samples=(9, 5))
     samples = Mixture(tuple(task.train for task in benchmark.tasks)) if mixed else benchmark.tasks[0].train
-    batches = batches_of([torch.randperm(n) for n in samples.sizes], 4, CPU)
-    found = list(taken(samples, batches))
+    batches = make_batches([torch.randperm(n) for n in samples.sizes], 4, CPU)
+    found = list(load_batches(samples, batches))
     assert len(found) == len(batches) == (5 if mixed else 3)
     for own, batch in zip(found, batches, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(own, samples.take(batch.positions), strict=True))

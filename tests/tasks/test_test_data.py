@@ -11,7 +11,7 @@ from clsearch.data.datasets import SOURCES, Digits
 from clsearch.methods.registry import configure
 from clsearch.tasks import test_data as held_out
 from clsearch.tasks.benchmark import build_benchmark, classes_of
-from clsearch.tasks.test_data import held_out_samples, read_test, reader_of_test
+from clsearch.tasks.test_data import read_test, sealed_reader, sealed_samples
 from clsearch.tasks.transforms import PixelOrder, Rotation
 from tests.helpers import CPU, beyond, random_images, same_samples, write_idx, write_images, write_mnist, write_part
 from tests.helpers import everything as everything_of
@@ -22,7 +22,7 @@ SEEDS = (3, 4)
 def tasks_and_tests(sequence=None, **settings):
     config = configure("finetuning", {"epochs": 1} | settings)
     benchmark = build_benchmark(config, SEEDS, CPU, sequence=sequence)
-    return list(zip(benchmark.tasks, held_out_samples(config, benchmark, read_test(config)), strict=True))
+    return list(zip(benchmark.tasks, sealed_samples(config, benchmark, read_test(config)), strict=True))
 
 
 def everything(samples):
@@ -268,13 +268,13 @@ def test_a_reader_that_nobody_knows_is_an_error():
     config = configure("finetuning", {"epochs": 1})
     strange = replace(config.source, read=lambda root, download, progress: None)
     with pytest.raises(TypeError, match="must be read by one of the known readers"):
-        reader_of_test(configure("finetuning", {"epochs": 1}, source=strange))
+        sealed_reader(configure("finetuning", {"epochs": 1}, source=strange))
 
 
 def test_the_reader_of_test_data_is_that_of_the_training_data_for_the_other_part(tmp_path, image_cache):
     folder_of(tmp_path)
     for benchmark in ("split-digits", "rotated-mnist", "split-svhn", f"folder:{tmp_path}"):
         config = configure("finetuning", {"epochs": 1, "benchmark": benchmark})
-        train, test = config.source.read, reader_of_test(config)
+        train, test = config.source.read, sealed_reader(config)
         assert (train.part, test.part) == ("train", "test")
         assert replace(test, part="train", **({"key": train.key} if hasattr(train, "key") else {})) == train

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import ndimage
 
-from clsearch.tasks.transforms import PixelOrder, Rotation, cropped, drawn_crops
+from clsearch.tasks.transforms import PixelOrder, Rotation, crop, draw_crops
 from clsearch.training.loop import learn_task
-from clsearch.training.task_setup import epochs_of, prepare_lesson
+from clsearch.training.task_setup import plan_epochs, prepare_task
 from tests.helpers import same_params, small_run
 
 
@@ -50,7 +50,7 @@ def test_every_crop_is_a_slice_of_the_padded_image_then_mirrored(shape):
     channels, height, width = shape
     crops = torch.tensor(list(itertools.product((-2, 0, 1, 2), (-2, -1, 0, 2), (0, 1)))).repeat(2, 1, 1)
     inputs = torch.rand(2, crops.shape[1], channels * height * width, generator=torch.Generator().manual_seed(0))
-    shown = cropped(inputs, crops, shape).unflatten(2, shape)
+    shown = crop(inputs, crops, shape).unflatten(2, shape)
     padded = torch.nn.functional.pad(inputs.unflatten(2, shape), (2, 2, 2, 2))
     for m, b in itertools.product(range(2), range(crops.shape[1])):
         down, right, mirrored = crops[m, b].tolist()
@@ -59,7 +59,7 @@ def test_every_crop_is_a_slice_of_the_padded_image_then_mirrored(shape):
 
 
 def test_crops_cover_their_range_evenly_and_stay_within_it():
-    crops = drawn_crops(30_000, 2, True, torch.Generator().manual_seed(1))
+    crops = draw_crops(30_000, 2, True, torch.Generator().manual_seed(1))
     for axis in (0, 1):
         shares = torch.bincount(crops[:, axis] + 2, minlength=5) / len(crops)
         assert len(shares) == 5
@@ -68,15 +68,15 @@ def test_crops_cover_their_range_evenly_and_stay_within_it():
 
 
 def test_what_is_not_asked_for_does_not_happen():
-    flips = drawn_crops(100, 0, True, torch.Generator().manual_seed(1))
+    flips = draw_crops(100, 0, True, torch.Generator().manual_seed(1))
     assert flips[:, :2].eq(0).all()
     assert set(flips[:, 2].tolist()) == {0, 1}
-    assert drawn_crops(100, 3, False, torch.Generator().manual_seed(1))[:, 2].eq(0).all()
+    assert draw_crops(100, 3, False, torch.Generator().manual_seed(1))[:, 2].eq(0).all()
 
 
 def crops_of(run, epoch):
-    lesson = prepare_lesson(run, run.initial_state(), run.benchmark.tasks[0])
-    steps = list(epochs_of(run, lesson))[epoch]
+    setup = prepare_task(run, run.initial_state(), run.benchmark.tasks[0])
+    steps = list(plan_epochs(run, setup))[epoch]
     return [step.batch.crops for step in steps], [step.batch for step in steps]
 
 

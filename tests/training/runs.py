@@ -3,15 +3,15 @@
 from torch import Tensor
 
 from clsearch.tasks.benchmark import Task
-from clsearch.training.task_setup import Lesson, prepare_lesson
-from clsearch.training.trial_setup import Run
+from clsearch.training.task_setup import TaskSetup, prepare_task
+from clsearch.training.trial_setup import TrialSetup
 
 TASK, DOMAIN, CLASS = {"scenario": "task"}, {"scenario": "domain", "tasks": 5}, {"scenario": "class"}
 SCENARIOS = [TASK, DOMAIN, CLASS]
 GROUPS = [slice(0, 4), slice(4, 7), slice(7, 10)]
 
 
-def column(run: Run, curve: Tensor, name: str) -> Tensor:
+def column(run: TrialSetup, curve: Tensor, name: str) -> Tensor:
     return curve[..., run.columns.index(name)]
 
 
@@ -20,6 +20,6 @@ def everything(samples) -> tuple[Tensor, Tensor]:
     return samples.take(batch.positions)
 
 
-def lesson_of(run: Run, task: Task) -> Lesson:
-    """A first lesson, whatever was learned before: enough for what does not depend on it."""
-    return prepare_lesson(run, run.initial_state(), task)
+def lesson_of(run: TrialSetup, task: Task) -> TaskSetup:
+    """A first setup, whatever was learned before: enough for what does not depend on it."""
+    return prepare_task(run, run.initial_state(), task)

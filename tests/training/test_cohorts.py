@@ -10,9 +10,9 @@ import torch
 from clsearch.config.trial import TrialConfig
 from clsearch.training.cohorts import initial_states, learn_together
 from clsearch.training.loop import DivergedError, learn_sequence
-from clsearch.training.retraining import retrained
-from clsearch.training.state import TrialState, apart, together
-from clsearch.training.trial_setup import Run, build_cohort, build_run
+from clsearch.training.retraining import retrain
+from clsearch.training.state import TrialState, split_state, stack_states
+from clsearch.training.trial_setup import TrialSetup, build_trial, build_trials
 from tests.helpers import assert_bit_equal, in_double, small_config
 
 pytestmark = pytest.mark.slow
@@ -54,14 +54,14 @@ def configs_of(algorithm: str, **settings: object) -> list[TrialConfig]:
     ]
 
 
-def prepared(run: Run) -> Run:
+def prepared(run: TrialSetup) -> TrialSetup:
     """In the precision of the test; with what unlearning is measured against."""
     if torch.get_default_dtype() == torch.float64:
         run = replace(run, benchmark=in_double(run.benchmark))
     return run
 
 
-def all_learned(configs: Sequence[TrialConfig], build=build_cohort) -> list[TrialState]:
+def all_learned(configs: Sequence[TrialConfig], build=build_trials) -> list[TrialState]:
     run = prepared(build(configs, SEEDS))
     states = initial_states(run, configs)
     while states[0].tasks_learned < len(run.benchmark.tasks):
@@ -70,7 +70,7 @@ def all_learned(configs: Sequence[TrialConfig], build=build_cohort) -> list[Tria
 
 
 def alone(config: TrialConfig) -> TrialState:
-    return learn_sequence(prepared(build_run(config, SEEDS)))
+    return learn_sequence(prepared(build_trial(config, SEEDS)))
 
 
 def assert_equal(one: TrialState, other: TrialState, rtol: float = 1e-7, atol: float = 1e-9) -> None:
@@ -110,7 +110,7 @@ def test_one_that_diverges_is_named_and_the_others_are_not_touched(double_precis
     more = {"fisher": "sampled"} | ({} if backbone is None else {"backbone": backbone} | few)
     configs = configs_of("ewc", **more)
     configs[place] = small_config("ewc", penalty_factor=1e37, **more)
-    run = prepared(build_cohort(configs, SEEDS))
+    run = prepared(build_trials(configs, SEEDS))
     first = learn_together(run, initial_states(run, configs))
     assert all(state.tasks_learned == 1 for state in first)
     found = learn_together(run, first)
@@ -121,18 +121,18 @@ def test_one_that_diverges_is_named_and_the_others_are_not_touched(double_precis
     assert str(error) == str(own.value)
     assert str(error).startswith("training diverged in epoch 1 of task 2 ")
     rest = [config for config in configs if config is not configs[place]]
-    run = prepared(build_cohort(rest, SEEDS))
+    run = prepared(build_trials(rest, SEEDS))
     for config, state in zip(rest, learn_together(run, found), strict=True):
         assert_equal(state, alone(config))
 
 
 def test_seeds_that_diverged_are_those_of_their_configuration():
     configs = [small_config("finetuning", learning_rate=rate) for rate in (0.1, 1e30)]
-    run = build_cohort(configs, SEEDS)
+    run = build_trials(configs, SEEDS)
     kept, lost = learn_together(run, initial_states(run, configs))
     assert_bit_equal(
         kept,
-        learn_sequence(build_run(configs[0], SEEDS, sequence=(1,))),
+        learn_sequence(build_trial(configs[0], SEEDS, sequence=(1,))),
         but=("fingerprint", "accuracy"),
     )
     assert str(lost) == "training diverged in epoch 1 of task 1 (loss or parameters not finite; seeds 3, 0)"
@@ -140,7 +140,7 @@ def test_seeds_that_diverged_are_those_of_their_configuration():
 
 def test_where_all_diverge_training_ends_and_each_has_its_own_reason(monkeypatch):
     configs = [small_config("finetuning", learning_rate=rate) for rate in (1e30, 1e31)]
-    run, steps = build_cohort(configs, SEEDS), itertools.count()
+    run, steps = build_trials(configs, SEEDS), itertools.count()
     from clsearch.training import loop
 
     step = loop.train_step
@@ -154,8 +154,8 @@ def test_where_all_diverge_training_ends_and_each_has_its_own_reason(monkeypatch
 def test_the_first_task_is_trained_once_for_all_of_them_and_left_for_others(tmp_path, algorithm):
     configs = configs_of(algorithm)
 
-    def sharing(*of) -> Run:
-        return replace(build_cohort(*of), prefixes=tmp_path)
+    def sharing(*of) -> TrialSetup:
+        return replace(build_trials(*of), prefixes=tmp_path)
 
     found = all_learned(configs, sharing)
     (file,) = tmp_path.iterdir()
@@ -163,7 +163,7 @@ def test_the_first_task_is_trained_once_for_all_of_them_and_left_for_others(tmp_
     assert [state.shared for state in found] == [0.0] * 3
     again = all_learned(configs[1:], sharing)  # the file of a configuration alone, whatever the cohort
     assert all(state.shared > 0 for state in again)
-    one = learn_sequence(replace(build_run(configs[0], SEEDS), prefixes=tmp_path))
+    one = learn_sequence(replace(build_trial(configs[0], SEEDS), prefixes=tmp_path))
     assert one.shared > 0
     assert file.read_bytes() == before
     assert_bit_equal(one, alone(configs[0]), but=("shared",))
@@ -173,7 +173,7 @@ def test_the_first_task_is_trained_once_for_all_of_them_and_left_for_others(tmp_
 
 def test_where_the_shared_first_task_diverges_it_does_for_all(tmp_path):
     configs = configs_of("lwf", learning_rate=1e30)
-    run = replace(build_cohort(configs, SEEDS), prefixes=tmp_path)
+    run = replace(build_trials(configs, SEEDS), prefixes=tmp_path)
     found = learn_together(run, initial_states(run, configs))
     assert [type(error) for error in found] == [DivergedError] * 3
     assert not list(tmp_path.iterdir())
@@ -181,7 +181,7 @@ def test_where_the_shared_first_task_diverges_it_does_for_all(tmp_path):
 
 def test_configurations_of_several_learning_rates_share_no_first_task(tmp_path):
     configs = configs_of("finetuning")
-    found = all_learned(configs, lambda *of: replace(build_cohort(*of), prefixes=tmp_path))
+    found = all_learned(configs, lambda *of: replace(build_trials(*of), prefixes=tmp_path))
     assert not list(tmp_path.iterdir())
     for config, state in zip(configs, found, strict=True):
         assert_equal(state, alone(config), rtol=0, atol=1e-5)
@@ -189,13 +189,13 @@ def test_configurations_of_several_learning_rates_share_no_first_task(tmp_path):
 
 def test_distances_of_unlearning_are_each_configurations_own():
     configs = configs_of("amnesiac_lwf", unlearn=("2:1",))
-    references = retrained(configs[0], SEEDS)
+    references = retrain(configs[0], SEEDS)
 
-    def measured(of: Sequence[TrialConfig], seeds: Sequence[int]) -> Run:
+    def measured(of: Sequence[TrialConfig], seeds: Sequence[int]) -> TrialSetup:
         repeated = {
             at: {name: torch.cat([value] * len(of)) for name, value in own.items()} for at, own in references.items()
         }
-        return replace(build_cohort(of, seeds), references=repeated)
+        return replace(build_trials(of, seeds), references=repeated)
 
     for config, state in zip(configs, all_learned(configs, measured), strict=True):
         expected = learn_sequence(measured([config], SEEDS)).unlearning
@@ -208,7 +208,7 @@ def test_distances_of_unlearning_are_each_configurations_own():
 def test_states_that_are_put_together_come_apart_as_they_were_with_their_share_of_the_time():
     configs = configs_of("lwf_ewc")
     states = [replace(alone(config), seconds=10.0 * n, shared=float(n)) for n, config in enumerate(configs, 1)]
-    for own, back in zip(states, apart(replace(together(states), seconds=6.0), states), strict=True):
+    for own, back in zip(states, split_state(replace(stack_states(states), seconds=6.0), states), strict=True):
         assert_bit_equal(back, own)
         assert back.seconds == own.seconds + 2.0
         assert all(value.untyped_storage().nbytes() == value.nbytes for value in back.params.values())
@@ -217,6 +217,6 @@ def test_states_that_are_put_together_come_apart_as_they_were_with_their_share_o
 @pytest.mark.parametrize("change", [{"hidden": (13,)}, {"epochs": 3}, {"fisher": "exact"}, {"momentum": 0.5}])
 def test_configurations_that_differ_in_what_a_step_does_cannot_train_together(change):
     with pytest.raises(ValueError, match=f"must have the same {next(iter(change))}"):
-        build_cohort([small_config("ewc"), small_config("ewc", **change)], SEEDS)
+        build_trials([small_config("ewc"), small_config("ewc", **change)], SEEDS)
     with pytest.raises(ValueError, match="must have the same algorithm"):
-        build_cohort([small_config("finetuning"), small_config("joint")], SEEDS)
+        build_trials([small_config("finetuning"), small_config("joint")], SEEDS)

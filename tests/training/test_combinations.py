@@ -10,11 +10,11 @@ import torch
 from clsearch.config.unlearning import UnlearningConfig
 from clsearch.methods.registry import BUILT_IN, configure
 from clsearch.networks.mlp import is_head
-from clsearch.tasks.benchmark import Benchmark, build_benchmark, miniature
+from clsearch.tasks.benchmark import Benchmark, build_benchmark, shrink
 from clsearch.training.loop import learn_sequence
 from clsearch.training.optimizers import build_optimizer
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.trial_setup import TrialSetup, build_trial
 from tests.helpers import CPU, pairs
 from tests.refusals import broken
 
@@ -99,17 +99,17 @@ def expected_problems(algorithm: str, settings: dict) -> list[tuple[str, str]]:
 def benchmark_of(scenario: str, place: int) -> Benchmark:
     """Two tasks of about four samples: building them takes longer than training on them."""
     config = configure("finetuning", {"epochs": 1, "scenario": scenario, **BENCHMARKS[place]})
-    return miniature(build_benchmark(config, SEEDS, CPU), 2, 4)
+    return shrink(build_benchmark(config, SEEDS, CPU), 2, 4)
 
 
 @cache
-def template_of(scenario: str, place: int, backbone: str) -> Run:
+def template_of(scenario: str, place: int, backbone: str) -> TrialSetup:
     settings = {"epochs": 1, "scenario": scenario, "backbone": backbone, "hidden": (8,), **BENCHMARKS[place]}
-    run = build_run(configure("finetuning", settings), SEEDS)
+    run = build_trial(configure("finetuning", settings), SEEDS)
     return replace(run, benchmark=benchmark_of(scenario, place))
 
 
-def trained(algorithm: str, settings: dict, place: int) -> tuple[Run, TrialState] | None:
+def trained(algorithm: str, settings: dict, place: int) -> tuple[TrialSetup, TrialState] | None:
     """The run and its last state; None where the settings are refused, for the reasons they must be."""
     settings = {"hidden": (8,), "batch_size": 4, **BENCHMARKS[place], **settings}
     if expected := expected_problems(algorithm, settings):
@@ -128,7 +128,7 @@ def trained(algorithm: str, settings: dict, place: int) -> tuple[Run, TrialState
     return run, learn_sequence(run)
 
 
-def assert_sound(run: Run, state: TrialState, settings: dict) -> None:
+def assert_sound(run: TrialSetup, state: TrialState, settings: dict) -> None:
     assert state.tasks_learned == 2, settings
     for kind in (state.params, state.moments, state.memory):
         assert all(value.isfinite().all() for value in kind.values()), settings

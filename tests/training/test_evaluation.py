@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clsearch.training.evaluation import accuracy_on, measured
+from clsearch.training.evaluation import measure_accuracy, measure_row
 from clsearch.training.loop import (
     learn_sequence,
     learn_task,
@@ -90,7 +90,7 @@ def test_accuracy_is_the_share_of_samples_that_the_likeliest_answer_is_right_abo
     params = learn_task(run, run.initial_state()).params
     for samples in (run.benchmark.tasks[0].validation, run.benchmark.tasks[1].train):
         assert len(set(samples.sizes)) > 1
-        found = accuracy_on(run, params, answers, samples)
+        found = measure_accuracy(run, params, answers, samples)
         assert (found.shape, found.dtype) == ((3,), torch.float64)
         for m in range(3):
             inputs, labels = everything_of(samples, m)
@@ -102,9 +102,9 @@ def test_a_row_is_measured_on_the_samples_given_and_leaves_the_others_as_they_ar
     run = small_run(seeds=(0, 1))
     state = learn_task(run, run.initial_state())
     training = [task.train for task in run.benchmark.tasks]
-    found = measured(run, state, state.accuracy, training)
+    found = measure_row(run, state, state.accuracy, training)
     for k, task in enumerate(run.benchmark.tasks):
-        assert torch.equal(found[:, 1, k], accuracy_on(run, state.params, task.classes, task.train))
+        assert torch.equal(found[:, 1, k], measure_accuracy(run, state.params, task.classes, task.train))
     assert not torch.equal(found[:, 1], state.accuracy[:, 1])
     others = [0, 2, 3]
     assert torch.equal(found[:, others].nan_to_num(-1), state.accuracy[:, others].nan_to_num(-1))

@@ -12,10 +12,10 @@ import torch
 
 from clsearch.methods.base import PenaltyOutput
 from clsearch.methods.registry import register
-from clsearch.training.first_task_cache import UNUSED_SECONDS, code_digest, name_of, tidy
+from clsearch.training.first_task_cache import UNUSED_SECONDS, cache_key, code_digest, remove_unused
 from clsearch.training.loop import learn_sequence
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run
+from clsearch.training.trial_setup import TrialSetup
 from tests.helpers import pairs, small_config, small_run
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 KINDS = ("params", "moments", "memory", "updates", "unlearning")
 
 
-def run_of(folder: Path, algorithm: str = "lwf", **settings: object) -> Run:
+def run_of(folder: Path, algorithm: str = "lwf", **settings: object) -> TrialSetup:
     return replace(small_run(algorithm, (3, 5), **settings), prefixes=folder)
 
 
@@ -107,30 +107,30 @@ def test_a_member_whose_steps_were_over_has_no_later_row_in_what_is_taken_over(t
     ids=lambda settings: next(iter(settings)),
 )
 def test_what_acts_in_the_first_task_has_a_file_of_its_own(tmp_path, settings):
-    assert name_of(run_of(tmp_path, **settings)) != name_of(run_of(tmp_path))
+    assert cache_key(run_of(tmp_path, **settings)) != cache_key(run_of(tmp_path))
 
 
 def test_what_does_not_act_has_not(tmp_path):
-    plain = name_of(run_of(tmp_path))
-    assert name_of(run_of(tmp_path, distillation_factor=9.0, distance="kl")) == plain
-    assert name_of(run_of(tmp_path, "ewc", fisher="batch")) == plain
-    assert name_of(run_of(tmp_path, "finetuning")) == plain
+    plain = cache_key(run_of(tmp_path))
+    assert cache_key(run_of(tmp_path, distillation_factor=9.0, distance="kl")) == plain
+    assert cache_key(run_of(tmp_path, "ewc", fisher="batch")) == plain
+    assert cache_key(run_of(tmp_path, "finetuning")) == plain
 
 
 def test_seeds_tasks_data_code_and_threads_are_in_its_name(tmp_path, monkeypatch):
     plain = run_of(tmp_path)
-    names = {name_of(plain)}
-    names.add(name_of(small_run("lwf", (3,))))
-    names.add(name_of(small_run("lwf", (5, 3))))
-    names.add(name_of(small_run("lwf", (3, 5), sequence=(2, 3))))
+    names = {cache_key(plain)}
+    names.add(cache_key(small_run("lwf", (3,))))
+    names.add(cache_key(small_run("lwf", (5, 3))))
+    names.add(cache_key(small_run("lwf", (3, 5), sequence=(2, 3))))
     first, *others = plain.benchmark.tasks
     changed = replace(first, train=replace(first.train, inputs=first.train.inputs.flip(0)))
-    names.add(name_of(replace(plain, benchmark=replace(plain.benchmark, tasks=(changed, *others)))))
+    names.add(cache_key(replace(plain, benchmark=replace(plain.benchmark, tasks=(changed, *others)))))
     torch.set_num_threads(2)
-    names.add(name_of(plain))
+    names.add(cache_key(plain))
     torch.set_num_threads(1)
     monkeypatch.setattr("clsearch.training.first_task_cache.code_digest", lambda: "other")
-    names.add(name_of(plain))
+    names.add(cache_key(plain))
     assert len(names) == 7
     assert len(code_digest()) == 64
 
@@ -196,16 +196,16 @@ def test_what_is_taken_over_is_kept_in_a_state(tmp_path):
 def test_files_that_nobody_takes_over_for_a_day_are_removed(tmp_path):
     learn_sequence(run_of(tmp_path))
     learn_sequence(run_of(tmp_path, batch_size=32))
-    used, unused = (tmp_path / f"{name_of(run_of(tmp_path, **own))}.pt" for own in ({}, {"batch_size": 32}))
+    used, unused = (tmp_path / f"{cache_key(run_of(tmp_path, **own))}.pt" for own in ({}, {"batch_size": 32}))
     old = time.time() - UNUSED_SECONDS - 60
     for path in (used, unused):
         os.utime(path, (old, old))
     learn_sequence(run_of(tmp_path, distillation_factor=3.0))  # takes the first over
-    tidy(tmp_path)
+    remove_unused(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [used.name]
-    tidy(tmp_path / "none")
+    remove_unused(tmp_path / "none")
 
 
 def test_configurations_are_compared_as_they_are_validated(tmp_path):
     assert small_config("lwf").flat()["hidden"] == [12]
-    assert name_of(run_of(tmp_path, hidden=[12])) == name_of(run_of(tmp_path, hidden=(12,)))
+    assert cache_key(run_of(tmp_path, hidden=[12])) == cache_key(run_of(tmp_path, hidden=(12,)))

@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from clsearch.methods.base import PenaltyOutput, Student, recall
-from clsearch.networks.mlp import Params, is_head, leaves_of
+from clsearch.networks.mlp import Params, is_head, trainable_copy
 from clsearch.tasks.samples import Batch
-from clsearch.training.evaluation import measured
+from clsearch.training.evaluation import measure_row
 from clsearch.training.loop import (
     DivergedError,
-    attempted,
     learn_sequence,
     learn_task,
-    remembered,
+    remember_task,
+    train_next_task,
     train_step,
     train_task,
 )
-from clsearch.training.task_setup import Step, epochs_of, prepare_lesson
+from clsearch.training.task_setup import Step, plan_epochs, prepare_task
 from tests.helpers import (
     assert_bit_equal,
     forward,
@@ -132,13 +132,13 @@ def test_a_task_leaves_the_state_that_it_was_given_as_it_was(algorithm):
 def test_what_a_step_logs_is_of_that_step_even_where_it_is_part_of_the_parameters():
     run = small_run("ewc", (0, 1))
     state = run.initial_state()
-    lesson, params = prepare_lesson(run, state, run.benchmark.tasks[0]), leaves_of(state.params)
+    setup, params = prepare_task(run, state, run.benchmark.tasks[0]), trainable_copy(state.params)
 
     def penalty(student: Student, batch: Batch) -> PenaltyOutput:
         bias = student.params["head.bias"][:, 0, 0]
         return PenaltyOutput(bias, {"seen": bias})
 
-    own = dataclasses.replace(lesson, penalties=(penalty,))
+    own = dataclasses.replace(setup, penalties=(penalty,))
     before = params["head.bias"][:, 0, 0].detach().clone()
     first, second = (train_step(run, own, params, {}, Batch(torch.arange(8).expand(2, -1))) for _ in range(2))
     for name in ("seen", "penalty"):
@@ -222,13 +222,13 @@ def test_head_columns_move_only_while_they_may_be_answered_or_distilled(algorith
         after = learn_task(run, state)
         moments = state.moments if optimizer["optimizer_state"] == "keep" else run.optimizer.initial(state.params)
         for group, columns in enumerate(GROUPS):
-            movable = group == t or (group < t and past_moves)
+            trainable_mask = group == t or (group < t and past_moves)
             for name in ("head.weight", "head.bias"):
                 old, new = state.params[name][..., columns], after.params[name][..., columns]
-                assert (new != old).any(-2).all() if movable else torch.equal(new, old)
+                assert (new != old).any(-2).all() if trainable_mask else torch.equal(new, old)
             # Nor do they gather momentum, which would move them once they may.
             for name, moment in moments.items():
-                if is_head(name.rpartition("/")[2]) and not movable:
+                if is_head(name.rpartition("/")[2]) and not trainable_mask:
                     assert torch.equal(after.moments[name][..., columns], moment[..., columns])
         state = after
 
@@ -247,7 +247,7 @@ def test_an_epoch_goes_through_every_sample_once_in_batches_of_the_configured_si
     task = run.benchmark.tasks[0]
     (n, _) = task.train.sizes
     assert n % 50
-    epochs = list(epochs_of(run, lesson_of(run, task)))
+    epochs = list(plan_epochs(run, lesson_of(run, task)))
     assert len(epochs) == 3
     for steps in epochs:
         assert [step.batch.positions.shape[1] for step in steps] == [50] * (n // 50) + [n % 50]
@@ -256,10 +256,10 @@ def test_an_epoch_goes_through_every_sample_once_in_batches_of_the_configured_si
 
 def test_the_order_of_samples_differs_by_epoch_task_and_seed_and_not_by_the_other_members():
     run = small_run(seeds=(0, 5), epochs=2, benchmark="permuted-digits")
-    orders = [order_of(steps) for task in run.benchmark.tasks[:2] for steps in epochs_of(run, lesson_of(run, task))]
+    orders = [order_of(steps) for task in run.benchmark.tasks[:2] for steps in plan_epochs(run, lesson_of(run, task))]
     assert len({tuple(order.tolist()) for pair in orders for order in pair}) == 8
     alone = small_run(seeds=(5,), epochs=2, benchmark="permuted-digits")
-    (first, _) = epochs_of(alone, lesson_of(alone, alone.benchmark.tasks[0]))
+    (first, _) = plan_epochs(alone, lesson_of(alone, alone.benchmark.tasks[0]))
     assert torch.equal(order_of(first)[0], orders[0][1])
 
 
@@ -269,7 +269,7 @@ def test_iterations_are_exactly_that_many_steps_a_task(iterations):
     settings = {"iterations": iterations, "optimizer": "adam", "learning_rate": 0.001}
     run = small_run(seeds=(0, 1), **settings)
     for task in run.benchmark.tasks:
-        assert sum(len(steps) for steps in epochs_of(run, lesson_of(run, task))) == iterations
+        assert sum(len(steps) for steps in plan_epochs(run, lesson_of(run, task))) == iterations
     steps_taken = learn_sequence(run).moments["steps"]
     assert torch.equal(steps_taken, torch.full((2,), float(iterations)))
     kept = learn_sequence(small_run(seeds=(0, 1), optimizer_state="keep", **settings)).moments["steps"]
@@ -280,7 +280,7 @@ def test_the_first_iterations_are_the_first_batches_of_an_epoch():
     by_steps, by_epochs = small_run(iterations=9, batch_size=64), small_run(epochs=2, batch_size=64)
     task = by_steps.benchmark.tasks[0]
     steps, epochs = (
-        [step.batch for steps in epochs_of(run, lesson_of(run, task)) for step in steps]
+        [step.batch for steps in plan_epochs(run, lesson_of(run, task)) for step in steps]
         for run in (by_steps, by_epochs)
     )
     assert len(epochs) > 9
@@ -342,7 +342,7 @@ PARTS = [
 def test_an_attempt_trains_the_next_task_and_does_nothing_else(algorithm, settings):
     run = small_run(algorithm, (0, 1), **settings)
     before = learn_task(run, run.initial_state())
-    after = attempted(run, before)
+    after = train_next_task(run, before)
     trained = ("params", "moments", "curve", "epochs")
     assert_bit_equal(after, before, but=trained)
     assert after.seconds == before.seconds
@@ -350,8 +350,10 @@ def test_an_attempt_trains_the_next_task_and_does_nothing_else(algorithm, settin
     assert after.epochs.tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
     assert torch.equal(after.curve[:2], before.curve)
     # It may be made again, from the same state and with other numbers, as if it had never been made.
-    assert not same_params(attempted(run.with_numbers({"learning_rate": 0.3}), before).params, after.params)
-    assert_bit_equal(attempted(run, before), after)
+    assert not same_params(
+        train_next_task(run.with_hyperparameters({"learning_rate": 0.3}), before).params, after.params
+    )
+    assert_bit_equal(train_next_task(run, before), after)
 
 
 @pytest.mark.slow
@@ -359,10 +361,10 @@ def test_an_attempt_trains_the_next_task_and_does_nothing_else(algorithm, settin
 def test_a_task_is_learned_by_an_attempt_a_memory_and_a_row_of_the_accuracy_matrix(algorithm, settings):
     run = small_run(algorithm, (0, 1), **settings)
     state, validation = run.initial_state(), [task.validation for task in run.benchmark.tasks]
-    accuracy = measured(run, state, state.accuracy, validation)
+    accuracy = measure_row(run, state, state.accuracy, validation)
     for _ in run.benchmark.tasks:
-        parts = remembered(run, attempted(run, state))
-        accuracy = measured(run, parts, accuracy, validation)
+        parts = remember_task(run, train_next_task(run, state))
+        accuracy = measure_row(run, parts, accuracy, validation)
         state = learn_task(run, state)
         assert_bit_equal(state, dataclasses.replace(parts, accuracy=accuracy))
 
@@ -370,8 +372,8 @@ def test_a_task_is_learned_by_an_attempt_a_memory_and_a_row_of_the_accuracy_matr
 @pytest.mark.parametrize(("algorithm", "settings"), PARTS)
 def test_remembering_adds_a_learned_task_and_its_memory_and_nothing_else(algorithm, settings):
     run = small_run(algorithm, (0, 1), **settings)
-    trained = attempted(run, learn_task(run, run.initial_state()))
-    learned = remembered(run, trained)
+    trained = train_next_task(run, learn_task(run, run.initial_state()))
+    learned = remember_task(run, trained)
     assert_bit_equal(learned, trained, but=("tasks_learned", "memory"))
     assert (trained.tasks_learned, learned.tasks_learned) == (1, 2)
     for kind in ("teacher", "anchor"):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from clsearch.networks.mlp import leaves_of
-from clsearch.tasks.samples import Batch, Samples, stacked_rows
-from clsearch.training.learning_curve import rows_of as told_by
+from clsearch.networks.mlp import trainable_copy
+from clsearch.tasks.samples import Batch, Samples, stack_rows
+from clsearch.training.learning_curve import curve_rows as told_by
 from clsearch.training.loop import learn_sequence, learn_task, train_step
 from clsearch.training.state import TrialState
-from clsearch.training.task_setup import epochs_of, prepare_lesson
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.task_setup import plan_epochs, prepare_task
+from clsearch.training.trial_setup import TrialSetup, build_trial
 from tests.helpers import in_double, pairs, small_config, small_run
 
 pytestmark = pytest.mark.slow
@@ -35,13 +35,13 @@ def double_precision() -> Iterator[None]:
 
 def fewer(samples: Samples, seeds: Sequence[int]) -> Samples:
     rows = [own[: n : EVERY[s]] for own, n, s in zip(samples.rows, samples.sizes, seeds, strict=True)]
-    return replace(samples, rows=stacked_rows(rows), sizes=tuple(map(len, rows)))
+    return replace(samples, rows=stack_rows(rows), sizes=tuple(map(len, rows)))
 
 
-def run_of(algorithm: str, seeds: Sequence[int] = SEEDS, **settings: object) -> Run:
+def run_of(algorithm: str, seeds: Sequence[int] = SEEDS, **settings: object) -> TrialSetup:
     counts = (2, 2, 2) if settings.get("scenario") == "domain" else (2, 3, 5)
     common = {"class_order": "shuffled", "classes_per_task": counts, "hidden": (6,), "batch_size": SIZE, "tasks": 3}
-    run = build_run(small_config(algorithm, **common | settings), seeds)
+    run = build_trial(small_config(algorithm, **common | settings), seeds)
     tasks = [replace(task, train=fewer(task.train, seeds)) for task in run.benchmark.tasks]
     return replace(run, benchmark=in_double(replace(run.benchmark, tasks=tuple(tasks))))
 
@@ -138,9 +138,9 @@ def test_adam_counts_each_members_own_steps(length, kept):
 def test_every_member_sees_each_of_its_own_samples_once_an_epoch(algorithm, length):
     run = run_of(algorithm, **length)
     for t, task in enumerate(run.benchmark.tasks, start=1):
-        lesson = prepare_lesson(run, run.initial_state(), task)
-        epochs = list(epochs_of(run, lesson))
-        for m, n in enumerate(lesson.samples.sizes):
+        setup = prepare_task(run, run.initial_state(), task)
+        epochs = list(plan_epochs(run, setup))
+        for m, n in enumerate(setup.samples.sizes):
             assert n == sum(
                 each.train.sizes[m] for each in run.benchmark.tasks[t - 1 if algorithm != "joint" else 0 : t]
             )
@@ -164,11 +164,11 @@ def test_every_member_sees_each_of_its_own_samples_once_an_epoch(algorithm, leng
 def test_a_member_without_a_sample_in_a_batch_stands_still_bit_for_bit(algorithm, settings, optimizer):
     run = run_of(algorithm, scenario="task", optimizer_state="keep", **settings, **optimizer)
     state = learn_task(run, run.initial_state())
-    lesson = prepare_lesson(run, state, run.benchmark.tasks[1])
+    setup = prepare_task(run, state, run.benchmark.tasks[1])
     valid = torch.tensor([[True, True, True], [False] * 3, [True, False, False]])
     batch = Batch(torch.tensor([[0, 1, 2], [0, 0, 0], [4, 0, 0]]), valid)
-    params, moments = leaves_of(state.params), {name: value.clone() for name, value in state.moments.items()}
-    log = train_step(run, lesson, params, moments, batch)
+    params, moments = trainable_copy(state.params), {name: value.clone() for name, value in state.moments.items()}
+    log = train_step(run, setup, params, moments, batch)
     logged = told_by(run.columns, [log])
     for new, old in ((params, state.params), (moments, state.moments)):
         assert new.keys() == old.keys()
@@ -186,13 +186,13 @@ def test_a_member_without_a_sample_in_a_batch_stands_still_bit_for_bit(algorithm
 def test_what_is_in_the_places_that_do_not_count_changes_nothing():
     run = run_of("lwf_ewc", scenario="class")
     state = learn_task(run, run.initial_state())
-    lesson = prepare_lesson(run, state, run.benchmark.tasks[1])
+    setup = prepare_task(run, state, run.benchmark.tasks[1])
     valid = torch.tensor([[True] * 4, [True, True, False, False], [True, False, False, False]])
     results = []
     for filler in (0, 7):
         positions = torch.where(valid, torch.tensor([[1, 2, 3, 4]]), filler)
-        params = leaves_of(state.params)
-        results.append((params, train_step(run, lesson, params, {}, Batch(positions, valid))))
+        params = trainable_copy(state.params)
+        results.append((params, train_step(run, setup, params, {}, Batch(positions, valid))))
     for name in results[0][0]:
         assert torch.equal(results[0][0][name], results[1][0][name])
     assert torch.equal(*(told_by(run.columns, [log]) for _, log in results))
@@ -201,12 +201,10 @@ def test_what_is_in_the_places_that_do_not_count_changes_nothing():
 def test_an_epochs_row_weighs_each_step_by_the_members_own_samples():
     run = run_of("finetuning", epochs=1, learning_rate=1e-12)
     state = learn_task(run, run.initial_state())
-    lesson = prepare_lesson(run, run.initial_state(), run.benchmark.tasks[0])
-    for m, n in enumerate(lesson.samples.sizes):
+    setup = prepare_task(run, run.initial_state(), run.benchmark.tasks[0])
+    for m, n in enumerate(setup.samples.sizes):
         assert n % SIZE
-        inputs, labels = lesson.samples.take(
-            torch.arange(n).expand(3, -1) % torch.tensor(lesson.samples.sizes)[:, None]
-        )
+        inputs, labels = setup.samples.take(torch.arange(n).expand(3, -1) % torch.tensor(setup.samples.sizes)[:, None])
         params = run.initial_state().params
         logits = run.network.logits(params, run.network.features(params, inputs))
         loss = torch.nn.functional.cross_entropy(logits[m, :, :2], labels[m])
@@ -216,5 +214,5 @@ def test_an_epochs_row_weighs_each_step_by_the_members_own_samples():
 def test_members_of_equal_sizes_have_no_places_that_do_not_count():
     torch.set_default_dtype(torch.float32)
     run = small_run(seeds=(0, 1))
-    lesson = prepare_lesson(run, run.initial_state(), run.benchmark.tasks[0])
-    assert all(step.batch.valid is None for step in itertools.chain(*epochs_of(run, lesson)))
+    setup = prepare_task(run, run.initial_state(), run.benchmark.tasks[0])
+    assert all(step.batch.valid is None for step in itertools.chain(*plan_epochs(run, setup)))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clsearch.common.seeding import generator_of
+from clsearch.common.seeding import derive_generator
 from clsearch.data.datasets import SOURCES, Data, training_data
 from clsearch.methods.base import recall
 from clsearch.networks.mlp import Params
@@ -16,8 +16,8 @@ from clsearch.training.loop import (
     learn_sequence,
     learn_task,
 )
-from clsearch.training.task_setup import epochs_of
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.task_setup import plan_epochs
+from clsearch.training.trial_setup import TrialSetup, build_trial
 from tests.helpers import (
     assert_bit_equal,
     beyond,
@@ -92,7 +92,7 @@ def test_data_of_tasks_beyond_those_that_are_learned_could_be_anything(algorithm
     spoilt.inputs[later] = 255
     config = small_config(algorithm, **settings, scenario=scenario, classes_per_task=(2, 3, 2, 3), tasks=4, epochs=1)
     first, whole = (
-        [learn_sequence(build_run(config, (0, 5), data=own, sequence=sequence)) for own in (data, spoilt)]
+        [learn_sequence(build_trial(config, (0, 5), data=own, sequence=sequence)) for own in (data, spoilt)]
         for sequence in ((1, 2), None)
     )
     assert_bit_equal(*first)
@@ -118,10 +118,10 @@ def test_some_tasks_are_learned_as_if_no_others_had_been_made(algorithm, setting
     assert bool((penalties[1] > 0).all()) == (algorithm not in ("finetuning", "joint"))
 
 
-def drawn(run: Run, task: Task) -> list[tuple[Tensor, Tensor | None]]:
+def drawn(run: TrialSetup, task: Task) -> list[tuple[Tensor, Tensor | None]]:
     """Positions and crops of every batch of a task."""
     return [
-        (step.batch.positions, step.batch.crops) for steps in epochs_of(run, lesson_of(run, task)) for step in steps
+        (step.batch.positions, step.batch.crops) for steps in plan_epochs(run, lesson_of(run, task)) for step in steps
     ]
 
 
@@ -138,7 +138,7 @@ def test_a_task_keeps_its_own_batches_and_crops_wherever_it_comes(scenario):
             assert not any(torch.equal(ours[0][part], other[0][part]) for other in others)
     # They are those of its number among all.
     n = some.benchmark.tasks[0].train.sizes[0]
-    order = torch.randperm(n, generator=generator_of(5, 2, 1, "batches"))
+    order = torch.randperm(n, generator=derive_generator(5, 2, 1, "batches"))
     assert torch.equal(torch.cat([positions for positions, _ in drawn(some, some.benchmark.tasks[0])], 1)[1], order)
 
 
@@ -150,7 +150,7 @@ def test_a_task_keeps_its_own_fisher_draws_wherever_it_comes(settings):
     whole, some = four("ewc", **settings), four("ewc", (2, 4), **settings)
     params, (ewc,) = whole.initial_state().params, whole.regularizers
 
-    def importance(run: Run, task: Task) -> Params:
+    def importance(run: TrialSetup, task: Task) -> Params:
         memory = ewc.remember(run.network, run.benchmark, task, params, {})
         return recall(memory, f"importance/{task.index}/")
 

@@ -9,7 +9,7 @@ import torch
 
 from clsearch.training.loop import learn_sequence, learn_task
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.helpers import CPU, assert_bit_equal, small_config, small_run
 
 CASES = [
@@ -161,7 +161,7 @@ def test_a_packed_state_of_another_configuration_is_refused():
 
 @pytest.mark.parametrize("sequence", [None, (1, 2), (2, 3), (1, 2, 3)])
 def test_a_state_of_other_tasks_is_refused(sequence):
-    ours, theirs = (build_run(small_config("lwf"), [0], sequence=s) for s in ((1, 3), sequence))
+    ours, theirs = (build_trial(small_config("lwf"), [0], sequence=s) for s in ((1, 3), sequence))
     packed = learn_task(theirs, theirs.initial_state()).packed()
     with pytest.raises(ValueError, match=f"{theirs.fingerprint}, not {ours.fingerprint}"):
         TrialState.unpacked(packed, ours.fingerprint, CPU)

@@ -17,14 +17,14 @@ from clsearch.methods.penalties.fisher import Fisher
 from clsearch.training.loop import learn_sequence, learn_task
 from clsearch.training.optimizers import SGD, Adam
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import build_run
+from clsearch.training.trial_setup import build_trial
 from tests.helpers import assert_bit_equal, random_images, same_params, small_config, small_run, write_images
 
 
 @pytest.mark.parametrize("seeds", [(), (1, 2, 1)])
 def test_no_seeds_and_repeated_seeds_are_refused(seeds):
     with pytest.raises(ValueError, match=r"^seeds: must name at least one, each once; got \["):
-        build_run(small_config(), seeds)
+        build_trial(small_config(), seeds)
 
 
 DISTILLATION = LearningWithoutForgetting(newest_only=False, train_head=False, distance="cross_entropy", squared=False)
@@ -325,7 +325,7 @@ LWF_AND_EWC = ("distillation_factor", "distillation_temperature", "penalty_facto
 def test_other_numbers_are_those_named_for_every_member_and_nothing_else():
     run = small_run("lwf_ewc", (0, 1, 2), learning_rate=0.3, penalty_factor=7.0)
     before = {name: value.clone() for name, value in run.hyperparameters.items()}
-    other = run.with_numbers({"penalty_factor": 0.25, "distillation_temperature": 3})
+    other = run.with_hyperparameters({"penalty_factor": 0.25, "distillation_temperature": 3})
     assert other.hyperparameters.keys() == {"learning_rate", *LWF_AND_EWC}
     for name, value in (before | {"penalty_factor": 0.25, "distillation_temperature": 3.0}).items():
         expected = value if isinstance(value, torch.Tensor) else torch.full((3,), value)
@@ -333,7 +333,7 @@ def test_other_numbers_are_those_named_for_every_member_and_nothing_else():
         assert other.hyperparameters[name].dtype == torch.float32
     assert replace(other, hyperparameters=run.hyperparameters) == run
     assert all(torch.equal(run.hyperparameters[name], value) for name, value in before.items())
-    assert replace(run.with_numbers({}), hyperparameters=run.hyperparameters) == run
+    assert replace(run.with_hyperparameters({}), hyperparameters=run.hyperparameters) == run
 
 
 OTHER_NUMBERS = [
@@ -353,14 +353,14 @@ OTHER_NUMBERS = [
 @pytest.mark.parametrize(("algorithm", "numbers", "settings"), OTHER_NUMBERS)
 def test_a_run_with_other_numbers_learns_as_one_that_was_configured_so(algorithm, numbers, settings):
     run, configured = small_run(algorithm, (0, 1), **settings), small_run(algorithm, (0, 1), **settings | numbers)
-    learned = learn_sequence(run.with_numbers(numbers))
+    learned = learn_sequence(run.with_hyperparameters(numbers))
     assert_bit_equal(learned, learn_sequence(configured), but=("fingerprint",))
     assert not same_params(learned.params, learn_sequence(run).params)
 
 
 def test_states_of_a_run_are_states_of_it_with_other_numbers():
     run = small_run("ewc", (0, 1))
-    other = run.with_numbers({"penalty_factor": 9.0})
+    other = run.with_hyperparameters({"penalty_factor": 9.0})
     assert other.fingerprint == run.fingerprint
     first = learn_task(run, run.initial_state())
     after = learn_sequence(other, TrialState.unpacked(first.packed(), other.fingerprint, other.device))
@@ -371,10 +371,10 @@ def test_states_of_a_run_are_states_of_it_with_other_numbers():
 def test_an_exponent_of_2_cannot_change_within_a_run_because_penalties_were_merged_for_it():
     run = small_run("ewc", penalty_p_norm=2)
     with pytest.raises(ValueError, match=r"^penalty_p_norm: must stay 2 in a trial that was built with it; got 1.5$"):
-        run.with_numbers({"penalty_p_norm": 1.5})
-    assert run.with_numbers({"penalty_p_norm": 2.0}).hyperparameters["penalty_p_norm"].eq(2).all()
+        run.with_hyperparameters({"penalty_p_norm": 1.5})
+    assert run.with_hyperparameters({"penalty_p_norm": 2.0}).hyperparameters["penalty_p_norm"].eq(2).all()
 
 
 def test_another_name_than_a_number_of_the_configuration_is_refused():
     with pytest.raises(ValueError, match=r"^epochs: must be one of learning_rate, .*, which a trial can change$"):
-        small_run("ewc").with_numbers({"epochs": 3})
+        small_run("ewc").with_hyperparameters({"epochs": 3})

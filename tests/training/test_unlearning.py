@@ -14,11 +14,11 @@ from clsearch.config.unlearning import unlearned_by
 from clsearch.methods.registry import configure
 from clsearch.networks.mlp import Params
 from clsearch.training import loop
-from clsearch.training.evaluation import accuracy_on
+from clsearch.training.evaluation import measure_accuracy
 from clsearch.training.loop import learn_sequence, learn_task, train_step, train_task
-from clsearch.training.retraining import retrained, task_trainings
+from clsearch.training.retraining import count_retraining, retrain
 from clsearch.training.state import TrialState
-from clsearch.training.trial_setup import Run, build_run
+from clsearch.training.trial_setup import TrialSetup, build_trial
 from clsearch.training.unlearning import feature_distance, unlearn
 from tests.helpers import in_turn, pairs
 from tests.refusals import broken
@@ -44,11 +44,11 @@ def config_of(algorithm: str, scenario: str = "task", **settings: object) -> Tri
     return configure(algorithm, own | settings)
 
 
-def run_of(algorithm: str, scenario: str, seeds: tuple[int, ...], **settings: object) -> Run:
-    return build_run(config_of(algorithm, scenario, **settings), seeds)
+def run_of(algorithm: str, scenario: str, seeds: tuple[int, ...], **settings: object) -> TrialSetup:
+    return build_trial(config_of(algorithm, scenario, **settings), seeds)
 
 
-def after(run: Run, tasks: int, state: TrialState | None = None) -> TrialState:
+def after(run: TrialSetup, tasks: int, state: TrialState | None = None) -> TrialState:
     state = state or run.initial_state()
     while state.tasks_learned < tasks:
         state = learn_task(run, state)
@@ -146,10 +146,10 @@ def test_a_task_unlearned_at_once_leaves_the_training_of_a_sequence_without_it(u
     algorithm, settings = unlearner
     plain = algorithm.removeprefix("amnesiac_")
     config = config_of(algorithm, scenario, unlearn={2: 2}, **settings)
-    found = learn_sequence(build_run(config, seeds))
+    found = learn_sequence(build_trial(config, seeds))
     without = {k: v for k, v in config.flat().items() if k in configure(plain, {"epochs": 1}).flat()}
     kept = [task for task in range(1, config.tasks + 1) if task != 2]
-    expected = learn_sequence(build_run(configure(plain, without), seeds, sequence=kept))
+    expected = learn_sequence(build_trial(configure(plain, without), seeds, sequence=kept))
     assert_near(found.params, expected.params, 2e-4)
     for place, task in enumerate(kept, start=1):
         here, there = found.accuracy[:, -1, task - 1], expected.accuracy[:, -1, place - 1]
@@ -170,9 +170,9 @@ def test_without_a_request_it_is_the_algorithm_that_it_is_named_after(algorithm,
 @pytest.mark.parametrize(("scenario", "seeds"), in_turn(SCENARIOS, COHORTS))
 def test_finetuning_of_which_the_last_task_is_unlearned_is_the_reference(scenario, seeds) -> None:
     config = config_of("amnesiac_finetuning", scenario, unlearn={3: 3})
-    references = retrained(config, seeds)
+    references = retrain(config, seeds)
     assert sorted(references) == sorted({3, config.tasks})
-    found = learn_sequence(replace(build_run(config, seeds), references=references))
+    found = learn_sequence(replace(build_trial(config, seeds), references=references))
     assert found.unlearning["distance"][:, 3, :3].max() < 1e-5
     assert found.unlearning["distance"][:, -1].max() < 1e-3
 
@@ -182,16 +182,16 @@ def test_retained_tasks_of_the_reference_and_of_a_trial_see_the_same_batches(sce
     """As both really train; the trial goes on learning after its request."""
     seen: dict[int, list[torch.Tensor]] = {}
 
-    def recorded(run, lesson, params, moments, batch, rate, taken):
-        seen.setdefault(lesson.origin, []).extend(taken)
-        return train_step(run, lesson, params, moments, batch, rate, taken)
+    def recorded(run, setup, params, moments, batch, rate, taken):
+        seen.setdefault(setup.origin, []).extend(taken)
+        return train_step(run, setup, params, moments, batch, rate, taken)
 
     monkeypatch.setattr(loop, "train_step", recorded)
     config = config_of("amnesiac_lwf", scenario, unlearn={3: 2})
-    learn_sequence(build_run(config, seeds))
+    learn_sequence(build_trial(config, seeds))
     trial = dict(seen)
     seen.clear()
-    retrained(config, seeds)
+    retrain(config, seeds)
     reference = dict(seen)
     assert sorted(reference) == [task for task in range(1, config.tasks + 1) if task != 2]
     assert sorted(trial) == list(range(1, config.tasks + 1))
@@ -206,7 +206,7 @@ def test_retained_tasks_of_the_reference_and_of_a_trial_see_the_same_batches(sce
 @everywhere
 def test_a_state_goes_on_bit_for_bit_across_a_request(algorithm, scenario, seeds) -> None:
     run = run_of(algorithm, scenario, seeds, unlearn=("2:1", "3:3"))
-    run = replace(run, references=retrained(run.config, seeds))
+    run = replace(run, references=retrain(run.config, seeds))
     unbroken = learn_sequence(run)
     state = None
     for tasks in range(1, run.config.tasks + 1):
@@ -225,7 +225,7 @@ def test_a_state_goes_on_bit_for_bit_across_a_request(algorithm, scenario, seeds
 def test_a_cohort_is_its_members_one_by_one(algorithm, scenario) -> None:
     def learned(seeds: tuple[int, ...]) -> TrialState:
         run = run_of(algorithm, scenario, seeds, unlearn={2: 1, 3: 2})
-        return learn_sequence(replace(run, references=retrained(run.config, seeds)))
+        return learn_sequence(replace(run, references=retrain(run.config, seeds)))
 
     together = learned((0, 1, 2))
     for m in range(3):
@@ -266,7 +266,7 @@ def test_matrices_hold_what_the_model_answers_before_and_after_a_request(algorit
         ),
     }[scenario]
     for k in range(1, T + 1):
-        expected = accuracy_on(run, final.params, answers(k), run.benchmark.tasks[k - 1].validation)
+        expected = measure_accuracy(run, final.params, answers(k), run.benchmark.tasks[k - 1].validation)
         assert torch.equal(final.unlearning["after"][:, T, k - 1], expected)
         if k in (1, 2):
             assert (final.unlearning["chance"][:, T, k - 1] == 1 / len(answers(k))).all()
@@ -423,8 +423,8 @@ def test_models_to_compare_with_are_counted_as_they_are_trained(monkeypatch) -> 
     for requests in ({}, {4: 1}, {2: 1}, {3: 1, 4: 2}, {2: 1, 3: (2,)}):
         trained.clear()
         config = config_of("amnesiac_finetuning", unlearn=requests)
-        retrained(config, (0, 1))
-        assert sum(trained) == task_trainings(config, 2), requests
+        retrain(config, (0, 1))
+        assert sum(trained) == count_retraining(config, 2), requests
 
 
 def test_online_anchors_are_refused() -> None:

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from clsearch.common.seeding import generator_of
-from clsearch.networks.mlp import LinearLayers, Network, Params, is_head, per_member, restricted
-from clsearch.tasks.samples import Batch, Samples, batches_of
+from clsearch.common.seeding import derive_generator
+from clsearch.networks.mlp import LinearLayers, Network, Params, broadcast_members, is_head, mask_logits
+from clsearch.tasks.samples import Batch, Samples, make_batches
 
 CHUNK = 1024
 """Samples per pass that stores only a layer's inputs and output gradients."""
 
-GRADIENTS = 2**26
+MAX_GRADIENT_ELEMENTS = 2**26
 """Elements per pass that stores each sample's whole gradient (256 MiB)."""
 
 SumOfSquares = Callable[[Tensor, Tensor], Params]
@@ -71,11 +71,11 @@ class Fisher:
             Name -> [M, ...].
         """
         orders = [
-            torch.randperm(n, generator=generator_of(seed, origin, 0, "fisher samples"))[: self.most]
+            torch.randperm(n, generator=derive_generator(seed, origin, 0, "fisher samples"))[: self.most]
             for seed, n in zip(seeds, samples.sizes, strict=True)
         ]
         draws = [
-            torch.rand(len(order), generator=generator_of(seed, origin, 0, "fisher labels"), dtype=torch.float64)
+            torch.rand(len(order), generator=derive_generator(seed, origin, 0, "fisher labels"), dtype=torch.float64)
             for seed, order in zip(seeds, orders, strict=True)
         ]
         device, size = samples.rows.device, self._at_a_time(network, params)
@@ -83,16 +83,16 @@ class Fisher:
         detached = {name: value.detach() for name, value in params.items()}
         total = {name: torch.zeros_like(value) for name, value in detached.items()}
         counted = torch.zeros(len(seeds), device=device)
-        for batch, uniform in zip(batches_of(orders, size, device), uniforms, strict=True):
+        for batch, uniform in zip(make_batches(orders, size, device), uniforms, strict=True):
             inputs, labels = samples.take(batch.positions)
             if self.kind == "batch":
                 squared = squared_batch_gradient(network, detached, inputs, labels, batch, allowed)
             else:
-                logits, squares = squares_of(network, detached, inputs, allowed)
+                logits, squares = squared_gradients(network, detached, inputs, allowed)
                 squared = self._summed(logits, squares, labels, uniform, batch, allowed)
             total = {name: value + squared[name] for name, value in total.items()}
             counted = counted + batch.sizes
-        return {name: value / per_member(counted, value) for name, value in total.items()}
+        return {name: value / broadcast_members(counted, value) for name, value in total.items()}
 
     def _at_a_time(self, network: Network, params: Params) -> int:
         """Return the number of samples per pass; for `batch`, the batch size."""
@@ -100,7 +100,9 @@ class Fisher:
             return self.batch_size
         if isinstance(network, LinearLayers):
             return CHUNK
-        return max(1, min(network.at_once, GRADIENTS // sum(value.numel() for value in params.values())))
+        return max(
+            1, min(network.eval_batch_size, MAX_GRADIENT_ELEMENTS // sum(value.numel() for value in params.values()))
+        )
 
     def _summed(
         self,
@@ -117,7 +119,7 @@ class Fisher:
             return squares(labels, counts.to(logits.dtype))
         probabilities = logits.softmax(-1)
         if self.kind == "sampled":
-            return squares(drawn(probabilities, uniform), counts.to(logits.dtype))
+            return squares(draw_labels(probabilities, uniform), counts.to(logits.dtype))
         total: Params = {}
         for label in range(logits.shape[-1]) if allowed is None else allowed.nonzero().flatten().tolist():
             weights = (probabilities[..., label] * counts).to(logits.dtype)
@@ -126,7 +128,7 @@ class Fisher:
         return total
 
 
-def drawn(probabilities: Tensor, uniform: Tensor) -> Tensor:
+def draw_labels(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Draw labels from probabilities, never one of probability 0.
 
     Args:
@@ -140,7 +142,9 @@ def drawn(probabilities: Tensor, uniform: Tensor) -> Tensor:
     return (sums <= uniform[..., None] * sums[..., -1:]).sum(-1)
 
 
-def squares_of(network: Network, params: Params, inputs: Tensor, allowed: Tensor | None) -> tuple[Tensor, SumOfSquares]:
+def squared_gradients(
+    network: Network, params: Params, inputs: Tensor, allowed: Tensor | None
+) -> tuple[Tensor, SumOfSquares]:
     """Return the logits [M, B, C] of `inputs`, and the function that sums squared per-sample gradients there."""
     if isinstance(network, LinearLayers):
         return _squares_of_layers(network, params, inputs, allowed)
@@ -157,7 +161,7 @@ def _squares_of_layers(
     """
     first = next(iter(params))
     layers = network.layers(params | {first: params[first].clone().requires_grad_()}, inputs)
-    logits = restricted(layers[-1].outputs, allowed)
+    logits = mask_logits(layers[-1].outputs, allowed)
 
     def squares(labels: Tensor, weights: Tensor) -> Params:
         loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
@@ -186,7 +190,7 @@ def _squares_of_samples(
         return sum_squares(network, params, inputs, labels, weights, allowed)
 
     with torch.no_grad():
-        return restricted(network.logits(params, network.features(params, inputs)), allowed), squares
+        return mask_logits(network.logits(params, network.features(params, inputs)), allowed), squares
 
 
 def _squares_in_turn(
@@ -196,11 +200,11 @@ def _squares_in_turn(
     leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
     total = {name: torch.zeros_like(value) for name, value in params.items()}
     for sample, label, weight in zip(inputs.split(1, 1), labels.unbind(1), weights.unbind(1), strict=True):
-        logits = restricted(network.logits(leaves, network.features(leaves, sample)), allowed)
+        logits = mask_logits(network.logits(leaves, network.features(leaves, sample)), allowed)
         loss = cross_entropy(logits.squeeze(1), label, reduction="sum")
         gradients = torch.autograd.grad(loss, list(leaves.values()))
         for (name, value), gradient in zip(total.items(), gradients, strict=True):
-            total[name] = value.addcmul(gradient.square(), per_member(weight, gradient))
+            total[name] = value.addcmul(gradient.square(), broadcast_members(weight, gradient))
     return total
 
 
@@ -211,7 +215,7 @@ def _squares_together(
 
     def loss(member: Params, sample: Tensor, label: Tensor) -> Tensor:
         stack = {name: value[None] for name, value in member.items()}
-        logits = restricted(network.logits(stack, network.features(stack, sample[None, None])), allowed)
+        logits = mask_logits(network.logits(stack, network.features(stack, sample[None, None])), allowed)
         return cross_entropy(logits[0], label[None])
 
     gradients_of = torch.func.vmap(torch.func.vmap(torch.func.grad(loss), (None, 0, 0)))
@@ -225,16 +229,16 @@ def squared_batch_gradient(
 ) -> Params:
     """Return B (∂ mean loss of the batch)², with each member's own batch size B."""
     leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
-    logits = restricted(network.logits(leaves, network.features(leaves, inputs)), allowed)
+    logits = mask_logits(network.logits(leaves, network.features(leaves, inputs)), allowed)
     losses = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
     gradients = torch.autograd.grad(batch.mean(losses).sum(), list(leaves.values()))
     return {
-        name: per_member(batch.sizes, gradient) * gradient.square()
+        name: broadcast_members(batch.sizes, gradient) * gradient.square()
         for name, gradient in zip(leaves, gradients, strict=True)
     }
 
 
-def scaled(fisher: Params, how: str) -> Params:
+def scale_fisher(fisher: Params, how: str) -> Params:
     """Scale the Fisher information for the penalty.
 
     Args:
@@ -243,14 +247,14 @@ def scaled(fisher: Params, how: str) -> Params:
             so that it sums to 1; a sum of 0 stays 0).
     """
     if how == "per_parameter":
-        return {name: value / backbone_size(fisher) for name, value in fisher.items()}
+        return {name: value / count_backbone(fisher) for name, value in fisher.items()}
     if how == "unit_trace":
         trace = torch.stack([value.flatten(1).sum(1) for value in fisher.values()]).sum(0)
         trace = torch.where(trace > 0, trace, 1)
-        return {name: value / per_member(trace, value) for name, value in fisher.items()}
+        return {name: value / broadcast_members(trace, value) for name, value in fisher.items()}
     return fisher
 
 
-def backbone_size(params: Params) -> int:
+def count_backbone(params: Params) -> int:
     """Count a member's backbone parameters."""
     return sum(value[0].numel() for name, value in params.items() if not is_head(name))

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from clsearch.common.formatting import humanize, label_with_unit, to_display_units, unit_suffix
-from clsearch.planning.objectives import front, sign
+from clsearch.planning.objectives import pareto_front, sign
 from clsearch.records.study_record import StudyRecord, base_algorithm
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.html.style import (
@@ -36,7 +36,7 @@ def plot_trade_off(study: StudyRecord, less: str = "average_forgetting") -> go.F
         return {axis: display_scores(records, name) for axis, name in zip("xy", names, strict=True)}
 
     gains = np.array([[sign(name) * r.metrics[name] for name in names] for r in done])
-    best = sorted((done[i] for i in front(gains)), key=lambda r: r.metrics[names[0]])
+    best = sorted((done[i] for i in pareto_front(gains)), key=lambda r: r.metrics[names[0]])
     figure = go.Figure()
     text = {"text": [describe_trial(r, names[1]) for r in done], "hoverinfo": "text"}
     figure.add_scatter(**at(done), mode="markers", name="trial", marker={"color": GREY, "size": 8}, **text)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from clsearch.common.seeding import generator_of
+from clsearch.common.seeding import derive_generator
 from clsearch.config.sections import Scenario
 from clsearch.methods.penalties import fisher as importance
-from clsearch.methods.penalties.fisher import Fisher, drawn, scaled
-from clsearch.networks.mlp import MLP, LinearLayers, Network, Params, allowed_mask, is_head
+from clsearch.methods.penalties.fisher import Fisher, draw_labels, scale_fisher
+from clsearch.networks.mlp import MLP, LinearLayers, Network, Params, is_head, output_mask
 from clsearch.networks.modules import module_network
 from clsearch.tasks.samples import Samples
 from tests.helpers import (
@@ -41,8 +41,8 @@ class Opaque:
     inner: MLP
 
     @property
-    def at_once(self) -> int:
-        return self.inner.at_once
+    def eval_batch_size(self) -> int:
+        return self.inner.eval_batch_size
 
     def initial(self, seeds, device) -> Params:
         return self.inner.initial(seeds, device)
@@ -62,7 +62,7 @@ class Convolution:
     outputs: int
 
     @property
-    def at_once(self) -> int:
+    def eval_batch_size(self) -> int:
         return 100
 
     def initial(self, seeds, device) -> Params:
@@ -116,7 +116,7 @@ def squared(loss: Tensor, params: Params) -> Params:
 
 def chosen(samples: Samples, m: int, fisher: Fisher, seed: int, task: int) -> list[int]:
     """Positions of the samples that a member's Fisher information is measured on, in their order."""
-    order = torch.randperm(samples.sizes[m], generator=generator_of(seed, task, 0, "fisher samples"))
+    order = torch.randperm(samples.sizes[m], generator=derive_generator(seed, task, 0, "fisher samples"))
     return order[: fisher.most].tolist()
 
 
@@ -146,7 +146,7 @@ def fisher_by_loops(
             mean = sum(surprise(network, theta, x, y, answers) for x, y in batch) / len(batch)
             add(len(batch), squared(mean, theta))
         return {name: value / len(data) for name, value in total.items()}
-    uniform = torch.rand(len(data), generator=generator_of(seed, task, 0, "fisher labels"), dtype=torch.float64)
+    uniform = torch.rand(len(data), generator=derive_generator(seed, task, 0, "fisher labels"), dtype=torch.float64)
     for (x, y), u in zip(data, uniform.tolist(), strict=True):
         probabilities = {c: torch.exp(-surprise(network, theta, x, c, answers)).item() for c in answers}
         if fisher.kind == "empirical":
@@ -164,7 +164,7 @@ def fisher_by_loops(
 
 
 def assert_fisher_is_a_loop(fisher, network, params, samples, answers, outputs, seeds, task) -> None:
-    measured = fisher(network, params, samples, allowed_mask(answers, outputs, CPU), seeds, task)
+    measured = fisher(network, params, samples, output_mask(answers, outputs, CPU), seeds, task)
     assert measured.keys() == params.keys()
     for m, seed in enumerate(seeds):
         expected = fisher_by_loops(fisher, network, params, samples, answers, m, seed, task)
@@ -213,7 +213,7 @@ def test_samples_beyond_the_first_chunk_count_too(monkeypatch, name, kind, sizes
     params, fisher = network.initial((2, 3), CPU), Fisher(kind, None, 4)
     whole = fisher(network, params, train, None, (0, 1), 1)
     monkeypatch.setattr(importance, "CHUNK", 5)
-    monkeypatch.setattr(importance, "GRADIENTS", 5 * sum(value.numel() for value in params.values()))
+    monkeypatch.setattr(importance, "MAX_GRADIENT_ELEMENTS", 5 * sum(value.numel() for value in params.values()))
     chunked = fisher(network, params, train, None, (0, 1), 1)
     for key, value in whole.items():
         torch.testing.assert_close(chunked[key], value, rtol=1e-5, atol=1e-9)
@@ -224,7 +224,7 @@ class Narrow(Convolution):
     """A network that can take three samples at once and no more."""
 
     @property
-    def at_once(self) -> int:
+    def eval_batch_size(self) -> int:
         return 3
 
     def features(self, params: Params, inputs: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ def test_sample_after_sample_as_on_a_cpu_and_all_in_one_as_elsewhere_are_the_sam
     labels = torch.tensor(answers)[torch.randint(len(answers), (2, 9), generator=generator)]
     weights = torch.rand(2, 9, generator=generator)
     weights[1, 6:] = 0  # a member of another size
-    mask = allowed_mask(answers, 7, CPU)
+    mask = output_mask(answers, 7, CPU)
     turn, together = (
         squares(network, params, inputs, labels, weights, mask)
         for squares in (importance._squares_in_turn, importance._squares_together)
@@ -275,7 +275,7 @@ def test_more_samples_than_a_chunk_holds():
 @pytest.mark.parametrize("most", [None, 4])
 def test_batches_of_one_are_the_empirical_fisher(name, most):
     benchmark = tiny_benchmark(Scenario.CLASS, (4, 3, 3), samples=(9, 5))
-    network, mask = NETWORKS[name](benchmark), allowed_mask(benchmark.seen(2), 10, CPU)
+    network, mask = NETWORKS[name](benchmark), output_mask(benchmark.seen(2), 10, CPU)
     params, train = network.initial((1, 2), CPU), benchmark.tasks[1].train
     single, empirical = (
         Fisher(kind, most, 1)(network, params, train, mask, (0, 1), 2) for kind in ("batch", "empirical")
@@ -304,7 +304,7 @@ def test_a_members_fisher_does_not_depend_on_the_others_or_their_sizes(kind, mos
     sizes, seeds = (6, 9, 4), (5, 0, 12)
     benchmark = tiny_benchmark(Scenario.TASK, (4, 3, 3), members=3, samples=sizes)
     network, task = network_for(benchmark), benchmark.tasks[1]
-    params, mask = random_params(network, 3, 1), allowed_mask(task.classes, 10, CPU)
+    params, mask = random_params(network, 3, 1), output_mask(task.classes, 10, CPU)
     fisher = Fisher(kind, most, 4)
     together = fisher(network, params, task.train, mask, seeds, 2)
     for m, n in enumerate(sizes):
@@ -337,7 +337,7 @@ def test_a_cap_takes_samples_that_depend_on_seed_and_task_and_repeats_itself(kin
 def test_outputs_that_may_not_be_answered_have_no_importance_at_all(kind, name):
     benchmark = tiny_benchmark(Scenario.CLASS, (4, 3, 3))
     network = NETWORKS[name](benchmark)
-    mask = allowed_mask(benchmark.seen(2), 10, CPU)
+    mask = output_mask(benchmark.seen(2), 10, CPU)
     fisher = Fisher(kind, None, 4)(network, network.initial((3, 4), CPU), benchmark.tasks[1].train, mask, (0, 1), 2)
     for key in ("head.weight", "head.bias"):
         assert (fisher[key][..., 7:] == 0).all()
@@ -368,7 +368,7 @@ def test_measuring_changes_nothing_in_the_model(kind, name):
 def test_drawn_labels_have_the_probabilities_they_are_drawn_from():
     probabilities = torch.tensor([0.1, 0.0, 0.45, 0.25, 0.2, 0.0])
     uniform = torch.rand(1, 200_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    labels = drawn(probabilities.expand(1, 200_000, -1), uniform)
+    labels = draw_labels(probabilities.expand(1, 200_000, -1), uniform)
     found = labels.flatten().bincount(minlength=6) / 200_000
     # Four standard deviations of the most spread of them.
     assert ((found - probabilities).abs() < 4 * (0.25 / 200_000) ** 0.5).all()
@@ -381,7 +381,7 @@ def test_drawn_labels_have_the_probabilities_they_are_drawn_from():
 @pytest.mark.parametrize("uniform", [0.0, 5e-324, 0.1, 0.5, 1 - 2**-53])
 def test_no_output_of_probability_zero_is_ever_drawn(probabilities, uniform):
     p = torch.tensor([[probabilities]])
-    label = drawn(p, torch.tensor([[uniform]], dtype=torch.float64)).item()
+    label = draw_labels(p, torch.tensor([[uniform]], dtype=torch.float64)).item()
     assert p[0, 0, label] > 0
 
 
@@ -391,7 +391,7 @@ def test_no_output_of_probability_zero_is_drawn_at_the_edges_of_rounded_sums():
     logits[..., [0, 5, 11]] = -torch.inf
     p = logits.softmax(-1)
     for edge in (0.0, 1 - 2**-53):
-        labels = drawn(p, torch.full((3, 5000), edge, dtype=torch.float64))
+        labels = draw_labels(p, torch.full((3, 5000), edge, dtype=torch.float64))
         assert labels.min() > 0
         assert labels.max() < 11
         assert (p.gather(-1, labels[..., None]) > 0).all()
@@ -411,7 +411,7 @@ def test_the_sampled_fisher_is_the_exact_one_on_average(name):
         sizes=(9,) * members,
         outputs=task.train.outputs.expand(members, -1),
     )
-    mask = allowed_mask(task.classes, 10, CPU)
+    mask = output_mask(task.classes, 10, CPU)
     sampled = Fisher("sampled", None, 4)(network, params, many, mask, tuple(range(members)), 2)
     exact = Fisher("exact", None, 4)(network, one, task.train, mask, (0,), 2)
     empirical = Fisher("empirical", None, 4)(network, one, task.train, mask, (0,), 2)
@@ -450,13 +450,13 @@ def some_fisher() -> Params:
 
 def test_no_scale_leaves_the_fisher_as_it_is():
     fisher = some_fisher()
-    assert all(torch.equal(value, fisher[name]) for name, value in scaled(fisher, "none").items())
+    assert all(torch.equal(value, fisher[name]) for name, value in scale_fisher(fisher, "none").items())
 
 
 @pytest.mark.parametrize("head", [True, False])
 def test_per_parameter_divides_by_the_number_of_backbone_parameters(head):
     fisher = {name: value for name, value in some_fisher().items() if head or not is_head(name)}
-    found = scaled(fisher, "per_parameter")
+    found = scale_fisher(fisher, "per_parameter")
     assert found.keys() == fisher.keys()
     for name, value in fisher.items():
         torch.testing.assert_close(found[name], value / 15)
@@ -466,7 +466,7 @@ def test_per_parameter_divides_by_the_number_of_backbone_parameters(head):
 def test_unit_trace_sums_to_one_for_each_member_and_keeps_proportions(head):
     fisher = {name: value for name, value in some_fisher().items() if head or not is_head(name)}
     fisher = {name: value * torch.tensor([1e-6, 3.0]).view(2, 1, 1) for name, value in fisher.items()}
-    found = scaled(fisher, "unit_trace")
+    found = scale_fisher(fisher, "unit_trace")
     torch.testing.assert_close(sum(value.flatten(1).sum(1) for value in found.values()), torch.ones(2))
     for m in range(2):
         total = sum(value[m].sum() for value in fisher.values())
@@ -477,10 +477,10 @@ def test_unit_trace_sums_to_one_for_each_member_and_keeps_proportions(head):
 @pytest.mark.parametrize("how", ["none", "per_parameter", "unit_trace"])
 def test_a_fisher_of_nothing_stays_nothing_and_does_not_touch_another_members(how):
     fisher = some_fisher()
-    expected = {name: value[1:].clone() for name, value in scaled(fisher, how).items()}
+    expected = {name: value[1:].clone() for name, value in scale_fisher(fisher, how).items()}
     for value in fisher.values():
         value[0] = 0
-    found = scaled(fisher, how)
+    found = scale_fisher(fisher, how)
     for name, value in found.items():
         assert (value[0] == 0).all()
         assert torch.equal(value[1:], expected[name])
@@ -494,5 +494,5 @@ def test_a_model_that_is_sure_of_its_labels_has_no_importance_and_the_penalty_st
     train = benchmark.tasks[0].train
     for kind in ("sampled", "exact"):
         fisher = Fisher(kind, None, 4)(network, params, train, None, (0,), 1)
-        found = scaled(fisher, "unit_trace")
+        found = scale_fisher(fisher, "unit_trace")
         assert all((value == 0).all() for value in found.values())
