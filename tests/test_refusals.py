@@ -436,10 +436,6 @@ def test_every_rule_has_its_wording_here() -> None:
     files = [
         file for name in PACKAGES for file in ((root / name).rglob("*.py") if (root / name).is_dir() else [root / name])
     ]
-    ids = {
-        id
-        for file in files
-        for id in re.findall(r'(?:Refusal|PydanticCustomError)\(\s*"([a-z0-9-]+)"', file.read_text())
-    }
+    ids = {id for file in files for id in re.findall(r'(?:Refusal|RuleError)\(\s*"([a-z0-9-]+)"', file.read_text())}
     ids |= {"config-values", "config-one-value"}  # pairs of id and words
     assert ids == {*WORDING}

@@ -45,6 +45,23 @@ class Refusal(str):
         return type(self), (self.rule, str(self))
 
 
+class RuleError(ValueError):
+    """Raised by the validator of a field for a value that breaks a rule; field and value are added to the words.
+
+    Args:
+        rule: Id of the rule, in kebab-case.
+        words: The rule, to follow the name of the field: `must be ...`.
+    """
+
+    def __init__(self, rule: str, words: str) -> None:
+        super().__init__(words)
+        self.rule = rule
+
+    def __reduce__(self) -> tuple[type[RuleError], tuple[str, str]]:
+        """Pickle both arguments; the default passes the words alone."""
+        return type(self), (self.rule, str(self))
+
+
 class ConfigError(ValueError):
     """Input that clsearch refuses.
 

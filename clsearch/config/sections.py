@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator
-from pydantic_core import PydanticCustomError
 
-from clsearch.common.errors import did_you_mean
+from clsearch.common.errors import RuleError, did_you_mean
 from clsearch.config.hyperparameters import Hyperparameter, LogRange
 from clsearch.data.datasets import SOURCES, Source
 
@@ -56,7 +55,7 @@ def expand_home(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise PydanticCustomError("home-exists", "must lie in a home that exists") from None
+        raise RuleError("home-exists", "must lie in a home that exists") from None
 
 
 class Section(BaseModel):
@@ -155,7 +154,7 @@ class BenchmarkConfig(Section):
             return f"{FOLDER}{expand_home(Path(value.removeprefix(FOLDER))).resolve()}"
         if value not in BENCHMARKS:
             known = f"must be one of {', '.join(BENCHMARKS)}, or {FOLDER}PATH"
-            raise PydanticCustomError("benchmark-known", f"{known}{did_you_mean(value, BENCHMARKS)}")
+            raise RuleError("benchmark-known", f"{known}{did_you_mean(value, BENCHMARKS)}")
         return value
 
     @field_validator("data_root", "grouping")
@@ -186,7 +185,7 @@ class NetworkConfig(Section):
         a_module = hasattr(value, "named_parameters") and not isinstance(value, type)
         if a_module or not (callable(value) or value in BACKBONES):
             rule = f"must be one of {', '.join(BACKBONES)}, or in Python a function that makes a new module"
-            raise PydanticCustomError("backbone-known", rule)
+            raise RuleError("backbone-known", rule)
         return value
 
     @field_serializer("backbone")

@@ -12,9 +12,8 @@ from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import ValidationError, ValidationInfo, create_model, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
 
-from clsearch.common.errors import ConfigError, Refusal
+from clsearch.common.errors import ConfigError, Refusal, RuleError
 from clsearch.config.data_source import find_source
 from clsearch.config.rules import RULES
 from clsearch.config.sections import (
@@ -109,11 +108,11 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, UnlearningConf
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> TrialConfig:
-        """Check rules between fields. The error carries the refusals, so that `explain` finds their rules again."""
+        """Check rules between fields. pydantic keeps the ConfigError, so that `explain` finds the rules again."""
         context = info.context or {}
         self._source = context["source"]
         if problems := [problem for rule in (*RULES, context["rule"]) for problem in rule(self)]:
-            raise PydanticCustomError("rules_between_fields", "rules between fields", {"refusals": problems})
+            raise ConfigError(problems)
         return self
 
     @classmethod
@@ -168,19 +167,23 @@ PLAINLY = {
 
 def explain(error: ValidationError) -> list[Refusal]:
     """Turn a pydantic error into refusals: field, rule, value."""
-    refusals: list[str] = []
+    refusals: list[Refusal] = []
     for problem in error.errors():
-        if carried := problem.get("ctx", {}).get("refusals"):
-            refusals += carried
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            refusals += cause.problems
             continue
         rule, words = rule_of(problem)
         field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
         lines = [f"{field}: {words}; got {problem['input']!r}"] if field else words.split("\n")
         refusals += [Refusal(rule, line) for line in lines]
-    return ConfigError(refusals).problems
+    return refusals
 
 
-def rule_of(problem: ErrorDetails) -> tuple[str, str]:
-    """Return the id and the words of the rule that a pydantic problem breaks."""
+def rule_of(problem: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the id and the words of the rule that one of pydantic's `errors()` names."""
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, RuleError):
+        return cause.rule, str(cause)
     words = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return problem["type"].replace("_", "-"), PLAINLY.get(problem["type"], words)

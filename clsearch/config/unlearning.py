@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
 
-from clsearch.common.errors import Refusal
+from clsearch.common.errors import Refusal, RuleError
 from clsearch.config.sections import Section
 
 Requests = dict[int, tuple[int, ...]]
@@ -78,7 +77,7 @@ def parse_requests(words: tuple[str, ...]) -> Requests:
         at, _, tasks = word.partition(":")
         if not all(number.isascii() and number.isdecimal() for number in (at, *tasks.split(","))):
             rule = "must be requests as 3:1 (after task 3 unlearn task 1), with commas between several tasks"
-            raise PydanticCustomError("unlearn-form", rule)
+            raise RuleError("unlearn-form", rule)
         requests[int(at)] = [*requests.get(int(at), []), *map(int, tasks.split(","))]
     return {at: tuple(sorted(requests[at])) for at in sorted(requests)}
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, RuleError
 from clsearch.config.sections import Section, expand_home
 from clsearch.config.trial import explain
 from clsearch.methods.registry import presets
@@ -107,7 +106,7 @@ class StudyOptions(Section):
     def _folder(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
             rule = "must begin with a letter or digit and have letters, digits, dots, - and _ only"
-            raise PydanticCustomError("study-name", rule)
+            raise RuleError("study-name", rule)
         return value
 
     @field_validator("results")
@@ -159,14 +158,14 @@ class SelectionOptions(Section):
     @classmethod
     def _positive(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
         if value is not None and min(value) <= 0:
-            raise PydanticCustomError("rates-positive", "must all be greater than 0")
+            raise RuleError("rates-positive", "must all be greater than 0")
         return value
 
 
 def check_unique(values: Any) -> Any:
     """Return a tuple, or None, unchanged. Raises ValueError if it repeats a value."""
     if values is not None and len(set(values)) < len(values):
-        raise PydanticCustomError("names-once", "must name each at most once")
+        raise RuleError("names-once", "must name each at most once")
     return values
 
 

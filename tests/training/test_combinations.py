@@ -123,7 +123,7 @@ def trained(algorithm: str, settings: dict, place: int) -> tuple[TrialSetup, Tri
         optimizer=build_optimizer(config),
         regularizers=tuple(build(config) for build in BUILT_IN[algorithm].builders),
         scheme=BUILT_IN[algorithm].scheme,
-        hyperparameters={name: torch.full((len(SEEDS),), getattr(config, name)) for name in template.hyperparameters},
+        hyperparameters={name: torch.full((len(SEEDS),), getattr(config, name)) for name in config.hyperparameters},
     )
     return run, learn_sequence(run)
 
