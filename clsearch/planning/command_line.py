@@ -6,7 +6,7 @@ import dataclasses
 import re
 import sys
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_origin
 
@@ -89,25 +89,13 @@ def parse(
     Raises:
         ConfigError: For a value that breaks a rule.
     """
-    import tyro
-
     trial_sections = method_named(algorithm).sections
     sections: tuple[type[Section], ...] = (StudyOptions, SelectionOptions, *trial_sections, ResourceOptions)
     groups = [_group(section, settings, space, without) for section in sections]
     names = {field.name for group in groups for field in dataclasses.fields(group)}
     known = {name: field for section in sections for name, field in section.model_fields.items() if name in names}
     args = expand_config_files(sys.argv[1:] if args is None else args, known)
-    form = dataclasses.make_dataclass(
-        "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in (Invocation, *groups)]
-    )
-    given: Any = tyro.cli(
-        form,
-        args=args,
-        description=question,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.EnumChoicesFromValues),
-    )
-    asked = given.Invocation
-    values = {n: v for group in vars(given).values() if group is not asked for n, v in vars(group).items()}
+    values, asked = _read(groups, args, question)
     # tyro reads underscores as hyphens too.
     flags = {word.partition("=")[0].replace("_", "-") for word in args}
     new_settings, new_space = _merge(values, space, flags)
@@ -123,6 +111,23 @@ def parse(
         unnamed = [name for name in searchable() if name not in settings and to_flag(name) not in flags]
         new_settings = {name: value for name, value in new_settings.items() if name not in unnamed}
     return new_settings, new_space, asked
+
+
+def _read(groups: Sequence[type], args: list[str], question: str) -> tuple[dict[str, Any], Invocation]:
+    """Read the words of a command line with tyro: option -> value, and what to do with them."""
+    import tyro
+
+    form = dataclasses.make_dataclass(
+        "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in (Invocation, *groups)]
+    )
+    given: Any = tyro.cli(
+        form,
+        args=args,
+        description=question,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.EnumChoicesFromValues),
+    )
+    asked = given.Invocation
+    return {n: v for group in vars(given).values() if group is not asked for n, v in vars(group).items()}, asked
 
 
 def _with_preset(algorithm: str, given: dict[str, Any], script: dict[str, Any], flags: set[str]) -> dict[str, Any]:

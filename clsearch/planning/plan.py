@@ -165,13 +165,7 @@ def make_plan(
     """
     given = {k: v for k, v in settings.items() if k in Options.model_fields}
     shared = {k: v for k, v in settings.items() if k not in (given.keys() | space.keys()) and v is not None}
-    known = {*method_named(algorithm).fields, *Options.model_fields}
-    if unknown := [name for name in settings if name not in known]:
-        listed = ", ".join(sorted(known))
-        raise ConfigError(
-            Refusal("setting-known", f"{name}: unknown{did_you_mean(name, known)}; known are {listed}")
-            for name in unknown
-        )
+    _check_known(algorithm, settings)
     options = Options.of(given)
     config = configure(algorithm, shared)
     if options.preset and not preset_settings(algorithm, options.preset):
@@ -185,13 +179,29 @@ def make_plan(
         raise ConfigError(problems)
     report = _report_config(options, shared | {name: r.low for name, r in space.items()}, config)
     plan = Plan(question, algorithm, space, shared, config, report, options, _budget(options, space), command)
+    _check_references(plan)
+    return plan
+
+
+def _check_known(algorithm: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that neither the algorithm nor a study has. Raises ConfigError."""
+    known = {*method_named(algorithm).fields, *Options.model_fields}
+    if unknown := [name for name in settings if name not in known]:
+        listed = ", ".join(sorted(known))
+        raise ConfigError(
+            Refusal("setting-known", f"{name}: unknown{did_you_mean(name, known)}; known are {listed}")
+            for name in unknown
+        )
+
+
+def _check_references(plan: Plan) -> None:
+    """Refuse references that the settings do not allow. Raises ConfigError."""
     for reference in plan.references:
         try:
             plan.trial_config({}, reference)
         except ConfigError as error:
             hint = f"Leave {reference} out of the references"
             raise ConfigError(Refusal(problem.rule, f"{problem}. {hint}") for problem in error.problems) from None
-    return plan
 
 
 def _report_config(options: Options, settings: dict[str, Any], config: TrialConfig) -> TrialConfig | None:

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import clsearch  # noqa: F401  (turns telemetry off before Ray is imported)
+from clsearch.common.telemetry import disable_telemetry
+
+disable_telemetry()  # before Ray is imported
 
 
 @dataclass
