@@ -1,4 +1,4 @@
-"""What `make docs` adds to docs/: pages of the repository's other folders, the commands' help, a check of addresses."""
+"""What `make docs` adds to docs/: pages of other folders, tables of keywords, commands' help, checks of addresses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from enum import Enum
 from pathlib import Path
 from posixpath import normpath, relpath
 
@@ -29,6 +30,7 @@ PAGES = {
 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 HELP = re.compile(r"^```help\n(.+?)\n```$", re.MULTILINE | re.DOTALL)
+SETTINGS = re.compile(r"^```settings\n(.+?)\n```$", re.MULTILINE)
 FROM_ELSEWHERE = re.compile(r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//|<link[^>]+href=\"?(?:https?:)?//")
 
 
@@ -51,12 +53,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links to the site's pages, and fill in the help of commands."""
+    """Lead links to the site's pages, and fill in tables of keywords and the help of commands."""
     sources = {name: source for source, name in PAGES.items()}
     if page.file.src_uri == "index.md":
         page.meta["hide"] = ["navigation"]
     source = sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     linked = LINK.sub(lambda link: _led(link, source, page.file.src_uri), markdown)
+    linked = SETTINGS.sub(lambda block: _tabulate_settings(block[1]), linked)
     return HELP.sub(lambda block: _help_of(block[1]), linked)
 
 
@@ -77,6 +80,32 @@ def _led(link: re.Match[str], source: str, page: str) -> str:
         return text
     own = PAGES.get(path, path.removeprefix("docs/"))
     return f"{mark}[{text}]({relpath(own, page.rpartition('/')[0] or '.')}{heading or ''})"
+
+
+def _tabulate_settings(name: str) -> str:
+    """The keywords of a TypedDict of settings as a table: name, meaning, bounds, default."""
+    import clsearch
+    from clsearch.methods.registry import known_fields
+    from clsearch.planning.command_line import describe_bounds
+    from clsearch.planning.options import Options
+
+    fields = Options.model_fields | known_fields()
+    rows = ["| keyword | meaning | bounds | default |", "|---|---|---|---|"]
+    for keyword in getattr(clsearch, name).__annotations__:
+        field = fields[keyword]
+        default = "" if field.default is None or field.is_required() else f"`{_to_text(field.default)}`"
+        cells = (f"`{keyword}`", field.description or "", describe_bounds(field), default)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _to_text(default: object) -> str:
+    """A default as it is written in a script."""
+    if isinstance(default, Enum):
+        return repr(default.value)
+    if isinstance(default, tuple):
+        return f"({', '.join(map(_to_text, default))}{',' * (len(default) == 1)})"
+    return repr(str(default)) if isinstance(default, Path) else repr(default)
 
 
 def _help_of(command: str) -> str:
