@@ -69,7 +69,7 @@ def test_a_worker_that_the_nodes_memory_costs_says_so(tmp_path: Path) -> None:
         [sys.executable, "-c", script], env=inherited | full, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 1, done.stderr
-    assert "1 of 1 trials failed; the first: out of memory on its node: take fewer trials" in " ".join(
+    assert "1 of 1 trials failed. The first reason: out of memory on its node: take fewer trials" in " ".join(
         done.stdout.split()
     )
     assert "Traceback" not in done.stderr

@@ -26,7 +26,7 @@ from optuna.storages.journal import JournalFileBackend
 from clsearch import Comparison, LogRange, Study
 from clsearch.methods.registry import configure
 from clsearch.records.test_ledger import read_openings
-from clsearch.records.trials import TrialRecord
+from clsearch.records.trials import TrialRecord, read_trials
 from clsearch.reporting.result import StudyResult
 from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_trial
@@ -94,9 +94,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Pat
 
 
 def records_of(folder: Path) -> dict[str, TrialRecord]:
-    return {
-        path.parent.name: TrialRecord(**json.loads(path.read_text())) for path in folder.glob("trials/*/record.json")
-    }
+    return read_trials(folder)
 
 
 def test_a_killed_study_ends_with_as_many_trials_as_it_was_to_have_and_none_twice(survivor) -> None:
