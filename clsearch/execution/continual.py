@@ -1,10 +1,11 @@
-"""The continual protocol (De Lange et al. 2021, "A continual learning survey", Algorithm 1): hyperparameters are chosen
+"""The continual protocol (De Lange et al. 2021, "A continual learning survey", Algorithm 1): choose hyperparameters
 task by task, on the current task's data only.
 
-For each task: (1) the best learning rate of a grid by plain finetuning from the current model; A* is its validation
-accuracy on the task. (2) The method learns the task at that rate with its factor at the top of the range. That is
-accepted at accuracy >= 0.8 A*, else the factor is halved, at most 10 times; the last one tried is kept. Everything else
-stays as configured, and each task begins at the top again. Accuracies are means over seeds: one decision holds for all.
+For each task: (1) plain finetuning from the current model chooses the best learning rate of a grid; A* is its
+validation accuracy on the task. (2) The method learns the task at that rate with its factor at the top of the range. An
+accuracy >= 0.8 A* is accepted, else the factor is halved, at most 10 times; the last attempt is kept. All other
+settings stay as configured, and each task starts at the top of the range. Accuracies are means over seeds: one decision
+holds for all seeds.
 """
 
 from __future__ import annotations
@@ -47,8 +48,13 @@ def decide(
     begun: SavedProgress | None = None,
     keep: Callable[[bytes], None] = lambda state: None,
 ) -> Iterator[Decision]:
-    """Choose the hyperparameters of every task; gives what is decided after each step of it. begun: where an earlier
-    process left it. keep: told the state after each task, packed, once the decision that it follows from was given.
+    """Choose the hyperparameters of every task; yield the decision after each step.
+
+    Args:
+        plan: The study.
+        data: A reference to the training data.
+        begun: The progress of an earlier process.
+        keep: Called with the packed state after each task, once the decision on that task has been yielded.
     """
     begun = begun or SavedProgress()
     decision, known = Decision(), begun.attempts
@@ -60,9 +66,9 @@ def decide(
         own = {(a.phase, *a.values.items()): a for a in known if a.task == task}
         rates = _rates(plan, data, state, task, own)
         best = max(rates, key=lambda attempt: attempt.accuracy)
-        decision = decision.tried(*rates)
+        decision = decision.with_attempts(*rates)
         if best.accuracies:
-            decision = decision.keeping(best)
+            decision = decision.with_kept(best)
         yield decision
         if not best.accuracies:
             yield replace(decision, reason=f"every learning rate diverged at task {task}")
@@ -71,17 +77,17 @@ def decide(
             values, bar = best.values | factors, MIN_ACCURACY_SHARE * best.accuracy
             earlier = own.get((METHOD_PHASE, *values.items()))
             if earlier is not None and earlier.accuracy < bar and not last:
-                decision = decision.tried(earlier)
+                decision = decision.with_attempts(earlier)
                 continue
             found, after = _method(plan, data, state, task, values, bar, last)
-            decision = decision.tried(found)
+            decision = decision.with_attempts(found)
             yield decision
             if found.accuracy >= MIN_ACCURACY_SHARE * best.accuracy:
                 break
         if not found.accuracies:
             yield replace(decision, reason=f"the last factor tried diverged at task {task}")
             return
-        decision, state = decision.keeping(found), after
+        decision, state = decision.with_kept(found), after
         yield decision
         keep(ray.get(state))
     score = math.fsum(a.accuracy for a in decision.kept) / len(decision.kept)
@@ -90,7 +96,7 @@ def decide(
 
 
 def _factors(plan: Plan) -> Iterator[tuple[dict[str, float], bool]]:
-    """What the method is tried with, strongest first, and whether it is the last."""
+    """Yield the factors to try, strongest first, each with True if it is the last."""
     tops = {name: plan.space[name].high for name in decaying() if name in plan.space}
     most = HALVINGS if tops else 0
     for halving in range(most + 1):
@@ -100,7 +106,7 @@ def _factors(plan: Plan) -> Iterator[tuple[dict[str, float], bool]]:
 def _rates(
     plan: Plan, data: ray.ObjectRef, state: ray.ObjectRef | None, task: int, known: Mapping[Any, Attempt]
 ) -> list[Attempt]:
-    """Plain finetuning at each learning rate, side by side; known: attempts that need not be made again."""
+    """Finetune at each learning rate, side by side. known: attempts that are not repeated."""
     found = {
         rate: replace(a, kept=False) for rate in plan.rates if (a := known.get((RATE_PHASE, ("learning_rate", rate))))
     }
@@ -122,7 +128,7 @@ def _method(
     bar: float,
     last: bool,
 ) -> tuple[Attempt, ray.ObjectRef]:
-    """The method with these hyperparameters, and the state that it leaves where it is accepted."""
+    """Try the method with these hyperparameters; return the attempt and, if it is accepted, the state after it."""
     job = (plan.config, plan.seeds, data, state, values, False, -math.inf if last else bar)
     ((_, (result, after)),) = side_by_side(plan, _attempt, [job], returns=2)
     accuracies, seconds = ray.get(result)
@@ -139,10 +145,22 @@ def _attempt(
     plain: bool,
     bar: float | None,
 ) -> tuple[tuple[tuple[float, ...], float], bytes | None]:
-    """In a worker: learn the next task after a state, and measure it on that task's validation data alone.
+    """Learn the next task from a state, and measure the accuracy on that task's validation data alone (runs in a
+    worker).
 
-    plain: without regularizers. bar: the mean accuracy from which the state is remembered.
-    Returns: (accuracy of each seed, none where it diverged; seconds), and the state with the task remembered.
+    Args:
+        device: The worker's device.
+        config: The configuration.
+        seeds: One member is trained per seed.
+        data: The training data.
+        before: The packed state before the task; None for the first task.
+        values: The hyperparameters to try.
+        plain: Train without regularizers.
+        bar: The mean accuracy from which the state is remembered; None: never.
+
+    Returns:
+        ((accuracy of each seed, empty if training diverged; seconds), the packed state with the task remembered or
+        None).
     """
     began = time.perf_counter()
     trial = build_trial(config, seeds, device, data).with_hyperparameters(values)

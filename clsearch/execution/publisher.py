@@ -1,4 +1,4 @@
-"""What a study finds besides its trials: written to results/, then sent on to MLflow."""
+"""Publish the findings of a study other than its trials: write them to results/, then send them to MLflow."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from clsearch.tracking.sender import Tracker
 
 
 class Publisher:
-    """Publishes a study's findings. Nothing that goes wrong with MLflow or a picture costs the study anything.
+    """Publishes a study's findings. An error of MLflow or of a figure never ends the study.
 
-    writer: of results/<study>/. tracker: of MLflow. warn: called with a message.
+    Args:
+        writer: Writes results/<study>/.
+        tracker: Sends to MLflow.
+        warn: Called with a message.
     """
 
     def __init__(self, writer: StudyWriter, tracker: Tracker, warn: Callable[[str], None]) -> None:
@@ -30,59 +33,66 @@ class Publisher:
         self.openings: tuple[Opening, ...] = ()
 
     def publish_attempts(self, decision: Decision, task_decided: bool) -> None:
-        """Every attempt of the continual protocol so far. task_decided: whether a task's values are chosen anew."""
+        """Write all attempts of the continual protocol so far. task_decided: the values of a task have just been
+        chosen.
+        """
         self.writer.write_csv(ATTEMPTS, decision.table(self.writer.plan.seeds))
         if task_decided:
-            self.tracker.decided(decision)
+            self.tracker.send_decision(decision)
 
     def publish_choice(self, content: BestJson, when: int) -> None:
-        """What the search found, best.json. when: it was known, in milliseconds since 1970."""
+        """Write best.json and send it. when: the time of the choice, in milliseconds since 1970."""
         self.writer.write_json("best.json", content)
-        self.tracker.concluded(content, when)
+        self.tracker.send_choice(content, when)
 
     def publish_opening(self, opening: Opening) -> None:
-        """That test data is opened, before it is: final.json says so even where nothing comes of it."""
+        """Record that test data are about to be opened: final.json says so even if the evaluation fails."""
         self.openings = (*self.openings, opening)
         self.writer.write_json(FINAL, {"openings": [o.as_json() for o in self.openings], "rows": []})
-        self.tracker.opened(self.openings)
+        self.tracker.send_openings(self.openings)
 
     def publish_evaluation(self, final: FinalEvaluation) -> None:
-        """What the final evaluation found."""
+        """Write the final evaluation and send it."""
         self.writer.write_csv("final.csv", metrics_table(final))
         self.writer.write_csv("final_accuracy.csv", accuracy_table(final))
-        self.writer.write_json(FINAL, evaluation_json(final))  # last: with it, all is there
-        self.tracker.evaluated(final)
+        self.writer.write_json(
+            FINAL, evaluation_json(final)
+        )  # last: its presence means that the evaluation is complete
+        self.tracker.send_evaluation(final)
 
     def publish_description(self) -> None:
-        """What the study is, to MLflow alone."""
+        """Send the description of the study to MLflow; results/ has no copy."""
         try:
-            self.tracker.described(note_of(read_study(self.writer.folder)))
+            self.tracker.send_description(note_of(read_study(self.writer.folder)))
         except Exception as error:
-            self.warn(f"no description in MLflow ({type(error).__name__}: {last_line(error)})")
+            self.warn(f"the description was not sent to MLflow ({type(error).__name__}: {last_line(error)})")
 
     def publish_report(self) -> None:
-        """report.html."""
+        """Write report.html and send it."""
         folder = self.writer.folder
         if (path := try_report(lambda: _write_report(folder), [folder], self.warn)) is not None:
-            self.tracker.reported(path)
+            self.tracker.send_report(path)
 
 
 def try_report(write: Callable[[], Path], folders: Sequence[Path], warn: Callable[[str], None]) -> Path | None:
-    """Write a report; gives its path, None where that failed, which is said.
+    """Write a report and return its path; if that fails, warn and return None.
 
-    write: writes it. folders: of the studies that it is about. warn: called with a message.
+    Args:
+        write: Writes the report and returns its path.
+        folders: The folders of its studies.
+        warn: Called with a message.
     """
     try:
         return write()
-    except Exception as error:  # a picture is no reason to lose a night
+    except Exception as error:  # a failed report must not end the study
         warn(
-            f"no report ({type(error).__name__}: {last_line(error)}); the record is complete. Once that is mended: "
+            f"no report ({type(error).__name__}: {last_line(error)}); results/ is complete. To write it later: "
             f"python -m clsearch report {' '.join(map(relative_path, folders))}"
         )
         return None
 
 
 def _write_report(folder: Path) -> Path:
-    from clsearch.reporting.html.report import write_report  # only now, so no trial waits for what draws it
+    from clsearch.reporting.html.report import write_report  # imported late: plotting libraries load slowly
 
     return write_report(folder)

@@ -1,4 +1,4 @@
-"""Attempts and decisions of the continual protocol, and where a process left it."""
+"""Attempts and decisions of the continual protocol, and its saved progress."""
 
 from __future__ import annotations
 
@@ -24,15 +24,23 @@ RATE_PHASE, METHOD_PHASE = "learning_rate", "method"
 
 
 SCORE = "learning_accuracy"
-"""What the protocol sees of its choice: accuracy on each task right after learning it, for earlier data is gone."""
+"""The protocol's score of its choice: accuracy on each task right after learning it, because earlier data are gone."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One training of one task on `seeds` seeds. phase: `learning_rate` (plain finetuning) or `method`. values: the
-    hyperparameters tried. accuracies: validation accuracy on the task, of each seed; empty where training diverged.
-    bar: what the method's mean must reach; None in the first phase. kept: whether its values were chosen. when: it
-    ended, in milliseconds since 1970.
+    """One training of one task.
+
+    Attributes:
+        task: Number of the task.
+        phase: `learning_rate` (plain finetuning) or `method`.
+        values: The hyperparameters that were tried.
+        accuracies: Validation accuracy on the task, of each seed; empty if training diverged.
+        bar: The mean accuracy that the method must reach; None in the first phase.
+        seeds: Number of seeds.
+        seconds: Training time.
+        kept: True if its values were chosen.
+        when: Time of its end, in milliseconds since 1970.
     """
 
     task: int
@@ -47,14 +55,18 @@ class Attempt:
 
     @property
     def accuracy(self) -> float:
-        """Mean over seeds; -inf where training diverged."""
+        """Mean over seeds; -inf if training diverged."""
         return math.fsum(self.accuracies) / len(self.accuracies) if self.accuracies else -math.inf
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the protocol decided so far: its attempts, and once every task has values, the choice. reason: why there is
-    none.
+    """The decisions of the protocol so far.
+
+    Attributes:
+        attempts: All attempts.
+        choice: The choice, once every task has values.
+        reason: Why there is no choice.
     """
 
     attempts: tuple[Attempt, ...] = ()
@@ -63,25 +75,25 @@ class Decision:
 
     @property
     def kept(self) -> list[Attempt]:
-        """The method's attempt that each task ended with."""
+        """The chosen attempt of the method in each task."""
         return [a for a in self.attempts if a.kept and a.phase == METHOD_PHASE]
 
     @property
     def cost(self) -> Cost:
-        """What all attempts spent."""
+        """The cost of all attempts."""
         trainings = sum(a.seeds for a in self.attempts)
         return Cost(trainings, math.fsum(a.seconds for a in self.attempts))
 
-    def tried(self, *attempts: Attempt) -> Decision:
-        """With more attempts."""
+    def with_attempts(self, *attempts: Attempt) -> Decision:
+        """Return the decision with more attempts."""
         return replace(self, attempts=(*self.attempts, *attempts))
 
-    def keeping(self, attempt: Attempt) -> Decision:
-        """With one of its attempts kept."""
+    def with_kept(self, attempt: Attempt) -> Decision:
+        """Return the decision with one of its attempts kept."""
         return replace(self, attempts=tuple(replace(a, kept=True) if a is attempt else a for a in self.attempts))
 
     def table(self, seeds: Sequence[int]) -> pd.DataFrame:
-        """A row per attempt. seeds: that they were made on."""
+        """Make a table with a row per attempt. seeds: the seeds of the attempts."""
         rows = [
             {
                 "task": a.task,
@@ -101,7 +113,13 @@ class Decision:
 
 @dataclass(frozen=True)
 class SavedProgress:
-    """Where a process left the protocol. tasks: how many have a state after them. state: that of the last, packed."""
+    """The progress of a process that ended.
+
+    Attributes:
+        attempts: All attempts.
+        tasks: Number of tasks that have a state.
+        state: The packed state after the last of them.
+    """
 
     attempts: tuple[Attempt, ...] = ()
     tasks: int = 0
@@ -109,7 +127,7 @@ class SavedProgress:
 
 
 def read_progress(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> SavedProgress:
-    """What a study's folder holds of the protocol: attempts.csv, and the state after the last task that has one."""
+    """Read a study's progress in the protocol: attempts.csv, and the state after the last task that has one."""
     if not (folder / ATTEMPTS).exists():
         return SavedProgress()
     table = pd.read_csv(folder / ATTEMPTS, float_precision="round_trip").astype(object)
@@ -137,14 +155,14 @@ def read_progress(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> S
 
 
 def attempt_metrics(attempt: Attempt, decision: Decision) -> dict[str, float]:
-    """What MLflow shows of a task: what was chosen, the accuracy that it gave, the bar, and how many were tried."""
+    """Return a task's metrics for MLflow: the chosen values, their accuracy, the bar, and the number of attempts."""
     tried = float(sum(a.task == attempt.task for a in decision.attempts))
     bar = {} if attempt.bar is None else {"bar": attempt.bar}
     return attempt.values | bar | {"accuracy": attempt.accuracy, "attempts": tried}
 
 
 def decision_json(plan: Plan, decision: Decision) -> BestJson:
-    """What best.json holds; `config` is what all tasks share."""
+    """Return the content of best.json; `config` has the settings that all tasks share."""
     chosen = {"learning_rate", *plan.space}
     return {
         "label": None if decision.choice is None else decision.choice.label,
@@ -159,4 +177,4 @@ def decision_json(plan: Plan, decision: Decision) -> BestJson:
 
 
 MIN_ACCURACY_SHARE = 0.8
-"""Of A*: what the method must keep of a task's accuracy (1 - p in the paper, whose p is 0.2)."""
+"""The share of A* that the method must reach on a task (1 - p in the paper, with p = 0.2)."""

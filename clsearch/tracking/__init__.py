@@ -1,1 +1,1 @@
-"""MLflow: what is sent, and its pages."""
+"""Send studies to MLflow, and find its pages."""

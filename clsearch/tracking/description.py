@@ -1,4 +1,4 @@
-"""What MLflow's user interface says of a study: Markdown."""
+"""Describe a study in Markdown for MLflow's user interface."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clsearch.reporting.provenance_text import list_commands, make_provenance_ro
 
 
 def note_of(study: StudyRecord) -> str:
-    """The question, the answer so far, what was searched, and how to get the same again."""
+    """Write the question, the present answer, the searched ranges, and the commands that reproduce the study."""
     space = [[f"`{name}`", show_range(values)] for name, values in study.space.items()]
     parts = [f"**{write_question(study).strip()}**", *write_answer(study), *write_notes(study)]
     parts += [table(["searched", "range"], space)] * bool(space)
@@ -19,6 +19,6 @@ def note_of(study: StudyRecord) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """Make a table in Markdown."""
     lines = [" | ".join(cell.replace("|", "&#124;") for cell in line) for line in [head, ["---"] * len(head), *rows]]
     return "\n".join(f"| {line} |" for line in lines)

@@ -1,4 +1,4 @@
-"""What runs in MLflow have as metrics, and at which time; the name of a final evaluation's."""
+"""Metrics of MLflow runs with their times, and names of the runs of a final evaluation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from clsearch.records.trials import TrialRecord
 
 
 def choice_metrics(content: BestJson) -> dict[str, float]:
-    """What best.json says, as metrics of a study: the best configuration and its metrics, the importance of each
-    hyperparameter, how many trials ended how, how many are like the best, what the search cost.
+    """Convert best.json to metrics of a study.
+
+    They are the best configuration and its metrics, the importance of each hyperparameter, the number of trials in each
+    final state and of those not shown worse than the best, and the cost of the search.
     """
     found = {**content.get("metrics", {}), **content.get("scores", {})}
     groups: dict[str, Mapping[str, Any]] = {
@@ -31,12 +33,12 @@ def choice_metrics(content: BestJson) -> dict[str, float]:
 
 
 def task_time(record: TrialRecord, step: int) -> int:
-    """When the driver was told of a learned task, in milliseconds since 1970."""
+    """Return when the driver received the report of a learned task, in milliseconds since 1970."""
     return record.times[step - 1] if 0 < step <= len(record.times) else record.reported
 
 
 def interval_ends(final: FinalEvaluation, row: EvaluatedConfiguration) -> dict[str, float]:
-    """The ends of the intervals of a row's metrics on both parts, `<part>/<name>/low` and `/high`."""
+    """Return the ends of the intervals of a row's metrics on both parts, `<part>/<name>/low` and `/high`."""
     found: dict[str, float] = {}
     for part in PARTS:
         for name, i in final.intervals(row, part).items():
@@ -45,16 +47,16 @@ def interval_ends(final: FinalEvaluation, row: EvaluatedConfiguration) -> dict[s
 
 
 def interval_means(final: FinalEvaluation, row: EvaluatedConfiguration) -> dict[str, float]:
-    """A row's metrics on both parts, `<part>/<name>`: means over seeds."""
+    """Return a row's metrics on both parts, `<part>/<name>`: means over seeds."""
     return finite_only({f"{p}/{name}": i.mean for p in PARTS for name, i in final.intervals(row, p).items()})
 
 
 def finite_only(values: dict[str, float]) -> dict[str, float]:
-    """MLflow stores no infinity as it is, and NaN says nothing."""
+    """Leave out infinite values, which MLflow stores as other numbers, and NaN."""
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def evaluation_run_name(row: EvaluatedConfiguration) -> str:
-    """The name of a run of the final evaluation: `final LwF (chosen), full sequence`."""
+    """Return the name of a run of the final evaluation: `final LwF (chosen), full sequence`."""
     chosen = " (chosen)" if row.configuration == "chosen" else ""
     return f"final {label_of(row.algorithm)}{chosen}, {row.on.replace('_', ' ')}"

@@ -1,5 +1,7 @@
-"""Results -> MLflow, live. Only the driver talks to MLflow, from one thread of its own, so that a slow server costs the
-search nothing. results/ is the record; what MLflow misses can be sent again.
+"""Send results to MLflow while the study runs.
+
+Only the driver sends, from its own thread, so that a slow server does not delay the search. results/ is the record;
+missing data can be sent again.
 """
 
 from __future__ import annotations
@@ -25,22 +27,29 @@ if TYPE_CHECKING:
     from clsearch.tracking.study_runs import Runs
 
 HEAD_START_SECONDS = 15.0
-"""For so long MLflow waits for the first learned task: its start would take a core from the workers'."""
+"""Wait at most this long for the first learned task before MLflow starts, because its start would occupy a worker's
+core.
+"""
 RETRY_SECONDS = 10.0
-"""After an error, records wait this long before they are sent again."""
+"""Wait this long after an error before records are sent again."""
 PATIENCE_SECONDS = 20.0
-"""At a study's end, what takes longer than this to be sent is left."""
+"""At a study's end, stop if no record has been sent for this long."""
 TRIES = 3
-"""A record that a store refuses, which answers, is sent this often."""
+"""Number of attempts for a record that a reachable store refuses."""
 
 Task = Callable[["Runs"], None]
 
 
 class Tracker:
-    """Sends a study to MLflow from a thread. An error is told once and never ends the study: what could not be sent
-    waits until the store answers again.
+    """Sends a study to MLflow from a thread.
 
-    study, folder: see `Runs`. uri: the store; None for the study's own SQLite file. warn: called with a message.
+    An error is printed once and never ends the study; unsent records wait until the store answers again.
+
+    Args:
+        study: study.json, see `Runs`.
+        folder: The study's folder.
+        uri: The store; None for the study's own SQLite file.
+        warn: Called with a message.
     """
 
     def __init__(self, study: StudyJson, folder: Path, uri: str | None, warn: Callable[[str], None]) -> None:
@@ -56,46 +65,46 @@ class Tracker:
         self.thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def begin(self) -> None:
-        """Connect, create the experiment and the parent run (in the thread: a new SQLite store takes seconds)."""
+        """Connect, and create the experiment and the parent run (in the thread: a new SQLite store takes seconds)."""
         self.thread.start()
         self.tasks.put(lambda runs: runs.begin())
 
     def update(self, record: TrialRecord) -> None:
-        """Send a trial as it stands."""
+        """Send a trial's present record."""
         if record.tasks_learned:
             self.trained.set()
-        self.tasks.put(lambda runs: runs.trial(record))
+        self.tasks.put(lambda runs: runs.log_trial(record))
 
     def add(self, record: TrialRecord, name: str) -> None:
-        """Send a metric, and its spread, that an ended trial was given afterwards."""
-        self.tasks.put(lambda runs: runs.add(record, name))
+        """Send a metric, and its spread, that was added to an ended trial."""
+        self.tasks.put(lambda runs: runs.log_added_metric(record, name))
 
-    def decided(self, decision: Decision) -> None:
-        """Send what the continual protocol chose for the task that it decided last."""
-        self.tasks.put(lambda runs: runs.decided(decision))
+    def send_decision(self, decision: Decision) -> None:
+        """Send the continual protocol's choice for the last decided task."""
+        self.tasks.put(lambda runs: runs.log_decision(decision))
 
-    def described(self, note: str) -> None:
-        """Send what the study is, in Markdown."""
-        self.tasks.put(lambda runs: runs.described(note))
+    def send_description(self, note: str) -> None:
+        """Send the description of the study, in Markdown."""
+        self.tasks.put(lambda runs: runs.log_description(note))
 
-    def concluded(self, content: BestJson, when: int) -> None:
-        """Send best.json, and what it says as metrics."""
-        self.tasks.put(lambda runs: runs.concluded(content, when))
+    def send_choice(self, content: BestJson, when: int) -> None:
+        """Send best.json as a file and as metrics."""
+        self.tasks.put(lambda runs: runs.log_choice(content, when))
 
-    def opened(self, openings: tuple[Opening, ...]) -> None:
-        """Send when test data was opened."""
-        self.tasks.put(lambda runs: runs.opened(openings))
+    def send_openings(self, openings: tuple[Opening, ...]) -> None:
+        """Send the openings of test data."""
+        self.tasks.put(lambda runs: runs.log_openings(openings))
 
-    def evaluated(self, final: FinalEvaluation) -> None:
+    def send_evaluation(self, final: FinalEvaluation) -> None:
         """Send the final evaluation."""
-        self.tasks.put(lambda runs: runs.evaluated(final))
+        self.tasks.put(lambda runs: runs.log_evaluation(final))
 
-    def reported(self, path: Path) -> None:
+    def send_report(self, path: Path) -> None:
         """Send the report."""
-        self.tasks.put(lambda runs: runs.reported(path))
+        self.tasks.put(lambda runs: runs.log_report(path))
 
     def end(self, state: str) -> None:
-        """End the study's run, and wait until everything is sent, as long as something still is."""
+        """End the study's run, and wait as long as records are still being sent."""
         self.tasks.put(lambda runs: runs.end(state))
         self.tasks.put(None)
         self.progress = time.monotonic()
@@ -105,15 +114,15 @@ class Tracker:
             self.thread.join(0.1)
         self.left = True
         if self.runs is not None:
-            self.runs.close()  # whoever holds the study next is the only one to send it
+            self.runs.close()  # the next process that holds the study must be the only sender
         if self.thread.is_alive() or self.behind:
             self.warn(
-                f"MLflow has not all of the study, results/ has. Once it answers, send what is missing: "
+                f"Some records were not sent to MLflow; results/ is complete. Send them once MLflow answers: "
                 f"python -m clsearch sync {relative_path(self.folder)}"
             )
 
     def pages(self, ranked: Sequence[TrialRecord]) -> dict[str, str]:
-        """See `Runs.pages`; none where MLflow has not all of the study."""
+        """Return `Runs.pages`; empty if some records were not sent."""
         if self.runs is None or self.behind or not self.connected or self.thread.is_alive():
             return {}
         return self.runs.pages(ranked)
@@ -140,7 +149,7 @@ class Tracker:
                     return
                 task(self.runs)
                 return
-            except Exception as error:  # whatever a store may raise, the study goes on
+            except Exception as error:  # stores raise many types; the study continues
                 if self.left:
                     return
                 self._warn_once(error)
@@ -155,25 +164,26 @@ class Tracker:
 
     def _runs(self) -> Runs:
         from clsearch.tracking.study_runs import (
-            Runs,  # with MLflow, which takes a second: nobody but this thread waits for it
+            Runs,  # imports MLflow, which takes a second: only this thread waits
         )
 
-        quiet()  # MLflow sets its own level as it is imported
+        quiet()  # importing MLflow sets its own level
         return Runs(self.study, self.folder, self.uri)
 
     def _warn_once(self, error: Exception) -> None:
         if not self.warned:
             self.warned = True
-            said = str(error).replace(self.uri, without_password(self.uri)).strip().partition("\n")[0][:200]
+            reason = str(error).replace(self.uri, without_password(self.uri)).strip().partition("\n")[0][:200]
             self.warn(
-                f"MLflow does not take records ({type(error).__name__}: {said}); the study goes on, results/ stays "
-                f"complete, and what is missing is sent when it does again"
+                f"MLflow does not accept records ({type(error).__name__}: {reason}); the study continues, results/ "
+                f"stays complete, and unsent records are sent when MLflow answers again"
             )
 
 
 def quiet() -> None:
-    """MLflow's own chatter off; the addresses that it prints have their passwords in them. What a store raises is told
-    once (`Tracker`), so not with a traceback for each record that a full disk refuses.
+    """Silence MLflow's own messages, whose addresses contain passwords.
+
+    `Tracker` prints a store's error once, instead of a traceback for each record that a full disk refuses.
     """
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Whether a tracking server answers, or a store can be opened, before a study starts."""
+"""Check before a study starts that a tracking server answers, or that a store can be opened."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import without_password
 
 STORES = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 0, "databricks-uc": 0}
-"""Schemes of stores that MLflow opens by itself -> port of a database server, 0 where there is none to ask."""
+"""Schemes of stores that MLflow opens itself -> default port of the database server; 0 if there is no server to probe.
+"""
 
 
 def check_tracking(uri: str | None) -> None:
-    """A store that MLflow knows; a server that answers. One request of our own: MLflow's would block for minutes."""
+    """Check that MLflow knows the store and that its server answers.
+
+    It sends one request of its own, because MLflow's would block for minutes. Raises ConfigError.
+    """
     if uri is None:
         return
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else uri.partition(":")[0]
@@ -38,7 +42,7 @@ def check_tracking(uri: str | None) -> None:
 
 
 def _unusable(uri: str, scheme: str) -> str:
-    """Why a database cannot be opened; empty where nothing speaks against it."""
+    """Explain why a database cannot be opened; "" if no problem is known."""
     try:
         if scheme == "sqlite" and (path := uri.partition(":///")[2]):
             folder = Path(path).absolute().parent
@@ -53,7 +57,7 @@ def _unusable(uri: str, scheme: str) -> str:
 
 
 def _unanswered(uri: str) -> str:
-    """Why the server at a URI does not answer as MLflow does; empty where it does. Never repeats the URI."""
+    """Explain why the server at a URI does not answer as MLflow does, without the URI; "" if it does."""
     try:
         parts = urlsplit(uri)
         server = parts.netloc.rpartition("@")[2]
@@ -77,7 +81,7 @@ def _unanswered(uri: str) -> str:
 
 
 def _credentials(parts: SplitResult) -> str | None:
-    """What MLflow would send as Authorization: of the URI, or of the environment."""
+    """Return the Authorization header that MLflow would send, from the URI or the environment."""
     user, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if parts.username is not None:
         user, password = unquote(parts.username), unquote(parts.password or "")
@@ -88,4 +92,4 @@ def _credentials(parts: SplitResult) -> str | None:
 
 
 PROBE_SECONDS = 5.0
-"""A server that has not answered by then counts as away."""
+"""A server that has not answered by then counts as unreachable."""

@@ -1,4 +1,4 @@
-"""Where the runs of a study are."""
+"""Places of a study's MLflow runs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ STORE = "mlflow.db"
 
 
 def default_store(folder: Path) -> str:
-    """URI of the SQLite store that a study, whose folder this is, shares with those beside it."""
+    """Return the URI of the SQLite store that a study shares with the other studies of its results folder."""
     return f"sqlite:///{folder.parent / STORE}"
 
 
 def shown_store(folder: Path, uri: str | None) -> str:
-    """Where the runs of a study are, as it is printed. uri: the store; None for the study's own."""
+    """Format the store of a study's runs. uri: the store; None for the study's own."""
     own = default_store(folder)
     return f"sqlite:///{relative_path(folder.parent / STORE)}" if uri in (None, own) else uri
 
 
 def mlflow_row(plan: Plan, pages: bool) -> tuple[str, str]:
-    """Where the runs are, or the command that serves them. pages: whether their addresses are said."""
+    """Return a printed row with the store, or the command that serves it. pages: their addresses are printed too."""
     store = shown_store(plan.folder, tracking_uri(plan))
     if not store.startswith("sqlite:"):
         return "MLflow", f"{without_password(store)}, experiment {plan.options.name}"
@@ -34,6 +34,6 @@ def mlflow_row(plan: Plan, pages: bool) -> tuple[str, str]:
 
 
 def server_command(store: str) -> str:
-    """The command that serves a store of MLflow's at the address that pages are given with."""
+    """Return the command that serves an MLflow store at the address of the printed pages."""
     words = [relative_path(Path(sys.executable)), "-m", "mlflow", "server", "--backend-store-uri", store]
     return f"MLFLOW_DISABLE_TELEMETRY=true {shlex.join([*words, '--host', HOST, '--port', str(PORT)])}"

@@ -1,7 +1,7 @@
-"""A study's runs in MLflow: a parent, and a child per trial, reference and finally evaluated configuration.
+"""The runs of a study in MLflow: a parent, and a child per trial, reference and finally evaluated configuration.
 
-Each is found again by its tags, `study_id` and `label`, and everything is sent with the time at which it came to be, so
-that sending it twice changes nothing. Metrics have step = tasks learned.
+Runs are found again by their tags `study_id` and `label`, and everything is sent with its original time, so that
+sending it twice changes nothing. Metrics have step = tasks learned.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from clsearch.tracking.ui import COMPARED, VIEW_TAG, base_of, comparison_page, t
 
 ARTIFACTS = "mlartifacts"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Has the UI open on training runs, not on traces of language models."""
+"""Makes the user interface open on training runs, not on traces of language models."""
 MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED", "unfinished": "KILLED"}
 NOTE = "mlflow.note.content"
 """The tag that the user interface shows as a description, in Markdown."""
@@ -48,9 +48,12 @@ PARENT = "study"
 
 
 class Runs:
-    """What MLflow holds of a study, and what is sent to it. Whatever a store raises surfaces here.
+    """The runs of a study in MLflow. Errors of the store are raised.
 
-    study: study.json, whose `id` is a tag of all its runs. folder: the study's. uri: of the store.
+    Args:
+        study: study.json, whose `id` is a tag of all its runs.
+        folder: The study's folder.
+        uri: The store.
     """
 
     def __init__(self, study: StudyJson, folder: Path, uri: str) -> None:
@@ -66,7 +69,7 @@ class Runs:
         self.sent: dict[str, int] = {}
 
     def connect(self) -> None:
-        """Find the study's experiment, which is created where there is none, and the runs that it has there."""
+        """Find or create the study's experiment, and find its runs."""
         if self.uri == default_store(self.folder):
             create_once(self.folder.parent / STORE, lambda path: path if path.exists() else None, new_store)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
@@ -82,12 +85,14 @@ class Runs:
         self.find()
 
     def close(self) -> None:
-        """Send nothing more: another thread's next request raises AttributeError."""
+        """Stop sending: another thread's next request raises AttributeError."""
         vars(self).pop("client", None)
 
     def find(self) -> None:
-        """The runs that the store has of the study. A server that hung may have made one after nobody waited for it any
-        more, and another was made since: of two with one label the one that is in use, or has parameters, stays.
+        """Find the study's runs in the store, and delete duplicates.
+
+        A server that hung can create a run after its request timed out and a second one was created. Of two with one
+        label, the one that is in use or has parameters stays.
         """
         token: str | None = ""
         while token is not None:
@@ -102,13 +107,13 @@ class Runs:
                     continue
                 if held != run_id:
                     self.client.delete_run(held)
-                ended = run.info.status != "RUNNING"  # its tags come before its status
+                ended = run.info.status != "RUNNING"  # tags are written before the status
                 self.ids[label], self.states[label] = run_id, run.data.tags["state"] if ended else "running"
                 self.known |= {label} if run.data.params else set()
             token = found.token or None
 
     def begin(self) -> None:
-        """The study's own run."""
+        """Begin the study's own run."""
         study = self.study
         space = {f"space/{name}": show_range(values) for name, values in study["space"].items()}
         own = {name: study[name] for name in ("sampler", "algorithm", "protocol", "objectives", "seeds")}
@@ -116,16 +121,16 @@ class Runs:
         self._run(PARENT, "study", study["algorithm"], self.folder.name, study["config"] | space | own, tags)
         self.client.set_experiment_tag(self.experiment, VIEW_TAG + view_name(study), view_of(study))
 
-    def described(self, note: str) -> None:
-        """What the study is, in Markdown, with the study's run and with the experiment."""
+    def log_description(self, note: str) -> None:
+        """Set the description, in Markdown, of the study's run and of the experiment."""
         self.client.set_tag(self.ids[PARENT], NOTE, note)
         self.client.set_experiment_tag(self.experiment, NOTE, note)
 
-    def trial(self, record: TrialRecord) -> None:
-        """A trial as it stands: its run is created at the first call and ended by a final state."""
+    def log_trial(self, record: TrialRecord) -> None:
+        """Log a trial's record: the first call creates its run, a final state ends it."""
         label = make_run_label(record)
         if record.ended and label not in self.live and self.states.get(label) == record.state:
-            return  # an earlier process sent all of it
+            return  # an earlier process sent everything
         record = with_curve(self.folder, record)
         kind, settings = "reference", record.settings
         if record.number is not None:
@@ -144,17 +149,17 @@ class Runs:
                 self.client.log_dict(
                     run_id, finite({"seeds": list(record.seeds)} | record.unlearning), "unlearning.json"
                 )
-            self._done(label, record.state, record.reason)
+            self._end_run(label, record.state, record.reason)
 
-    def add(self, record: TrialRecord, name: str) -> None:
-        """A metric, and its spread, that an ended trial was given afterwards."""
+    def log_added_metric(self, record: TrialRecord, name: str) -> None:
+        """Log a metric, and its spread, that was added to an ended trial."""
         added = {key: value for key, value in record.metrics.items() if key.partition("/")[0] == name}
         self._log(
             self.ids[make_run_label(record)], added, record.tasks_learned, task_time(record, record.tasks_learned)
         )
 
-    def decided(self, decision: Decision) -> None:
-        """What the continual protocol chose for each task so far."""
+    def log_decision(self, decision: Decision) -> None:
+        """Log the continual protocol's choice for each task so far."""
         study, kept = self.study, decision.kept
         fixed = {name: value for name, value in study["config"].items() if name not in kept[-1].values}
         run_id = self._child("continual", "trial", study["algorithm"], "continual", fixed, study["seeds"])
@@ -162,23 +167,23 @@ class Runs:
             self._log(run_id, attempt_metrics(attempt, decision), attempt.task, attempt.when)
         self.sent["continual"] = len(kept)
         if kept[-1].task == study["tasks"][-1]:
-            self._done("continual", "finished")
+            self._end_run("continual", "finished")
 
-    def concluded(self, content: BestJson, when: int) -> None:
-        """best.json, and what it says as metrics, with the study."""
+    def log_choice(self, content: BestJson, when: int) -> None:
+        """Log best.json with the study's run, as a file and as metrics."""
         self._log(self.ids[PARENT], finite_only(choice_metrics(content)), len(self.study["tasks"]), when)
         self.client.log_dict(self.ids[PARENT], finite(content), "best.json")
 
-    def opened(self, openings: tuple[Opening, ...]) -> None:
-        """When test data was opened, and how often it had been before, with the study."""
+    def log_openings(self, openings: tuple[Opening, ...]) -> None:
+        """Tag the study's run with the times of openings of test data and the number of earlier openings."""
         tags = {
             "test_opened": " ".join(opening.when for opening in openings),
             "test_openings_before": " ".join(str(opening.before) for opening in openings),
         }
         self.client.log_batch(self.ids[PARENT], tags=[RunTag(name, value) for name, value in tags.items()])
 
-    def evaluated(self, final: FinalEvaluation) -> None:
-        """The final evaluation: a run per configuration, and the choice's metrics with the study."""
+    def log_evaluation(self, final: FinalEvaluation) -> None:
+        """Log the final evaluation: a run per configuration, and the choice's metrics with the study's run."""
         when = max((round(datetime.fromisoformat(o.when).timestamp() * 1000) for o in final.openings), default=now())
         for row in final.rows:
             shown = {name: value for name, value in row.settings.items() if not any(name in v for v in row.per_task)}
@@ -192,20 +197,22 @@ class Runs:
             for part in () if row.reason else PARTS:
                 R = getattr(row, part).numpy()
                 self._matrix(run_id, R, final.seeds, f"accuracy_matrix_{part}", part.capitalize(), row.tasks)
-            self._done(label, "failed" if row.reason else "finished", row.reason)
+            self._end_run(label, "failed" if row.reason else "finished", row.reason)
         if final.reported is not None:
             reported = interval_means(final, final.reported) | interval_ends(final, final.reported)
             reported |= finite_only({f"optimism/{o.metric}": o.against_validation for o in final.optimism})
             self._log(self.ids[PARENT], reported, len(final.reported.tasks), when)
         self.client.log_dict(self.ids[PARENT], finite(evaluation_json(final)), FINAL)
 
-    def reported(self, path: Path) -> None:
-        """The report, with the study."""
+    def log_report(self, path: Path) -> None:
+        """Log the report with the study's run."""
         self.client.log_artifact(self.ids[PARENT], str(path))
 
     def pages(self, ranked: Sequence[TrialRecord]) -> dict[str, str]:
-        """Addresses of pages that show the study's trials, and compare the best ones, where there are two. ranked: the
-        finished trials, the best first.
+        """Return addresses of pages that show the study's trials and, if there are two or more, compare the best ones.
+
+        Args:
+            ranked: The finished trials, the best first.
         """
         base = base_of(self.uri)
         if base is None or PARENT not in self.ids:
@@ -223,16 +230,16 @@ class Runs:
         return found
 
     def end(self, state: str) -> None:
-        """How the study ended."""
-        if "continual" in self.ids and self.states.get("continual") != "finished":  # cut off, or nothing was chosen
-            self._done("continual", state)
-        self._done(PARENT, state)
+        """End the study's run with its final state."""
+        if "continual" in self.ids and self.states.get("continual") != "finished":  # interrupted, or without a choice
+            self._end_run("continual", state)
+        self._end_run(PARENT, state)
         self.find()
 
     def _child(
         self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: Sequence[int]
     ) -> str:
-        """A run below the study's."""
+        """Begin or resume a run below the study's."""
         tags = {
             "mlflow.parentRunId": self.ids[PARENT],
             "seeds": format_setting(seeds),
@@ -245,7 +252,7 @@ class Runs:
     def _run(
         self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], own: dict[str, str]
     ) -> str:
-        """The run of a label, which goes on where an earlier process left it."""
+        """Begin the run of a label, or resume the run of an earlier process; return its id."""
         if label in self.live:
             return self.ids[label]
         tags = self._tags(label, kind, algorithm) | own
@@ -254,7 +261,7 @@ class Runs:
             self.client.update_run(self.ids[label], status="RUNNING")
         else:
             self.ids[label] = self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
-        if label not in self.known:  # parameters can't be changed
+        if label not in self.known:  # parameters cannot be changed
             self.client.log_batch(
                 self.ids[label], params=[Param(key, format_setting(value)) for key, value in params.items()]
             )
@@ -278,7 +285,7 @@ class Runs:
             "code_version": code_version(),
         }
 
-    def _done(self, label: str, state: str, reason: str = "") -> None:
+    def _end_run(self, label: str, state: str, reason: str = "") -> None:
         tags = [RunTag("state", state)] + ([RunTag("reason", reason[:4000])] if reason else [])
         self.client.log_batch(self.ids[label], tags=tags)
         self.client.set_terminated(self.ids[label], MLFLOW_STATES[state])
@@ -287,7 +294,7 @@ class Runs:
     def _matrix(
         self, run_id: str, R: np.ndarray, seeds: Sequence[int], name: str, of: str, tasks: Sequence[int] = ()
     ) -> None:
-        """R [M, T+1, T] as numbers and as a picture. of: whose accuracy."""
+        """Log R [M, T+1, T] as numbers and as a figure. of: name of the data part."""
         self.client.log_dict(run_id, {"seeds": list(seeds), "accuracy": finite(R.tolist())}, f"{name}.json")
         from clsearch.reporting.figures import draw_accuracy_matrix
 
@@ -298,5 +305,5 @@ class Runs:
 
 
 def new_store(path: Path) -> None:
-    """Make a SQLite store. MLflow's takes seconds, and one whose maker was killed in between can't be opened again."""
+    """Create a SQLite store. MLflow takes seconds, and an incomplete store cannot be opened again."""
     MlflowClient(tracking_uri=f"sqlite:///{path}", registry_uri=f"sqlite:///{path}")

@@ -1,4 +1,4 @@
-"""results/<study>/ -> MLflow, again at any time: what a server missed, or all of it for another one."""
+"""Send results/<study>/ to MLflow at any time: the records that a server missed, or all of them to another server."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ from clsearch.tracking.study_runs import Runs
 
 
 def sync(folder: Path, uri: str | None) -> str:
-    """Bring MLflow up to date with a study that is not running; sending it twice changes nothing. uri: the store; None
-    for the study's own SQLite file. Gives what was done.
+    """Bring MLflow up to date with a study that is not running; sending twice changes nothing.
 
-    Raises ConfigError where there is no study, another process runs it, or the store can't be used.
+    Args:
+        folder: The study's folder.
+        uri: The store; None for the study's own SQLite file.
+
+    Returns:
+        A text about what was sent.
+
+    Raises:
+        ConfigError: There is no study, another process runs it, or the store cannot be used.
     """
     folder, study = study_at(folder)
     check_tracking(uri)
@@ -42,24 +49,24 @@ def sync(folder: Path, uri: str | None) -> str:
 
 
 def send(runs: Runs, folder: Path) -> None:
-    """Everything that a study's folder holds."""
+    """Send everything in a study's folder."""
     study, records = runs.study, read_trials(folder)
     runs.begin()
     for record in records.values():
-        runs.trial(record)
+        runs.log_trial(record)
     begun = read_progress(folder, study["seeds"], study["tasks"])
     decision = Decision(begun.attempts)
     if decision.kept:
-        runs.decided(decision)
+        runs.log_decision(decision)
     if best := read_best_json(folder):
-        told = [record.reported for record in records.values() if record.number is not None]
-        runs.concluded(best, latest([*told, *(attempt.when for attempt in begun.attempts)]))
+        times = [record.reported for record in records.values() if record.number is not None]
+        runs.log_choice(best, latest([*times, *(attempt.when for attempt in begun.attempts)]))
     if openings := recorded_openings(folder):
-        runs.opened(openings)
+        runs.log_openings(openings)
     reading = read_study(folder)
     if reading.final is not None:
-        runs.evaluated(reading.final)
-    with suppress(Exception):  # without a report the rest is sent all the same
-        runs.reported(folder / REPORT if (folder / REPORT).exists() else write_report(folder))
-    runs.described(note_of(reading))
+        runs.log_evaluation(reading.final)
+    with suppress(Exception):  # a failed report must not prevent the rest
+        runs.log_report(folder / REPORT if (folder / REPORT).exists() else write_report(folder))
+    runs.log_description(note_of(reading))
     runs.end("unfinished" if study["state"] == "running" else study["state"])

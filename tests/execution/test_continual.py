@@ -233,7 +233,9 @@ def test_an_attempts_accuracy_is_the_mean_over_seeds() -> None:
 def test_a_decision_keeps_its_attempts_in_order_with_those_that_were_chosen() -> None:
     low, high = (of(1, "learning_rate", [a, a], learning_rate=r) for a, r in ((0.5, 0.01), (0.9, 0.1)))
     first, second = (of(1, "method", [a, a], learning_rate=0.1, penalty_factor=f) for a, f in ((0.6, 8.0), (0.8, 4.0)))
-    decision = Decision().tried(low, high).keeping(high).tried(first).tried(second).keeping(second)
+    decision = (
+        Decision().with_attempts(low, high).with_kept(high).with_attempts(first).with_attempts(second).with_kept(second)
+    )
     assert [a.kept for a in decision.attempts] == [False, True, False, True]
     assert [a.values for a in decision.attempts] == [low.values, high.values, first.values, second.values]
     assert [a.values for a in decision.kept] == [second.values]  # the method's alone
@@ -242,17 +244,19 @@ def test_a_decision_keeps_its_attempts_in_order_with_those_that_were_chosen() ->
 
 def test_of_equal_attempts_the_one_that_was_meant_is_kept() -> None:
     same = [of(1, "method", [0.9, 0.9], penalty_factor=8.0) for _ in range(2)]
-    decision = Decision().tried(*same).keeping(same[1])
+    decision = Decision().with_attempts(*same).with_kept(same[1])
     assert [a.kept for a in decision.attempts] == [False, True]
 
 
 def test_every_attempt_costs_a_training_on_each_seed_also_one_that_diverged() -> None:
-    decision = Decision().tried(of(1, "learning_rate", [0.5, 0.5]), of(1, "learning_rate", []), of(1, "method", [1, 1]))
+    decision = Decision().with_attempts(
+        of(1, "learning_rate", [0.5, 0.5]), of(1, "learning_rate", []), of(1, "method", [1, 1])
+    )
     assert (decision.cost.task_trainings, decision.cost.seconds) == (6, 4.5)
 
 
 def test_the_table_has_a_row_per_attempt() -> None:
-    decision = Decision().tried(
+    decision = Decision().with_attempts(
         of(1, "learning_rate", [0.5, 0.7], True, learning_rate=0.1),
         of(1, "method", [], learning_rate=0.1, penalty_factor=8.0),
         of(1, "method", [0.8, 0.9], True, learning_rate=0.1, penalty_factor=4.0),
@@ -271,7 +275,7 @@ def test_the_table_has_a_row_per_attempt() -> None:
 def test_mlflow_is_shown_what_a_task_chose_its_bar_and_how_many_attempts_it_took() -> None:
     attempts = [of(1, "method", [1, 1]), of(2, "learning_rate", [0.5, 0.5]), of(2, "method", [0.4, 0.4])]
     last = of(2, "method", [0.75, 0.85], True, learning_rate=0.1, penalty_factor=4.0)
-    assert attempt_metrics(last, Decision().tried(*attempts, last)) == {
+    assert attempt_metrics(last, Decision().with_attempts(*attempts, last)) == {
         "learning_rate": 0.1,
         "penalty_factor": 4.0,
         "bar": 0.7,

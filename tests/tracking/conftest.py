@@ -70,8 +70,8 @@ def told(results, tmp_path_factory):
         tracker.add(
             replace(done, metrics=done.metrics | INTRANSIGENCE | {"intransigence_of_others": 1.0}), "intransigence"
         )
-        tracker.described("# What it is")
-        tracker.concluded(FOUND, 1)
+        tracker.send_description("# What it is")
+        tracker.send_choice(FOUND, 1)
         tracker.end("finished")
     assert warnings == []
     client = MlflowClient(default_store(plan.folder))

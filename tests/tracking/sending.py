@@ -40,7 +40,7 @@ def sent(plan, records=(), uri=None, finished=True, study_id="an-id"):
     tracker.begin()
     for record in records:
         tracker.update(record)
-    tracker.concluded({}, 1)
+    tracker.send_choice({}, 1)
     tracker.end("finished" if finished else "failed")
     return warnings
 
@@ -82,9 +82,9 @@ def evaluated(plan, final, state="finished"):
     warnings = []
     tracker = tracker_of(plan, warnings)
     tracker.begin()
-    tracker.concluded({"metrics": {"average_accuracy": 0.75}}, 1)
-    tracker.opened(final.openings)
-    tracker.evaluated(final)
+    tracker.send_choice({"metrics": {"average_accuracy": 0.75}}, 1)
+    tracker.send_openings(final.openings)
+    tracker.send_evaluation(final)
     tracker.end(state)
     assert warnings == []
     return runs_of(plan.folder.parent, plan.options.name)

@@ -22,9 +22,9 @@ def test_a_server_that_is_gone_is_told_once_and_the_study_goes_on(tmp_path):
     records = [record_of(plan, n, [0.5] * 3) for n in range(3)]
     with closed_port() as port:
         warning, end = sent(plan, records, f"http://127.0.0.1:{port}")
-    assert "MLflow does not take records" in warning
-    assert "the study goes on" in warning
-    assert "MLflow has not all of the study, results/ has" in end
+    assert "MLflow does not accept records" in warning
+    assert "the study continues" in warning
+    assert "Some records were not sent to MLflow; results/ is complete" in end
     assert list(tmp_path.iterdir()) == []
 
 
@@ -48,11 +48,11 @@ def test_a_store_that_breaks_half_way_is_told_once_and_the_study_goes_on(told, r
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
     for n in range(1, 4):
         tracker.update(record_of(plan, n, [0.5] * 3))
-    tracker.concluded({"metrics": {"average_accuracy": 0.5}}, 1)
+    tracker.send_choice({"metrics": {"average_accuracy": 0.5}}, 1)
     tracker.end("finished")
     assert len(warnings) == 2
-    assert re.match(r"MLflow does not take records \(.*not a database", warnings[0])
-    assert warnings[1].startswith("MLflow has not all of the study")
+    assert re.match(r"MLflow does not accept records \(.*not a database", warnings[0])
+    assert warnings[1].startswith("Some records were not sent to MLflow")
 
 
 def test_what_a_store_that_was_away_missed_is_sent_when_it_is_back(told, results, tmp_path, monkeypatch):
@@ -78,7 +78,7 @@ def test_what_a_store_that_was_away_missed_is_sent_when_it_is_back(told, results
     while not warnings:
         time.sleep(0.01)
     back.set()
-    tracker.concluded({"metrics": {"average_accuracy": 0.7}}, 1)
+    tracker.send_choice({"metrics": {"average_accuracy": 0.7}}, 1)
     sent_all = threading.Event()
     tracker.tasks.put(lambda runs: sent_all.set())
     assert sent_all.wait(30)
@@ -103,8 +103,8 @@ def test_a_record_that_a_store_refuses_does_not_hold_up_the_others(told, results
     tracker.update(timed(record_of(plan, 0, [0.7, 0.7], VALUES)))
     tracker.end("finished")
     assert len(tried) == tracking.TRIES
-    assert re.match(r"MLflow does not take records \(ValueError: no such name\)", warnings[0])
-    assert warnings[1].startswith("MLflow has not all of the study")
+    assert re.match(r"MLflow does not accept records \(ValueError: no such name\)", warnings[0])
+    assert warnings[1].startswith("Some records were not sent to MLflow")
     assert len(contents(told, "refused")) == 2
 
 

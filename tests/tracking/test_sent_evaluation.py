@@ -134,9 +134,9 @@ def decided(plan, attempts, state):
     tracker = tracker_of(plan, warnings)
     tracker.begin()
     for attempt in attempts:
-        decision = decision.tried(attempt)
+        decision = decision.with_attempts(attempt)
         if attempt.kept and attempt.phase == METHOD_PHASE:
-            tracker.decided(decision)
+            tracker.send_decision(decision)
     tracker.end(state)
     assert warnings == []
     return runs_of(plan.folder.parent, plan.options.name)
