@@ -118,13 +118,17 @@ def test_a_folder_that_is_not_there_is_said_when_the_comparison_runs(tmp_path, c
 @pytest.mark.parametrize(
     ("there", "content", "said"),
     [
-        ("c/comparison.json", {"kind": "methods", "studies": {"one": "c-one"}}, "c holds a comparison of methods, one"),
-        ("c/comparison.json", {}, "c holds a comparison of None"),
+        (
+            "c/comparison.json",
+            {"kind": "methods", "studies": {"one": "c-one"}},
+            "must be a comparison of methods, one, as in ",
+        ),
+        ("c/comparison.json", {}, "must be a comparison of None"),
         ("c/study.json", {}, "must not be that of a study; got c"),
         (
             "c-both/study.json",
             {},
-            "c-both holds a study that can't be gone on with. Run another one under another name",
+            "c-both. A folder can only be resumed by the study that created it: use another name",
         ),
         ("c-both/comparison.json", {}, "must not be that of a comparison; got c-both"),
     ],

@@ -1,1 +1,1 @@
-"""results/ on disk: written, read, ranked, resumed."""
+"""Records of studies in results/: write, read, rank and resume them."""

@@ -1,4 +1,4 @@
-"""Which trials were stopped early, at which tasks, and what that saved."""
+"""Summarize early stopping: the stopped trials, at which tasks, and the savings."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from clsearch.records.trial_metrics import metric_per_seed
 from clsearch.records.trials import TrialRecord
 
 REDUCTION = 3
-"""Of the trials that reach a rung of asha, one in so many goes on."""
+"""Of the trials that reach a rung of asha, one in this many continues."""
 
 
 def rungs(plan: Plan) -> list[int]:
-    """After how many tasks trials are compared."""
+    """Return the numbers of learned tasks after which trials are compared."""
     tasks = len(plan.tasks)
     if plan.options.pruner is Pruner.ASHA:
         return asha_rungs(tasks - 1)
@@ -27,14 +27,20 @@ def rungs(plan: Plan) -> list[int]:
 
 
 def asha_rungs(tasks: int) -> list[int]:
-    """The rungs of asha up to a number of tasks."""
+    """Return the rungs of asha up to a number of tasks."""
     return [rung for n in range(tasks) if (rung := GRACE * REDUCTION**n) <= tasks]
 
 
 @dataclass(frozen=True)
 class Rung:
-    """Where trials were compared. stopped: how many there. correlation: Spearman's rank correlation of the scores there
-    with the scores after the last task, over the `finished` trials; NaN for fewer than three.
+    """A number of learned tasks at which trials were compared.
+
+    Attributes:
+        tasks: Number of learned tasks.
+        stopped: Number of trials that were stopped there.
+        correlation: Spearman's rank correlation of the scores there with the scores after the last task, over the
+            `finished` trials; NaN for fewer than three.
+        finished: Number of finished trials.
     """
 
     tasks: int
@@ -45,7 +51,14 @@ class Rung:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """What stopping early did. saved: task-trainings that were not made, of `total`."""
+    """The effect of early stopping.
+
+    Attributes:
+        trials: Number of stopped trials.
+        saved: Task-seed trainings that were saved, of `total`.
+        total: Task-seed trainings without early stopping.
+        rungs: The points of comparison.
+    """
 
     trials: int
     saved: int
@@ -54,7 +67,7 @@ class EarlyStopping:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> EarlyStopping:
-        """What best.json has of it; a correlation that is NaN is null there."""
+        """Read it from best.json, in which a NaN correlation is null."""
         rungs = [
             Rung(**rung | {"correlation": float("nan" if (found := rung["correlation"]) is None else found)})
             for rung in content["rungs"]
@@ -63,12 +76,12 @@ class EarlyStopping:
 
 
 def early_stopping_json(found: EarlyStopping) -> dict[str, Any]:
-    """What best.json has of it."""
+    """Return its content in best.json."""
     return asdict(found)
 
 
 def summarize_early_stopping(plan: Plan, records: Sequence[TrialRecord]) -> EarlyStopping | None:
-    """What stopping early did; None where it was not asked for."""
+    """Summarize early stopping; return None if the plan has none."""
     if plan.options.pruner is Pruner.NONE or plan.protocol.value == "continual":
         return None
     stopped = [r for r in records if r.state == "pruned"]
@@ -83,7 +96,7 @@ def summarize_early_stopping(plan: Plan, records: Sequence[TrialRecord]) -> Earl
 
 
 def rank_correlation_after(plan: Plan, finished: Sequence[TrialRecord], tasks: int) -> float:
-    """Spearman's rank correlation of the objective after some tasks with the one after all."""
+    """Return Spearman's rank correlation of the objective after some tasks with the objective after all."""
     if len(finished) < 3:
         return float("nan")
     early, late = (
@@ -94,16 +107,16 @@ def rank_correlation_after(plan: Plan, finished: Sequence[TrialRecord], tasks: i
 
 
 def describe_saving(found: EarlyStopping, pruner: str, trials: int) -> list[str]:
-    """What stopping early saved over some trials, and whether early scores can be trusted, in sentences."""
+    """Describe in sentences the savings over some trials, and the reliability of early scores."""
     share = 100 * found.saved / found.total if found.total else 0
     lines = [
         f"Stopped early ({pruner}): {found.trials} of {trials} trials, which saved {found.saved} of {found.total} "
         f"task-seed trainings ({share:.0f} %)."
     ]
     for rung in found.rungs:
-        told = "too few finished to tell" if math.isnan(rung.correlation) else f"{rung.correlation:.2f}"
+        correlation = "undefined" if math.isnan(rung.correlation) else f"{rung.correlation:.2f}"
         lines.append(
             f"After task {rung.tasks}: {rung.stopped} stopped; rank correlation (Spearman) of the scores there with "
-            f"the final ones, over the {rung.finished} finished trials: {told}."
+            f"the final ones, over the {rung.finished} finished trials: {correlation}."
         )
     return lines

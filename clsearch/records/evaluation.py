@@ -1,4 +1,4 @@
-"""What a final evaluation found: metrics on fresh seeds with intervals, and how optimistic the search was."""
+"""Results of a final evaluation: metrics on fresh seeds with intervals, and the optimism of the search."""
 
 from __future__ import annotations
 
@@ -28,9 +28,20 @@ PARTS = ("validation", "test")
 
 @dataclass(frozen=True)
 class EvaluatedConfiguration:
-    """One configuration on fresh seeds. configuration: `chosen`, or a reference's algorithm. on: `reported` or
-    `full_sequence`. validation, test: R [M, T+1, T] over `tasks` of the benchmark. unlearning: part -> what was
-    measured of it there, see `metrics.unlearning`; empty where nothing was requested. reason: why it has no metrics.
+    """One configuration on fresh seeds.
+
+    Attributes:
+        configuration: `chosen`, or a reference's algorithm.
+        algorithm: Its algorithm.
+        on: `reported` or `full_sequence`.
+        benchmark: The benchmark.
+        tasks: Numbers of the tasks that were learned.
+        settings: All settings that hold for every task.
+        per_task: The values of each task, if they differ.
+        validation, test: R [M, T+1, T] over `tasks` of the benchmark.
+        seconds: Training time.
+        reason: Why it has no metrics; "" if it has.
+        unlearning: Part -> measurements there, see `metrics.unlearning`; empty if nothing was requested.
     """
 
     configuration: str
@@ -47,7 +58,9 @@ class EvaluatedConfiguration:
     unlearning: dict[str, metrics.Unlearning] = field(default_factory=dict)
 
     def per_seed(self, part: str, learned: int | None = None) -> dict[str, Tensor]:
-        """Every metric of each seed [M], by name, after all tasks or the first `learned`; none where it diverged."""
+        """Return every metric of each seed [M], by name, after all tasks or the first `learned`; empty if training
+        diverged.
+        """
         if self.reason:
             return {}
         learned = learned or len(self.tasks)
@@ -56,15 +69,20 @@ class EvaluatedConfiguration:
         return {self._of_task(name): value for name, value in found.items()}
 
     def _of_task(self, name: str) -> str:
-        """A metric's name; of a single task with the task's number, which is its place in the whole sequence only."""
+        """Return a metric's name with the task's number in the benchmark instead of its position in the sequence."""
         kind, mark, place = name.partition("/task_")
         return f"{kind}/task_{self.tasks[int(place) - 1]:02d}" if mark else name
 
 
 @dataclass(frozen=True)
 class Optimism:
-    """How much better the search thought of its choice than it is. believed: the search's score. validation: the same
-    metric of the same tasks, on fresh seeds; test: on test data, of what is reported, None where that has no such task.
+    """The difference between the search's score of its choice and the score on fresh seeds.
+
+    Attributes:
+        metric: The metric.
+        believed: The search's score.
+        validation: The same metric of the same tasks on validation data, on fresh seeds.
+        test: The same metric on test data, of the reported tasks; None if it does not exist there.
     """
 
     metric: str
@@ -74,12 +92,12 @@ class Optimism:
 
     @property
     def against_validation(self) -> float:
-        """How much better the score was than validation data say on fresh seeds."""
+        """How much better the search's score is than the score on validation data and fresh seeds."""
         return sign(self.metric) * (self.believed - self.validation.mean)
 
     @property
     def against_test(self) -> float:
-        """How much better the score was than what is reported; NaN without that."""
+        """How much better the search's score is than the reported score; NaN if there is none."""
         if self.test is None:
             return float("nan")
         return sign(self.metric) * (self.believed - self.test.mean)
@@ -87,9 +105,18 @@ class Optimism:
 
 @dataclass(frozen=True)
 class FinalEvaluation:
-    """A choice and its references on fresh seeds. rows: the choice first, on what is reported, then on the full
-    sequence where that is another. tasks: how many that has. seeds: the fresh ones; searched_seeds, searched_tasks:
-    what the choice was made on.
+    """A choice and its references on fresh seeds.
+
+    Attributes:
+        protocol: The selection protocol.
+        tasks: Number of tasks of the full sequence.
+        searched_tasks: The tasks on which the choice was made.
+        searched_seeds: The seeds on which the choice was made.
+        seeds: The fresh seeds.
+        choice: The chosen configuration.
+        rows: The results: the choice first, on the reported tasks, then on the full sequence if that differs.
+        openings: The recorded openings of test data.
+        seconds: Time of the evaluation.
     """
 
     protocol: str
@@ -111,38 +138,38 @@ class FinalEvaluation:
         openings: tuple[Opening, ...],
         seconds: float,
     ) -> FinalEvaluation:
-        """The final evaluation of a plan."""
+        """Make the final evaluation of a plan."""
         whole = (plan.protocol.value, plan.config.tasks, plan.tasks, plan.seeds, plan.report_seeds)
         return cls(*whole, choice, rows, openings, seconds)
 
     def row(self, configuration: str, on: str) -> EvaluatedConfiguration | None:
-        """A row; None where there is none, or it has no metrics."""
+        """Return a row; None if it does not exist or has no metrics."""
         own = [r for r in self.rows if r.configuration == configuration and r.on == on and not r.reason]
         return own[0] if own else None
 
     @property
     def reported_on(self) -> str:
-        """What the protocol reports on: `reported`, or the full sequence where that is it."""
+        """The target that the protocol reports on: `reported`, or `full_sequence` if they are the same."""
         return self.rows[0].on
 
     @property
     def reported(self) -> EvaluatedConfiguration | None:
-        """The choice on what the protocol reports on."""
+        """The choice on the target that the protocol reports on."""
         return self.row("chosen", self.reported_on)
 
     def per_seed(self, row: EvaluatedConfiguration, part: str) -> dict[str, Tensor]:
-        """Every metric of each seed of a row, intransigence included where there is a joint reference."""
+        """Return every metric of each seed of a row, with intransigence if there is a joint reference."""
         values, joint = row.per_seed(part), self.row("joint", row.on)
         if values and joint is not None and row is not joint:
             values["intransigence"] = metrics.intransigence(getattr(row, part), getattr(joint, part), len(row.tasks))
         return values
 
     def intervals(self, row: EvaluatedConfiguration, part: str) -> dict[str, Interval]:
-        """Every metric of a row with its 95 % interval over seeds."""
+        """Return every metric of a row with its 95 % interval over seeds."""
         return {name: interval(values.tolist()) for name, values in self.per_seed(row, part).items()}
 
     def against(self, row: EvaluatedConfiguration, part: str, name: str) -> Interval | None:
-        """A metric of the choice minus a reference's, paired over seeds; None without the choice's or its own."""
+        """Return a metric of the choice minus a reference's, paired over seeds; None if either is missing."""
         chosen = self.row("chosen", row.on)
         if chosen is None or row.reason or row is chosen:
             return None
@@ -150,7 +177,7 @@ class FinalEvaluation:
 
     @cached_property
     def optimism(self) -> tuple[Optimism, ...]:
-        """For each score that the search believed; none where the choice diverged on fresh seeds."""
+        """The optimism of each score of the search; empty if the choice diverged on fresh seeds."""
         full, reported, found = self.row("chosen", "full_sequence"), self.reported, []
         if full is None or reported is None:
             return ()
@@ -163,7 +190,9 @@ class FinalEvaluation:
 
 
 def metrics_table(final: FinalEvaluation) -> pd.DataFrame:
-    """A row per configuration, target and part: every metric with its mean and the ends of its interval."""
+    """Make a table with a row per configuration, target and part: every metric with its mean and the ends of its
+    interval.
+    """
     rows = []
     for row in final.rows:
         for part in PARTS:
@@ -182,7 +211,7 @@ def metrics_table(final: FinalEvaluation) -> pd.DataFrame:
 
 
 def accuracy_table(final: FinalEvaluation) -> pd.DataFrame:
-    """R of every row: a line per configuration, what it is measured on, part, seed and number of tasks learned."""
+    """Make a table of the matrices R: a line per configuration, target, part, seed and number of learned tasks."""
     most = max(max(row.tasks) for row in final.rows)
     lines = [
         [row.configuration, row.on, part, seed, learned, *by_task_number(accuracies, row.tasks, most)]
@@ -196,13 +225,13 @@ def accuracy_table(final: FinalEvaluation) -> pd.DataFrame:
 
 
 def by_task_number(accuracies: Sequence[float], tasks: Sequence[int], most: int) -> list[float]:
-    """Accuracies of tasks, each at the place of its number; NaN elsewhere."""
+    """Place accuracies at the numbers of their tasks; NaN elsewhere."""
     own = dict(zip(tasks, accuracies, strict=True))
     return [own.get(number, np.nan) for number in range(1, most + 1)]
 
 
 def evaluation_json(final: FinalEvaluation) -> FinalJson:
-    """What final.json holds."""
+    """Return the content of final.json."""
     return {
         "protocol": final.protocol,
         "choice": asdict(final.choice),
@@ -219,13 +248,13 @@ def evaluation_json(final: FinalEvaluation) -> FinalJson:
 
 
 def recorded_openings(folder: Path) -> tuple[Opening, ...]:
-    """The openings of test data that a study's folder tells of, whether or not anything came of them."""
+    """Return the openings of test data in a study's folder, even if their evaluation failed."""
     content = stored(folder / FINAL) or {}
     return tuple(Opening(**of | {"seeds": tuple(of["seeds"])}) for of in content.get("openings", ()))
 
 
 def read_final(folder: Path) -> FinalEvaluation | None:
-    """The final evaluation that a study's folder holds; None where there is none that ended."""
+    """Read the final evaluation from a study's folder; None if none was completed."""
     content = read_final_json(folder)
     if content is None:
         return None
@@ -283,5 +312,5 @@ def _row_json(final: FinalEvaluation, row: EvaluatedConfiguration) -> FinalRowJs
 
 
 def intervals_as_json(values: Mapping[str, Interval]) -> dict[str, Any]:
-    """Intervals as JSON has them."""
+    """Convert intervals to JSON."""
     return {name: asdict(value) for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""What the JSON files of results/ hold. Their keys are the format: a study made before reads the same."""
+"""Types of the JSON files in results/. Their keys are the file format, which older studies share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict
 
 
 class RangeJson(TypedDict):
-    """A range that is searched."""
+    """A searched range."""
 
     low: float
     high: float
@@ -14,8 +14,11 @@ class RangeJson(TypedDict):
 
 
 class DataJson(TypedDict):
-    """Which data a study is of. groups: names of the classes of each task, where the user grouped them. identity: a
-    digest of a user's own images.
+    """The data of a study.
+
+    Attributes:
+        groups: Names of the classes of each task, if the user grouped them.
+        identity: A digest of a user's own images.
     """
 
     source: str
@@ -26,7 +29,13 @@ class DataJson(TypedDict):
 
 
 class ProvenanceJson(TypedDict):
-    """What made a file. versions: of clsearch, its packages and Python. commit: of the code. started: UTC."""
+    """The origin of a file.
+
+    Attributes:
+        versions: Of clsearch, its packages and Python.
+        commit: Commit of the code.
+        started: UTC.
+    """
 
     versions: dict[str, str]
     commit: str
@@ -40,7 +49,7 @@ class SessionJson(ProvenanceJson):
 
 
 class DescriptionJson(TypedDict):
-    """What a study is, see `study_file.description`."""
+    """The description of a study, see `study_file.description`."""
 
     question: str
     algorithm: str
@@ -66,7 +75,12 @@ class DescriptionJson(TypedDict):
 
 
 class StudyJson(DescriptionJson, ProvenanceJson):
-    """study.json. state: running, unfinished, finished or failed. resumed: who resumed it."""
+    """study.json.
+
+    Attributes:
+        state: running, unfinished, finished or failed.
+        resumed: The processes that resumed the study.
+    """
 
     id: str
     state: str
@@ -74,7 +88,7 @@ class StudyJson(DescriptionJson, ProvenanceJson):
 
 
 class CostJson(TypedDict):
-    """See `ranking.Cost`; the last two are missing in studies of old."""
+    """See `ranking.Cost`; older studies do not have the last two."""
 
     task_trainings: int
     seconds: float
@@ -83,8 +97,12 @@ class CostJson(TypedDict):
 
 
 class BestJson(TypedDict, total=False):
-    """best.json: what a search ended with. label: of the choice, None without one, and `reason` says why. Of the
-    protocol continual: per_task and scores, and no metrics.
+    """best.json: the result of a search.
+
+    Attributes:
+        label: The label of the choice; None if there is none.
+        reason: Why there is no choice.
+        per_task, scores: Only with protocol continual, instead of metrics.
     """
 
     label: str | None
@@ -120,7 +138,7 @@ class OpeningJson(TypedDict):
 
 
 class SearchedTasksJson(TypedDict):
-    """Numbers of the tasks that the search saw, and how many there are."""
+    """Numbers of the tasks of the search, and the number of all tasks."""
 
     searched: list[int]
     all: int
@@ -134,7 +152,11 @@ class SeedsJson(TypedDict):
 
 
 class FinalRowJson(TypedDict):
-    """A configuration in final.json, see `evaluation.EvaluatedConfiguration`. validation, test: metric -> interval."""
+    """A configuration in final.json, see `evaluation.EvaluatedConfiguration`.
+
+    Attributes:
+        validation, test: Metric -> interval.
+    """
 
     configuration: str
     algorithm: str
@@ -151,14 +173,14 @@ class FinalRowJson(TypedDict):
 
 
 class OpeningsJson(TypedDict):
-    """final.json while an evaluation runs, or where none ended: no rows."""
+    """final.json while an evaluation runs, or if none was completed: no rows."""
 
     openings: list[OpeningJson]
     rows: list[FinalRowJson]
 
 
 class FinalJson(OpeningsJson):
-    """final.json of an evaluation that ended, see `evaluation.FinalEvaluation`."""
+    """final.json of a completed evaluation, see `evaluation.FinalEvaluation`."""
 
     protocol: str
     choice: dict[str, Any]
@@ -169,7 +191,7 @@ class FinalJson(OpeningsJson):
 
 
 class RecordJson(TypedDict):
-    """record.json of a trial, see `trials.TrialRecord`, whose `reported` is `told` here."""
+    """record.json of a trial, see `trials.TrialRecord`, whose `reported` is called `told` here."""
 
     label: str
     number: int | None

@@ -1,4 +1,4 @@
-"""The studies of a results folder. Importing this module is cheap: it reads the small ones of their files."""
+"""List the studies of a results folder. Importing this module is fast; it reads only the small files of a study."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ from clsearch.records.study_file import ENDED, STUDY, read_study_json, stored
 
 @dataclass(frozen=True)
 class Entry:
-    """A study in a list. best: of its trials on validation data, average accuracy unless another metric is named; test:
-    what the choice reaches; "" for none.
+    """A study in a list.
+
+    Attributes:
+        name, algorithm, benchmark, state, started: Of the study.
+        trials: Number of ended trials, and of all.
+        best: The best score on validation data, of average accuracy unless it names another metric; "" if there is
+            none.
+        test: The choice's score on test data; "" if there is none.
     """
 
     name: str
@@ -36,7 +42,7 @@ class Entry:
 
 
 def list_studies(results: Path) -> list[Entry]:
-    """The studies of a results folder, the newest first. Raises ConfigError where there is no such folder."""
+    """List the studies of a results folder, newest first. Raises ConfigError if the folder does not exist."""
     if not results.is_dir():
         text = f"results: must be a folder that exists; got {relative_path(results)}"
         raise ConfigError([Refusal("results-exist", text)])
@@ -47,10 +53,10 @@ def list_studies(results: Path) -> list[Entry]:
 
 
 def make_entry(folder: Path, study: StudyJson) -> Entry:
-    """A study in a list."""
+    """Make the entry of a study."""
     best, final = (stored(folder / name) or {} for name in ("best.json", "final.json"))
     state, continual = study_state(folder, study), study["protocol"] == "continual"
-    if continual:  # its only score is not the objective
+    if continual:  # its score is not the objective
         counts, (metric, score) = Counter[str](), next(iter(best.get("scores", {}).items()), ("", None))
     else:
         metric = study["objectives"][0]
@@ -60,7 +66,7 @@ def make_entry(folder: Path, study: StudyJson) -> Entry:
             counts, score = progress_counts(folder, metric)
     rows = final.get("rows", ()) if final.get("choice", {}).get("label") == best.get("label") else ()
     chosen = [row for row in rows if row["configuration"] == "chosen" and not row["reason"]]
-    if state not in ("finished", "failed"):  # of an earlier choice, maybe
+    if state not in ("finished", "failed"):  # it can belong to an earlier choice
         chosen = []
     return Entry(
         name=folder.name,
@@ -75,7 +81,7 @@ def make_entry(folder: Path, study: StudyJson) -> Entry:
 
 
 def progress_counts(folder: Path, objective: str) -> tuple[Counter[str], float | None]:
-    """How many trials are in which state, and the best value of an objective, of a study whose search goes on."""
+    """Count the trials in each state, and find the best value of an objective, of a running study."""
     records = [stored(path) or {} for path in folder.glob("trials/trial_*/record.json")]
     values = [r["metrics"][objective] for r in records if r.get("state") == "finished"]
     best = max(values, key=lambda value: sign(objective) * value, default=None)
@@ -83,13 +89,14 @@ def progress_counts(folder: Path, objective: str) -> tuple[Counter[str], float |
 
 
 def as_percent(metric: str, value: float | None) -> str:
-    """A metric, in percent where it is a share; nothing for none."""
+    """Format a metric, in percent if it is a share; "" for None."""
     return "" if value is None or math.isnan(value) else f"{to_display_units(metric, value):.2f}"
 
 
 def study_state(folder: Path, study: StudyJson) -> str:
-    """finished, failed, interrupted (the same command goes on), or running: a process holds it now; running? where its
-    lock cannot be looked at.
+    """Return finished, failed, interrupted (the same command resumes it) or running (a process holds it).
+
+    Return `running?` if its lock cannot be examined.
     """
     try:
         if lock_path(folder).exists():
@@ -97,13 +104,13 @@ def study_state(folder: Path, study: StudyJson) -> str:
                 pass
     except Timeout:
         return "running"
-    except OSError:  # of a folder of somebody else's, who may run it now
+    except OSError:  # the folder belongs to another user, who perhaps runs it now
         return "running?" if study["state"] == "running" else str(study["state"])
     return "interrupted" if study["state"] in ("running", "unfinished") else str(study["state"])
 
 
 def list_table(entries: list[Entry]) -> Table:
-    """Studies side by side."""
+    """Make a table of studies."""
     table = make_table()
     heads = ("study", "algorithm", "benchmark", "state", "trials", "best,\nvalidation (%)", "chosen,\ntest (%)")
     for name in (*heads, "started"):

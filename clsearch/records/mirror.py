@@ -1,4 +1,4 @@
-"""A copy of a study's folder in a bucket, or wherever fsspec writes, kept up to date while the study runs."""
+"""Keep a copy of a study's folder in a bucket, or any other place that fsspec can write, while the study runs."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from clsearch.common.formatting import relative_path, without_password
 from clsearch.records.study_file import RAY, STUDY, stored
 
 PATIENCE_SECONDS = 300.0
-"""At a study's end, a copy that takes longer than this is left."""
+"""At a study's end, wait at most this long for the copy."""
 
 
 class Mirror:
-    """Copies what changed, from a thread of its own: a slow store costs the search nothing. An error is told once and
-    never ends the study; what could not be copied is tried again with the next copy.
+    """Copies changed files from its own thread, so that a slow store does not delay the search.
 
-    A copy of another study there is moved aside first. folder: the study's. uri: where copies go, into a folder of its
-    name; None for nowhere. warn: called with a message.
+    Errors are printed once and never end the study; the next copy tries again. A copy of another study with the same
+    name is moved aside first.
+
+    Args:
+        folder: The study's folder.
+        uri: The place of the copies, each in a folder with the study's name; None: no copy.
+        warn: Called with a message.
     """
 
     def __init__(self, folder: Path, uri: str | None, warn: Callable[[str], None]) -> None:
@@ -40,11 +44,11 @@ class Mirror:
             self.thread.start()
 
     def update(self) -> None:
-        """Copy what has changed, soon."""
+        """Copy the changed files soon."""
         self.due.set()
 
     def end(self) -> None:
-        """Copy what is left, and wait for it."""
+        """Copy the remaining files, and wait for it."""
         if self.uri is None:
             return
         self.last = True
@@ -52,8 +56,8 @@ class Mirror:
         self.thread.join(PATIENCE_SECONDS)
         if self.thread.is_alive() or self.behind:
             self.warn(
-                f"{shown_uri(self.uri)} has not all of the study, {relative_path(self.folder)} has. The same command "
-                f"brings it up to date"
+                f"The copy in {shown_uri(self.uri)} is incomplete; {relative_path(self.folder)} is complete. Run the "
+                f"same command again to update the copy"
             )
 
     def _work(self) -> None:
@@ -62,13 +66,13 @@ class Mirror:
         while not last:
             self.due.wait()
             self.due.clear()
-            last = self.last  # before the copy, so that one comes after what was written last
+            last = self.last  # read before the copy, so that the last copy follows the last write
             try:
                 if not self.sent:
                     set_aside_copy(self.folder, self.uri)
                 self.sent = copy_changes(self.folder, self.uri, self.sent)
                 self.behind = False
-            except Exception as error:  # whatever a store may raise, the study goes on
+            except Exception as error:  # stores raise many types; the study continues
                 self.behind = True
                 self._warn_once(error)
 
@@ -77,15 +81,20 @@ class Mirror:
             self.warned = True
             self.warn(
                 f"no copy to {shown_uri(self.uri or '')} ({type(error).__name__}: "
-                f"{error_text(error, self.uri or '')}); the study goes on, and it is tried again after each trial"
+                f"{error_text(error, self.uri or '')}); the study continues and retries after each trial"
             )
 
 
 def copy_changes(folder: Path, uri: str, sent: dict[Path, tuple[int, int]]) -> dict[Path, tuple[int, int]]:
-    """Copy the files of a folder that are not `sent` yet as they are now, into a folder of its name below a URI, and
-    remove those that were sent and are gone; gives what is there then.
+    """Copy the changed files of a folder to a folder of its name below a URI, and delete copies of deleted files.
 
-    Raises what the store raises.
+    Args:
+        folder: The study's folder.
+        uri: The place of the copies.
+        sent: The files in the copy: path -> (time of change, size).
+
+    Returns:
+        The files in the copy now. Errors of the store are raised.
     """
     store, root = fsspec.core.url_to_fs(uri)
     target, found = f"{root.rstrip('/')}/{folder.name}", dict(sent)
@@ -99,7 +108,7 @@ def copy_changes(folder: Path, uri: str, sent: dict[Path, tuple[int, int]]) -> d
             except FileNotFoundError:
                 if path.exists():
                     raise
-                continue  # gone since it was listed
+                continue  # deleted since it was listed
             found[path] = stamp
     for path in sent.keys() - now.keys():
         store.rm_file(f"{target}/{path.relative_to(folder).as_posix()}")
@@ -108,7 +117,7 @@ def copy_changes(folder: Path, uri: str, sent: dict[Path, tuple[int, int]]) -> d
 
 
 def set_aside_copy(folder: Path, uri: str) -> None:
-    """Move the copy of another study of that name, as one that was started over leaves it, to `<name>.1`."""
+    """Move the copy of another study with the same name, for example one that was started over, to `<name>.1`."""
     store, root = fsspec.core.url_to_fs(uri)
     target = f"{root.rstrip('/')}/{folder.name}"
     own, name = stored(folder / STUDY) or {}, f"{target}/{STUDY}"
@@ -118,7 +127,7 @@ def set_aside_copy(folder: Path, uri: str) -> None:
 
 
 def list_files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
-    """The files of a study, but for Ray's own and those that are being written -> (when changed, size)."""
+    """Yield the files of a study and their (time of change, size), except Ray's own and those being written."""
     for path in sorted(folder.rglob("*")):
         if path.relative_to(folder).parts[0] == RAY or fnmatch(path.name, TEMPORARY):
             continue
@@ -131,7 +140,7 @@ def list_files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
 
 
 def check_mirror(folder: Path, uri: str | None) -> None:
-    """A file can be written at a URI, and it is no place in the study's own folder. Raises ConfigError."""
+    """Check that a URI is writable and outside the study's own folder. Raises ConfigError."""
     if uri is None:
         return
     try:
@@ -148,16 +157,16 @@ def check_mirror(folder: Path, uri: str | None) -> None:
     except ConfigError:
         raise
     except Exception as error:  # stores raise many types
-        text = f"mirror: must be a place that can be written; got {shown_uri(uri)} ({error_text(error, uri)})"
+        text = f"mirror: must be writable; got {shown_uri(uri)} ({error_text(error, uri)})"
         raise ConfigError([Refusal("mirror-writable", text)]) from None
 
 
 def shown_uri(uri: str) -> str:
-    """A URI as it may be shown."""
+    """Return a URI without its password."""
     return without_password(uri) if "://" in uri else uri
 
 
 def error_text(error: Exception, uri: str) -> str:
-    """What a store says, in one line, without passwords."""
+    """Return a store's error message in one line, without passwords."""
     text = (str(error).strip() or type(error).__name__).partition("\n")[0]
     return text.replace(uri, shown_uri(uri))[:300]

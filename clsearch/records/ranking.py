@@ -1,4 +1,4 @@
-"""Ranking the trials of a study: which is chosen, and which cannot be told from it."""
+"""Rank the trials of a study: the choice, and the trials that are not shown to be worse."""
 
 from __future__ import annotations
 
@@ -19,9 +19,15 @@ from clsearch.records.trials import TrialRecord
 
 @dataclass(frozen=True)
 class Ranking:
-    """Finished trials: the chosen one first, then the rest of the Pareto front (of one objective there is none), then
-    the others, by the first objective. close: labels of those that cannot be told from the chosen one: the paired 95 %
-    interval of their difference contains 0, in every objective. front: labels, where there are several objectives.
+    """Finished trials in order.
+
+    Attributes:
+        objectives: The metrics that trials are ranked by.
+        trials: The chosen one first, then the rest of the Pareto front (empty for one objective), then the others by
+            the first objective.
+        close: Labels of trials that are not shown to differ from the chosen one: the paired 95 % interval of their
+            difference contains 0 in every objective.
+        front: Labels of the Pareto front, if there are several objectives.
     """
 
     objectives: tuple[str, ...]
@@ -31,14 +37,19 @@ class Ranking:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best trial; of several objectives the knee of the front (`objectives.knee`)."""
+        """The best trial; for several objectives, the knee of the front (`objectives.knee`)."""
         return self.trials[0] if self.trials else None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a search ends with. values: hyperparameter -> value, for all tasks. per_task: the values of each task, where
-    they differ between tasks (protocol continual). scores: metric -> what the search measured, mean over its seeds.
+    """The result of a search.
+
+    Attributes:
+        label: The label of the chosen trial.
+        values: Hyperparameter -> value, for all tasks.
+        scores: Metric -> the search's measurement, mean over its seeds.
+        per_task: The values of each task, if they differ between tasks (protocol continual).
     """
 
     label: str
@@ -49,8 +60,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a search spent: tasks trained, each on each seed, and seconds of training in the workers. shared: how many
-    of those were taken over from another trial; saved: the seconds that it had spent on them.
+    """The cost of a search.
+
+    Attributes:
+        task_trainings: Number of tasks trained, counted on each seed.
+        seconds: Seconds of training in the workers.
+        shared: Number of those that were reused from another trial.
+        saved: Seconds that the other trials spent on them.
     """
 
     task_trainings: int
@@ -59,7 +75,7 @@ class Cost:
     saved: float = 0.0
 
     def as_json(self) -> CostJson:
-        """What best.json has of it."""
+        """Return its content in best.json."""
         return {
             "task_trainings": self.task_trainings,
             "seconds": self.seconds,
@@ -78,7 +94,7 @@ class Cost:
 
 
 def cost_of(records: list[TrialRecord]) -> Cost:
-    """The cost of trials, references apart. A task in which training diverged counts as trained."""
+    """Sum the cost of trials without references. A task in which training diverged counts as trained."""
     tasks = sum(len(r.seeds) * (r.tasks_learned + (r.state == "failed")) for r in records)
     shared = [r for r in records if r.shared_seconds]
     saved = sum(r.shared_seconds for r in shared)
@@ -86,7 +102,7 @@ def cost_of(records: list[TrialRecord]) -> Cost:
 
 
 def choice_of(ranking: Ranking) -> Choice | None:
-    """The chosen trial; None where none finished."""
+    """Return the chosen trial; None if none finished."""
     best = ranking.best
     if best is None:
         return None
@@ -94,7 +110,7 @@ def choice_of(ranking: Ranking) -> Choice | None:
 
 
 def rank(records: list[TrialRecord], objectives: tuple[str, ...]) -> Ranking:
-    """Rank by metrics after the last task; unfinished and failed trials are not ranked."""
+    """Rank finished trials by metrics after the last task; leave out all others."""
     finished = [r for r in records if r.state == "finished"]
     if not finished:
         return Ranking(objectives, [], frozenset())
@@ -107,18 +123,19 @@ def rank(records: list[TrialRecord], objectives: tuple[str, ...]) -> Ranking:
 
 
 def are_indistinguishable(first: TrialRecord, second: TrialRecord, objectives: tuple[str, ...]) -> bool:
-    """Whether two trials on the same seeds cannot be told apart in any objective."""
+    """Return True if two trials on the same seeds are not shown to differ in any objective."""
     return all(indistinguishable(metric_per_seed(first, name), metric_per_seed(second, name)) for name in objectives)
 
 
 def difference_to_reference(best: TrialRecord, reference: TrialRecord, name: str) -> Interval:
-    """A metric of the best minus a reference's, paired over seeds."""
+    """Return a metric of the best trial minus a reference's, paired over seeds."""
     return paired_difference(metric_per_seed(best, name), metric_per_seed(reference, name))
 
 
 def add_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
-    """The finished trials and references with their intransigence against the joint reference, seed by seed; none
-    where no joint reference finished.
+    """Return the finished trials and references with their intransigence against the joint reference, seed by seed.
+
+    Return none if no joint reference finished.
     """
     finished = [r for r in records if r.state == "finished"]
     joint = next((r for r in finished if r.number is None and r.algorithm == "joint"), None)
@@ -134,8 +151,9 @@ def add_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
 
 
 def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
-    """The command that trains the best configuration again as a study of its own, without opening test data once more;
-    None outside a script, and where nothing was searched, so that the study's own command does that.
+    """Return the command that trains the best configuration again as its own study, without opening test data again.
+
+    Return None outside a script, or if nothing was searched, because the study's own command does the same.
     """
     if plan.command is None or not plan.space:
         return None
@@ -154,7 +172,7 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
 
 
 def best_json(plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord]) -> BestJson:
-    """What best.json holds."""
+    """Return the content of best.json."""
     best, cost = ranking.best, cost_of(records)
     counts = {state: sum(record.state == state for record in records) for state in ENDED}
     if best is None:

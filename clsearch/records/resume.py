@@ -1,7 +1,7 @@
-"""Going on with a study: the same command again continues what its folder holds.
+"""Resume a study: the same command continues what its folder holds.
 
 Optuna's journal knows which trials were asked for, trials/<label>/record.json which of them ended, and
-trials/<label>/state.pt how far the others came.
+trials/<label>/state.pt the progress of the others.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from clsearch.records.study_file import COMPARISON, FINAL, MAY_CHANGE, STUDY, de
 
 
 def lock_path(folder: Path) -> Path:
-    """The lock of the study whose folder this is."""
+    """Return the lock file of the study in a folder."""
     return folder.parent / f".{folder.name}.lock"
 
 
 @contextmanager
 def study_lock(folder: Path) -> Iterator[None]:
-    """Hold a study for this process, until it ends, however it ends: the lock is the operating system's.
+    """Hold a study for this process until the process ends, for any reason: the operating system releases the lock.
 
-    Raises ConfigError where another process holds it.
+    Raises:
+        ConfigError: Another process holds it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path(folder))
     try:
-        lock.acquire(timeout=1)  # somebody may only look whether it is held
+        lock.acquire(timeout=1)  # another process can hold it briefly to examine it
     except Timeout:
-        text = f"name: a study is run by one process at a time; {relative_path(folder)} is being run by another one now"
+        text = f"name: must be a study that no other process runs; got {relative_path(folder)}, which is running now"
         raise ConfigError([Refusal("study-runs-once", text)]) from None
     try:
         yield
@@ -46,8 +47,14 @@ def study_lock(folder: Path) -> Iterator[None]:
 
 
 def check_same(plan: Plan, comparison: str | None = None) -> None:
-    """What a folder holds is gone on with by the same study only; --fresh moves it aside. comparison: the name of the
-    one that the study is part of. Raises ConfigError with each difference.
+    """Check that a folder is resumed by the study that created it; --fresh moves it aside.
+
+    Args:
+        plan: The study.
+        comparison: The name of the comparison that it is part of.
+
+    Raises:
+        ConfigError: The study differs; the message names each difference.
     """
     if plan.options.fresh:
         return
@@ -59,12 +66,12 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
         return
     if "id" not in found:
         text = (
-            f"name: {relative_path(plan.folder)} holds a study that can't be gone on with"
+            f"name: must be a study that can be resumed; got {relative_path(plan.folder)}"
             f"{suggest_ways_out(plan.folder, comparison)}"
         )
         raise ConfigError([Refusal("study-known", text)])
     old, new = identity_settings(found), identity_settings(description(plan))
-    where = f"as in the study that {relative_path(plan.folder)} holds"
+    where = f"as in the study in {relative_path(plan.folder)}"
     problems = [
         f"{name}: must be {old.get(name, 'left out')}, {where}; got {new.get(name, 'none')}"
         for name in dict.fromkeys([*old, *new])
@@ -76,7 +83,7 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
 
 
 def nothing_left(plan: Plan) -> bool:
-    """Whether a folder holds this very study, done to its end."""
+    """Return True if a folder holds exactly this study, finished."""
     found = None if plan.options.fresh else stored(plan.folder / STUDY)
     if not found or found.get("state") != "finished":
         return False
@@ -92,32 +99,34 @@ def nothing_left(plan: Plan) -> bool:
 
 
 def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> None:
-    """What a comparison's folder holds is gone on with by the same studies only. Raises ConfigError."""
+    """Check that a comparison's folder is resumed by the comparison that created it. Raises ConfigError."""
     if stored(folder / STUDY) is not None:
         raise ConfigError([Refusal("name-of-study", f"name: must not be that of a study; got {folder.name}")])
     found = stored(folder / COMPARISON)
     if found is not None and (found.get("kind"), found.get("studies")) != (kind, studies):
         text = (
-            f"name: {relative_path(folder)} holds a comparison of {found.get('kind')}, "
-            f"{', '.join(found.get('studies', []))}; got {kind}, {', '.join(studies)}"
+            f"name: must be a comparison of {found.get('kind')}, {', '.join(found.get('studies', []))}, as in "
+            f"{relative_path(folder)}; got {kind}, {', '.join(studies)}"
             f"{suggest_ways_out(folder, None)}"
         )
         raise ConfigError([Refusal("comparison-same", text)])
 
 
 def suggest_ways_out(folder: Path, comparison: str | None) -> str:
-    """What to do where a folder holds something else. comparison: the name of the one that it is part of."""
+    """Suggest what to do if a folder holds something else. comparison: the name of its comparison."""
     other = folder if comparison is None else folder.with_name(comparison)
     free = next(path for n in range(2, 10_000) if not (path := sibling_folder(other, f"-{n}")).exists())
     return (
-        f". Run another one under another name (--name {free.name}), or start over with --fresh, which moves what is "
-        f"there aside"
+        f". A folder can only be resumed by the study that created it: use another name (--name {free.name}), or start "
+        f"over with --fresh, which moves the folder aside"
     )
 
 
 def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:
-    """What must stay as it is while a study is gone on with, of study.json: name -> as it is shown. Where the data lie
-    may change, as for a trial (`Run.fingerprint`): images of a folder and a grouping count by what they are.
+    """Return the settings of study.json that must not change on resume, as they are printed.
+
+    The places of data can change, as for a trial (`TrialSetup.fingerprint`): images of a folder and a grouping are
+    identified by content.
     """
     parts = ("config", "space", "data")
     places = {"data_root", "grouping"} | ({"benchmark"} if content.get("data", {}).get("identity") else set())
@@ -130,12 +139,12 @@ def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def as_option(value: Any) -> str:
-    """A value of study.json as a command line has it."""
+    """Format a value of study.json as on a command line."""
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Move what a folder holds aside, for a study that starts over; gives where to. None where there is nothing."""
+    """Move a folder aside for a study that starts over; return its new place, or None if there was no folder."""
     if not os.path.exists(folder):
         return None
     place = next(path for n in range(1, 10_000) if not (path := sibling_folder(folder, f".{n}")).exists())
@@ -144,5 +153,5 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def sibling_folder(folder: Path, mark: str) -> Path:
-    """A folder beside a study's, of its name with a mark."""
+    """Return a folder next to a study's, with its name and a mark."""
     return folder.with_name(folder.name + mark)

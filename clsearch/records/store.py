@@ -1,4 +1,4 @@
-"""The trials of a study while it runs: in memory, and in results/ as far as it was written."""
+"""The trials of a running study, in memory and in results/."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from clsearch.records.trials import STATE_FILE, TrialRecord, now, read_trials
 from clsearch.records.writer import StudyWriter
 
 TABLE_SECONDS = 10.0
-"""trials.csv is rewritten no more often than this while a study runs; each trial's own record is written at its end."""
+"""Minimum interval between writes of trials.csv while a study runs; each trial's own record is written at its end."""
 
 
 class RecordStore:
     """Keeps the record of each trial and writes it.
 
-    plan: the study. writer: of its folder. listeners: called with each record when it was written, as MLflow's sender
-    and the progress line are. on_end: called when the record of a trial's end is there.
+    Args:
+        plan: The study.
+        writer: Writes its folder.
+        listeners: Called with each record after it is written; for example MLflow's sender and the progress line.
+        on_end: Called after the record of a trial's end is written.
 
-    Attributes: records, by label. error: why the record cannot be written any more; None while it can.
+    Attributes:
+        records: Label -> record.
+        error: Why records can no longer be written; None while they can.
     """
 
     def __init__(
@@ -48,8 +53,12 @@ class RecordStore:
     ) -> None:
         """Begin the record of a trial that waits for a worker.
 
-        label: its name. number: Optuna's; None for a reference. values: its searched hyperparameters. config: its whole
-        configuration. cohort: how many configurations train with it, itself among them.
+        Args:
+            label: Its name.
+            number: Optuna's number; None for a reference.
+            values: Its searched hyperparameters.
+            config: Its whole configuration.
+            cohort: Number of configurations that train together, including itself.
         """
         earlier = self.earlier.get(label)
         self.records[label] = TrialRecord(
@@ -66,7 +75,7 @@ class RecordStore:
         )
 
     def not_ended(self, labels: Iterable[str]) -> list[str]:
-        """Those of some trials of which more may come."""
+        """Return the labels of trials that have not ended."""
         return [label for label in labels if not self.records[label].ended]
 
     def change(self, label: str, change: Callable[[TrialRecord], TrialRecord]) -> None:
@@ -74,7 +83,7 @@ class RecordStore:
         self.records[label] = self.changed[label] = change(self.records[label])
 
     def write_changes(self) -> None:
-        """Write how the changed trials stand."""
+        """Write the changed records."""
         while self.changed:
             _, record = self.changed.popitem()
             if record.state != "waiting":
@@ -82,31 +91,31 @@ class RecordStore:
             self._notify(record)
 
     def end_trial(self, label: str, state: str, reason: str) -> None:
-        """Write a trial's end at once. state: finished, pruned or failed. reason: why, "" where it finished."""
+        """Write a trial's end at once. state: finished, pruned or failed. reason: why; "" if it finished."""
         record = self.records[label] = replace(self.records[label], state=state, reason=reason)
         self.changed.pop(label, None)
         self._write(partial(self._write_end, record))
         self._notify(record)
 
     def write_error(self, label: str, text: str) -> None:
-        """Write all that is known of why a trial failed."""
+        """Write the full error of a failed trial."""
         self._write(partial(self.writer.write_error, label, text))
 
     def fail(self, error: OSError) -> None:
-        """Write nothing from now on: the record cannot be written. What is there can be resumed."""
+        """Stop writing, because records cannot be written. The written records can be resumed."""
         self.error = self.error or error
 
     def leave_unfinished(self) -> list[TrialRecord]:
-        """Write the trials that an interrupt cut off, and give them; their checkpoints stay."""
+        """Write and return the trials that an interrupt cut off; their checkpoints stay."""
         cut_off = [record for record in self.records.values() if record.state in ("waiting", "running")]
         return self._write_again([replace(record, state="unfinished", reason="interrupted") for record in cut_off])
 
     def add_intransigence(self) -> list[TrialRecord]:
-        """Add the metric that needs the joint reference to every finished record, and give those that have it now."""
+        """Add the metric that needs the joint reference to every finished record; return the changed records."""
         return self._write_again(add_intransigence(list(self.records.values())))
 
     def write_tables(self, apart: float = 0.0) -> None:
-        """Write trials.csv and references.csv, unless that was done less than `apart` seconds ago."""
+        """Write trials.csv and references.csv, unless they were written less than `apart` seconds ago."""
         clock = time.monotonic()
         if clock - self.tables_written < apart:
             return
@@ -115,11 +124,11 @@ class RecordStore:
         self.writer.write_table("references", self.references())
 
     def trials(self) -> list[TrialRecord]:
-        """The trials so far, in Optuna's order."""
+        """Return the trials so far, in Optuna's order."""
         return sorted((r for r in self.records.values() if r.number is not None), key=lambda r: r.label)
 
     def references(self) -> list[TrialRecord]:
-        """The references so far, in the order that the study names them."""
+        """Return the references so far, in the study's order."""
         own = {r.algorithm: r for r in self.records.values() if r.number is None}
         return [own[name] for name in self.plan.references if name in own]
 
@@ -136,9 +145,7 @@ class RecordStore:
         self.on_end()
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Write; nothing is written after what could not be, so that a trial whose end is unknown to Optuna is not
-        recorded as ended.
-        """
+        """Write, unless an earlier write failed: a trial must not end here before it ends in Optuna."""
         try:
             if self.error is None:
                 write()

@@ -1,4 +1,4 @@
-"""What a study is: what study.json says of it, and must say again where it is gone on with."""
+"""study.json: the description of a study, which must stay the same on resume."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from clsearch.planning.plan import Plan
 from clsearch.records.json_types import BestJson, DataJson, DescriptionJson, FinalJson, RangeJson, StudyJson
 
 STUDY, COMPARISON, BEST, FINAL = "study.json", "comparison.json", "best.json", "final.json"
-"""Files of the folders of a study and of a comparison; the last where test data was opened."""
+"""Files of the folders of a study and of a comparison; the last one exists if test data were opened."""
 
 RAY = "ray"
-"""Ray Tune's folder in a study's."""
+"""Ray Tune's folder in a study's folder."""
 
 JOURNAL = "optuna.journal"
 """Optuna's record of a search, in a study's folder."""
 
 ENDED = ("finished", "pruned", "failed")
-"""States of trials of which nothing more comes."""
+"""Terminal trial states."""
 
 FIRST_TASKS = ".prefixes"
-"""Folder beside the studies where trials leave the first task for each other."""
+"""Folder next to the studies in which trials share the first task."""
 
 MAY_CHANGE = ("question", "references", "trials", "report_seeds")
-"""What a study may be gone on with otherwise than it was begun."""
+"""Settings that may change on resume."""
 
 
 def description(plan: Plan) -> DescriptionJson:
-    """What study.json says of a study, as JSON has it."""
+    """Return the description of a study in study.json, as plain JSON values."""
     content = {
         "question": plan.question,
         "algorithm": plan.algorithm,
@@ -63,12 +63,12 @@ def description(plan: Plan) -> DescriptionJson:
 
 
 def space_json(plan: Plan) -> dict[str, RangeJson]:
-    """What study.json says of the ranges that a plan searches."""
+    """Return the searched ranges of a plan for study.json."""
     return {name: {"low": r.low, "high": r.high, "log": r.log} for name, r in plan.space.items()}
 
 
 def describe_source(source: Source) -> DataJson:
-    """What study.json says of the data: which it is, and where the user grouped its classes, how."""
+    """Return the identity of the data for study.json, and the user's grouping of its classes, if any."""
     groups = None if source.groups is None else [[source.classes[c] for c in group] for group in source.groups]
     return {
         "source": source.name,
@@ -80,7 +80,7 @@ def describe_source(source: Source) -> DataJson:
 
 
 def study_at(folder: Path) -> tuple[Path, StudyJson]:
-    """The folder of a study and its study.json; a bare name may be of one in results/. Raises ConfigError."""
+    """Return the folder of a study and its study.json; look for a bare name in results/ too. Raises ConfigError."""
     bare = len(folder.parts) == 1 and not folder.exists()
     folder = (Path("results") / folder if bare else folder).resolve()
     study = read_study_json(folder)
@@ -94,28 +94,28 @@ def study_at(folder: Path) -> tuple[Path, StudyJson]:
 
 
 def show_range(bounds: RangeJson) -> str:
-    """A range of study.json as it is printed."""
+    """Format a range of study.json."""
     return f"{bounds['low']:g} to {bounds['high']:g}{' (log)' if bounds['log'] else ''}"
 
 
 def read_study_json(folder: Path) -> StudyJson | None:
-    """study.json of a folder; None where there is none, and without `id` where it holds something else."""
+    """Read study.json of a folder; None if it does not exist, and without `id` if it holds something else."""
     return cast("StudyJson | None", stored(folder / STUDY))
 
 
 def read_best_json(folder: Path) -> BestJson:
-    """best.json of a study's folder; empty where its search has not ended."""
+    """Read best.json of a study's folder; empty if its search has not ended."""
     return cast(BestJson, stored(folder / BEST) or {})
 
 
 def read_final_json(folder: Path) -> FinalJson | None:
-    """final.json of a study's folder; None where no final evaluation ended."""
+    """Read final.json of a study's folder; None if no final evaluation was completed."""
     content = stored(folder / FINAL)
     return cast(FinalJson, content) if content and content.get("rows") else None
 
 
 def stored(path: Path) -> dict[str, Any] | None:
-    """A file of JSON; None where there is none, nothing where it holds something else."""
+    """Read a JSON file; None if it does not exist, {} if it is not a JSON object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -126,7 +126,7 @@ def stored(path: Path) -> dict[str, Any] | None:
 
 
 def finite(content: Any) -> Any:
-    """Content for JSON: NaN and infinity become null."""
+    """Convert content for JSON: NaN and infinity become null."""
     if isinstance(content, dict):
         return {k: finite(v) for k, v in content.items()}
     if isinstance(content, list | tuple):

@@ -1,4 +1,4 @@
-"""A study read back from results/<study>, for those who look at it afterwards."""
+"""Read a study back from results/<study>."""
 
 from __future__ import annotations
 
@@ -23,9 +23,17 @@ from clsearch.records.trials import TrialRecord, read_trials
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What a study's folder holds. study: study.json. best: best.json, {} where the search has not ended. decision: of
-    the protocol continual. openings: of test data. final: of the
-    present choice; None where none has ended.
+    """The content of a study's folder.
+
+    Attributes:
+        folder: The folder.
+        study: study.json.
+        trials: The records of its trials.
+        references: The records of its references.
+        best: best.json, {} if the search has not ended.
+        decision: The decisions of the protocol continual.
+        openings: The openings of test data.
+        final: The final evaluation of the present choice; None if none was completed.
     """
 
     folder: Path
@@ -39,7 +47,7 @@ class StudyRecord:
 
     @property
     def name(self) -> str:
-        """The study's."""
+        """The study's name."""
         return self.folder.name
 
     @property
@@ -49,12 +57,12 @@ class StudyRecord:
 
     @property
     def objective(self) -> str:
-        """The metric that trials are ranked by, first."""
+        """The first metric that trials are ranked by."""
         return str(self.study["objectives"][0])
 
     @cached_property
     def ranking(self) -> Ranking:
-        """The finished trials."""
+        """The ranking of the finished trials."""
         return rank(self.trials, tuple(self.study["objectives"]))
 
     @property
@@ -63,18 +71,19 @@ class StudyRecord:
         return self.ranking.best
 
     def in_state(self, state: str) -> list[TrialRecord]:
-        """The trials in a state."""
+        """Return the trials in a state."""
         return [record for record in self.trials if record.state == state]
 
     def reference(self, algorithm: str) -> TrialRecord | None:
-        """A reference that finished."""
+        """Return the record of a finished reference; None if there is none."""
         own = [r for r in self.references if base_algorithm(r.algorithm) == algorithm and r.state == "finished"]
         return own[0] if own else None
 
     @cached_property
     def matrices(self) -> dict[str, np.ndarray]:
-        """R [M, T+1, T] of the chosen configuration (`chosen`) and of references: on test data where there is a final
-        evaluation, else as the search measured them.
+        """R [M, T+1, T] of the chosen configuration (`chosen`) and of references.
+
+        They are measured on test data if there is a final evaluation, else on the search's validation data.
         """
         if self.final is not None:
             rows = [row for row in self.final.rows if row.on == "full_sequence" and not row.reason]
@@ -85,7 +94,7 @@ class StudyRecord:
 
     @cached_property
     def complete_matrices(self) -> dict[str, np.ndarray]:
-        """The same, with the accuracy on tasks that were unlearned."""
+        """The same, with the accuracy on unlearned tasks."""
         if self.final is not None:
             rows = {base_algorithm(row.configuration): row for row in self.final.rows if row.on == "full_sequence"}
             found = {name: row.unlearning.get("test", {}) for name, row in rows.items()}
@@ -99,12 +108,12 @@ class StudyRecord:
 
     @property
     def requests(self) -> Requests:
-        """What was to be unlearned when."""
+        """The unlearning requests."""
         return parse_requests(tuple(self.study["config"].get("unlearn") or ()))
 
     @property
     def measured_on(self) -> str:
-        """What the matrices were measured on, in words."""
+        """A description of the data that the matrices were measured on."""
         if self.final is not None:
             return f"test data, {len(self.final.seeds)} fresh seeds"
         seeds = len(self.study["seeds"])
@@ -112,12 +121,12 @@ class StudyRecord:
 
 
 def base_algorithm(algorithm: str) -> str:
-    """An algorithm without its ability to unlearn: a reference is the same one in pictures."""
+    """Return an algorithm's name without its ability to unlearn: figures show such references alike."""
     return algorithm.removeprefix("amnesiac_")
 
 
 def read_study(folder: Path) -> StudyRecord:
-    """A study as its folder has it, whether it ended or not. Raises ConfigError where there is none."""
+    """Read a study from its folder, ended or not. Raises ConfigError if there is none."""
     folder, study = study_at(folder)
     records, best = list(read_trials(folder).values()), read_best_json(folder)
     wanted = {name: place for place, name in enumerate(study["references"])}
@@ -136,7 +145,9 @@ def read_study(folder: Path) -> StudyRecord:
 
 
 def evaluates_choice(final: FinalEvaluation, study: StudyRecord) -> bool:
-    """Whether a final evaluation is of the present choice: a study that was extended may have another one by now."""
+    """Return True if a final evaluation is of the present choice; a study that was extended can have another one by
+    now.
+    """
     if study.best.get("per_task"):
         return list(final.choice.per_task) == study.best["per_task"]
     best = study.chosen
@@ -144,7 +155,7 @@ def evaluates_choice(final: FinalEvaluation, study: StudyRecord) -> bool:
 
 
 def find_record(study: StudyRecord, trial: str) -> TrialRecord:
-    """A trial by its number, `#` before it or not, a reference by its algorithm. Raises ConfigError."""
+    """Find a trial by its number, with or without `#`, or a reference by its algorithm. Raises ConfigError."""
     trial = trial.removeprefix("#")
     for record in (*study.trials, *study.references):
         if trial in (str(record.number), record.label) or (record.number is None and trial == record.algorithm):

@@ -1,6 +1,6 @@
-"""The ledger of test data: one line in results/test_openings.jsonl each time it is opened, for all studies there.
+"""The ledger of test data: a line in results/test_openings.jsonl for each opening by any study there.
 
-Written before the data is read, so that no opening goes uncounted; deleting a study does not lower the count.
+A line is written before the data are read, so that every opening is counted; deleting a study does not lower the count.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ LEDGER = "test_openings.jsonl"
 
 @dataclass(frozen=True)
 class Opening:
-    """Test data, opened once. data: which (the source's name, or the digest of a folder). when: UTC.
-    study, algorithm, values: for which configuration, as chosen by which study. seeds: that it is reported on.
-    before: how often this data was opened before, by any study of the results folder.
+    """One opening of test data.
+
+    Attributes:
+        data: Identity of the data: the source's name, or the digest of a folder.
+        when: UTC.
+        study: The study that chose the configuration.
+        algorithm: The configuration's algorithm.
+        values: The chosen values.
+        seeds: The seeds of the evaluation.
+        before: Number of earlier openings of this data by any study of the results folder.
     """
 
     data: str
@@ -36,7 +43,7 @@ class Opening:
     before: int
 
     def as_json(self) -> OpeningJson:
-        """A line of the ledger."""
+        """Return the line of the ledger."""
         return {
             "data": self.data,
             "when": self.when,
@@ -51,7 +58,7 @@ class Opening:
 def record_opening(
     results: Path, data: str, study: str, algorithm: str, values: Mapping[str, Any], seeds: Sequence[int]
 ) -> Opening:
-    """Write an opening into the ledger of a results folder. Raises OSError where that cannot be written."""
+    """Write an opening to the ledger of a results folder. Raises OSError if it cannot be written."""
     ledger = results / LEDGER
     with FileLock(ledger.with_suffix(".lock"), timeout=60):
         before = sum(opening["data"] == data for opening in read_openings(results))
@@ -63,7 +70,7 @@ def record_opening(
 
 
 def read_openings(results: Path) -> list[OpeningJson]:
-    """All openings in a results folder, oldest first."""
+    """Read all openings of a results folder, oldest first."""
     try:
         lines = (results / LEDGER).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

@@ -1,4 +1,6 @@
-"""The metrics of a trial, computed from its accuracy matrices. Workers send matrices; every metric comes from here."""
+"""Compute the metrics of a trial from its accuracy matrices. Workers send matrices only; this module computes all
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,15 @@ from clsearch import metrics
 
 
 class Measurements(Protocol):
-    """What was measured of a trial, as nested lists (NaN may be None) or arrays: of M seeds, T tasks and E epochs.
+    """The measurements of a trial, as nested lists (NaN can be None) or arrays: M seeds, T tasks, E epochs, K columns.
 
-    accuracy: R [M, T+1, T]. unlearning: see `metrics.unlearning`. curve: [E, M, K], the learning curve, with its K
-    columns; epochs: [E, 2], task and epoch of its rows.
+    Attributes:
+        tasks_learned: Number of learned tasks.
+        accuracy: R [M, T+1, T].
+        unlearning: See `metrics.unlearning`.
+        columns: Names of the learning curve's K columns.
+        curve: The learning curve, [E, M, K].
+        epochs: Task and epoch of its rows, [E, 2].
     """
 
     @property
@@ -35,34 +42,37 @@ class Measurements(Protocol):
 
 
 def to_tensor(nested: Any) -> Tensor:
-    """A tensor of double precision from JSON or an array, NaN where that has null."""
+    """Convert JSON or an array to a double-precision tensor; null becomes NaN."""
     return torch.from_numpy(np.array(nested, dtype=float))
 
 
 def accuracy_matrices(measured: Measurements) -> Tensor:
-    """R of each seed, [M, T+1, T], NaN where not measured."""
+    """Return R of each seed, [M, T+1, T], NaN if not measured."""
     return to_tensor(measured.accuracy)
 
 
 def unlearning_measurements(measured: Measurements) -> metrics.Unlearning:
-    """What was measured of a trial's unlearning, [M, T+1, T] each; none where nothing was requested."""
+    """Return the measurements of a trial's unlearning, [M, T+1, T] each; empty if nothing was requested."""
     return {name: to_tensor(values) for name, values in measured.unlearning.items()}
 
 
 def metrics_per_seed(measured: Measurements, learned: int) -> dict[str, Tensor]:
-    """Every metric of each seed [M] after the first `learned` tasks, by name."""
+    """Compute every metric of each seed [M] after the first `learned` tasks, by name."""
     R, unlearning = accuracy_matrices(measured), unlearning_measurements(measured)
     return metrics.summary(R, learned) | metrics.unlearning(unlearning, learned)
 
 
 def metric_per_seed(measured: Measurements, name: str, learned: int | None = None) -> list[float]:
-    """One metric of each seed after the first `learned` tasks; None: after all that the trial learned."""
+    """Compute one metric of each seed after the first `learned` tasks; None: after all that the trial learned."""
     return metrics_per_seed(measured, learned or measured.tasks_learned)[name].tolist()
 
 
 def metrics_after(measured: Measurements, learned: int) -> dict[str, float]:
-    """The metrics of a trial after the first `learned` tasks: finite means over seeds, `<name>/std` their standard
-    deviations (n - 1; absent for one seed), and `train/<column>` of the last epoch, where the curve is at hand.
+    """Compute the metrics of a trial after the first `learned` tasks.
+
+    Returns:
+        Finite means over seeds by name, `<name>/std` their standard deviations (n - 1; absent for one seed), and
+        `train/<column>` of the last epoch if the curve is available.
     """
     if not learned:
         return {}

@@ -1,4 +1,4 @@
-"""The record of a trial: what results/<study>/trials/<label>/ holds, in memory and read back."""
+"""The record of a trial in memory, and its file in results/<study>/trials/<label>/."""
 
 from __future__ import annotations
 
@@ -15,32 +15,46 @@ from clsearch.records.json_types import RecordJson
 from clsearch.records.study_file import ENDED
 
 CURVE_FILE, STATE_FILE = "learning_curve.csv", "state.pt"
-"""Files of a trial's folder: the second is its own checkpoint."""
+"""Files of a trial's folder; the second is its checkpoint."""
 
 
 def now() -> int:
-    """Milliseconds since 1970."""
+    """Return the time in milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
 def latest(times: Iterable[int]) -> int:
-    """The last of times; now where there is none."""
+    """Return the latest of some times; the present time if there are none."""
     return max(times, default=0) or now()
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial as it stands: waiting, running, finished, failed, pruned (stopped early) or unfinished (cut off), with
-    the reason.
+    """The record of a trial.
 
-    number: Optuna's, None for a reference. values: the searched hyperparameters. settings: all of them, flat.
-    metrics: name -> mean over seeds, `<name>/std` its spread, after `tasks_learned` tasks.
-    accuracy: R `[M][T+1][T]` with None where not measured. unlearning: what was measured of it, see
-    `metrics.unlearning`. curve: `[E][M][K]` with its columns and `[E][2]` (task, epoch).
-    shared_seconds: that another trial spent on the first task, which this one took over.
-    times: when the driver heard of each learned task, in milliseconds since 1970; reported: of anything, last (`told`
-    in record.json). restarts: after a worker died. place: the node, and the GPU, that it was trained on last. cohort:
-    how many configurations it was begun with, itself among them.
+    Attributes:
+        label: Its name.
+        number: Optuna's number; None for a reference.
+        algorithm: Its algorithm.
+        values: The searched hyperparameters.
+        settings: All settings, flat.
+        seeds: Its M seeds.
+        state: waiting, running, finished, failed, pruned (stopped early) or unfinished (cut off).
+        reason: Why it failed or was cut off.
+        tasks_learned: Number of learned tasks.
+        seconds: Training time.
+        shared_seconds: Training time of another trial for the first task, which this one reused.
+        metrics: Name -> mean over seeds, `<name>/std` its spread, after `tasks_learned` tasks.
+        accuracy: R `[M][T+1][T]`, None if not measured.
+        unlearning: Measurements of unlearning, see `metrics.unlearning`.
+        columns: Names of the learning curve's K columns.
+        curve: The learning curve, `[E][M][K]`.
+        epochs: Task and epoch of its rows, `[E][2]`.
+        times: When the driver received the report of each learned task, in milliseconds since 1970.
+        reported: When the driver received the last report (`told` in record.json).
+        restarts: Number of restarts after a worker died.
+        place: The node, and the GPU, of the last training.
+        cohort: Number of configurations that began with it, including itself.
     """
 
     label: str
@@ -68,13 +82,18 @@ class TrialRecord:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes of it."""
+        """True if the trial is in a terminal state."""
         return self.state in ENDED
 
 
 def trials_table(records: Iterable[TrialRecord], searched: Iterable[str]) -> pd.DataFrame:
-    """A row per trial. Only finished trials have metrics: a mean over few tasks must not be sorted among means over
-    all. searched: names of hyperparameters.
+    """Make a table with a row per trial.
+
+    Only finished trials have metrics, so that a mean over few tasks is not sorted among means over all tasks.
+
+    Args:
+        records: The trials.
+        searched: Names of the searched hyperparameters.
     """
     rows = [
         {
@@ -96,7 +115,7 @@ def trials_table(records: Iterable[TrialRecord], searched: Iterable[str]) -> pd.
 
 
 def read_trials(folder: Path) -> dict[str, TrialRecord]:
-    """A study's trials and references as they were last written, by label; without their learning curves."""
+    """Read a study's trials and references by label, without their learning curves."""
     found = {}
     for path in sorted((folder / "trials").glob("*/record.json")):
         found[path.parent.name] = record_from_json(json.loads(path.read_text(encoding="utf-8")))
@@ -104,24 +123,24 @@ def read_trials(folder: Path) -> dict[str, TrialRecord]:
 
 
 NOT_IN_RECORD_JSON = ("curve", "epochs", "columns")
-"""Fields of a record that lie in learning_curve.csv."""
+"""Fields of a record that are stored in learning_curve.csv."""
 
 
 def record_json(record: TrialRecord) -> RecordJson:
-    """What record.json holds of a record."""
-    # Not `asdict`, which copies the learning curve, too, at each task.
+    """Return the content of record.json."""
+    # `asdict` would also copy the learning curve at each task.
     content = {name: value for name, value in vars(record).items() if name not in NOT_IN_RECORD_JSON}
     return cast(RecordJson, {"told" if name == "reported" else name: value for name, value in content.items()})
 
 
 def record_from_json(content: RecordJson) -> TrialRecord:
-    """A record from its record.json, without its learning curve."""
+    """Make a record from its record.json, without its learning curve."""
     named: dict[str, Any] = {"reported" if name == "told" else name: value for name, value in content.items()}
     return TrialRecord(**named | {"seeds": tuple(content["seeds"])})
 
 
 def with_curve(folder: Path, record: TrialRecord) -> TrialRecord:
-    """A record with its learning curve, which is read from the study's folder where the record was read back."""
+    """Return a record with its learning curve, read from the study's folder if the record does not have it."""
     path = folder / "trials" / record.label / CURVE_FILE
     if record.columns or not record.tasks_learned or not path.exists():
         return record

@@ -1,18 +1,18 @@
 """Write results/<study>/, the record of a study. MLflow and reports are readers of it.
 
-study.json                 question, base configuration, space, seeds, versions, commit; when it was resumed
+study.json                 question, base configuration, space, seeds, versions, commit; its resumptions
 trials.csv, references.csv a row per trial: hyperparameters, metrics with spread, seconds, state, reason
-trials/<label>/record.json the same for one trial, with its accuracy matrices
+trials/<label>/record.json one trial, with its accuracy matrices
 trials/<label>/accuracy.csv, learning_curve.csv
 trials/<label>/unlearning.csv
-                           of trials of which tasks were unlearned: accuracy on all tasks, before and after the requests
-trials/<label>/error.txt   of a trial whose worker died or raised: all that Ray says of it
-best.json                  the best configuration and the command that reruns it
-attempts.csv               of the protocol continual, instead of trials
+                           for unlearning: accuracy on all tasks, before and after the requests
+trials/<label>/error.txt   of a trial whose worker died or raised an error: Ray's messages
+best.json                  the best configuration, and the command that reruns it
+attempts.csv               for protocol continual, instead of trials
 final.json, final.csv, final_accuracy.csv
-                           the choice and its references on fresh seeds, when test data was opened
-front.csv                  of several objectives
-report.html                all of it in pictures, see `report`
+                           the choice and its references on fresh seeds; openings of test data
+front.csv                  for several objectives
+report.html                figures and tables, see `reporting.html.report`
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PACKAGES = ("ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas"
 
 
 class StudyWriter:
-    """Writes the record of one study; each file is whole at any moment."""
+    """Writes the record of one study; each file is replaced atomically."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -51,7 +51,7 @@ class StudyWriter:
         self.study: StudyJson
 
     def begin(self) -> None:
-        """Write study.json; where there is one, add that the study goes on, and with what."""
+        """Write study.json; if it exists, add this process and the changed settings."""
         made, found, new = provenance(), read_study_json(self.folder), description(self.plan)
         if found is None:
             self.study = {"id": uuid4().hex, **new, **made, "resumed": [], "state": "running"}
@@ -62,15 +62,15 @@ class StudyWriter:
         write_json(self.folder / STUDY, self.study)
 
     def end(self, state: str) -> None:
-        """Write how the study ended."""
+        """Write the final state of the study."""
         write_json(self.folder / STUDY, {**self.study, "state": state})
 
     def trial_folder(self, label: str) -> Path:
-        """The one place of a trial's files, its checkpoint included."""
+        """Return the folder of all files of a trial, including its checkpoint."""
         return self.folder / "trials" / label
 
     def write_trial(self, record: TrialRecord) -> None:
-        """Write one trial's files."""
+        """Write the files of a trial."""
         folder = self.trial_folder(record.label)
         tasks = [f"task_{j:02d}" for j in self.plan.tasks]
         rows = [
@@ -89,7 +89,7 @@ class StudyWriter:
             columns = ["requests", "seed", "tasks_learned", *tasks]
             self._csv(folder / "unlearning.csv", pd.DataFrame(both, columns=columns))
         path = folder / CURVE_FILE
-        if record.columns or not path.exists():  # else it was read back, and the curve is there
+        if record.columns or not path.exists():  # otherwise the record was read back, and the file exists
             curve = [
                 [seed, *at, *numbers]
                 for at, members in zip(record.epochs, record.curve, strict=True)
@@ -100,11 +100,11 @@ class StudyWriter:
         self.write_status(record)
 
     def write_status(self, record: TrialRecord) -> None:
-        """Write how a trial stands."""
+        """Write record.json of a trial."""
         write_json(self.trial_folder(record.label) / "record.json", record_json(record))
 
     def write_error(self, label: str, text: str) -> None:
-        """Write what is known of why a trial failed, tracebacks included."""
+        """Write the error of a failed trial, with tracebacks."""
         write_atomically(self.trial_folder(label) / "error.txt", text.encode())
 
     def write_table(self, name: str, records: list[TrialRecord]) -> None:
@@ -112,8 +112,10 @@ class StudyWriter:
         self._csv(self.folder / f"{name}.csv", trials_table(records, self.plan.space))
 
     def tidy(self, ended: Iterable[str]) -> None:
-        """Remove what a process that was killed may leave: Ray's own folder, files half written, and the states of
-        trials that ended (their labels).
+        """Remove what a killed process can leave: Ray's folder, incomplete files, and states of ended trials.
+
+        Args:
+            ended: Labels of the ended trials.
         """
         shutil.rmtree(self.folder / RAY, ignore_errors=True)
         for label in ended:
@@ -122,11 +124,11 @@ class StudyWriter:
             path.unlink(missing_ok=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a file of the study's folder."""
+        """Write a JSON file in the study's folder."""
         write_json(self.folder / name, content)
 
     def write_csv(self, name: str, table: pd.DataFrame) -> None:
-        """Write a file of the study's folder."""
+        """Write a CSV file in the study's folder."""
         self._csv(self.folder / name, table)
 
     def _csv(self, path: Path, table: pd.DataFrame) -> None:
@@ -134,13 +136,13 @@ class StudyWriter:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of JSON, atomically; NaN and infinity become null."""
+    """Write a JSON file atomically; NaN and infinity become null."""
     text = json.dumps(finite(content), indent=2, ensure_ascii=False)
     write_atomically(path, (text + "\n").encode())
 
 
 def provenance() -> ProvenanceJson:
-    """What a record was made with: versions, commit and time."""
+    """Return versions, commit and time of this process."""
     return {
         "versions": {"clsearch": __version__}
         | {name: version(name) for name in PACKAGES}
@@ -152,8 +154,9 @@ def provenance() -> ProvenanceJson:
 
 @cache
 def code_version() -> str:
-    """The commit of a checkout (`+changes` where it is not clean); else the package's version, and in a job of Ray's
-    the digest of what was sent.
+    """Return the commit of a checkout (`+changes` if it is not clean), else the package's version.
+
+    In a job of Ray, the version is followed by the digest of the submitted files.
     """
     here = Path(__file__).resolve().parent
 

@@ -122,7 +122,7 @@ def test_a_node_that_does_not_share_the_results_is_named(nodes: Nodes, apart: Pa
         if code == 2 or time.monotonic() > deadline:  # the node has come
             break
     assert code == 2, err
-    assert "error: results: must be a folder that all nodes of the cluster share, which apart (" in err
+    assert "error: results: must be a folder that all nodes of the cluster share; apart (" in err
     assert "Traceback" not in err
     assert not list((apart / "results").rglob("state.pt"))
 

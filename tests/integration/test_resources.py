@@ -50,7 +50,7 @@ def test_a_trial_that_does_not_fit_into_memory_fails_and_the_study_goes_on(
     assert study.run().exit_code == 0
     table = pd.read_csv(results / "greedy" / "trials.csv")
     assert list(table.state) == ["failed", "finished", "finished"]
-    reason = "out of memory on its node: take fewer trials at a time (--max-concurrent), a smaller --batch-size"
+    reason = "out of memory on its node: use fewer trials at a time (--max-concurrent), a smaller --batch-size"
     assert table.reason[0].startswith(reason)
     assert reason in " ".join(capsys.readouterr().out.split())
     storage = JournalStorage(JournalFileBackend(str(results / "greedy" / "optuna.journal")))
@@ -69,7 +69,7 @@ def test_a_worker_that_the_nodes_memory_costs_says_so(tmp_path: Path) -> None:
         [sys.executable, "-c", script], env=inherited | full, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 1, done.stderr
-    assert "1 of 1 trials failed. The first reason: out of memory on its node: take fewer trials" in " ".join(
+    assert "1 of 1 trials failed. The first reason: out of memory on its node: use fewer trials" in " ".join(
         done.stdout.split()
     )
     assert "Traceback" not in done.stderr

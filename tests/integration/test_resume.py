@@ -158,8 +158,8 @@ def test_the_benchmark_of_chaos_finds_nothing_wrong_with_it_and_what_is_wrong_wi
     assert wrong == {
         "trials and references in results/",
         "labels in results/",
-        "matrices as in peace, bit for bit",
-        "states and half-written files left",
+        "matrices equal to undisturbed training, bit for bit",
+        "states and incomplete files left",
     }
 
 
@@ -198,7 +198,7 @@ def test_a_study_that_is_done_is_told_again_and_nothing_is_trained_or_opened(
     again = study(results, "whole", trials=3).run()
     assert time.monotonic() - began < 60
     said = capsys.readouterr().err
-    assert "done already: nothing is trained, nothing is opened" in said
+    assert "study already finished; use --fresh to start over" in said
     assert "checking" not in said
     assert "starting Ray" not in said
     assert again.exit_code == 0

@@ -105,14 +105,15 @@ def test_a_store_that_refuses_is_told_of_once_and_tried_again(tmp_path, study, w
     mirror.end()
     assert contents(tmp_path / "bucket" / "mine") == contents(study)
     (warning,) = warned
-    assert "the study goes on" in warning
+    assert "the study continues" in warning
 
 
 def test_what_could_not_be_copied_at_the_end_is_said_without_passwords(study, warned) -> None:
     mirror = Mirror(study, "ftp://bob:secret@127.0.0.1:1/there", warned.append)
     mirror.end()
     assert len(warned) == 2
-    assert "has not all of the study" in warned[1]
+    assert warned[1].startswith("The copy in ftp://")
+    assert "is incomplete; " in warned[1]
     assert "secret" not in "".join(warned)
 
 
@@ -146,14 +147,14 @@ def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path, study) -> None:
 )
 def test_a_place_that_cannot_be_written_is_refused(study, uri, reason) -> None:
     problem = refusal(study, uri)
-    assert problem.startswith("mirror: must be a place that can be written; got ")
+    assert problem.startswith("mirror: must be writable; got ")
     assert reason in problem
     assert "secret" not in problem
 
 
 def test_a_file_is_no_place(tmp_path, study) -> None:
     (tmp_path / "file").touch()
-    assert refusal(study, str(tmp_path / "file")).startswith("mirror: must be a place that can be written; got ")
+    assert refusal(study, str(tmp_path / "file")).startswith("mirror: must be writable; got ")
 
 
 @pytest.mark.parametrize("below", [".", "mine", "mine/copy"])

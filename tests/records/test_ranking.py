@@ -168,7 +168,7 @@ def test_the_cost_of_a_search_counts_each_task_on_each_seed_and_the_one_that_div
     found = cost_of([record_of(plan, 0, BEST), lost, cut_off, record_of(plan, 3, BEST, state="waiting", learned=0)])
     assert found == Cost(3 * (3 + 2 + 2), 4.5 + 1.5 + 3.0)
     assert cost_of([]) == Cost(0, 0)
-    assert "taken over" not in str(found)
+    assert "reused" not in str(found)
 
 
 def test_the_cost_says_what_was_taken_over_from_another_trial(plan):

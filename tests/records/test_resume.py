@@ -52,8 +52,8 @@ def holder(tmp_path):
 @pytest.mark.slow
 def test_a_study_that_another_process_runs_is_refused(holder, tmp_path):
     (problem,) = refusal(lambda: study_lock(tmp_path / "mine").__enter__())
-    assert problem.startswith("name: a study is run by one process at a time; ")
-    assert "mine is being run by another one now" in problem
+    assert problem.startswith("name: must be a study that no other process runs; got ")
+    assert problem.endswith("mine, which is running now")
     with study_lock(tmp_path / "other"):
         pass
 
@@ -158,7 +158,7 @@ def test_a_record_that_is_no_studys_is_never_gone_on_with(tmp_path, content):
     plan.folder.mkdir()
     (plan.folder / "study.json").write_text(content)
     (problem,) = refusal(check_same, plan)
-    assert problem.startswith(f"name: {plan.folder} holds a study that can't be gone on with. Run another one under")
+    assert problem.startswith(f"name: must be a study that can be resumed; got {plan.folder}. A folder can only be")
 
 
 def test_the_free_name_that_is_offered_is_free(tmp_path):
@@ -177,7 +177,8 @@ def test_a_comparison_goes_on_with_the_same_studies(tmp_path):
     (folder / "comparison.json").write_text(json.dumps({"kind": "methods", "studies": {"a": "all-a"}}))
     check_same_comparison(folder, "methods", {"a": "all-a"})
     (problem,) = refusal(check_same_comparison, folder, "methods", {"a": "all-a", "b": "all-b"})
-    assert "holds a comparison of methods, a; got methods, a, b" in problem
+    assert "name: must be a comparison of methods, a, as in " in problem
+    assert "; got methods, a, b" in problem
 
 
 # study.json
