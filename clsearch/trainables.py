@@ -1,4 +1,4 @@
-"""The Trainable class of every method, for a Tuner of your own.
+"""The Trainable class of every method, for use with your own Tuner.
 
     from ray import tune
     from clsearch.trainables import LwFTrainable
@@ -6,7 +6,7 @@
     space = {"distillation_factor": tune.loguniform(1e-2, 1e2), "epochs": 10}
     tune.Tuner(LwFTrainable, param_space=space).fit()
 
-Their names are those of the methods: FinetuningTrainable, JointTrainable, IndependentTrainable, LwFTrainable,
+The classes are named after the methods: FinetuningTrainable, JointTrainable, IndependentTrainable, LwFTrainable,
 EWCTrainable, LwFEWCTrainable, AmnesiacFinetuningTrainable, AmnesiacLwFTrainable, AmnesiacEWCTrainable.
 """
 

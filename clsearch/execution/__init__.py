@@ -1,1 +1,1 @@
-"""Ray and Optuna carry out a plan."""
+"""Carry out a plan with Ray and Optuna."""

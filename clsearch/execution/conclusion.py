@@ -1,4 +1,4 @@
-"""A study's last steps: ranking its trials, the tables and pictures of them, the final evaluation of its choice."""
+"""The last steps of a study: rank its trials, write tables and figures, run the final evaluation of the choice."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ from clsearch.reporting.result import StudyResult
 
 
 def conclude(plan: Plan, store: RecordStore, publisher: Publisher, study: optuna.Study) -> StudyResult:
-    """Rank the trials of a search, and write what follows from that.
+    """Rank the trials of a search, and write best.json, tables and figures.
 
-    plan: the study. store: of its records. publisher: of what is found. study: Optuna's, which knows importances.
+    Args:
+        plan: The study.
+        store: Its records.
+        publisher: Receives the findings.
+        study: Optuna's study, from which importances are computed.
     """
     complete_records(store, publisher)
     records, references = store.trials(), store.references()
@@ -43,7 +47,7 @@ def conclude(plan: Plan, store: RecordStore, publisher: Publisher, study: optuna
 
 
 def complete_records(store: RecordStore, publisher: Publisher) -> None:
-    """Record what was cut off, and what is known of each trial only now."""
+    """Record the trials that were cut off, and add the metrics that need all trials."""
     for record in store.leave_unfinished():
         publisher.tracker.update(record)
     for record in store.add_intransigence():
@@ -54,7 +58,7 @@ def complete_records(store: RecordStore, publisher: Publisher) -> None:
 def choice_content(
     plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord], study: optuna.Study
 ) -> BestJson:
-    """What best.json holds, with what early stopping saved and how important each hyperparameter is."""
+    """Return the content of best.json, with the savings of early stopping and the importance of each hyperparameter."""
     content = best_json(plan, ranking, records, references)
     if early_stopping := summarize_early_stopping(plan, records):
         content["pruning"] = early_stopping_json(early_stopping)
@@ -64,8 +68,9 @@ def choice_content(
 
 
 def write_figures(plan: Plan, store: RecordStore, ranking: Ranking) -> None:
-    """Draw response.png, and of several objectives front.png."""
-    from clsearch.reporting.figures import draw_pareto_front, draw_response  # half a second, which no trial waits for
+    """Draw response.png and, for several objectives, front.png."""
+    # Importing matplotlib takes half a second; no trial waits for it here.
+    from clsearch.reporting.figures import draw_pareto_front, draw_response
 
     name, references = plan.objectives[0], store.references()
     levels = {base_algorithm(r.algorithm): r.metrics[name] for r in references if r.state == "finished"}
@@ -78,8 +83,9 @@ def write_figures(plan: Plan, store: RecordStore, ranking: Ranking) -> None:
 
 
 def is_interrupted(plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord]) -> bool:
-    """Whether trials or references are left that had not ended; without a finished trial no reference is waited for
-    that was not begun.
+    """Return True if trials or references are left that have not ended.
+
+    If no trial has finished, references that have not begun are not counted.
     """
     waited_for = plan.references if ranking.best is not None else tuple(r.algorithm for r in references)
     ended, done = sum(r.ended for r in records), [r.algorithm for r in references if r.ended]
@@ -87,9 +93,15 @@ def is_interrupted(plan: Plan, ranking: Ranking, records: list[TrialRecord], ref
 
 
 def add_final_evaluation(result: StudyResult, data: Any, publisher: Publisher, line: ProgressLine) -> StudyResult:
-    """The result with its final evaluation, where there is to be one; one that an earlier process ended is taken over.
+    """Return the result with its final evaluation, if the plan asks for one.
 
-    data: a reference to the training data. publisher: of what is found. line: told what is done.
+    An evaluation that an earlier process completed is reused.
+
+    Args:
+        result: The result of the search.
+        data: A reference to the training data.
+        publisher: Receives the findings.
+        line: Shows the current step.
     """
     plan = result.plan
     if not plan.options.final or result.choice is None or result.interrupted:
@@ -101,7 +113,7 @@ def add_final_evaluation(result: StudyResult, data: Any, publisher: Publisher, l
         publisher.publish_evaluation(final)
     except SealedError as error:
         return replace(result, unsealed=str(error))
-    except ray.exceptions.RayError as error:  # a worker died, or the cluster went
+    except ray.exceptions.RayError as error:  # a worker died, or the connection to the cluster was lost
         return replace(result, unsealed=last_line(error))
     except KeyboardInterrupt:
         return replace(result, interrupted=True)

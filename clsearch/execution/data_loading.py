@@ -1,4 +1,4 @@
-"""Reading a study's data, once, in the driver: downloaded, decoded, and said how far it is."""
+"""Download and decode a study's data once, in the driver, with a progress bar."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from clsearch.planning.plan import Plan
 
 
 def load(plan: Plan) -> Data:
-    """The training data of a plan's benchmark, after downloading it where that is asked for; that of the benchmark
-    which it reports on is looked at, too, so that it is known to be whole before the search.
+    """Load the training data of a plan's benchmark, and download it first if the plan says so.
 
-    Raises ConfigError where files cannot be fetched, or are not what they should be.
+    The data of the benchmark that two_phase reports on are checked too, so that a defect is found before the search.
+
+    Raises:
+        ConfigError: Files cannot be downloaded, or are damaged.
     """
     load_report(plan)
     return load_training(plan.config, plan.options.download, plan.options.quiet)
 
 
 def load_report(plan: Plan) -> None:
-    """Look at, and download, the training data that two_phase reports on. Raises ConfigError, as `load`."""
+    """Check and download the training data that two_phase reports on. Raises ConfigError, as `load`."""
     if plan.report is not None and plan.options.final and plan.report.source != plan.config.source:
         load_training(plan.report, plan.options.download, plan.options.quiet)
 
 
 def load_training(config: TrialConfig, download: bool, quiet: bool = False) -> Data:
-    """The training data of a configuration's benchmark. Raises ConfigError, as `load`. quiet: nothing is shown."""
+    """Load the training data of a configuration's benchmark. quiet: show no progress. Raises ConfigError, as `load`."""
     console = Console(stderr=True, quiet=quiet)
     source, root = config.source, config.data_root
     missing = source.missing_files(root)
@@ -53,7 +55,7 @@ def load_training(config: TrialConfig, download: bool, quiet: bool = False) -> D
 
 
 def unreadable(config: TrialConfig, missing: bool, error: Exception) -> Refusal:
-    """What is said of data that cannot be read. missing: it was to be downloaded."""
+    """Make the refusal of data that cannot be read. missing: the data were to be downloaded."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if missing:
         text = f"download: the files of {config.source.name} must be reachable; got: {reason}"

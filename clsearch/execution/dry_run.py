@@ -1,4 +1,4 @@
-"""What a study would do: how much it would train, about how long that takes, where everything would go."""
+"""Estimate a study without running it: the amount of training, the time, and the places of its output."""
 
 from __future__ import annotations
 
@@ -24,16 +24,20 @@ from clsearch.training.loop import DivergedError, learn_sequence
 from clsearch.training.trial_setup import build_trial, build_trials
 
 PROBES = (2, 10)
-"""Steps per task of the two probes: what they differ by is the cost of steps, the rest that of a task."""
+"""Steps per task of the two probes. Their difference gives the time of a step, the rest is the time of a task."""
 
 BESIDES, BESIDES_A_TRIAL = 25.0, 0.5
-"""Seconds of a study, and of each of its trials, in which nothing is trained: measured on two cores."""
+"""Seconds per study, and per trial, that are not training; measured on two cores."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a step, and of what comes with a task beside its steps (evaluation, importance), of `seeds` members
-    trained together.
+    """Measured speed of training.
+
+    Attributes:
+        step: Seconds of a step.
+        task: Seconds per task outside its steps (evaluation, importance).
+        seeds: Number of members that were trained together.
     """
 
     step: float
@@ -41,15 +45,15 @@ class Pace:
     seeds: int
 
     def of(self, steps: int, tasks: int, seeds: int) -> float:
-        """Seconds of a trial of so many steps and tasks, in proportion to its seeds."""
+        """Return the seconds of a trial with this many steps and tasks, in proportion to its seeds."""
         return (self.step * steps + self.task * tasks) * seeds / self.seeds
 
 
 def probe(plan: Plan, data: Data) -> Pace | None:
-    """How fast a trial trains here, by its first two tasks cut short; None where that diverges."""
+    """Measure the speed of a trial on its first two tasks, cut short; return None if training diverges."""
     seconds = {}
     device = WorkerResources(plan.options.cpus_per_trial, 0).apply(plan.device if torch.cuda.is_available() else "cpu")
-    for steps in (PROBES[0], *PROBES):  # the first is not counted: what is loaded once is loaded there
+    for steps in (PROBES[0], *PROBES):  # the first is not counted: it includes one-time loading
         settings = plan.config.flat() | {"epochs": None, "iterations": steps}
         settings |= {"unlearn": ()} if plan.config.unlearns else {}
         config = configure(plan.algorithm, settings, plan.config.source)
@@ -64,14 +68,14 @@ def probe(plan: Plan, data: Data) -> Pace | None:
 
 
 def steps_of(plan: Plan, data: Data) -> int:
-    """How many steps a trial takes, over all its tasks."""
+    """Count the steps of a trial over all its tasks."""
     config, benchmark = plan.config, build_trial(plan.config, plan.seeds, "cpu", data, plan.tasks).benchmark
     sizes = [max(task.train.sizes) for task in benchmark.tasks]
     return sum(config.iterations or (config.epochs or 0) * -(-size // config.batch_size) for size in sizes)
 
 
 def print_dry_run(plan: Plan, data: Data) -> None:
-    """Print what a study would do."""
+    """Print the estimate of a study."""
     console = Console()
     rows = [("Study", f"{plan.options.name}: {plan.algorithm} on {plan.config.benchmark}, {plan.protocol} protocol")]
     rows += [
@@ -83,10 +87,10 @@ def print_dry_run(plan: Plan, data: Data) -> None:
 
 
 def training_rows(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, str]]:
-    """How much would be trained, and how long that would take."""
+    """Describe the amount of training and its estimated time."""
     T, M = len(plan.tasks), len(plan.seeds)
     trials, most = plan.trials, ""
-    if plan.protocol is Protocol.CONTINUAL:  # an attempt is a task
+    if plan.protocol is Protocol.CONTINUAL:  # an attempt trains one task
         trials, most = len(plan.rates) + HALVINGS + 1, "at most "
     elif plan.options.pruner != "none":
         most = "at most "
@@ -98,44 +102,46 @@ def training_rows(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, 
     rows = [
         ("Trials", f"{most}{trials} x {M} seed{'s' * (M > 1)} x {T} tasks = {trials * M * T:,} task-seed trainings")
     ]
-    rows += [("Ended", f"{ended} trials; the study goes on with the others")] * bool(ended)
+    rows += [("Ended", f"{ended} trials; the study resumes with the others")] * bool(ended)
     searched = plan.protocol is not Protocol.CONTINUAL
     rows += [("References", f"{', '.join(plan.references)} on the same seeds")] * bool(plan.references and searched)
     if plan.options.final:
         of = ", ".join(["the choice", *plan.references])
         rows.append(("Final", f"{of} on {len(plan.report_seeds)} fresh seeds; opens test data at the end"))
     share = f"{plan.options.cpus_per_trial} CPU" + f", {plan.options.gpus_per_trial:g} GPU" * (plan.device == "cuda")
-    where = "what the cluster has room for" if joins(plan) else f"{at_a_time(plan)} at a time on this machine"
-    of = "a trial" if plan.cohort == 1 else f"for {plan.cohort} trials that train together"
+    where = "as many at a time as the cluster holds" if joins(plan) else f"{at_a_time(plan)} at a time on this machine"
+    of = "per trial" if plan.cohort == 1 else f"for {plan.cohort} trials that train together"
     rows.append(("Resources", f"{share} {of}, {where}"))
     return [*rows, ("Time", time_of(plan, pace, steps, max(0, trials - ended), most))]
 
 
 def time_of(plan: Plan, pace: Pace | None, steps: int, trials: int, most: str) -> str:
-    """About how long the trials that are left take, with references and the final evaluation."""
+    """Estimate the time of the remaining trials, the references and the final evaluation."""
     if pace is None:
         return "unknown: a probe of a few steps diverged, with the low end of each range"
     T, M = len(plan.tasks), len(plan.seeds)
     weights = {name: (T + 1) / 2 if name == "joint" else 1.0 for name in (plan.algorithm, *plan.references)}
     one = weights[plan.algorithm] * pace.of(steps, T, M)
-    seconds = (trials + len(plan.config.requests)) * one  # of which one that never sees the unlearned tasks each
+    seconds = (
+        trials + len(plan.config.requests)
+    ) * one  # each request adds a model that never sees the unlearned tasks
     if plan.protocol is not Protocol.CONTINUAL:
         seconds += sum(weights[name] for name in plan.references) * pace.of(steps, T, M)
-    if plan.options.final:  # each on every target of the protocol
+    if plan.options.final:  # each configuration on every target of the protocol
         seconds += sum(
             weights[name] * pace.of(steps, T, len(plan.report_seeds)) * len(target.tasks) / T
             for target, name in rows_of(plan)
         )
     by = f"by a probe of {PROBES[1]} steps on this machine"
     if joins(plan):
-        return f"{most}about {format_duration(one)} a trial, {format_duration(seconds)} of one worker in all; {by}"
-    besides = f"records, starts and the report add some {format_duration(BESIDES + BESIDES_A_TRIAL * trials)}"
+        return f"{most}about {format_duration(one)} per trial, {format_duration(seconds)} in total on one worker; {by}"
+    besides = f"records, start-up and the report add about {format_duration(BESIDES + BESIDES_A_TRIAL * trials)}"
     total = format_duration(seconds / at_a_time(plan))
-    return f"{most}about {format_duration(one)} a trial, {total} in all to train, {by}; {besides}"
+    return f"{most}about {format_duration(one)} per trial, {total} in total for training, {by}; {besides}"
 
 
 def at_a_time(plan: Plan) -> int:
-    """How many trials this machine holds; one where it does not hold any."""
+    """Count the trials that this machine holds at a time; 1 if it holds none."""
     node, options = this_node(plan), plan.options
     fit = int(node.cpus // options.cpus_per_trial)
     if options.gpus_per_trial:
@@ -144,11 +150,11 @@ def at_a_time(plan: Plan) -> int:
 
 
 def place_rows(plan: Plan) -> list[tuple[str, str]]:
-    """Where everything would go, and what is there."""
+    """Describe the places of the output, and their present content."""
     study = read_study_json(plan.folder)
     there = "new"
     if study is not None and plan.options.fresh:
-        there = "begun anew; what is there is moved aside"
+        there = "starts over; the existing folder is moved aside"
     elif study is not None:
         counts, _ = progress_counts(plan.folder, plan.objectives[0])
         there = f"{study_state(plan.folder, study)}, {sum(counts[name] for name in ENDED)} trials have ended"

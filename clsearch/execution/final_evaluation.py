@@ -1,5 +1,7 @@
-"""The final evaluation: the only code that opens test data. It comes after a configuration was chosen, for that
-configuration and its references, on seeds that the search never used; each opening is recorded before it happens.
+"""The final evaluation: the only code that opens test data.
+
+It trains the chosen configuration and its references on seeds that the search never used. Each opening is recorded
+before it happens.
 """
 
 from __future__ import annotations
@@ -36,13 +38,17 @@ PerTask = tuple[dict[str, float], ...]
 
 
 class SealedError(RuntimeError):
-    """Test data cannot be opened, or be recorded as opened; what the search found stays as it is."""
+    """Test data cannot be opened, or the opening cannot be recorded. The findings of the search are kept."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a choice is scored on. on: `reported` or `full_sequence`. config: on its benchmark. tasks: which of its
-    tasks are learned, with fresh weights.
+    """A benchmark and tasks on which a choice is scored.
+
+    Attributes:
+        on: `reported` or `full_sequence`.
+        config: The configuration on the target's benchmark.
+        tasks: The tasks that are learned, from fresh weights.
     """
 
     on: str
@@ -51,19 +57,21 @@ class Target:
 
 
 def targets_of(plan: Plan) -> list[Target]:
-    """What the protocol reports on, and the full sequence of the search's benchmark, on which protocols compare."""
+    """Return the target of the protocol, and the full sequence of the search's benchmark, on which protocols are
+    compared.
+    """
     full = Target("full_sequence", plan.config, tuple(range(1, plan.config.tasks + 1)))
     reported = Target("reported", plan.report or plan.config, plan.reported)
     return [full] if (reported.config, reported.tasks) == (full.config, full.tasks) else [reported, full]
 
 
 def rows_of(plan: Plan) -> list[tuple[Target, str]]:
-    """What is measured: the choice, then its references, on each target."""
+    """Return the configurations to measure: the choice, then its references, on each target."""
     return [(target, algorithm) for target in targets_of(plan) for algorithm in (plan.algorithm, *plan.references)]
 
 
 def already_evaluated(plan: Plan, choice: Choice) -> FinalEvaluation | None:
-    """The final evaluation that an earlier process ended, where it is the one that `evaluate` would make."""
+    """Return the final evaluation of an earlier process if it is the one that `evaluate` would make, else None."""
     final = read_final(plan.folder)
     if final is None or (final.choice, final.seeds) != (choice, plan.report_seeds):
         return None
@@ -72,13 +80,20 @@ def already_evaluated(plan: Plan, choice: Choice) -> FinalEvaluation | None:
 
 
 def evaluate(
-    plan: Plan, choice: Choice, data: ray.ObjectRef, say: Callable[[str], None], told: Callable[[Opening], None]
+    plan: Plan, choice: Choice, data: ray.ObjectRef, say: Callable[[str], None], on_opening: Callable[[Opening], None]
 ) -> FinalEvaluation:
-    """Train the choice and its references on fresh seeds, in Ray's workers, and measure them on validation and test
-    data. data: the training data of the search's benchmark. say: told what is being done; told: of each opening, as
-    it is recorded.
+    """Train the choice and its references on fresh seeds in Ray's workers, and measure them on validation and test
+    data.
 
-    Raises SealedError where data cannot be read.
+    Args:
+        plan: The study.
+        choice: The chosen configuration.
+        data: A reference to the training data of the search's benchmark.
+        say: Called with a description of the current step.
+        on_opening: Called with each opening when it is recorded.
+
+    Raises:
+        SealedError: Data cannot be read.
     """
     began = time.perf_counter()
     against = unlearning_references(plan, plan.report_seeds, data, say)
@@ -86,7 +101,7 @@ def evaluate(
 
     def note(opening: Opening) -> None:
         openings.append(opening)
-        told(opening)
+        on_opening(opening)
 
     opened = _opened(plan, targets_of(plan), choice, data, say, note)
     rows = rows_of(plan)
@@ -121,9 +136,9 @@ def _opened(
     choice: Choice,
     data: ray.ObjectRef,
     say: Callable[[str], None],
-    told: Callable[[Opening], None],
+    on_opening: Callable[[Opening], None],
 ) -> dict[Source, tuple[ray.ObjectRef, ray.ObjectRef]]:
-    """Training and test data of each source that is reported on, in the object store; each test set opened once."""
+    """Load training and test data of each reported source into the object store; open each test set once."""
     values = choice.values | ({"per_task": list(choice.per_task)} if choice.per_task else {})
     found: dict[Source, tuple[ray.ObjectRef, ray.ObjectRef]] = {}
     for config in (target.config for target in targets):
@@ -131,7 +146,7 @@ def _opened(
             say(f"opening the test data of {config.benchmark}")
             train = data if config.source == plan.config.source else ray.put(_training(config))
             results, study = plan.folder.parent, plan.options.name
-            test, _ = open_test(results, study, config, values, plan.report_seeds, plan.seeds, told)
+            test, _ = open_test(results, study, config, values, plan.report_seeds, plan.seeds, on_opening)
             found[config.source] = (train, ray.put(test))
     return found
 
@@ -141,8 +156,10 @@ def _training(config: TrialConfig) -> Data:
 
 
 def settings_of(plan: Plan, choice: Choice, algorithm: str, target: Target) -> tuple[TrialConfig, PerTask]:
-    """Configuration, and values per task, of the choice or a reference. A reference takes what was chosen of the
-    settings that it has, too (the learning rate): at any other it would be easy to beat.
+    """Return the configuration, and the values per task, of the choice or a reference.
+
+    A reference uses the chosen values of the hyperparameters that it has too (the learning rate); otherwise it would be
+    easy to beat.
     """
     own = fields_of(algorithm)
     per_task = tuple({name: value for name, value in task.items() if name in own} for task in choice.per_task)
@@ -156,13 +173,22 @@ def open_test(
     values: Mapping[str, Any],
     seeds: Sequence[int],
     searched: Sequence[int],
-    told: Callable[[Opening], None] = lambda opening: None,
+    on_opening: Callable[[Opening], None] = lambda opening: None,
 ) -> tuple[Data, Opening]:
-    """The test data of a configuration's benchmark, for a configuration that was chosen; the one function that gives
-    it out. results, study: whose ledger says so, before the data is read; told: after that, before it is read, too.
-    values: what was chosen. seeds: that it will be measured on; searched: that it was chosen on.
+    """Open the test data of a benchmark for a chosen configuration. No other function returns test data.
 
-    Raises ValueError where a seed was searched on, SealedError where the data cannot be read.
+    Args:
+        results: The results folder; its ledger records the opening before the data are read.
+        study: The name of the study, for the ledger.
+        config: The configuration, which names the benchmark.
+        values: The chosen hyperparameters.
+        seeds: The seeds to measure on.
+        searched: The seeds of the search.
+        on_opening: Called after the opening is recorded and before the data are read.
+
+    Raises:
+        ValueError: The search used one of the seeds.
+        SealedError: The data cannot be read, or the opening cannot be recorded.
     """
     if used := sorted({*seeds} & {*searched}):
         raise ValueError(f"seeds: must be fresh, none that the search used; got {' '.join(map(str, used))} among them")
@@ -172,12 +198,12 @@ def open_test(
         raise SealedError("; ".join(error.problems)) from None
     except (OSError, ValueError, KeyError) as error:
         raise SealedError(f"results: the ledger of test data must be whole and writable; got: {error!r}") from None
-    told(opening)
+    on_opening(opening)
     return _read(partial(read_test, config), config), opening
 
 
 def test_identity(config: TrialConfig) -> str:
-    """Which test data a configuration's is: the source's name, or a digest of a folder's test images."""
+    """Return the identity of test data: the source's name, or a digest of a folder's test images."""
     read = config.source.read
     if isinstance(read, ImageFolder):
         return list_images(read.folder, "test", sorted(config.source.classes)).identity
@@ -185,10 +211,12 @@ def test_identity(config: TrialConfig) -> str:
 
 
 def fetch_test(plan: Plan) -> None:
-    """Download test files that the final evaluation will need and that are not there, before the search. torchvision's
-    reader decodes what it fetched; that is dropped here and given to nobody.
+    """Download the test files that the final evaluation needs, before the search.
 
-    Raises ConfigError where they cannot be fetched.
+    torchvision's reader decodes the files that it downloads; the decoded data are discarded here.
+
+    Raises:
+        ConfigError: The files cannot be downloaded.
     """
     for config in (plan.config, plan.report or plan.config):
         if plan.options.final and config.source.missing_files(config.data_root, "test"):
@@ -217,13 +245,24 @@ def measure(
     device: torch.device | str = "cpu",
     references: References | None = None,
 ) -> dict[str, Any]:
-    """Learn a sequence with fresh weights, and measure it on validation and test data after each task.
+    """Learn a sequence from fresh weights, and measure it on validation and test data after each task.
 
-    tasks: see `build_benchmark`. per_task: hyperparameters of each task, where they differ from the configuration's.
-    references: what unlearning is measured against.
-    Raises ValueError where per_task has not one entry per task.
-    Returns `validation` and `test`, R [M, T+1, T] each, `unlearning` of both parts where tasks were, `seconds`, and
-    `reason`: why there is no more of them where training diverged, else empty.
+    Args:
+        config: The configuration.
+        seeds: One member is trained per seed (M in total).
+        data: The training data.
+        test: The test data.
+        tasks: See `build_benchmark`.
+        per_task: Hyperparameters of each task, if they differ from the configuration's.
+        device: Where to train.
+        references: The models that unlearning is measured against.
+
+    Returns:
+        `validation` and `test`, R [M, T+1, T] each; `unlearning` of both parts if tasks were unlearned; `seconds`; and
+        `reason`: why training diverged, else empty.
+
+    Raises:
+        ValueError: per_task does not have one entry per task.
     """
     began, reason = time.perf_counter(), ""
     trial = build_trial(config, seeds, device, data, tasks)
@@ -257,5 +296,5 @@ def _measured(
     test: Data,
     references: References | None,
 ) -> dict[str, Any]:
-    """`measure`, in a worker."""
+    """Run `measure` in a worker."""
     return measure(config, seeds, data, test, tasks, per_task, device, references)

@@ -1,10 +1,10 @@
-"""What the driver asks of a trial of Ray Tune, and what it hears back.
+"""Messages between the driver and the trials of Ray Tune.
 
-The driver validates a configuration once and sends it as a `CohortRequest`, under one key of Ray Tune's config. The
-worker answers after each step with a `TrialReport` for each configuration that moved, under one key of the result. A
-report has the accuracy matrices R and no metric: `TrialReport.metrics` computes them where they are wanted, which is
-the driver. A trainable that is used without the driver, with a flat config, is the same underneath: its config becomes
-a request at its edge (`request_in`), and its report a flat result with metrics (`TrialReport.as_result`).
+The driver validates a configuration once and sends it as a `CohortRequest`, under one key of Ray Tune's config. After
+each step the worker answers with a `TrialReport` for each configuration that advanced, under one key of the result. A
+report contains the accuracy matrices R and no metrics: `TrialReport.metrics` computes them on demand, in the driver. A
+trainable that is used without the driver takes a flat config: `request_in` converts it into a request, and
+`TrialReport.as_result` converts its report into a flat result with metrics.
 """
 
 from __future__ import annotations
@@ -23,24 +23,27 @@ from clsearch.methods.registry import configure
 from clsearch.records.trial_metrics import metrics_after
 
 REQUEST = "request"
-"""In Ray Tune's config of a trial: a `CohortRequest`."""
+"""Key of a `CohortRequest` in Ray Tune's config of a trial."""
 
 REPORTS = "reports"
-"""In a result of a trial that was asked with a request: a list of `TrialReport`, of the configurations that moved."""
+"""Key of a list of `TrialReport` in the result of a trial that got a request: the configurations that advanced."""
 
 OUT_OF_MEMORY = "out_of_memory"
-"""In a flat result: the trial failed for its size, which says nothing of the searched values."""
+"""Key in a flat result: the trial ran out of memory, which says nothing about the searched values."""
 
 DEFAULT_SEEDS = (0, 1, 2)
-"""Of a flat config that names none."""
+"""Seeds of a flat config that names none."""
 
 
 @dataclass(frozen=True)
 class TrialRequest:
     """One configuration to train.
 
-    label: its name in folders and reports. config: validated. state_file: its checkpoint, replaced atomically after
-    each task; a worker that finds one resumes from it. None: Ray's checkpoints are the only ones.
+    Attributes:
+        label: Its name in folders and reports.
+        config: The validated configuration.
+        state_file: Its checkpoint, replaced atomically after each task; a worker that finds one resumes from it. None:
+            only Ray's checkpoints are used.
     """
 
     label: str
@@ -50,12 +53,16 @@ class TrialRequest:
 
 @dataclass(frozen=True, repr=False)
 class CohortRequest:
-    """What a trial of Ray Tune trains: one configuration, or several in one stack of networks, which differ in numbers
-    only.
+    """The work of one trial of Ray Tune: one configuration, or several that train in one stack of networks and differ
+    in numbers only.
 
-    seeds: each configuration is trained on all of them. tasks: numbers of the tasks that are learned, in this order;
-    None: all. device: cpu, or cuda for the GPU that Ray gave. first_tasks: folder where trials leave the first task
-    for each other, see `training.first_task_cache`; None: they do not.
+    Attributes:
+        trials: The configurations.
+        seeds: The seeds of each configuration.
+        tasks: Numbers of the tasks to learn, in this order; None: all.
+        device: `cpu`, or `cuda` for the GPU that Ray assigned.
+        first_tasks: Folder in which trials share the first task, see `training.first_task_cache`; None: they do not
+            share.
     """
 
     trials: tuple[TrialRequest, ...]
@@ -66,34 +73,38 @@ class CohortRequest:
 
     @property
     def labels(self) -> list[str]:
-        """Of its configurations."""
+        """The labels of its configurations."""
         return [trial.label for trial in self.trials]
 
     @property
     def label(self) -> str:
-        """Name of the whole: the first label, and how many more there are."""
+        """The name of the cohort: the first label, and the number of others."""
         first, *others = self.labels
         return f"{first}+{len(others)}" if others else first
 
     def only(self, labels: Collection[str]) -> CohortRequest:
-        """The request without the other configurations."""
+        """Return the request with only these configurations."""
         return replace(self, trials=tuple(trial for trial in self.trials if trial.label in labels))
 
     def __repr__(self) -> str:
-        """Short, because Ray Tune makes a tag of it."""
+        """Return the label, because Ray Tune uses this text as a tag."""
         return self.label
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CohortRequest:
-        """Itself: nothing in it changes, and Ray Tune copies configs several times."""
+        """Return itself: the request is immutable, and Ray Tune copies configs several times."""
         return self
 
 
 def request_in(config: Mapping[str, Any], algorithm: str, source: Source | None) -> CohortRequest:
-    """The request that Ray Tune's config of a trial holds, or that a flat one amounts to, which is validated here.
+    """Return the request in Ray Tune's config of a trial, or validate a flat config and convert it.
 
-    config: of Ray Tune. algorithm: of a flat config that names none. source: of the data, where they are read already.
+    Args:
+        config: Ray Tune's config.
+        algorithm: The algorithm, if a flat config names none.
+        source: The source of the data, if they are loaded already.
 
-    Raises ConfigError where a flat config has an unknown key or a value against a rule.
+    Raises:
+        ConfigError: A flat config has an unknown key or a value that breaks a rule.
     """
     if REQUEST in config:
         request: CohortRequest = config[REQUEST]
@@ -114,13 +125,19 @@ def request_in(config: Mapping[str, Any], algorithm: str, source: Source | None)
 
 @dataclass(frozen=True, eq=False)
 class TrialReport:
-    """How one configuration stands after a step.
+    """The progress of one configuration after a step.
 
-    tasks_learned: how many. done: whether nothing more comes of it. seconds: spent in learning so far; shared_seconds:
-    spent by another trial on the first task, which this one took over. place: the node, and the GPU, that it is on.
-    failed: why it ended early, "" where it did not. out_of_memory: whether that was its size, which says nothing of the
-    searched values. unwritable: why its state could not be saved, "" where it was.
-    accuracy, unlearning, columns, curve, epochs: see `records.trial_metrics.Measurements`.
+    Attributes:
+        label: Its name.
+        tasks_learned: Number of learned tasks.
+        done: True if the configuration has ended.
+        seconds: Training time so far.
+        shared_seconds: Training time of another trial for the first task, which this one reused.
+        place: The node, and the GPU, that it runs on.
+        failed: Why it ended early; "" if it did not.
+        out_of_memory: True if it failed for lack of memory, which says nothing about the searched values.
+        unwritable: Why its state could not be saved; "" if it was.
+        accuracy, unlearning, columns, curve, epochs: See `records.trial_metrics.Measurements`.
     """
 
     label: str
@@ -144,7 +161,7 @@ class TrialReport:
         return metrics_after(self, self.tasks_learned)
 
     def measurements(self) -> dict[str, Any]:
-        """The arrays as nested lists, as a trial's record has them."""
+        """Return the arrays as nested lists, in the form of a trial's record."""
         return {
             "accuracy": self.accuracy.tolist(),
             "unlearning": {name: values.tolist() for name, values in self.unlearning.items()},
@@ -154,18 +171,18 @@ class TrialReport:
         }
 
     def ended(self) -> TrialReport:
-        """The same of a configuration that is stopped here."""
+        """Return the report of the same configuration, stopped here."""
         return self._with_same_metrics(replace(self, done=True))
 
     def without_measurements(self) -> TrialReport:
-        """The same with its metrics, without the arrays that they come from."""
+        """Return the report with its metrics and without the arrays."""
         kept = {name: value for name, value in vars(self).items() if name not in ("metrics", *self.measurements())}
         return self._with_same_metrics(TrialReport(**kept))
 
     def as_result(self) -> dict[str, Any]:
-        """A flat result for users of Ray Tune: metrics by name, how it stands, and under `record` the arrays.
+        """Return a flat result for users of Ray Tune: metrics by name, the progress, and the arrays under `record`.
 
-        `failed` and `out_of_memory` are there only where the trial failed.
+        It has `failed` and `out_of_memory` only if the trial failed.
         """
         problems: dict[str, Any] = {"failed": self.failed} if self.failed else {}
         problems |= {OUT_OF_MEMORY: True} if self.out_of_memory else {}
@@ -187,13 +204,14 @@ class TrialReport:
 
 
 def reports_in(result: Mapping[str, Any]) -> dict[str, TrialReport]:
-    """Label -> report, of the configurations that a result tells of."""
+    """Return label -> report of the configurations in a result."""
     return {report.label: report for report in result.get(REPORTS, ())}
 
 
 def replace_reports(result: Mapping[str, Any], reports: Collection[TrialReport]) -> None:
-    """Put other reports in place of those of the same labels, for all who read the result after this: Ray Tune hands
-    the same list to its scheduler, its searcher and its callbacks, one after another.
+    """Replace the reports of the same labels, for everyone who reads the result later.
+
+    Ray Tune passes the same list to its scheduler, its searcher and its callbacks, one after another.
     """
     changed = {report.label: report for report in reports}
     held: list[TrialReport] = result[REPORTS]

@@ -1,4 +1,4 @@
-"""Optuna's study of a plan, in its journal, and what chooses in it."""
+"""Optuna's study of a plan, in its journal, with its sampler."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ _ASKED = (OptunaState.RUNNING, OptunaState.COMPLETE, OptunaState.PRUNED, OptunaS
 
 
 def open_storage(plan: Plan) -> optuna.Study:
-    """The Optuna study of a plan in its journal file, created where it is not there yet; a grid is queued there as a
-    whole. Only for a process that holds the study (`resume.study_lock`).
+    """Open the Optuna study of a plan in its journal file, or create it and queue the whole grid if there is one.
 
-    Raises ConfigError where more trials were asked for than the plan has.
+    The process must hold the study (`resume.study_lock`).
+
+    Raises:
+        ConfigError: The study has asked for more trials than the plan has.
     """
     optuna.logging.set_verbosity(optuna.logging.INFO if plan.options.verbose else optuna.logging.WARNING)
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -49,13 +51,13 @@ def open_storage(plan: Plan) -> optuna.Study:
             study.enqueue_trial(point)
     asked = len(asked_of(study))
     if asked > plan.trials:
-        text = f"trials: must be at least {asked}, as many as the study has already; got {plan.trials}"
+        text = f"trials: must be at least {asked}, the number of trials that the study already has; got {plan.trials}"
         raise ConfigError([Refusal("trials-begun", text)])
     return study
 
 
 def mend(journal: Path) -> None:
-    """Undo what a killed process may leave: its lock, for which every write would wait, and a line half written."""
+    """Repair what a killed process can leave: a lock, which blocks every write, and an incomplete last line."""
     for lock in journal.parent.glob(f"{journal.name}.lock*"):
         lock.unlink(missing_ok=True)
     if journal.exists():
@@ -65,18 +67,20 @@ def mend(journal: Path) -> None:
 
 
 def asked_of(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that were asked for, whatever became of them; a grid's queue is not."""
+    """Return the trials that were asked for, in any state, without the queue of a grid."""
     return study.get_trials(deepcopy=False, states=_ASKED)
 
 
 def distributions_of(space: Space) -> dict[str, BaseDistribution]:
-    """A space in Optuna's words."""
+    """Convert a space to Optuna's distributions."""
     return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in space.items()}
 
 
 def sampler_for(plan: Plan, asked: int) -> BaseSampler:
-    """The sampler for the next suggestion. Its seed is derived from the number of trials asked so far, because a
-    fixed one would repeat its first suggestions after a reload.
+    """Make the sampler for the next suggestion.
+
+    Its seed is derived from the number of trials asked so far, because a fixed seed would repeat the first suggestions
+    after a reload.
     """
     seed = plan.options.sampler_seed
     derived = derive_seed(seed, 0, asked, "sampler") % 2**32
@@ -85,13 +89,13 @@ def sampler_for(plan: Plan, asked: int) -> BaseSampler:
             with warnings.catch_warnings():  # multivariate is experimental before Optuna 5
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 return TPESampler(seed=derived, constant_liar=True, multivariate=True)
-        case "nsga2":  # at least two generations, whatever the budget
+        case "nsga2":  # at least two generations for any budget
             return NSGAIISampler(population_size=min(50, max(4, plan.trials // 4)), seed=derived)
-        case "qmc":  # one sequence, whose place Optuna keeps in its storage
+        case "qmc":  # one sequence; Optuna keeps the position in its storage
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 sampler = QMCSampler(scramble=True, seed=seed, independent_sampler=RandomSampler(derived))
-            if asked and optuna.__version__ < "5":  # which draws at random until a first trial has its result
+            if asked and optuna.__version__ < "5":  # older versions draw at random until a first trial has its result
                 sampler.infer_relative_search_space = lambda *_: distributions_of(plan.space)  # type: ignore[method-assign]
             return sampler
     return RandomSampler(seed=derived)

@@ -1,6 +1,6 @@
-"""Everything that can be refused before Ray starts is refused here, cheapest first.
+"""Refuse everything that can be refused before Ray starts, cheapest checks first.
 
-Messages have the field, the rule, and the value; each says what to do where that is not plain.
+Messages have the field, the rule and the value; they say what to do if that is not obvious.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from clsearch.records.mirror import check_mirror
 from clsearch.tracking.store_check import check_tracking
 
 RESERVED = ("mlartifacts", "mlflow.db", "test_openings.jsonl", "test_openings.lock")
-"""Names in a results folder that are not studies: MLflow's artifacts and store, the ledger of test data."""
+"""Names in a results folder that are not studies: MLflow's artifacts and store, and the ledger of test data."""
 
 
 def check(plan: Plan) -> None:
-    """Refuse what cannot run. Raises ConfigError. Takes under 5 s, 10 s where a tracking server does not answer."""
+    """Refuse a plan that cannot run, in under 5 s, or 10 s if a tracking server does not answer. Raises ConfigError."""
     check_name(plan)
     check_outlives_job(plan)
     check_data(plan)
@@ -44,36 +44,36 @@ def check(plan: Plan) -> None:
 
 
 def check_places(plan: Plan) -> None:
-    """Where a study's record goes can be written. Raises ConfigError."""
+    """Check that the outputs of a study can be written. Raises ConfigError."""
     check_tracking(tracking_uri(plan))
     check_writable(plan.options.results)
     check_mirror(plan.folder, plan.options.mirror)
 
 
 def check_name(plan: Plan) -> None:
-    """A study's name is not that of what lies beside the studies."""
+    """Check that the name of a study is not reserved."""
     if plan.options.name in RESERVED:
-        text = f"name: must not be one of {', '.join(RESERVED)}, which lie beside the studies; got {plan.options.name}"
+        text = f"name: must not be one of {', '.join(RESERVED)}, which the results folder uses; got {plan.options.name}"
         raise ConfigError([Refusal("name-not-reserved", text)])
 
 
 def check_writable(results: Path) -> None:
-    """The results folder can be made and written."""
+    """Check that the results folder can be created and written."""
     folder = results.resolve()
     if any(mark in str(folder) for mark in "?#%"):
-        text = f"results: must not contain ?, # or % (they mean something in MLflow's addresses); got {folder}"
+        text = f"results: must not contain ?, # or %, which have a meaning in MLflow's addresses; got {folder}"
         raise ConfigError([Refusal("results-address", text)])
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        text = f"results: must be a folder that can be written; got {folder} ({error.strerror})"
+        text = f"results: must be a writable folder; got {folder} ({error.strerror})"
         raise ConfigError([Refusal("results-writable", text)]) from None
 
 
 def check_data(plan: Plan) -> None:
-    """The files that the search and the final evaluation need are there, or will be downloaded; none is opened."""
+    """Check that the files for the search and the final evaluation exist or will be downloaded; open none."""
     check_files(plan, plan.config, "train")
     if plan.options.final:
         check_files(plan, plan.config, "test")
@@ -83,7 +83,7 @@ def check_data(plan: Plan) -> None:
 
 
 def check_files(plan: Plan, config: TrialConfig, part: Part) -> None:
-    """The files of one part of a configuration's source."""
+    """Check the files of one part of a configuration's source."""
     source, download = config.source, plan.options.download
     without = ", or leave the final evaluation out (--no-final)" if part == "test" else ""
     if isinstance(source.read, ImageFolder):
@@ -107,7 +107,7 @@ def check_files(plan: Plan, config: TrialConfig, part: Part) -> None:
 
 
 def check_backbone(plan: Plan) -> None:
-    """The backbone can be built for the benchmarks' images and be trained."""
+    """Check that the backbone can be built for the benchmarks' images and can be trained."""
     for config in (plan.config, plan.report):
         if config is not None and config.backbone != "mlp":
             import torch
@@ -119,8 +119,10 @@ def check_backbone(plan: Plan) -> None:
 
 
 def check_cohort(plan: Plan) -> None:
-    """Regularizers of the user's own that train together are built once, so what is searched must reach them through
-    their hyperparameters, not when they are built.
+    """Check that a user's own regularizers can train in a cohort.
+
+    A cohort builds its regularizers once, so searched values must reach them as hyperparameters and not when they are
+    built.
     """
     if plan.options.cohort == 1 or plan.algorithm not in CUSTOM_METHODS:
         return
@@ -130,13 +132,13 @@ def check_cohort(plan: Plan) -> None:
     for build in CUSTOM_METHODS[plan.algorithm].builders:
         low, high = (cloudpickle.dumps(build(config)) for config in ends)
         if low != high:
-            rule = f"cohort: must be 1 where what is searched chooses how {plan.algorithm} is built"
-            text = f"{rule}; its regularizers may read it from their hyperparameters; got {plan.options.cohort}"
+            rule = f"cohort: must be 1 if a searched value determines how {plan.algorithm} is built"
+            text = f"{rule}; its regularizers can read it from their hyperparameters instead; got {plan.options.cohort}"
             raise ConfigError([Refusal("cohort-needs-hyperparameters", text)])
 
 
 def check_device(plan: Plan) -> None:
-    """A CUDA device is there where one is asked for."""
+    """Check that a CUDA device exists if the plan needs one."""
     options = plan.options
     if options.device == "cuda" and options.gpus_per_trial == 0:
         text = "device: cuda needs a share of a GPU for each trial (--gpus-per-trial 1, or a fraction); got 0"
@@ -151,7 +153,7 @@ def check_device(plan: Plan) -> None:
 
 @dataclass(frozen=True)
 class Node:
-    """What a node of a cluster offers to trials."""
+    """The resources that a node of a cluster offers to trials."""
 
     name: str
     cpus: float
@@ -159,7 +161,7 @@ class Node:
 
 
 def this_node(plan: Plan) -> Node:
-    """This machine, as a local Ray would see it; GPUs are looked for only where a trial wants one."""
+    """Return this machine as a local Ray would see it; look for GPUs only if trials use them."""
     gpus = 0
     if plan.options.gpus_per_trial > 0:
         import torch
@@ -169,14 +171,14 @@ def this_node(plan: Plan) -> Node:
 
 
 def cluster_nodes() -> list[Node]:
-    """The nodes of the Ray that this process is connected to."""
+    """Return the nodes of the Ray that this process is connected to."""
     import ray
 
     return [offer(node) for node in ray.nodes() if node["Alive"]]
 
 
 def offer(node: dict[str, Any]) -> Node:
-    """What a node of `ray.nodes()` offers."""
+    """Return the resources of a node of `ray.nodes()`."""
     from clsearch.execution.resources import node_name
 
     return Node(node_name(node), node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
@@ -187,7 +189,7 @@ def _cores() -> int:
 
 
 def check_resources(plan: Plan, nodes: Sequence[Node]) -> None:
-    """Some node can hold a trial; the largest is named where none can."""
+    """Check that some node can hold a trial; the refusal names the largest node."""
     cpus, gpus = plan.options.cpus_per_trial, plan.options.gpus_per_trial
     if gpus > 1 and not math.isclose(gpus, round(gpus)):
         text = f"gpus_per_trial: must be a whole number above 1 (a fraction shares one); got {gpus:g}"

@@ -1,7 +1,8 @@
-"""Stopping trials early: Optuna's pruners, asked after each learned task, and what that saved.
+"""Early stopping: Optuna's pruners, asked after each learned task.
 
-Trials are compared at the same number of learned tasks, by the mean accuracy over those tasks. Under a fixed seed task
-1 is the same for every factor, temperature and p, so nobody is stopped before task 2. All state is in Optuna's storage.
+Trials are compared at the same number of learned tasks, by the mean accuracy over those tasks. With a fixed seed, task
+1 is the same for every factor, temperature and p, so no trial is stopped before task 2. All state is in Optuna's
+storage.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ STARTUP = 5
 
 
 class MedianAtTask(BasePruner):
-    """Stops a trial that is worse than the median of the finished ones at the same task.
+    """Stop a trial that is worse than the median of the finished trials at the same task.
 
-    Optuna's MedianPruner compares a trial's best value so far. A mean over tasks only falls here, so that would be the
-    one after task 1, and nobody would ever be stopped.
+    Optuna's MedianPruner compares a trial's best value so far. The mean over tasks only falls here, so its best value
+    is the one after task 1, and no trial would ever be stopped.
     """
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -43,11 +44,11 @@ class MedianAtTask(BasePruner):
 
 
 class HalvingAtTask(BasePruner):
-    """Asynchronous successive halving (Li et al. 2020, algorithm 2): of the trials that have reached a rung, the best
-    1 / REDUCTION go on, and the best of fewer than REDUCTION.
+    """Asynchronous successive halving (Li et al. 2020, algorithm 2): of the trials that have reached a rung, the best 1
+    / REDUCTION continue; of fewer than REDUCTION trials, the best one.
 
-    Optuna's own lets a trial into its rung as it is asked about, so of those that train together, which are known all
-    at once, the first would always go on.
+    Optuna's pruner adds a trial to its rung when it is asked about it, so the first of several trials that train
+    together would always continue, although all their values are known.
     """
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -61,7 +62,7 @@ class HalvingAtTask(BasePruner):
 
 
 def pruner_of(plan: Plan) -> BasePruner:
-    """The pruner of a plan."""
+    """Make the pruner of a plan."""
     match plan.options.pruner:
         case Pruner.ASHA:
             return HalvingAtTask()
@@ -71,8 +72,13 @@ def pruner_of(plan: Plan) -> BasePruner:
 
 
 class PruningScheduler(FIFOScheduler):
-    """Asks after each task whether a trial is to be stopped: stop(trial_id, result). Trials begin in order, but a
-    worker that falls free takes none whose own worker is starting. slots: how many trials the cluster holds at a time.
+    """Ask after each task if a trial must stop.
+
+    Trials begin in order, but a free worker takes no trial whose own worker is starting.
+
+    Args:
+        stop: Called with (trial_id, result); returns True to stop the trial.
+        slots: Number of trials that the cluster holds at a time.
     """
 
     def __init__(self, stop: Callable[[str, dict[str, Any]], bool], slots: int = 1) -> None:
@@ -81,9 +87,11 @@ class PruningScheduler(FIFOScheduler):
         self.slots = slots
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """For a free worker: the first trial that waits, after those whose workers start in the slots that are left.
-        Ray Tune's own would take the first, and so end the start of its worker; where trials are shorter than a start
-        (some 4 s) one worker would run nearly all.
+        """Choose a trial for a free worker: the first one that waits, after those whose workers are starting in the
+        remaining slots.
+
+        Ray Tune would choose the first one and cancel the start of its worker. If trials are shorter than a start
+        (about 4 s), one worker would run nearly all of them.
         """
         trials = tune_controller.get_trials()
         waiting = [trial for trial in trials if trial.status == Trial.PENDING]
@@ -95,5 +103,5 @@ class PruningScheduler(FIFOScheduler):
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles its Tuner for a restore that is never used."""
+        """Return nothing: Ray pickles its Tuner for a restore that is never used."""
         return {}

@@ -1,4 +1,4 @@
-"""The Ray that a study runs in: joined, or started here; checked before anything is trained."""
+"""Join or start the Ray of a study, and check it before training."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ from clsearch.execution.resources import node_name
 from clsearch.planning.plan import Plan
 
 NODE_SECONDS = 60.0
-"""A node that has not looked at the results folder by then counts as one that does not see it."""
+"""Timeout after which a node counts as one that does not share the results folder."""
 
 
 @contextmanager
 def ray_session(plan: Plan) -> Iterator[None]:
-    """Use the Ray that this process is connected to, join the cluster that the study names, or start one here.
+    """Use the Ray that this process is connected to, join the cluster that the study names, or start a Ray here.
 
-    What was not started here is not shut down here. Raises ConfigError where there is no such cluster, it has no node
-    for a trial, or its nodes do not share the results folder.
+    Only a Ray that was joined or started here is left or shut down at the end.
+
+    Raises:
+        ConfigError: The cluster does not exist, has no node that holds a trial, or its nodes do not share the results
+            folder.
     """
     joined = ray.is_initialized()
-    if not plan.options.verbose:  # what it says of trials that failed is in their error.txt
+    if not plan.options.verbose:  # errors of trials are in their error.txt
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if not joined:
         join_or_start(plan)
@@ -53,8 +56,9 @@ def ray_session(plan: Plan) -> Iterator[None]:
 
 @contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM, which `ray job stop`, Slurm and Kubernetes send before they kill, does what Ctrl-C does, so that what is
-    there gets written. Ray would end the process on the spot.
+    """Handle SIGTERM as Ctrl-C, so that records are written before the process ends.
+
+    `ray job stop`, Slurm and Kubernetes send SIGTERM before they kill; Ray would exit at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -67,7 +71,7 @@ def termination_as_interrupt() -> Iterator[None]:
 
 
 def join_or_start(plan: Plan) -> None:
-    """Join the cluster that a plan names, or start a Ray of this machine. Raises ConfigError where that fails."""
+    """Join the cluster that a plan names, or start a Ray on this machine. Raises ConfigError if that fails."""
     address, verbose = cluster_address(plan), plan.options.verbose
     own: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
@@ -76,13 +80,13 @@ def join_or_start(plan: Plan) -> None:
         if address is None:
             raise
         said = str(error).strip().partition("\n")[0]
-        rule = "ray_address: must be a cluster of which this machine is a part, and whose token it has"
+        rule = "ray_address: must be a cluster which this machine belongs to and whose token it has"
         text = f"{rule}; got {address} ({type(error).__name__}: {said})"
         raise ConfigError([Refusal("cluster-joined", text)]) from None
 
 
 def describe_cluster() -> str:
-    """Which cluster this process is in, in words."""
+    """Describe the cluster that this process is connected to."""
     there, free = ray.cluster_resources(), ray.available_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     held = [f"{there[kind]:g} {kind}s ({free.get(kind, 0):g} free)" for kind in ("CPU", "GPU") if there.get(kind)]
@@ -91,15 +95,20 @@ def describe_cluster() -> str:
 
 
 def can_hold_trial(plan: Plan, node: dict[str, Any]) -> bool:
-    """Whether a node may come to hold a trial."""
+    """Return True if a node has the resources for a trial."""
     there = preflight.offer(node)
     return there.cpus >= plan.options.cpus_per_trial and there.gpus >= plan.options.gpus_per_trial
 
 
 def check_shared(results: Path, nodes: Sequence[dict[str, Any]]) -> None:
-    """Every node reads what this process writes into the results folder, and this process what the node writes.
+    """Check that every node reads what this process writes into the results folder, and the reverse.
 
-    nodes: of `ray.nodes()`, those that trials may come to. Raises ConfigError with the names of those that do not.
+    Args:
+        results: The results folder.
+        nodes: Nodes of `ray.nodes()` that can run trials.
+
+    Raises:
+        ConfigError: Some nodes do not share the folder; the message names them.
     """
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in nodes if node["NodeID"] != here]
@@ -115,14 +124,14 @@ def check_shared(results: Path, nodes: Sequence[dict[str, Any]]) -> None:
         shutil.rmtree(place, ignore_errors=True)
     if blind := [f"{node_name(node)} ({why})" for node, why in zip(others, found, strict=True) if why]:
         text = (
-            f"results: must be a folder that all nodes of the cluster share, which {', '.join(blind)} "
-            f"{'do' if len(blind) > 1 else 'does'} not; got {results}"
+            f"results: must be a folder that all nodes of the cluster share; {', '.join(blind)} "
+            f"{'do' if len(blind) > 1 else 'does'} not share it; got {results}"
         )
         raise ConfigError([Refusal("results-shared", text)])
 
 
 def probe_nodes(nodes: Sequence[dict[str, Any]], place: Path, word: str) -> list[str]:
-    """Why each node does not share a folder; empty for one that does."""
+    """Explain for each node why it does not share a folder; "" if it does."""
     look = ray.remote(num_cpus=0, max_retries=0)(probe_folder)
     jobs = [
         look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
@@ -140,13 +149,13 @@ def probe_nodes(nodes: Sequence[dict[str, Any]], place: Path, word: str) -> list
         except ray.exceptions.RayError as error:
             why = last_line(error)
         if not why and not (place / node["NodeID"]).exists():
-            why = "what it writes is not seen here"
+            why = "its files are not visible here"
         answers.append(why)
     return answers
 
 
 def probe_folder(place: str, word: str, own: str) -> str:
-    """On a node: why it does not see what the driver wrote, or can't write there; empty where it does and can."""
+    """Check on a node that it reads what the driver wrote and can write there; return the problem or ""."""
     try:
         if (Path(place) / "driver").read_text(encoding="utf-8") != word:
             return "it sees another folder"
@@ -158,17 +167,17 @@ def probe_folder(place: str, word: str, own: str) -> str:
 
 @contextmanager
 def suppress_side_effects() -> Iterator[None]:
-    """Have Ray Tune execute and do nothing else; afterwards all is as it was before."""
+    """Suppress unwanted side effects of Ray Tune, and restore the former state afterwards."""
     with restore_interrupt_handler(), no_callback_telemetry(), tune_environment():
         yield
 
 
 @contextmanager
 def tune_environment() -> Iterator[None]:
-    """Set what Ray Tune reads from the environment when it begins to execute.
+    """Set the environment variables that Ray Tune reads when it starts.
 
-    Its loggers and its new output stay off unless the user turned them on. It writes its own record at the start and
-    the end only: nobody reads it. How many trials may wait is `StudyHost.has_capacity`'s to say.
+    Its loggers and its new output stay off unless the user turned them on. It writes its own record, which nobody
+    reads, only at the start and the end. `StudyHost.has_capacity` limits the number of pending trials instead.
     """
     before = dict(os.environ)
     defaults = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
@@ -186,13 +195,14 @@ def tune_environment() -> Iterator[None]:
 
 @contextmanager
 def no_callback_telemetry() -> Iterator[None]:
-    """Where Ray's telemetry is off, don't let it count callbacks: it imports MLflow to know its own, for more than a
-    second that the first trial would wait.
+    """Skip Ray's count of callbacks if its telemetry is off.
+
+    The count imports MLflow, which delays the first trial by more than a second.
     """
     try:
         usage: Any = import_module("ray.air._internal.usage")
         count = usage.tag_callbacks
-    except (ImportError, AttributeError):  # not Ray's interface: another version may count otherwise
+    except (ImportError, AttributeError):  # private to Ray: other versions can differ
         yield
         return
     if os.environ.get("RAY_USAGE_STATS_ENABLED") == "0":
@@ -205,7 +215,7 @@ def no_callback_telemetry() -> Iterator[None]:
 
 @contextmanager
 def restore_interrupt_handler() -> Iterator[None]:
-    """What Ctrl-C does afterwards is what it did before: Ray Tune leaves its own handler, which swallows one."""
+    """Restore the former Ctrl-C handler: Ray Tune leaves its own, which swallows one interrupt."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield

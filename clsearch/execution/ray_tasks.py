@@ -1,4 +1,4 @@
-"""Work beside the search, in Ray's workers: with a trial's resources, side by side, on any node."""
+"""Run work outside the search in Ray's workers: with a trial's resources, several jobs at a time, on any node."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from clsearch.training.loop import DivergedError
 from clsearch.training.retraining import References, move_references, retrain
 
 SETTLING_SECONDS = 1.0
-"""A job is cancelled no sooner than this: one that is on its way to its worker would make Ray (2.60) abort this process
-with "Tried to complete task that was not pending".
+"""Minimum wait before a job is cancelled: cancelling one that is being assigned to a worker makes Ray (2.60) abort this
+process with "Tried to complete task that was not pending".
 """
 
 
 def side_by_side(
     plan: Plan, function: Callable[..., Any], jobs: Sequence[Sequence[Any]], returns: int = 1
 ) -> Iterator[tuple[int, Any]]:
-    """Run function(device, *job) for each job, at most `max_concurrent` at a time; gives (index of the job, reference
-    to its result, or a list of references where `returns` > 1) as they end.
+    """Run function(device, *job) for each job, at most `max_concurrent` at a time.
 
-    Raises what a job raised, when its result is fetched.
+    Yields:
+        As jobs end: (index of the job, reference to its result, or a list of references if `returns` > 1). Fetching the
+            result raises what the job raised.
     """
     options, share = plan.options, WorkerResources(plan.options.cpus_per_trial, plan.options.gpus_per_trial)
     resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "num_returns": returns}
@@ -49,7 +50,7 @@ def side_by_side(
             (done,), _ = ray.wait(list(running))
             yield running.pop(done)
     finally:
-        if running:  # interrupted: nobody waits for them
+        if running:  # interrupted: their results are not needed
             _, left = ray.wait(list(running), num_returns=len(running), timeout=SETTLING_SECONDS)
             for unfinished in left:
                 ray.cancel(unfinished)
@@ -58,10 +59,19 @@ def side_by_side(
 def unlearning_references(
     plan: Plan, seeds: Sequence[int], data: ray.ObjectRef, say: Callable[[str], None]
 ) -> ray.ObjectRef | None:
-    """What unlearning is measured against on these seeds, in the object store, trained once; None where nothing is
-    requested. data: the training data of the plan's benchmark. say: told what is being done.
+    """Train the models that unlearning is measured against on these seeds, and return a reference to them.
 
-    Raises ConfigError where its training diverges.
+    Args:
+        plan: The study.
+        seeds: One member is trained per seed.
+        data: The training data of the plan's benchmark.
+        say: Called with a description of the current step.
+
+    Returns:
+        A reference in the object store; None if the plan requests no unlearning.
+
+    Raises:
+        ConfigError: Training diverges.
     """
     if not plan.config.requests:
         return None
@@ -79,14 +89,14 @@ def unlearning_references(
 
 
 def _retrained(device: torch.device, config: TrialConfig, seeds: Sequence[int], data: Data) -> References:
-    """`retrain`, in a worker; on the CPU, from where any worker takes it."""
+    """Run `retrain` in a worker; return tensors on the CPU, so that any worker can load them."""
     return move_references(retrain(config, seeds, device, data), "cpu")
 
 
 def _with_share(
     function: Callable[..., Any], share: WorkerResources, kind: str, own: Mapping[str, Method], *job: Any
 ) -> Any:
-    """A job in its worker. Raises RuntimeError with what to do where it has not enough memory."""
+    """Run a job in its worker. Raises RuntimeError with advice if the worker runs out of memory."""
     accept(own)
     try:
         return function(share.apply(kind), *job)
@@ -97,7 +107,7 @@ def _with_share(
 
 
 def slots(plan: Plan) -> int:
-    """How many trials the cluster holds at a time, with what is there now, whoever uses it."""
+    """Count the trials that the cluster holds at a time, including resources that are in use now."""
     options = plan.options
     needed = {"CPU": options.cpus_per_trial, "GPU": options.gpus_per_trial}
     held = [

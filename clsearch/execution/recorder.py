@@ -1,4 +1,4 @@
-"""Ray Tune's events, recorded: what happens to its trials becomes the records of a study."""
+"""Record the events of Ray Tune's trials as the records of a study."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from clsearch.records.store import RecordStore
 from clsearch.records.trials import TrialRecord, now
 
 KILLED_FOR_MEMORY = "the node running low on memory"
-"""Ray's words."""
+"""Ray's wording."""
 
 
 class Recorder(tune.Callback):
-    """A callback of Ray Tune that keeps the record of each trial as Ray reports it.
+    """A callback of Ray Tune that updates the record of each trial.
 
-    store: of the records. tasks: how many tasks a trial learns.
+    Args:
+        store: The records.
+        tasks: Number of tasks that a trial learns.
     """
 
     def __init__(self, store: RecordStore, tasks: int) -> None:
@@ -32,13 +34,13 @@ class Recorder(tune.Callback):
         self.tasks = tasks
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles its Tuner for a restore that is never used."""
+        """Return nothing: Ray pickles its Tuner for a restore that is never used."""
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Workers have their next task by now, so they do not wait for what is written here.
+        """Write the changed records. Workers have their next task by now and do not wait for it.
 
-        Raises the OSError for which the search is to end: one raised in another event Ray would take for the trial's.
+        Raises the OSError that must end the search; raised in another event, Ray would attribute it to the trial.
         """
         self.store.write_changes()
         if self.store.error is not None:
@@ -51,18 +53,20 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         reports, going = reports_in(result), self._going(trial)
-        for label in [label for label in reports if label in going]:  # else its worker did not see its end in time
+        for label in [
+            label for label in reports if label in going
+        ]:  # others ended, but their worker has not noticed yet
             report = reports[label]
-            if report.unwritable:  # its own state, on whichever node it is
+            if report.unwritable:  # the state file could not be written on the worker's node
                 self.store.fail(OSError(report.unwritable))
             self.store.change(label, partial(apply_report, report=report, time=now()))
-            if report.done and not result.get("done"):  # the others go on
+            if report.done and not result.get("done"):  # the others continue
                 self._complete(label, report)
-        # Ray Tune keeps the result, and writes it again and again.
+        # Ray Tune keeps the result and writes it repeatedly.
         replace_reports(result, [report.without_measurements() for report in reports.values()])
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Its worker died; another one goes on from its last task, without those that have ended."""
+        """Continue from the last task after the worker died, without configurations that have ended."""
         trial.config[REQUEST] = request_of(trial).only(self._going(trial))
         self._change_all(trial, lambda record: replace(record, state="waiting", restarts=record.restarts + 1))
 
@@ -81,7 +85,7 @@ class Recorder(tune.Callback):
             self.store.end_trial(label, "failed", reason)
 
     def _going(self, trial: Trial) -> list[str]:
-        """The labels of a trial's configurations that have not ended."""
+        """Return the labels of a trial's configurations that have not ended."""
         return self.store.not_ended(request_of(trial).labels)
 
     def _change_all(self, trial: Trial, change: Callable[[TrialRecord], TrialRecord]) -> None:
@@ -95,20 +99,25 @@ class Recorder(tune.Callback):
 
 
 def request_of(trial: Trial) -> CohortRequest:
-    """What a trial of Ray Tune was asked."""
+    """Return the request of a trial of Ray Tune."""
     request: CohortRequest = trial.config[REQUEST]
     return request
 
 
 def read_errors(trial: Trial) -> str:
-    """What Ray says of every failure of a trial, where it has said it."""
+    """Return Ray's text about every failure of a trial."""
     path = Path(trial.error_file) if trial.error_file else None
     return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else ""
 
 
 def apply_report(record: TrialRecord, report: TrialReport, time: int) -> TrialRecord:
-    """A record with what a step's report says. time: when the driver heard of it, in milliseconds since 1970; tasks of
-    which nobody heard before, as those of a driver that was killed, get the same.
+    """Return a record updated with a step's report.
+
+    Args:
+        record: The record before.
+        report: The report.
+        time: When the driver received it, in milliseconds since 1970. Tasks that were never reported, because a driver
+            was killed, get the same time.
     """
     return replace(
         record,

@@ -1,4 +1,4 @@
-"""Training a recorded trial again, here, and saying whether it comes out the same."""
+"""Train a recorded trial again on this machine, and compare the results."""
 
 from __future__ import annotations
 
@@ -24,8 +24,14 @@ from clsearch.training.trial_setup import TrialSetup, build_trial
 
 @dataclass(frozen=True)
 class Rerun:
-    """A trial trained again. accuracy: R [M, T+1, T] of now. unlearning: what was measured of it now. reason: why it
-    ended early, "" where it did not. differences: of the software, name -> (then, now).
+    """A trial that was trained again.
+
+    Attributes:
+        record: The record of the original.
+        accuracy: R [M, T+1, T] of the repetition.
+        unlearning: Measurements of unlearning in the repetition.
+        reason: Why it ended early; "" if it did not.
+        differences: Differences of the software, name -> (then, now).
     """
 
     record: TrialRecord
@@ -36,7 +42,7 @@ class Rerun:
 
     @property
     def equal(self) -> bool:
-        """Whether the matrices are those of the record, bit for bit, and it ended the same way."""
+        """True if the matrices equal those of the record, bit for bit, and both ended the same way."""
         then, now = self._both()
         same = then.keys() == now.keys() and all(
             torch.equal(now[name].nan_to_num(-1), value.nan_to_num(-1)) for name, value in then.items()
@@ -51,7 +57,7 @@ class Rerun:
         return max(float((now[name] - then[name]).abs().nan_to_num(0).max()) for name in shared)
 
     def _both(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """All matrices, of then and of now."""
+        """Return all matrices of the original and of the repetition."""
         return {"R": accuracy_matrices(self.record)} | unlearning_measurements(self.record), {
             "R": self.accuracy
         } | self.unlearning
@@ -60,22 +66,30 @@ class Rerun:
 def rerun(
     folder: Path, trial: str, data_root: Path | None, device: str, cpus: int, tell: Callable[[str], None]
 ) -> Rerun:
-    """Train a trial of a study (its number, or a reference's algorithm) on its seeds, in this process. data_root: where
-    the data are, unless where they were. device: cpu, cuda. cpus: threads. tell: called after each task.
+    """Train a trial of a study again on its seeds, in this process.
 
-    Raises ConfigError where there is no such trial, or its data cannot be read.
+    Args:
+        folder: The study's folder.
+        trial: The number of a trial, or the algorithm of a reference.
+        data_root: The folder of the data, if it has moved.
+        device: `cpu` or `cuda`.
+        cpus: Number of threads.
+        tell: Called with a message after each task.
+
+    Raises:
+        ConfigError: There is no such trial, or its data cannot be read.
     """
     study = read_study(folder)
     record = find_record(study, trial)
     if not record.accuracy:
-        text = f"trial: must have a matrix to compare with; got {trial}, {record.state}: {record.reason}"
+        text = f"trial: must have an accuracy matrix to compare with; got {trial}, {record.state}: {record.reason}"
         raise ConfigError([Refusal("trial-has-matrix", text)])
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError([Refusal("cuda-needs-gpu", "device: must be one that torch sees here; got cuda")])
+        raise ConfigError([Refusal("cuda-needs-gpu", "device: must be available to torch here; got cuda")])
     settings = record.settings | ({} if data_root is None else {"data_root": data_root})
     config = configure(record.algorithm, settings)
     if missing := config.source.missing_files(config.data_root):
-        text = f"data_root: must hold the files of {config.benchmark}; missing are {', '.join(missing)}"
+        text = f"data_root: must hold {', '.join(missing)} for {config.benchmark}; got {config.data_root}"
         raise ConfigError([Refusal("data-root-complete", text)])
     data = load_training(config, download=False)
     where = WorkerResources(cpus, 0).apply(device)
@@ -90,7 +104,7 @@ def rerun(
 
 
 def learn_tasks(trial: TrialSetup, tasks: int, tell: Callable[[str], None]) -> tuple[TrialState, str]:
-    """The state after some tasks, or before the one in which training diverged, and why."""
+    """Learn some tasks; return the last valid state and why training diverged, or ""."""
     state = trial.initial_state()
     while state.tasks_learned < min(tasks, len(trial.benchmark.tasks)):
         try:
@@ -102,7 +116,7 @@ def learn_tasks(trial: TrialSetup, tasks: int, tell: Callable[[str], None]) -> t
 
 
 def describe_rerun(found: Rerun) -> list[str]:
-    """What came out, in sentences."""
+    """Describe the comparison in sentences."""
     record = found.record
     name = f"trial {record.number}" if record.number is not None else f"reference {record.algorithm}"
     how = f"{len(record.seeds)} seed{'s' * (len(record.seeds) > 1)}, {record.tasks_learned} tasks"
@@ -110,14 +124,14 @@ def describe_rerun(found: Rerun) -> list[str]:
     if not found.equal:
         lines.append(f"accuracies differ by up to {100 * found.furthest:.2f} points")
     if found.reason or record.state == "failed":
-        lines.append(f"then: {record.reason or record.state}; now: {found.reason or 'it went on'}")
+        lines.append(f"then: {record.reason or record.state}; now: {found.reason or 'it continued'}")
     for part, (then, now) in found.differences.items():
         lines.append(f"{part}: {then} then, {now} now")
     if not found.equal:
         if record.cohort > 1:
-            lines.append(f"it was trained in a cohort of {record.cohort}, which rounds otherwise than one alone")
+            lines.append(f"it was trained in a cohort of {record.cohort}; training alone rounds differently")
         lines.append(
-            f"it was trained on {record.place or 'a machine that is not named'}; another device, or number of threads "
-            f"(--cpus, as --cpus-per-trial then), adds in another order"
+            f"it was trained on {record.place or 'an unnamed machine'}; floating-point summation order differs on "
+            f"other devices and with other numbers of threads (set --cpus to the study's --cpus-per-trial)"
         )
     return lines

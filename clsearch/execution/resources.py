@@ -1,4 +1,4 @@
-"""What a worker was given to compute with, and what is said where that does not suffice."""
+"""Worker resources and out-of-memory messages."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ import torch
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """CPU cores of a worker, and GPUs: a fraction is a share of one."""
+    """The resources of a worker.
+
+    Attributes:
+        cpus: Number of CPU cores.
+        gpus: Number of GPUs; a fraction is a share of one.
+    """
 
     cpus: int
     gpus: float
 
     def apply(self, device_type: str) -> torch.device:
-        """Compute with this share from now on; gives the device. device_type: cpu, or cuda for the GPU that Ray gave.
+        """Limit this process to these resources, and return the device.
 
-        Where several workers share a GPU, each gets its part of the memory and no more, so that one that asks for too
-        much does not take it from the others.
+        If several workers share a GPU, each is limited to its share of the memory, so that one cannot exhaust the
+        memory of the others.
+
+        Args:
+            device_type: `cpu`, or `cuda` for the GPU that Ray assigned.
         """
         torch.set_num_threads(max(1, self.cpus))
         tune_malloc()
@@ -36,13 +44,16 @@ class WorkerResources:
 
 
 def assigned_gpus() -> list[str]:
-    """The GPUs that Ray gave to this worker, by the names that Ray has for them; none outside Ray."""
+    """Return Ray's names of the GPUs that it assigned to this worker; none outside Ray."""
     return [str(name) for name in ray.get_gpu_ids()] if ray.is_initialized() else []
 
 
 def choose_gpu(given: list[str], visible: str | None) -> torch.device:
-    """The first of the given GPUs as torch counts them: by their place among the visible ones. visible:
-    CUDA_VISIBLE_DEVICES, which Ray sets to what it gives, unless it is told not to.
+    """Return the first of the given GPUs as torch numbers them: by position among the visible GPUs.
+
+    Args:
+        given: Ray's names of the assigned GPUs.
+        visible: CUDA_VISIBLE_DEVICES, which Ray sets to the assigned GPUs unless configured otherwise.
     """
     if not given:
         return torch.device("cuda", 0)
@@ -53,7 +64,7 @@ def choose_gpu(given: list[str], visible: str | None) -> torch.device:
 
 
 def worker_location() -> str:
-    """Where this worker is, for people: `<node>`, or `<node>, GPU 2`; empty outside Ray."""
+    """Return the location of this worker for display: `<node>` or `<node>, GPU 2`; "" outside Ray."""
     if not ray.is_initialized():
         return ""
     own = ray.get_runtime_context().get_node_id()
@@ -62,13 +73,13 @@ def worker_location() -> str:
 
 
 def node_name(node: dict[str, Any]) -> str:
-    """The name that a node was started with (`ray start --node-name`), or its host's. node: of `ray.nodes()`."""
+    """Return the name that a node of `ray.nodes()` was started with (`ray start --node-name`), or its host name."""
     named, address = node.get("NodeName", ""), node["NodeManagerAddress"]
     return str(node["NodeManagerHostname"] if named in ("", address) else named)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the device, or the machine, has no more memory."""
+    """Return True if an error says that the device or the machine is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     words = ("can't allocate memory", "not enough memory", "CUDA error: out of memory", "ALLOC_FAILED")
@@ -76,14 +87,18 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def memory_advice(kind: str, gpus: float, together: int = 1) -> str:
-    """What to do where a trial's memory does not suffice, by the names of the options. together: how many
-    configurations it trained.
+    """Advise what to do if a trial runs out of memory, in terms of the options.
+
+    Args:
+        kind: `cpu` or `cuda`.
+        gpus: GPUs per trial.
+        together: Number of configurations that it trained.
     """
     smaller = f"a smaller --cohort (now {together}), " * (together > 1) + "a smaller --batch-size or fewer --seeds"
     if kind == "cpu":
-        return f"out of memory on its node: take fewer trials at a time (--max-concurrent), {smaller}"
+        return f"out of memory on its node: use fewer trials at a time (--max-concurrent), {smaller}"
     more = f"a larger share for each trial (--gpus-per-trial, now {gpus:g}), " if 0 < gpus < 1 else ""
-    return f"out of GPU memory: take {more}{smaller}"
+    return f"out of GPU memory: use {more}{smaller}"
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -91,10 +106,12 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def tune_malloc() -> None:
-    """Have glibc keep up to 256 MiB that this process has freed, blocks of up to 32 MiB among it. It would give them
-    back to the system and ask again at each training step, page by page: a tenth of a small network's step.
+    """Let glibc keep up to 256 MiB of freed memory, in blocks of up to 32 MiB.
+
+    By default it returns the memory to the system and requests it again, page by page, at each training step: a tenth
+    of a small network's step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # other C libraries have none
+    if mallopt is not None:  # other C libraries do not have it
         mallopt(_TRIM_THRESHOLD, 256 * 2**20)
         mallopt(_MMAP_THRESHOLD, 32 * 2**20)

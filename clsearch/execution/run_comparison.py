@@ -1,4 +1,4 @@
-"""Carrying out a comparison: its studies in one Ray session, then its table."""
+"""Run a comparison: its studies in one Ray session, then its tables."""
 
 from __future__ import annotations
 
@@ -43,8 +43,13 @@ from clsearch.tracking.stores import mlflow_row
 def execute_all(
     folder: Path, described: dict[str, Any], plans: dict[str, Plan], held: dict[Source, Data]
 ) -> dict[str, StudyResult]:
-    """Run checked plans one after the other, and write the tables to `folder`. described: question, kind and command.
-    held: each source's data, given up here.
+    """Run checked plans one after another, and write the tables to `folder`.
+
+    Args:
+        folder: The comparison's folder.
+        described: Its question, kind and command.
+        plans: Label -> plan.
+        held: The data of each source; they are removed from it, so that only the object store keeps them.
     """
     console, results = Console(stderr=True), dict[str, StudyResult]()
     first = next(iter(plans.values()))
@@ -69,7 +74,7 @@ def execute_all(
 def show(
     folder: Path, described: dict[str, Any], plans: Mapping[str, Plan], results: Mapping[str, StudyResult]
 ) -> None:
-    """Write and print the tables, and say where everything is."""
+    """Write and print the tables, and print the places of all outputs."""
     console, first, kind = Console(), next(iter(plans.values())), described["kind"]
     tables = {kind: make_protocol_rows(results) if kind == "protocols" else make_method_rows(results)}
     if kind == "methods":
@@ -121,7 +126,7 @@ def show(
 
 
 def captions_of(plan: Plan, kind: str) -> dict[str, str]:
-    """What each table shows."""
+    """Make the caption of each table."""
     seeds = f"{len(plan.report_seeds)} fresh seeds, mean ± half of the 95 % interval over seeds (Student t), in percent"
     if kind == "protocols":
         return {
@@ -129,7 +134,7 @@ def captions_of(plan: Plan, kind: str) -> dict[str, str]:
             f"*: another metric, the search's first objective or, in continual, "
             f"learning accuracy. Optimism: the search's score minus the same metric on "
             f"fresh validation data, and on the reported test "
-            f"data. Cost and seconds: of the search alone."
+            f"data. Cost and seconds: the search only."
         }
     if plan.report is not None:
         where = plan.report.benchmark
@@ -141,16 +146,16 @@ def captions_of(plan: Plan, kind: str) -> dict[str, str]:
         kind: f"Test data of {where}: {seeds}. Protocol {plan.protocol.value}; searched on {len(plan.seeds)} other "
         f"seeds and validation data.",
         "differences": f"Average accuracy on test data of {where}, row minus column: {seeds}, paired over seeds, each "
-        f"pair by itself.",
+        f"pair separately.",
     }
 
 
 def rich_table(rows: Sequence[Row], signed: bool) -> Table:
-    """Rows for the terminal, without the column that is too wide for it."""
+    """Make a table for the terminal, without the column that is too wide for it."""
     table = make_table()
     frame = make_text_frame(rows, signed)
     frame = frame.drop(columns="chosen", errors="ignore")
-    for number, name in enumerate(frame.columns):  # headings may be broken, cells not
+    for number, name in enumerate(frame.columns):  # headings can wrap, cells cannot
         width = max(map(len, [*frame[name], *name.split()]))
         table.add_column(name, justify="right" if number else "left", width=width)
     for cells in frame.itertuples(index=False):

@@ -1,4 +1,4 @@
-"""Carrying out a plan: Ray Tune executes, this process keeps the record."""
+"""Run a plan: Ray Tune trains, this process writes the records."""
 
 from __future__ import annotations
 
@@ -40,12 +40,15 @@ from clsearch.training.first_task_cache import remove_unused
 
 
 def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
-    """Run a checked plan to its end, and print what it found.
+    """Run a checked plan to its end, and print the findings.
 
-    plan: the study. release_data: gives the data of its benchmark, to which the caller then holds no reference: the
-    object store's copy is to be the only one.
+    Args:
+        plan: The study.
+        release_data: Returns the data of its benchmark and keeps no reference, so that only the object store keeps
+            them.
 
-    Raises ConfigError where the cluster cannot hold a trial.
+    Raises:
+        ConfigError: The cluster cannot hold a trial.
     """
     line = progress_line(plan)
     with line.live(), open_study(plan):
@@ -59,27 +62,29 @@ def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
 
 
 def reprint(plan: Plan) -> StudyResult:
-    """Print what a study found of which nothing is left to do; its report is made anew, and MLflow brought up to date.
+    """Print the findings of a finished study, rewrite its report, and update MLflow.
 
     Needs no data and no Ray.
     """
     line = progress_line(plan)
     with line.live(), open_study(plan):
-        line.print_line("done already: nothing is trained, nothing is opened; --fresh starts over")
+        line.print_line("study already finished; use --fresh to start over")
         result = run(plan, None, line)
     print_result(Console(), result, mlflow_row(plan, bool(result.pages)))
     return result
 
 
 def progress_line(plan: Plan) -> ProgressLine:
-    """The progress line of a study."""
+    """Make the progress line of a study."""
     return ProgressLine(Console(stderr=True), plan.trials, plan.objectives[0], plan.options.quiet)
 
 
 @contextmanager
 def open_study(plan: Plan) -> Iterator[None]:
-    """Hold a plan's study, new or as it was left. Raises ConfigError where another process runs it, or its folder holds
-    another study now.
+    """Hold a plan's study, new or existing.
+
+    Raises:
+        ConfigError: Another process runs the study, or its folder holds another study now.
     """
     with study_lock(plan.folder):
         check_same(plan)
@@ -89,10 +94,12 @@ def open_study(plan: Plan) -> Iterator[None]:
 
 
 def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResult:
-    """Run an open study in the Ray session that this process is in: search, choose, evaluate, report.
+    """Run an open study in the present Ray session: search, choose, evaluate, report.
 
-    plan: the study. data: a reference to its benchmark's data; None, and no Ray, where nothing is left to do. line:
-    told what is done.
+    Args:
+        plan: The study.
+        data: A reference to its benchmark's data; None, without Ray, if the study is finished.
+        line: Shows the current step.
     """
     line.print_line(f"results go to {plan.folder}")
     study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
@@ -111,7 +118,7 @@ def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResu
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where what a running study finds goes: its folder, MLflow, the copy of its folder, the terminal."""
+    """The outputs of a running study: its folder, MLflow, the copy of its folder, the terminal."""
 
     writer: StudyWriter
     store: RecordStore
@@ -122,7 +129,7 @@ class Outputs:
 
 
 def begin_outputs(plan: Plan, line: ProgressLine) -> Outputs:
-    """Write study.json, connect to MLflow, and begin with the trials that an earlier process brought to their end."""
+    """Write study.json, connect to MLflow, and load the trials that an earlier process completed."""
     writer = StudyWriter(plan)
     writer.begin()
     remove_unused(plan.folder.parent / FIRST_TASKS)
@@ -140,9 +147,7 @@ def begin_outputs(plan: Plan, line: ProgressLine) -> Outputs:
 
 
 def end_outputs(result: StudyResult, outputs: Outputs) -> StudyResult:
-    """Write the report and how the study ended, and wait until MLflow and the copy have it; gives the result with the
-    addresses of its pages.
-    """
+    """Write the report and the final state, wait for MLflow and the copy, and add page addresses to the result."""
     line, state = outputs.line, end_state(result)
     outputs.writer.end(state)
     line.show_step("writing the report")
@@ -158,9 +163,12 @@ def end_outputs(result: StudyResult, outputs: Outputs) -> StudyResult:
 
 
 def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
-    """Search by the continual protocol; attempts are written as they end.
+    """Search by the continual protocol; write attempts when they end.
 
-    data: a reference to the data; None where every task is decided already.
+    Args:
+        plan: The study.
+        data: A reference to the data; None if every task is decided already.
+        outputs: The outputs of the study.
     """
     decision, interrupted, tasks_decided = Decision(), False, 0
     progress, state_file = read_progress(plan.folder, plan.seeds, plan.tasks), plan.folder / STATE_FILE
@@ -185,5 +193,5 @@ def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
 
 
 def end_state(result: StudyResult) -> str:
-    """How a study ended, in the words of its trials: unfinished, finished or failed."""
+    """Return the final state of a study: unfinished, finished or failed."""
     return "unfinished" if result.interrupted else "finished" if result.exit_code == 0 else "failed"

@@ -1,4 +1,4 @@
-"""The search of a study: Ray Tune runs the references and the trials that Optuna asks for."""
+"""Search: Ray Tune runs the references and the trials that Optuna suggests."""
 
 from __future__ import annotations
 
@@ -24,16 +24,22 @@ from clsearch.records.study_file import RAY
 from clsearch.reporting.progress import ProgressLine
 
 CONFIGS: Any = tune if hasattr(tune, "RunConfig") else import_module("ray.train")
-"""The home of RunConfig and its parts: ray.train before Ray 2.43."""
+"""The module of RunConfig and its parts: ray.train before Ray 2.43."""
 
 
 def search(plan: Plan, data: ray.ObjectRef, store: RecordStore, study: optuna.Study, line: ProgressLine) -> None:
-    """Run all trials of a study but those that ended before.
+    """Run all trials of a study that have not ended.
 
-    plan: the study. data: of its benchmark. store: of its records. study: Optuna's, open. line: told what is done.
+    Args:
+        plan: The study.
+        data: A reference to its benchmark's data.
+        store: Its records.
+        study: Optuna's study, open.
+        line: Shows the current step.
 
-    Raises OSError where the record cannot be written, ConfigError where training a model to measure unlearning against
-    diverges.
+    Raises:
+        OSError: The records cannot be written.
+        ConfigError: A model that unlearning is measured against diverges.
     """
     ended = {label: record.values for label, record in store.records.items()}
     if note := warn_of_large_cohort(plan):
@@ -54,9 +60,15 @@ def make_tuner(
     recorder: Recorder,
     slots: int,
 ) -> tune.Tuner:
-    """Ray Tune, set up to carry out a plan.
+    """Make the Ray Tune tuner of a plan.
 
-    references: what unlearning is measured against. slots: how many trials the cluster holds at a time.
+    Args:
+        plan: The study.
+        data: A reference to its benchmark's data.
+        references: A reference to the models that unlearning is measured against.
+        searcher: Suggests the trials.
+        recorder: Records the trials.
+        slots: Number of trials that the cluster holds at a time.
     """
     options = plan.options
     trainable = trainable_of(plan.algorithm)
@@ -66,7 +78,7 @@ def make_tuner(
             tune.with_parameters(trainable, data=data, own=CUSTOM_METHODS, references=references), resources
         ),
         tune_config=tune.TuneConfig(
-            # No metric is named to Ray: it would end the study over a trial that diverges before it has one.
+            # Ray gets no metric: it would end the study if a trial diverges before it has one.
             search_alg=searcher,
             scheduler=PruningScheduler(searcher.should_stop, slots),
             num_samples=-1,
@@ -87,12 +99,12 @@ def make_tuner(
 
 
 def warn_of_large_cohort(plan: Plan) -> str:
-    """What is said where so many trials are asked for at once that the sampler learns from few; else nothing."""
+    """Return a warning if a cohort is so large that the sampler learns from few results, else ""."""
     trials, together = plan.trials, plan.cohort
     advised = max(1, trials // 8)
     if together <= advised or plan.options.sampler not in ("tpe", "nsga2"):
         return ""
     return (
-        f"cohort: {together} of the {trials} trials are asked for at once, so the search learns from fewer results; at "
-        f"most {advised} is advised"
+        f"cohort: {together} of the {trials} trials are suggested at once, so the search learns from fewer results; "
+        f"use at most {advised}"
     )

@@ -1,4 +1,4 @@
-"""Optuna behind Ray Tune's Searcher. Optuna's storage is the record of the search; nothing is kept beside it."""
+"""Optuna as a Searcher of Ray Tune. Optuna's storage is the only record of the search."""
 
 from __future__ import annotations
 
@@ -18,34 +18,41 @@ from clsearch.planning.objectives import choose, sign
 from clsearch.planning.plan import Plan
 
 REASON = "reason"
-"""Attribute of trials that diverged: why."""
+"""Attribute of diverged trials: the reason."""
 
 T = TypeVar("T")
 
 
 class TrialHost(Protocol):
-    """Where the trials that a search suggests are run."""
+    """Runs the trials that a searcher suggests."""
 
     def make_trial_config(self, asked: Mapping[str, dict[str, float]], algorithm: str | None) -> dict[str, Any]:
         """Make Ray Tune's config for configurations that train together, or for a reference.
 
-        asked: label -> searched values. algorithm: of a reference; None for the study's own.
+        Args:
+            asked: Label -> searched values.
+            algorithm: The reference's; None for the study's own.
         """
 
     def has_capacity(self) -> bool:
-        """Whether one more trial of Ray Tune may be suggested now."""
+        """Return True if one more trial of Ray Tune can be suggested now."""
 
     def abort(self, error: OSError) -> None:
-        """End the search as it stands, because its record cannot be written."""
+        """End the search, because its record cannot be written."""
 
 
 class OptunaSearcher(Searcher):
-    """Suggests the references first, then trials that were asked for and did not end, then new ones, up to the plan's
-    number. Where the search moves a setting that a reference has, too (the learning rate), references come last and
-    take the best trial's value: at any other they would be easy to beat.
+    """Suggests the references, then trials that were asked for and have not ended, then new trials, up to the plan's
+    number.
 
-    plan: the study. study: Optuna's, open. host: where trials are run. ended: labels of what an earlier process brought
-    to its end -> the searched values that it had.
+    If the search varies a hyperparameter that a reference has too (the learning rate), references come last and use the
+    best trial's value; otherwise they would be easy to beat.
+
+    Args:
+        plan: The study.
+        study: Optuna's study, open.
+        host: Runs the trials.
+        ended: Trials that an earlier process completed: label -> searched values.
     """
 
     def __init__(
@@ -77,7 +84,7 @@ class OptunaSearcher(Searcher):
         return self._write(lambda: self._next(trial_id)) if self.host.has_capacity() else None
 
     def _write(self, step: Callable[[], T]) -> T | None:
-        """A step that is written into Optuna's journal; nothing is, after one that could not be."""
+        """Run a step that writes Optuna's journal; after the first failure, run none."""
         try:
             return None if self.aborted else step()
         except OSError as error:
@@ -95,7 +102,7 @@ class OptunaSearcher(Searcher):
         return self._next_late_reference(trial_id)
 
     def _ask_for_trials(self) -> Iterator[tuple[str, dict[str, float]]]:
-        """New trials that train together: label and searched values."""
+        """Yield label and searched values of new trials that train together."""
         for _ in range(min(self.plan.cohort, self.plan.trials - self.asked)):
             self.study.sampler = sampler_for(self.plan, self.asked)
             trial = self.study.ask(fixed_distributions=self.distributions)
@@ -105,8 +112,9 @@ class OptunaSearcher(Searcher):
             yield label, trial.params
 
     def _resume_trials(self) -> Iterator[tuple[str, dict[str, float]]]:
-        """Trials that an earlier process asked for. Where Optuna was told of the end of one, but its record was not
-        written, it is not told again.
+        """Yield trials that an earlier process asked for.
+
+        If Optuna knows the end of a trial whose record was not written, Optuna is not informed again.
         """
         size = self.plan.cohort
         resumed, self.unfinished = self.unfinished[:size], self.unfinished[size:]
@@ -117,7 +125,7 @@ class OptunaSearcher(Searcher):
                 yield label, frozen.params
                 continue
             trial = optuna.trial.Trial(self.study, frozen._trial_id)
-            for name, values in self.plan.space.items():  # as suggested; new where the process died in between
+            for name, values in self.plan.space.items():  # as suggested; new if the process died in between
                 trial.suggest_float(name, values.low, values.high, log=values.log)
             self.open[label] = trial
             yield label, trial.params
@@ -128,15 +136,15 @@ class OptunaSearcher(Searcher):
         return self.host.make_trial_config({label: values}, algorithm)
 
     def _is_done(self, reference: str, values: Mapping[str, float]) -> bool:
-        """Whether a reference ended in an earlier process, with these values."""
+        """Return True if a reference ended in an earlier process with these values."""
         return self.ended.get(reference_label(reference)) == values
 
     def _shared_hyperparameters(self, algorithm: str) -> list[str]:
-        """The searched hyperparameters that a reference has, too."""
+        """Return the searched hyperparameters that a reference has too."""
         return [name for name in self.plan.space if name in fields_of(algorithm)]
 
     def _next_late_reference(self, trial_id: str) -> dict[str, Any] | str | None:
-        """References that wait for the best trial; without a finished trial there is nothing to compare."""
+        """Suggest a reference that needs the best trial; without a finished trial there is nothing to compare."""
         if self.references and self.open:
             return None
         finished = self.study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
@@ -151,9 +159,10 @@ class OptunaSearcher(Searcher):
         return self._ask_for_reference(trial_id, name, values)
 
     def should_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether nothing is left of a trial of Ray Tune after the task that a result is of. Optuna is told of every
-        configuration first, so those of a cohort are judged against each other, too; one that is stopped early is
-        marked as done in the result.
+        """Return True if no configuration of a trial of Ray Tune continues after this result.
+
+        Optuna first receives the values of every configuration, so that those of a cohort are compared with each other.
+        A configuration that is stopped early is marked as done in the result.
         """
         if result.get("done"):
             return False
@@ -172,11 +181,11 @@ class OptunaSearcher(Searcher):
         return not labels
 
     def _is_stopped(self, report: TrialReport, is_new: bool) -> bool:
-        if (known := self.known.get(report.label)) is not None:  # as it was decided
+        if (known := self.known.get(report.label)) is not None:  # repeat the earlier decision
             last = max(known.intermediate_values, default=0)
             pruned = known.state is OptunaState.PRUNED and REASON not in known.user_attrs
             return pruned and report.tasks_learned >= last
-        # Who was let go on is not asked about again, though others have come to the same task since.
+        # A trial that was allowed to continue is not judged again when others reach the same task.
         return is_new and bool(self._write(self.open[report.label].should_prune))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -184,20 +193,22 @@ class OptunaSearcher(Searcher):
             self._report(report)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Diverged trials are told as pruned, as those are that were stopped early: TPE avoids their region, and learns
-        nothing from failed ones, as those are whose worker died or had too little memory.
+        """Inform Optuna of the ends of a trial's configurations.
+
+        Diverged trials are reported as pruned, as are those stopped early: TPE avoids their region. It ignores failed
+        trials, such as those whose worker died or ran out of memory.
         """
         reports = reports_in(result) if result and not error else {}
         for label in self.labels.pop(trial_id, []):
             self._tell_end(label, reports.get(label))
 
     def _report(self, report: TrialReport) -> bool:
-        """Tell Optuna how a trial stands; gives whether that was news."""
+        """Report the progress of a trial to Optuna; return True if it was new."""
         trial = self.open.get(report.label)
         return trial is not None and bool(self._write(lambda: self._report_value(trial, report)))
 
     def _tell_end(self, label: str, report: TrialReport | None, stopped: bool = False) -> None:
-        """Tell Optuna how a trial ended; without a report it failed. stopped: early, by the pruner."""
+        """Inform Optuna of the end of a trial. report: None if the trial failed. stopped: the pruner stopped it."""
         trial = self.open.pop(label, None)
         if trial is not None:
             self._write(lambda: self._tell(trial, report, stopped))
@@ -215,8 +226,9 @@ class OptunaSearcher(Searcher):
             self.study.tell(trial, [report.metrics[name] for name in self.plan.objectives])
 
     def _report_value(self, trial: optuna.trial.Trial, report: TrialReport) -> bool:
-        """An intermediate value per learned task; gives whether there was one: the same task told again is no news, and
-        Optuna takes none where there are several objectives.
+        """Report the value after each learned task; return True if it was new.
+
+        The same task is not reported twice, and Optuna accepts no intermediate values with several objectives.
         """
         learned, name = report.tasks_learned, self.plan.objectives[0]
         if len(self.plan.objectives) > 1 or learned <= self.reported.get(trial.number, 0):
@@ -228,24 +240,24 @@ class OptunaSearcher(Searcher):
         return True
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: Optuna's storage already holds all of it."""
+        """Do nothing: Optuna's storage holds everything."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""
+        """Do nothing, as above."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: a fresh searcher on the same storage is the same searcher."""
+        """Do nothing: a new searcher on the same storage is equivalent."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles its Tuner for a restore that is never used; open files and handles stay here."""
+        """Return nothing: Ray pickles its Tuner for a restore that is never used; open files stay here."""
         return {}
 
 
 def trial_label(number: int) -> str:
-    """Name of a trial in folders and runs."""
+    """Return the name of a trial in folders and runs."""
     return f"trial_{number:05d}"
 
 
 def reference_label(algorithm: str) -> str:
-    """Name of a reference in folders and runs."""
+    """Return the name of a reference in folders and runs."""
     return f"reference_{algorithm}"

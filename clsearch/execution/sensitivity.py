@@ -1,7 +1,8 @@
-"""Whether each searched hyperparameter acts: seen by training, before a search starts.
+"""Check by training, before a search, that each searched hyperparameter has an effect.
 
-A search over a number that changes nothing looks like any other search. So the two ends of each range are trained on a
-small part of the first two tasks, the others standing where its effect is largest, and must lead to other parameters.
+A search over a number without effect looks like any other search. So the two ends of each range are trained on a small
+part of the first two tasks, with the other hyperparameters set where its effect is largest, and must give different
+parameters.
 """
 
 from __future__ import annotations
@@ -24,27 +25,34 @@ from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import TrialSetup, build_trial
 
 SAMPLES_PER_TASK = 512
-"""Of each task; all where it has fewer."""
+"""Samples of each task; all if it has fewer."""
 
 MIN_STEPS = 20
-"""At least this many a task, and at least one epoch."""
+"""Minimum number of steps per task; at least one epoch is trained."""
 
 MAX_STEPS = {"mlp": 2000, "other": 200}
-"""What seems not to act is trained again for as many steps as the study would take on these samples, up to this many:
-some effects grow late (|d|^3 with a small learning rate). Convolutions cost a hundred times as much a step.
+"""A hyperparameter that shows no effect is trained again for as many steps as the study would take on these samples, up
+to this many: some effects grow late (|d|^3 with a small learning rate). A step of a convolutional network costs a
+hundred times as much.
 """
 
 MIN_RELATIVE_EFFECT = 1e-4
-"""An effect smaller than this share of what the task itself moves is none."""
+"""A smaller effect, relative to the change of the parameters in task 2, counts as none."""
 
 OTHERS_AT = (("low", "middle", "high"), ("middle", "middle", "middle"), ("high", "middle", "low"))
-"""Where the others stand, by their strong end (low, middle or high), tried in this order: at it, between, opposite."""
+"""Settings of the other hyperparameters, by their strong end (low, middle or high), tried in this order: at the strong
+end, in the middle, at the opposite end.
+"""
 
 
 @dataclass(frozen=True)
 class TwoTaskOutcome:
-    """Two tasks, learned. params: all parameters after task 2. moved: how far task 2 moved them (Euclidean). penalty:
-    the largest mean penalty of an epoch of it.
+    """The outcome of learning two tasks.
+
+    Attributes:
+        params: All parameters after task 2.
+        moved: Euclidean distance that task 2 moved them.
+        penalty: The largest mean penalty of an epoch of task 2.
     """
 
     params: torch.Tensor
@@ -53,12 +61,18 @@ class TwoTaskOutcome:
 
 
 def check_sensitivity(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> None:
-    """Every searched hyperparameter acts. Raises ConfigError naming those that do not, and why that may be.
+    """Check that every searched hyperparameter has an effect.
 
-    say: told the name of each before its turn.
+    Args:
+        plan: The study.
+        data: The training data.
+        say: Called with the name of each hyperparameter before its turn.
+
+    Raises:
+        ConfigError: Some hyperparameters have no effect; the message names them and a probable reason.
     """
     threads = torch.get_num_threads()
-    if plan.config.backbone == "mlp":  # whose threads only wait for each other
+    if plan.config.backbone == "mlp":  # its threads would only wait for each other
         torch.set_num_threads(1)
     try:
         problems = find_insensitive(plan, data, say)
@@ -66,8 +80,8 @@ def check_sensitivity(plan: Plan, data: Data, say: Callable[[str], None] = lambd
         if not is_out_of_memory(error):
             raise
         text = (
-            f"batch_size: a trial on one seed must fit into this machine's memory; got {plan.config.batch_size}, with "
-            f"which it does not. Take a smaller one, or a smaller network"
+            f"batch_size: a trial on one seed must fit into this machine's memory; got {plan.config.batch_size}, "
+            f"which needs more. Use a smaller batch or a smaller network"
         )
         problems = [Refusal("trial-fits-memory", text)]
     finally:
@@ -77,7 +91,7 @@ def check_sensitivity(plan: Plan, data: Data, say: Callable[[str], None] = lambd
 
 
 def find_insensitive(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> list[Refusal]:
-    """What is to be said of each searched hyperparameter that does not act."""
+    """Return a refusal for each searched hyperparameter without effect."""
     probe = SensitivityProbe(plan, data)
     problems = []
     for name, values in plan.space.items():
@@ -94,7 +108,9 @@ def find_insensitive(plan: Plan, data: Data, say: Callable[[str], None] = lambda
 
 
 def other_values(plan: Plan, name: str) -> list[dict[str, float]]:
-    """Values of the other searched hyperparameters, those with the largest expected effect first; no setting twice."""
+    """Return settings of the other searched hyperparameters, those with the largest expected effect first, without
+    duplicates.
+    """
     found: list[dict[str, float]] = []
     known = method_named(plan.algorithm).hyperparameters
     for ends in OTHERS_AT:
@@ -109,9 +125,9 @@ def other_values(plan: Plan, name: str) -> list[dict[str, float]]:
 
 
 class SensitivityProbe:
-    """Trains a small part of the first two tasks, each setting once, on the trials' device where this machine has it.
+    """Trains a small part of the first two tasks, each setting once, on the trials' device if this machine has it.
 
-    Task 1 is trained once for all settings with the same learning rate: no other searched hyperparameter acts in it.
+    Task 1 is trained once for all settings with the same learning rate: no other searched hyperparameter affects it.
     """
 
     def __init__(self, plan: Plan, data: Data) -> None:
@@ -122,7 +138,9 @@ class SensitivityProbe:
         self.outcomes: dict[tuple[float | bool, ...], TwoTaskOutcome | None] = {}
 
     def outcome(self, values: dict[str, float], long: bool) -> TwoTaskOutcome | None:
-        """Two tasks with these hyperparameters; None where training diverges. long: for the study's own length."""
+        """Learn two tasks with these hyperparameters; return None if training diverges. long: train for the study's own
+        length.
+        """
         key = (*(values[name] for name in self.plan.space), long)
         if key not in self.outcomes:
             self.outcomes[key] = self._trained(values, long)
@@ -144,7 +162,7 @@ class SensitivityProbe:
         return TwoTaskOutcome(after, (after - before).norm().item(), penalties.max().item())
 
     def _run(self, values: dict[str, float], long: bool) -> TrialSetup:
-        still = {"unlearn": ()}  # a request would take away what a value did
+        still = {"unlearn": ()}  # unlearning would remove the effect of a value
         whole = self.plan.trial_config(values | still)
         trial = build_trial(whole, self.plan.seeds[:1], self.device, self.data, self.plan.tasks)
         config, benchmark = trial.config, shrink(trial.benchmark, 2, SAMPLES_PER_TASK)
@@ -165,8 +183,9 @@ def _learned(trial: TrialSetup, state: TrialState) -> TrialState | None:
 
 
 def sensitivity(low: TwoTaskOutcome | None, high: TwoTaskOutcome | None) -> float:
-    """How far apart two outcomes are, as a share of what task 2 moved; infinite where one alone diverged, and 0 where
-    both did or nothing moved, which shows nothing.
+    """Return the distance of two outcomes relative to the change of the parameters in task 2.
+
+    It is infinite if one of them diverged, and 0 if both did or nothing moved, which is no evidence of an effect.
     """
     if low is None or high is None:
         return 0.0 if low is high else math.inf
@@ -177,7 +196,7 @@ def sensitivity(low: TwoTaskOutcome | None, high: TwoTaskOutcome | None) -> floa
 def explain_insensitivity(
     plan: Plan, name: str, pairs: list[tuple[TwoTaskOutcome | None, TwoTaskOutcome | None]]
 ) -> str:
-    """What is said of a hyperparameter that does not act."""
+    """Explain a hyperparameter without effect."""
     values = plan.space[name]
     rule = f"{name}: must act: the parameters after task 2 must differ between the ends of its range"
     got = f"got {values.low:g} to {values.high:g}"
@@ -187,10 +206,10 @@ def explain_insensitivity(
     outcomes = [outcome for pair in shown for outcome in pair]
     penalty, moved = max(o.penalty for o in outcomes), max(o.moved for o in outcomes)
     if name == "learning_rate" or moved < MIN_RELATIVE_EFFECT:
-        why = f"task 2 moved the parameters by {moved:.1g} at most; search larger learning rates, or give a larger one"
+        why = f"task 2 moved the parameters by {moved:.1g} at most; search larger learning rates, or use a larger one"
     elif penalty == 0:
         why = (
-            "the penalty stayed 0, as it does where what is remembered of task 1 is 0 (a Fisher information that "
+            "the penalty stayed 0, as it does if the stored importance of task 1 is 0 (a Fisher information that "
             "vanishes in single precision, or a learning rate so large that no gradient is left)"
         )
     else:

@@ -1,6 +1,6 @@
 """Trainables: a trial of Ray Tune is one configuration on its seeds; one step is one learned task.
 
-`Tuner(LwFTrainable, param_space={"distillation_factor": tune.loguniform(1e-2, 1e2), "epochs": 10})` works as it is.
+`Tuner(LwFTrainable, param_space={"distillation_factor": tune.loguniform(1e-2, 1e2), "epochs": 10})` is a complete use.
 """
 
 from __future__ import annotations
@@ -44,8 +44,13 @@ from clsearch.training.trial_setup import TrialSetup, build_trials
 
 @dataclass(eq=False)
 class WorkerTrial:
-    """A configuration as its worker trains it. state_reported: whether the driver has heard of its state. ended:
-    whether nothing more comes of it.
+    """A configuration in its worker.
+
+    Attributes:
+        request: The request that it trains.
+        state: Its present state.
+        state_reported: True if the driver knows the state.
+        ended: True if it has ended.
     """
 
     request: TrialRequest
@@ -55,12 +60,12 @@ class WorkerTrial:
 
     @property
     def dropped(self) -> bool:
-        """Whether the driver has removed the checkpoint, which was written after each task."""
+        """True if the driver has removed the checkpoint, which is written after each task."""
         file = self.request.state_file
         return file is not None and self.state.tasks_learned > 0 and not file.exists()
 
     def save(self) -> str:
-        """Write the checkpoint; gives why it cannot be written, "" where it was."""
+        """Write the checkpoint; return why it cannot be written, or ""."""
         try:
             if self.request.state_file is not None:
                 self.state.save(self.request.state_file)
@@ -75,22 +80,25 @@ class ContinualTrainable(Trainable):
     Its config is flat: every setting of the algorithm by its name, and
 
     - `seeds`: list of int, default [0, 1, 2].
-    - `device`: cpu (default), or cuda for the GPU that Ray gave.
-    - `state_file`: where the trial keeps its own checkpoint, replaced atomically after each task; a trial that finds
-      one resumes from it. Without it, Ray's checkpoints are the only ones.
-    - `algorithm`: instead of the class's own.
-    - `sequence`: numbers of the tasks that are learned; default all.
-    - `prefixes`: folder where trials leave the first task for each other, see `training.first_task_cache`; default:
-      they do not.
+    - `device`: `cpu` (default), or `cuda` for the GPU that Ray assigned.
+    - `state_file`: path of the trial's own checkpoint, replaced atomically after each task; a trial that finds one
+      resumes from it. Without it, only Ray's checkpoints are used.
+    - `algorithm`: overrides the class's own.
+    - `sequence`: numbers of the tasks to learn; default all.
+    - `prefixes`: folder in which trials share the first task, see `training.first_task_cache`; default: they do not
+      share.
     - `label`: a name for the caller.
 
     Its result is flat, too: every metric by its name (`average_accuracy`, ..., mean over seeds, and `<name>/std`),
-    `tasks_learned`, `done`, `seconds`, `failed` where training diverged, and `record` with the accuracy matrices R.
+    `tasks_learned`, `done`, `seconds`, `failed` if training diverged, and `record` with the accuracy matrices R.
 
     A study's driver sends a validated `messages.CohortRequest` instead, of one configuration or of several that train
-    together; a result then has a `messages.TrialReport` of each configuration that moved, without metrics, which the
-    driver computes. The configurations that are furthest behind move first. One whose state file is removed, as the
-    driver does at a trial's end, drops out at the next task.
+    together; the result then has a `messages.TrialReport` of each configuration that advanced, without metrics, which
+    the driver computes. The configurations that are furthest behind advance first. If the driver removes a state file,
+    as it does at a trial's end, the configuration drops out at the next task.
+
+    Attributes:
+        algorithm: The method of the class.
     """
 
     algorithm = "finetuning"
@@ -102,12 +110,14 @@ class ContinualTrainable(Trainable):
         own: Mapping[str, Method] | None = None,
         references: References | ray.ObjectRef | None = None,
     ) -> None:
-        """Build what the config asks for, or find out that the memory does not suffice.
+        """Build the trial of a config, or note that the memory is too small.
 
-        config: see the class. data: of the benchmark's source, or a reference to it, as
-        `tune.with_parameters(cls, data=...)` shares it between the workers of a node; None: each worker reads its own.
-        own: algorithms that the driver registered. references: what unlearning is measured against; None: each trial
-        trains its own.
+        Args:
+            config: See the class.
+            data: The data of the benchmark's source, or a reference to them; `tune.with_parameters(cls, data=...)`
+                shares them between the workers of a node. None: each worker loads its own.
+            own: Methods that the driver registered.
+            references: The models that unlearning is measured against; None: each trial trains its own.
         """
         accept(own or {})
         self.data: Data | None = ray.get(data) if isinstance(data, ray.ObjectRef) else data
@@ -125,7 +135,7 @@ class ContinualTrainable(Trainable):
                 raise
 
     def _build(self) -> None:
-        """Set up the run and each configuration's state, new or from its file."""
+        """Set up the trial and each configuration's state, new or from its file."""
         self.cohort: list[WorkerTrial] = []
         self.device = self.resources.apply(self.request.device)
         configs = [trial.config for trial in self.request.trials]
@@ -139,7 +149,7 @@ class ContinualTrainable(Trainable):
 
     @property
     def state(self) -> TrialState:
-        """Of the first configuration."""
+        """The state of the first configuration."""
         return self.cohort[0].state
 
     def _run_of(self, configs: Sequence[TrialConfig]) -> TrialSetup:
@@ -153,7 +163,7 @@ class ContinualTrainable(Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Learn the next task. One for which the memory does not suffice ends the trial, not the worker."""
+        """Learn the next task. Running out of memory ends the trial, not the worker."""
         try:
             if not self.out_of_memory:
                 return self._result(self._advance())
@@ -165,13 +175,13 @@ class ContinualTrainable(Trainable):
         return self._result(reports, done=True)
 
     def _result(self, reports: list[TrialReport], done: bool = False) -> dict[str, Any]:
-        """What Ray Tune is told: the reports, or of a flat config a flat result."""
+        """Make the result for Ray Tune: the reports, or a flat result if the config is flat."""
         if self.asked_flat:
             return reports[0].as_result()
         return {REPORTS: reports, "done": done or all(trial.ended for trial in self.cohort)}
 
     def _out_of_memory_reports(self) -> list[TrialReport]:
-        """Of each configuration that had not ended, as it stood; of one that could not be built, that nothing is."""
+        """Report each configuration that had not ended, with its progress if it could be built."""
         advice = memory_advice(self.request.device, self.resources.gpus, len(self.request.trials))
         if self.out_of_memory:
             standing = [TrialReport(label, place=self.place) for label in self.request.labels]
@@ -180,7 +190,7 @@ class ContinualTrainable(Trainable):
         return [replace(report, failed=advice, out_of_memory=True, done=True) for report in standing]
 
     def _release(self) -> None:
-        """Give the memory of a trial back, of which a GPU's is waited for by others."""
+        """Free the memory of a trial; others wait for a GPU's."""
         for name in ("run", "cohort", "trained"):
             vars(self).pop(name, None)
         if torch.cuda.is_initialized():
@@ -188,16 +198,16 @@ class ContinualTrainable(Trainable):
             torch.cuda.empty_cache()
 
     def _advance(self) -> list[TrialReport]:
-        """Let the configurations that are furthest behind learn their next task; gives a report of each.
+        """Train the configurations that are furthest behind on their next task; return a report of each.
 
-        A state that was loaded is reported before anything is learned: nobody may have heard of it.
+        A loaded state is reported before training continues, because the driver may not know it.
         """
         if unreported := [trial for trial in self.cohort if not trial.state_reported]:
             return [self._report_state(trial) for trial in unreported]
         for trial in self.cohort:
             trial.ended = trial.ended or (len(self.request.trials) > 1 and trial.dropped)
         going = [trial for trial in self.cohort if not trial.ended]
-        if not going:  # a bare trial that is asked once more
+        if not going:  # a trial without a driver that is stepped once more
             return [self._report_state(trial) for trial in self.cohort]
         least = min(trial.state.tasks_learned for trial in going)
         group = [trial for trial in going if trial.state.tasks_learned == least]
@@ -215,7 +225,7 @@ class ContinualTrainable(Trainable):
         return replace(report, unwritable=trial.save())
 
     def _report_state(self, trial: WorkerTrial) -> TrialReport:
-        """Report how a configuration stands; the driver has heard of it then."""
+        """Report the progress of a configuration, and note that the driver knows it."""
         report = self._report(trial)
         trial.state_reported, trial.ended = True, report.done
         return report
@@ -247,12 +257,12 @@ class ContinualTrainable(Trainable):
 
 
 def checkpoint_name(number: int) -> str:
-    """The file of a cohort's n-th configuration in Ray's checkpoint."""
+    """Return the file of a cohort's n-th configuration in Ray's checkpoint."""
     return f"{number}-{STATE_FILE}" if number else STATE_FILE
 
 
 def measured_against(trial: TrialSetup, references: References | ray.ObjectRef | None, data: Data | None) -> TrialSetup:
-    """The run with the models that unlearning is measured against, trained here where they are not given."""
+    """Return the trial with the models that unlearning is measured against; train them here if they are not given."""
     if not trial.config.requests:
         return trial
     found: References = ray.get(references) if isinstance(references, ray.ObjectRef) else references or {}
@@ -267,7 +277,7 @@ def measured_against(trial: TrialSetup, references: References | ray.ObjectRef |
 
 @cache
 def trainable_of(algorithm: str) -> type[ContinualTrainable]:
-    """The Trainable of a method, at home in `clsearch.trainables`; of a registered method, the general one."""
+    """Return the Trainable of a method, exported by `clsearch.trainables`; the general one for a registered method."""
     method = BUILT_IN.get(algorithm)
     if method is None:
         return ContinualTrainable

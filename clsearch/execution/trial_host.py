@@ -1,4 +1,4 @@
-"""Where a study's trials are run: what each is sent, and how many may wait for a worker."""
+"""Run a study's trials: make their requests, and limit how many wait for a worker."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from clsearch.records.trials import STATE_FILE
 class StudyHost:
     """A study's host for its searcher, see `searcher.TrialHost`.
 
-    plan: the study. store: of its records, which say what runs. slots: how many trials of Ray Tune the cluster holds at
-    a time.
+    Args:
+        plan: The study.
+        store: Its records, which show the running trials.
+        slots: Number of trials of Ray Tune that the cluster holds at a time.
     """
 
     def __init__(self, plan: Plan, store: RecordStore, slots: int = 1) -> None:
@@ -26,9 +28,11 @@ class StudyHost:
         self.groups: list[list[str]] = []
 
     def make_trial_config(self, asked: Mapping[str, dict[str, float]], algorithm: str | None) -> dict[str, Any]:
-        """Validate configurations, begin their records, and make the request that a worker trains them by.
+        """Validate configurations, begin their records, and make the request for a worker.
 
-        asked: label -> searched values. algorithm: of a reference; None for the study's own.
+        Args:
+            asked: Label -> searched values.
+            algorithm: The reference's; None for the study's own.
         """
         self.groups.append(list(asked))
         trials = []
@@ -48,9 +52,11 @@ class StudyHost:
         return {REQUEST: request}
 
     def has_capacity(self) -> bool:
-        """Whether another trial of Ray Tune may be made: one for each worker that is not there yet, so that all start
-        at the same time, and one that waits while all are busy, as Ray Tune ends a worker that falls free while none
-        waits for it. No more: the later a trial is asked for, the more results it follows from.
+        """Return True if another trial of Ray Tune can be made.
+
+        There is one for each worker that does not exist yet, so that all start at the same time, and one that waits
+        while all are busy, because Ray Tune ends a free worker if no trial waits. More would hurt: the later a trial is
+        suggested, the more results it can use.
         """
         self.groups = [group for group in self.groups if self.store.not_ended(group)]
         states = [{self.store.records[label].state for label in group} for group in self.groups]

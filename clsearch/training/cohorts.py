@@ -1,4 +1,6 @@
-"""Cohorts: configurations that train together in one stack of networks, each as it would alone but for rounding."""
+"""Cohorts: configurations that train together in one stack of networks; results equal those of separate training up to
+rounding.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from clsearch.training.trial_setup import TrialSetup, fingerprint
 
 
 def initial_states(trial: TrialSetup, configs: Sequence[TrialConfig]) -> list[TrialState]:
-    """The state of each configuration of a trial before its first task."""
+    """Return the state of each configuration of a trial before its first task."""
     parts = split_state(state := trial.initial_state(), [state] * len(configs))
     seeds, sequence = trial.seeds[: trial.seeds_each], [task.origin for task in trial.benchmark.tasks]
     return [
@@ -22,8 +24,10 @@ def initial_states(trial: TrialSetup, configs: Sequence[TrialConfig]) -> list[Tr
 
 
 def learn_together(trial: TrialSetup, states: Sequence[TrialState]) -> list[TrialState | DivergedError]:
-    """What becomes of each configuration in its next task, which is the same for all: its new state, or why there is
-    none. One that diverges changes nothing for the others.
+    """Train all configurations on their next task, which is the same for all.
+
+    Returns:
+        For each configuration, its new state, or the error if it diverged. A diverged one does not affect the others.
     """
     try:
         learned = learn_task(trial, stack_states(states))

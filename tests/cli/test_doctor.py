@@ -98,7 +98,7 @@ def test_a_cluster_that_answers_is_none(monkeypatch, ray_session, local):
 
 def test_results_that_cannot_be_written_are_a_problem(tmp_path):
     (tmp_path / "file").touch()
-    assert "must be a folder that can be written" in check_results(tmp_path / "file" / "sub").found
+    assert "must be a writable folder" in check_results(tmp_path / "file" / "sub").found
     assert check_results(tmp_path / "new").remedy == ""
     assert not (tmp_path / "new").exists()
 

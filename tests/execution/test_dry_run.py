@@ -36,10 +36,10 @@ def test_the_time_is_that_of_trials_references_and_the_final_evaluation(tmp_path
     plan = plan_of(tmp_path, trials=6, seeds=2, report_seeds=4, references=("finetuning", "joint"), max_concurrent=1)
     one = 0.01 * 100 + 0.5 * 3
     whole = (6 + 1 + 2) * one + (1 + 1 + 2) * 2 * one  # joint trains on tasks 1..t at each task
-    assert said(plan)["Time"].startswith(f"about {one:.0f} s a trial, {whole:.0f} s in all")
+    assert said(plan)["Time"].startswith(f"about {one:.0f} s per trial, {whole:.0f} s in total")
     final = said(plan_of(tmp_path, trials=6, seeds=2, final=False, references=(), max_concurrent=1))
     assert "Final" not in final
-    assert f"{6 * one:.0f} s in all" in final["Time"]
+    assert f"{6 * one:.0f} s in total" in final["Time"]
 
 
 def test_configurations_that_train_together_share_a_worker(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_configurations_that_train_together_share_a_worker(tmp_path: Path) -> No
     assert rows["Resources"].startswith("1 CPU for 4 trials that train together, ")
     one = (0.01 * 100 + 0.5 * 3) / 4
     assert at_a_time(plan) <= 2  # 4 and 2
-    assert f"{6 * one / at_a_time(plan):.0f} s in all" in rows["Time"]
+    assert f"{6 * one / at_a_time(plan):.0f} s in total" in rows["Time"]
     found = probe(plan, read_data(plan.config.source, None))
     assert found is not None
     assert found.seeds == 8
@@ -66,8 +66,8 @@ def test_what_has_ended_is_not_trained_again(tmp_path: Path) -> None:
     written(plan, [record_of(plan, n, [0.5, 0.6]) for n in range(4)], state="running")
     one = 0.01 * 100 + 0.5 * 3
     rows = said(plan)
-    assert rows["Ended"] == "4 trials; the study goes on with the others"
-    assert f"{2 * one:.0f} s in all" in rows["Time"]
+    assert rows["Ended"] == "4 trials; the study resumes with the others"
+    assert f"{2 * one:.0f} s in total" in rows["Time"]
     assert dict(place_rows(plan))["Record"].endswith("/mine/ (interrupted, 4 trials have ended)")
     fresh = replace(plan, options=plan.options.model_copy(update={"fresh": True}))
     assert "Ended" not in said(fresh)
@@ -111,7 +111,7 @@ def test_what_a_protocol_reports_on_costs_its_tasks(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, protocol="first_k", first_k=2, tasks=5, seeds=2, report_seeds=2, references=())
     one = 0.01 * 100 + 0.5 * 2  # two tasks; reported on three, and on the full sequence of five
     plan = replace(plan, options=plan.options.model_copy(update={"max_concurrent": 1}))
-    assert f"{32 * one + one * (3 + 5) / 2:.0f} s in all" in said(plan)["Time"]
+    assert f"{32 * one + one * (3 + 5) / 2:.0f} s in total" in said(plan)["Time"]
 
 
 @pytest.mark.slow
@@ -129,5 +129,5 @@ def test_on_a_cluster_whose_room_is_not_known_the_time_is_one_workers(tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("clsearch.execution.dry_run.joins", lambda plan: True)
         rows = said(plan_of(tmp_path, trials=6, seeds=2, final=False, references=()))
-    assert "15 s of one worker in all" in rows["Time"]
-    assert rows["Resources"] == "1 CPU a trial, what the cluster has room for"
+    assert "15 s in total on one worker" in rows["Time"]
+    assert rows["Resources"] == "1 CPU per trial, as many at a time as the cluster holds"

@@ -50,7 +50,7 @@ def test_results_at_or_below_a_regular_file_are_refused(tmp_path, below):
     file = tmp_path / "file"
     file.write_text("mine")
     problem = refusal(preflight.check, plan_of(file / below))
-    assert re.match(rf"results: must be a folder that can be written; got {file}", problem)
+    assert re.match(rf"results: must be a writable folder; got {file}", problem)
     assert file.read_text() == "mine"
 
 
@@ -77,8 +77,8 @@ def test_an_own_algorithm_that_is_built_from_what_is_searched_cannot_train_toget
     register("weighed", lambda config: Weighed(config.penalty_factor), settings=["penalty_factor"])
     preflight.check_cohort(plan_of(tmp_path, "weighed", **settings))
     assert refusal(preflight.check_cohort, plan_of(tmp_path, "weighed", cohort=2, **settings)) == (
-        "cohort: must be 1 where what is searched chooses how weighed is built; its regularizers may read it from "
-        "their hyperparameters; got 2"
+        "cohort: must be 1 if a searched value determines how weighed is built; its regularizers can read it from "
+        "their hyperparameters instead; got 2"
     )
     register("weighed", lambda config: Weighed(config.learning_rate), settings=["penalty_factor"])
     preflight.check_cohort(plan_of(tmp_path, "weighed", cohort=2, **settings))
@@ -90,11 +90,11 @@ def test_an_own_algorithm_that_is_built_from_what_is_searched_cannot_train_toget
         ({"trials": 32, "cohort": 4}, ""),
         (
             {"trials": 32, "cohort": 5},
-            "cohort: 5 of the 32 trials are asked for at once, so the search learns from fewer ",
+            "cohort: 5 of the 32 trials are suggested at once, so the search learns from fewer ",
         ),
         (
             {"trials": 3, "cohort": 64},
-            "cohort: 3 of the 3 trials are asked for at once, so the search learns from fewer ",
+            "cohort: 3 of the 3 trials are suggested at once, so the search learns from fewer ",
         ),
         ({"trials": 32, "cohort": 32, "sampler": "random"}, ""),
         ({"trials": 1, "cohort": 32}, ""),

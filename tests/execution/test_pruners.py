@@ -204,7 +204,7 @@ def test_too_few_finished_trials_have_no_rank_correlation(tmp_path):
     records = [record_of(plan, i, [0.5, 0.6]) for i in range(2)]
     found = summarize_early_stopping(plan, records)
     assert math.isnan(found.rungs[0].correlation)
-    assert describe_saving(found, "asha", 2)[1].endswith("over the 2 finished trials: too few finished to tell.")
+    assert describe_saving(found, "asha", 2)[1].endswith("over the 2 finished trials: undefined.")
 
 
 def test_without_a_pruner_nothing_is_said(tmp_path):

@@ -77,8 +77,8 @@ def test_a_trial_that_comes_out_otherwise_is_told_by_how_much_and_exits_with_1(f
     assert capsys.readouterr().out.splitlines() == [
         "trial 3: not equal (2 seeds, 3 tasks)",
         "accuracies differ by up to 25.00 points",
-        "it was trained on some node; another device, or number of threads (--cpus, as --cpus-per-trial then), adds in "
-        "another order",
+        "it was trained on some node; floating-point summation order differs on other devices and with other numbers "
+        "of threads (set --cpus to the study's --cpus-per-trial)",
     ]
 
 
@@ -106,5 +106,8 @@ def test_what_cannot_be_repeated_is_refused(tmp_path: Path, capsys) -> None:
     assert main(["rerun", str(folder), "--trial", "0"]) == 2
     assert main(["rerun", str(folder), "--trial", "1", "--device", "cuda"]) == (0 if torch.cuda.is_available() else 2)
     errors = capsys.readouterr().err
-    for rule in ("trial: must be one of ", "trial: must have a matrix to compare with; got 0, failed: the worker died"):
+    for rule in (
+        "trial: must be one of ",
+        "trial: must have an accuracy matrix to compare with; got 0, failed: the worker died",
+    ):
         assert f"error: {rule}" in errors

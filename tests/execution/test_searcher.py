@@ -267,7 +267,9 @@ def test_more_trials_extend_a_study_and_fewer_than_it_has_are_refused(begin, tmp
     again = FlatSearcher(longer, open_storage(longer), Host(), ended)
     assert again.suggest("u")["label"] == "trial_00002"
     assert again.suggest("v") == Searcher.FINISHED
-    with pytest.raises(ConfigError, match="trials: must be at least 3, as many as the study has already; got 1"):
+    with pytest.raises(
+        ConfigError, match="trials: must be at least 3, the number of trials that the study already has; got 1"
+    ):
         open_storage(shorter)
 
 

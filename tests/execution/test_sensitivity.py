@@ -182,7 +182,7 @@ def test_a_penalty_that_is_always_zero_is_refused_and_said_to_be():
     assert all((v == 0).all() for name, v in first.memory.items() if name.startswith("importance/"))
     found = problems(plan)
     assert set(found) == {"penalty_factor", "penalty_p_norm"}
-    assert all("the penalty stayed 0, as it does where what is remembered of task 1 is 0" in p for p in found.values())
+    assert all("the penalty stayed 0, as it does if the stored importance of task 1 is 0" in p for p in found.values())
     assert "got 0.1 to 1000, which differ by 0:" in found["penalty_factor"]
     assert "got 1 to 3, which differ by 0:" in found["penalty_p_norm"]
 

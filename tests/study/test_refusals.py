@@ -117,7 +117,7 @@ def test_results_below_a_regular_file_are_refused(refused, tmp_path):
     file = tmp_path / "file"
     file.write_text("mine")
     text = refused(results=file / "sub")
-    assert re.search(rf"^error: results: must be a folder that can be written; got {file}/sub", text, re.MULTILINE)
+    assert re.search(rf"^error: results: must be a writable folder; got {file}/sub", text, re.MULTILINE)
 
 
 def test_another_study_is_refused_and_left_as_it_is(refused, tmp_path):
