@@ -1,11 +1,11 @@
-"""Does a study survive whatever kills it?
+"""Test that a study survives the death of its processes.
 
     python benchmarks/chaos.py --kills 10
 
-Starts a real study, kills its driver with SIGKILL at random moments, starts the same command again, and kills random
-workers in between. At the end it is compared with a study that nobody disturbed: as many trials, none twice and none
-lost in results/, Optuna or MLflow, each accuracy matrix bit for bit that of the same configuration and seeds trained
-in peace. The exit code is 0 where all of that holds.
+Starts a real study, kills its driver with SIGKILL at random moments, restarts the same command, and kills random
+workers in between. It then compares the study with an undisturbed one: the same number of trials, none duplicated or
+lost in results/, Optuna or MLflow, and each accuracy matrix equal, bit for bit, to that of the same configuration and
+seeds trained without Ray or interruption. The exit code is 0 if all of that holds.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_trial
 
 LONGEST = 240.0
-"""Seconds that a session may take before it counts as hung."""
+"""A session that takes longer than this, in seconds, counts as hung."""
 
 
 @dataclass
 class Options:
     kills: int = 10
-    """How often the driver is killed."""
+    """Number of times that the driver is killed."""
     trials: int = 16
-    """Trials of the study."""
+    """Number of trials of the study."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the random moments."""
 
 
 def study(trials: int) -> Study:
-    """Trials of about a second; none is stopped early, because which one is depends on which ended first."""
+    """Make a study of trials of about a second, without pruning, which depends on the order in which trials end."""
     return Study(
         algorithm="lwf",
         name="chaos",
@@ -70,9 +70,7 @@ def study(trials: int) -> Study:
 
 @contextlib.contextmanager
 def session(results: Path, trials: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The study's process, whose output goes to log.txt beside its results; it and whatever it started are gone
-    afterwards.
-    """
+    """Run the study's process with its output in log.txt next to its results; kill it and its children afterwards."""
     words = [sys.executable, __file__, "study", str(trials), "--results", str(results), *options]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
     with (results.parent / "log.txt").open("ab") as log:
@@ -91,7 +89,7 @@ def session(results: Path, trials: int, *options: str) -> Iterator[subprocess.Po
 
 
 def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The processes in which a session trains."""
+    """Return the training processes of a session."""
     found = []
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(process.pid).children(recursive=True):
@@ -101,12 +99,12 @@ def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def disturb(results: Path, options: Options) -> Counter[str]:
-    """Run the study to its end through all kills; gives what was done to it."""
+    """Run the study to its end through all kills; return counts of events."""
     moments, done = random.Random(options.seed), Counter[str]()
     while True:
         with session(results, options.trials) as process:
             began, killed_worker = time.monotonic(), False
-            # Anywhere: while it starts, in the search, in the final evaluation.
+            # At any time: at the start, in the search, in the final evaluation.
             until = moments.uniform(1, 30) if done["driver killed"] < options.kills else LONGEST
             strike = moments.uniform(0, until)
             while process.poll() is None and time.monotonic() - began < until:
@@ -119,7 +117,7 @@ def disturb(results: Path, options: Options) -> Counter[str]:
                 done[f"ended with exit code {process.returncode}"] += 1
                 if done["driver killed"] >= options.kills:
                     return done
-                (results / "chaos" / "final.json").unlink(missing_ok=True)  # so that there is something left to do
+                (results / "chaos" / "final.json").unlink(missing_ok=True)  # so that the study is not finished
                 continue
             if until == LONGEST:
                 done["hung"] += 1
@@ -134,8 +132,8 @@ def optuna_states(folder: Path) -> Counter[str]:
 
 
 def mlflow_runs(results: Path) -> Counter[tuple[str, str]]:
-    """(label, status) of each run but the final evaluation's. After the label come the searched values, which depend on
-    the order in which trials ended.
+    """Count (label, status) of each run except the final evaluation's; leave out the searched values after the label,
+    which depend on the order in which trials ended.
     """
     client = MlflowClient(f"sqlite:///{results}/mlflow.db")
     experiment = client.get_experiment_by_name("chaos")
@@ -144,14 +142,16 @@ def mlflow_runs(results: Path) -> Counter[tuple[str, str]]:
 
 
 def in_peace(record: TrialRecord) -> bool:
-    """Whether a record's matrices are those of its configuration and seeds, trained without Ray or a break."""
+    """Return True if a record's matrices equal those of its configuration and seeds, trained without Ray or
+    interruption.
+    """
     settings = {name: value for name, value in record.settings.items() if value is not None}
     expected = learn_sequence(build_trial(configure(record.algorithm, settings), record.seeds)).accuracy
     return np.array_equal(np.array(record.accuracy, dtype=float), expected.numpy(), equal_nan=True)
 
 
 def compared(disturbed: Path, calm: Path) -> dict[str, tuple[Any, Any, bool]]:
-    """What is compared -> (disturbed, undisturbed, whether that is as it must be)."""
+    """Compare two results folders: description -> (disturbed, undisturbed, True if as required)."""
     folders = [results / "chaos" for results in (disturbed, calm)]
     records, other = (read_trials(folder) for folder in folders)
     states, others = (Counter(r.state for r in found.values()) for found in (records, other))
@@ -165,17 +165,17 @@ def compared(disturbed: Path, calm: Path) -> dict[str, tuple[Any, Any, bool]]:
         "labels in results/": (len(records), len(other), records.keys() == other.keys()),
         "trials in Optuna": (dict(trials), dict(peace), trials == peace),
         "runs in MLflow": (sum(runs.values()), sum(calm_runs.values()), sum(runs.values()) == sum(calm_runs.values())),
-        "runs that only one has": (dict(runs - calm_runs), dict(calm_runs - runs), runs == calm_runs),
-        "runs twice in MLflow": (sum(n > 1 for n in runs.values()), 0, all(n == 1 for n in runs.values())),
-        "matrices as in peace, bit for bit": (same, len(records), same == len(records)),
-        "states and half-written files left": (len(left), 0, not left),
+        "runs of only one study": (dict(runs - calm_runs), dict(calm_runs - runs), runs == calm_runs),
+        "duplicate runs in MLflow": (sum(n > 1 for n in runs.values()), 0, all(n == 1 for n in runs.values())),
+        "matrices equal to undisturbed training, bit for bit": (same, len(records), same == len(records)),
+        "states and incomplete files left": (len(left), 0, not left),
         "finally evaluated configurations": (len(final["rows"]), 3, len(final["rows"]) == 3),
     }
 
 
 def main(options: Options) -> int:
-    """Disturb, compare, and say what came out."""
-    torch.set_num_threads(1)  # the network is so small that threads only wait for each other
+    """Disturb a study, compare it, and print the results."""
+    torch.set_num_threads(1)  # with so small a network, threads only wait for each other
     with tempfile.TemporaryDirectory() as place:
         disturbed, calm = Path(place, "disturbed", "results"), Path(place, "calm", "results")
         for results in (disturbed, calm):

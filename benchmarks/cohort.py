@@ -1,14 +1,14 @@
-"""How many members does one worker train per second, over the size of a cohort?
+"""Measure how many members one worker trains per second, for several sizes of a cohort.
 
     python benchmarks/cohort.py
     python benchmarks/cohort.py --device cuda --sizes 1 4 16 64 256 --network "Split MNIST"
 
 Members (here: seeds of one configuration) train together as one stack of networks. Each size learns the same two tasks
-as a trial does, evaluation and what is remembered included. Sizes take turns; the ratio is to one member at a time.
+as a trial does, including evaluation and memory. Sizes take turns; the ratio is to one member at a time.
 
-The second table has 32 members over one for networks of two layers of other widths. The third has a step of task 2 over
-its matrix products alone, which no step can beat; on a GPU also the step captured as a CUDA graph, whose launches cost
-next to nothing.
+The second table compares 32 members with one for networks of two layers of other widths. The third compares a step of
+task 2 with its matrix products alone, which are a lower bound; on a GPU it also has the step captured as a CUDA graph,
+which almost removes the cost of launches.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from clsearch.training.trial_setup import TrialSetup, build_trial
 @dataclass
 class Options:
     network: Literal["digits", "Split MNIST"] = "digits"
-    """Which MLP."""
+    """The MLP."""
     algorithm: str = "lwf"
     """Algorithm, with its default hyperparameters."""
     sizes: tuple[int, ...] = (1, 4, 8, 16, 32)
-    """Members trained together."""
+    """Numbers of members trained together."""
     iterations: int = 60
     """Steps per task."""
     widths: tuple[int, ...] = (16, 32, 64, 100, 256)
-    """Widths of the second table's networks; none leaves it out."""
+    """Widths of the second table's networks; none omits the table."""
     rounds: int = 3
-    """How often each size is timed."""
+    """Number of timings of each size."""
     device: str = "cpu"
-    """Where."""
+    """The device."""
     threads: int = 1
-    """Torch's, on a CPU."""
+    """Number of torch threads on a CPU."""
 
 
 def run_of(options: Options, members: int, width: int | None = None) -> TrialSetup:
-    """Two tasks for so many members, on random images. width: of two hidden layers, instead of the network's own."""
+    """Make a trial of two tasks on random images. width: of two hidden layers, instead of the network's own."""
     settings = NETWORKS[options.network] | {"iterations": options.iterations, "learning_rate": 1e-2}
     settings |= {} if width is None else {"hidden": (width, width)}
     config = configure(options.algorithm, settings)
@@ -61,7 +61,7 @@ def run_of(options: Options, members: int, width: int | None = None) -> TrialSet
 
 
 def trained(options: Options, members: int, width: int | None = None) -> Callable[[], object]:
-    """Two tasks of so many members, learned."""
+    """Make work that learns two tasks."""
     run = run_of(options, members, width)
 
     def work() -> object:
@@ -87,7 +87,7 @@ STEPS = 20
 
 
 def stepping(run: TrialSetup, captured: bool) -> Callable[[], object]:
-    """Steps of task 2, one launch after the other, or captured as a CUDA graph."""
+    """Make work that runs steps of task 2, one launch after another or captured as a CUDA graph."""
     state = learn_task(run, run.initial_state())
     setup = prepare_task(run, state, run.benchmark.tasks[1])
     step = next(plan_epochs(run, setup))[0]
@@ -99,7 +99,7 @@ def stepping(run: TrialSetup, captured: bool) -> Callable[[], object]:
 
     if not captured:
         return repeated(once, run.device)
-    side = torch.cuda.Stream()  # capture wants a step that has run on another stream
+    side = torch.cuda.Stream()  # capture needs a warm-up on another stream
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -112,7 +112,7 @@ def stepping(run: TrialSetup, captured: bool) -> Callable[[], object]:
 
 
 def products(run: TrialSetup) -> Callable[[], object]:
-    """The matrix products of a step, forward and back, on tensors of their sizes."""
+    """Make work that computes the matrix products of a step, forward and backward, on tensors of the same sizes."""
     assert isinstance(run.network, MLP)
     M, B = len(run.seeds), run.config.batch_size
     widths = (run.network.inputs, *run.network.hidden, run.network.outputs)
@@ -132,7 +132,7 @@ def products(run: TrialSetup) -> Callable[[], object]:
 
 
 def repeated(once: Callable[[], object], device: torch.device) -> Callable[[], None]:
-    """So many of something, waited for."""
+    """Make work that repeats a call STEPS times and waits for the device."""
 
     def work() -> None:
         for _ in range(STEPS):

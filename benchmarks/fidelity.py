@@ -1,11 +1,11 @@
-"""Do clsearch's methods reach the published numbers? Split MNIST, task-incremental, as van de Ven et al. 2022.
+"""Compare clsearch's methods with published numbers: Split MNIST, task-incremental, as van de Ven et al. 2022.
 
     python benchmarks/fidelity.py --data-root data
 
 Searches LwF's factor and temperature and EWC's factor (grids, two seeds, validation data), then trains finetuning, the
-two winners and joint on seeds that the search did not use, and prints test accuracy with 95 % intervals (Student t over
-seeds) beside the published means (Table 2 there; 20 seeds). Studies that exist in the results folder are used, not run
-again. Writes <results>/reference/fidelity.json.
+two best configurations and joint on seeds that the search did not use. Prints test accuracy with 95 % intervals
+(Student t over seeds) next to the published means (Table 2 there; 20 seeds). Existing studies in the results folder are
+reused. Writes <results>/reference/fidelity.json.
 """
 
 from __future__ import annotations
@@ -63,21 +63,21 @@ class Options:
     data_root: Path
     """Folder of MNIST's files, in torchvision's layout."""
     results: Path = Path("results")
-    """Where the studies and the result file go."""
+    """Folder of the studies and the result file."""
     iterations: int = 2000
-    """Training steps a task."""
+    """Training steps per task."""
     seeds: int = 5
-    """How many fresh seeds are reported: 0, 1, ..."""
+    """Number of fresh seeds of the reported results: 0, 1, ..."""
     search_seeds: int = 2
-    """How many seeds the search uses: 100, 101, ..."""
+    """Number of seeds of the search: 100, 101, ..."""
     max_concurrent: int | None = None
-    """Trials of a search at the same time. Unless given: one per core."""
+    """Trials of a search at the same time. Default: one per core."""
     threads: int = 1
-    """Torch threads of the reported runs."""
+    """Torch threads of the reported trials."""
 
 
 def searched(algorithm: str, options: Options) -> dict[str, Any]:
-    """best.json of the algorithm's study, which runs if it does not exist."""
+    """Return best.json of the algorithm's study; run the study if it does not exist."""
     study = Study(
         name=f"fidelity_{algorithm}",
         question=f"Which hyperparameters should {algorithm} have on Split MNIST?",
@@ -88,7 +88,7 @@ def searched(algorithm: str, options: Options) -> dict[str, Any]:
         seeds=options.search_seeds,
         first_seed=100,
         references=(),
-        final=False,  # reported here, on seeds of its own
+        final=False,  # this benchmark evaluates on its own seeds
         results=options.results,
         max_concurrent=options.max_concurrent,
         data_root=options.data_root,
@@ -103,7 +103,9 @@ def searched(algorithm: str, options: Options) -> dict[str, Any]:
     config = json.loads(json.dumps({k: v for k, v in plan.config.flat().items() if k not in plan.space}))
     same = {"config": config, "space": {name: vars(r) for name, r in plan.space.items()}, "seeds": list(plan.seeds)}
     if different := [name for name, value in same.items() if made[name] != value]:
-        raise SystemExit(f"{folder}: must be a search in this setting; its {', '.join(different)} differ. Move it away")
+        raise SystemExit(
+            f"{folder}: must be a search in this setting; got another {', '.join(different)}. Move it away"
+        )
     best: dict[str, Any] = json.loads((folder / "best.json").read_text())
     if best["label"] is None or len(study_rows(folder)) < plan.trials:
         raise SystemExit(f"{folder}: the search must be finished, all {plan.trials} trials. Move it away")
@@ -111,13 +113,13 @@ def searched(algorithm: str, options: Options) -> dict[str, Any]:
 
 
 def study_rows(folder: Path) -> pd.DataFrame:
-    """The finished and failed trials of a study."""
+    """Return the finished and failed trials of a study."""
     table = pd.read_csv(folder / "trials.csv")
     return table[table.state.isin(["finished", "failed"])]
 
 
 def reported(algorithm: str, options: Options) -> dict[str, Any]:
-    """Search where there is something to search, then test accuracy on fresh seeds."""
+    """Search hyperparameters if the algorithm has any, then measure test accuracy on fresh seeds."""
     best = searched(algorithm, options) if algorithm in SPACES else {"values": {}, "seeds": []}
     settings = {**SETTING, **OWN.get(algorithm, {}), **best["values"], "iterations": options.iterations}
     config = configure(algorithm, settings | {"data_root": options.data_root})
@@ -145,8 +147,8 @@ def reported(algorithm: str, options: Options) -> dict[str, Any]:
 def main(options: Options) -> None:
     source = SOURCES["mnist"]
     if missing := [f for part in ("train", "test") for f in source.missing_files(options.data_root, part)]:
-        rule = "data-root: must have the files of mnist, in torchvision's layout (a study's --download fetches them)"
-        raise ConfigError([f"{rule}; got {options.data_root}, which lacks {', '.join(missing)}"])
+        rule = "data-root: must hold the files of mnist, in torchvision's layout (a study's --download fetches them)"
+        raise ConfigError([f"{rule}; got {options.data_root} without {', '.join(missing)}"])
     torch.set_num_threads(options.threads)
     table = Table(title=f"Split MNIST, task-incremental, test, {options.seeds} seeds", box=box.SIMPLE_HEAD)
     for column in ("", "test accuracy (%)", "95 % interval", "published", "difference", "searched"):

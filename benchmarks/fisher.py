@@ -1,8 +1,8 @@
-"""What does the Fisher information cost, against one pass of training over the same data?
+"""Measure the cost of the Fisher information, relative to an epoch of training on the same data.
 
     python benchmarks/fisher.py
 
-Each estimator measures a whole task; beside it, one epoch of finetuning's training steps on that task. They take turns.
+Each estimator processes a whole task; the baseline is one epoch of finetuning on that task. They take turns.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ KINDS: tuple[str, ...] = get_args(EWCConfig.model_fields["fisher"].annotation)
 @dataclass
 class Options:
     seeds: int = 1
-    """Members measured together."""
+    """Number of members measured together."""
     rounds: int = 5
-    """How often each piece is timed."""
+    """Number of timings of each piece."""
 
 
 def epoch(run: TrialSetup) -> Callable[[], object]:
-    """One pass of training over a task."""
+    """Make work that trains one epoch of a task."""
     state = run.initial_state()
     setup, steps = lesson_of(run, state)
 
@@ -48,7 +48,7 @@ def epoch(run: TrialSetup) -> Callable[[], object]:
 
 
 def measured(run: TrialSetup, kind: str) -> Callable[[], object]:
-    """The Fisher information of the first task."""
+    """Make work that estimates the Fisher information of the first task."""
     task, params = run.benchmark.tasks[0], run.initial_state().params
     allowed = output_mask(run.benchmark.active_outputs(1, 1), run.benchmark.outputs, run.device)
     estimator = Fisher(kind, None, run.config.batch_size)

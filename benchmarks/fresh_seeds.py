@@ -1,9 +1,9 @@
-"""Does the best configuration of a study hold on fresh seeds, and are the ends of its ranges worse?
+"""Test the best configuration of a study, and the ends of its ranges, on fresh seeds.
 
     python benchmarks/fresh_seeds.py results/lwf_temperature_sweep
 
 Trains, on fresh seeds, finetuning, the best configuration, and the best with one hyperparameter at each end of its
-range; prints validation average accuracy with 95 % intervals (Student t over seeds), and the paired difference to
+range. Prints validation average accuracy with 95 % intervals (Student t over seeds), and the paired difference to
 finetuning.
 """
 
@@ -34,13 +34,13 @@ class Options:
     study: Annotated[Path, tyro.conf.Positional]
     """Folder of a finished study."""
     seeds: int = 10
-    """How many fresh seeds."""
+    """Number of fresh seeds."""
     first_seed: int = 1000
-    """The first of them."""
+    """The first fresh seed."""
 
 
 def trained(algorithm: str, config: dict[str, Any], seeds: list[int]) -> tuple[list[float], list[float]] | None:
-    """Average accuracy and forgetting of each seed in percent, or None where training diverged."""
+    """Return average accuracy and forgetting of each seed in percent, or None if training diverged."""
     settings = {k: v for k, v in config.items() if k in fields_of(algorithm)}
     try:
         state = learn_sequence(build_trial(configure(algorithm, settings), seeds))
@@ -51,7 +51,7 @@ def trained(algorithm: str, config: dict[str, Any], seeds: list[int]) -> tuple[l
 
 
 def problem_of(study: StudyRecord, seeds: list[int]) -> str:
-    """Why a study can't be looked at on these seeds; empty where it can."""
+    """Explain why a study cannot be tested on these seeds; "" if it can."""
     if set(seeds) & set(study.study["seeds"]):
         return f"first-seed: fresh seeds must not be the search's, {study.study['seeds']}; got {seeds}"
     if study.best.get("per_task"):
@@ -59,9 +59,10 @@ def problem_of(study: StudyRecord, seeds: list[int]) -> str:
     if not study.best.get("config"):
         return f"study: must have a finished trial; got {study.name}"
     if study.requests:
-        return f"study: must unlearn nothing, whose final evaluation has fresh seeds; got {study.name}"
+        return f"study: must unlearn nothing; got {study.name}, whose final evaluation has fresh seeds"
     if study.best["config"]["backbone"] not in BACKBONES:
-        return f"backbone: must be one of {', '.join(BACKBONES)}; got {study.best['config']['backbone']}, of a script"
+        backbone = study.best["config"]["backbone"]
+        return f"backbone: must be one of {', '.join(BACKBONES)}; got {backbone}, which a script defines"
     return ""
 
 

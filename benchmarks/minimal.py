@@ -1,7 +1,7 @@
-"""The loop that one would write by hand for one seed: what `step.py` measures ours against.
+"""A hand-written training loop for one seed, the baseline of `step.py`.
 
-The same arithmetic, and nothing of clsearch's: one forward pass of the student, cached teacher outputs, the quadratic
-merged, batches by index, SGD in place. No member axis, no masks, no logging but the loss.
+It does the same arithmetic without clsearch's code: one forward pass of the student, cached teacher outputs, the merged
+quadratic penalty, batches by index, in-place SGD. It has no member axis, no masks, and logs only the loss.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from clsearch.training.task_setup import Step
 from clsearch.training.trial_setup import TrialSetup
 
 Addition = Callable[[list[Tensor], Tensor, Tensor, Tensor], Tensor]
-"""(parameters, features, logits, indices) -> what is added to the loss."""
+"""(parameters, features, logits, indices) -> a term of the loss."""
 
 
 @dataclass
 class Taught:
-    """What earlier tasks left: per task, its classes, and the parameters after it as a list."""
+    """The memory of earlier tasks: per task, its classes, and the parameters after it as a list."""
 
     classes: list[list[int]]
     parameters: list[list[Tensor]]
 
 
 def logits_of(parameters: Sequence[Tensor], inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Features and logits; parameters: weight, bias, weight, bias, ..."""
+    """Compute features and logits; parameters: weight, bias, weight, bias, ..."""
     values = inputs
     for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
         values = relu(torch.addmm(bias, values, weight))
@@ -39,7 +39,7 @@ def logits_of(parameters: Sequence[Tensor], inputs: Tensor) -> tuple[Tensor, Ten
 
 
 def distilled(taught: Taught, inputs: Tensor, factor: float, temperature: float) -> Addition:
-    """LwF: every old task's classes, as they were answered after it, on the new task's inputs."""
+    """Make LwF's loss: the old logits of every old task's classes on the new task's inputs."""
     targets = torch.zeros(len(inputs), taught.parameters[0][-1].shape[-1])
     for classes, parameters in zip(taught.classes, taught.parameters, strict=True):
         targets[:, classes] = (logits_of(parameters, inputs)[1][:, classes] / temperature).softmax(1)
@@ -54,7 +54,7 @@ def distilled(taught: Taught, inputs: Tensor, factor: float, temperature: float)
 
 
 def held(importance: list[list[Tensor]], anchors: list[list[Tensor]], factor: float, p: float) -> Addition:
-    """EWC on the first parameters: for p = 2 one square about the weighted mean, else a sum over all anchors."""
+    """Make EWC's penalty: for p = 2 one square around the weighted mean, else a sum over all anchors."""
     total = [sum(each) for each in zip(*importance, strict=True)]
     centers = [
         sum(f * a for f, a in zip(fs, own, strict=True)) / torch.where(t > 0, t, 1)
@@ -77,13 +77,13 @@ def held(importance: list[list[Tensor]], anchors: list[list[Tensor]], factor: fl
 
 
 def minimal_loop(run: TrialSetup, state: TrialState, steps: Sequence[Step], count: int) -> Callable[[], object]:
-    """So many steps of the run's next task, for its one member; the same batches."""
+    """Make work that runs `count` steps of the trial's next task for its one member, on the same batches."""
     config, task = run.config, run.benchmark.tasks[state.tasks_learned]
     names, classes = list(state.params), list(task.classes)
     samples = task.train
     inputs, labels = samples.inputs[samples.rows[0]].float() / samples.scale, samples.outputs[0, samples.labels]
     if samples.view is not None:
-        raise ValueError("the loop by hand knows no views")
+        raise ValueError("the hand-written loop does not support transforms")
     labels = labels[samples.rows[0]] - classes[0]
     additions = additions_of(run.benchmark, state, config, names, inputs)
     batches = [step.batch.positions[0] for step in steps]
@@ -110,7 +110,7 @@ def minimal_loop(run: TrialSetup, state: TrialState, steps: Sequence[Step], coun
 def additions_of(
     benchmark: Benchmark, state: TrialState, config: object, names: list[str], inputs: Tensor
 ) -> list[Addition]:
-    """What the run's algorithm adds to the loss, from what its state remembers."""
+    """Make the loss terms of the trial's algorithm from the memory in its state."""
     tasks, memory, found = range(1, state.tasks_learned + 1), state.memory, []
     if any(name.startswith("teacher/") for name in memory):
         taught = Taught(

@@ -1,4 +1,4 @@
-"""The same work in other libraries, where they are installed: what `step.py --peers` measures beside ours.
+"""The same training in other libraries, if they are installed, for `step.py --peers`.
 
 They are not dependencies. `pip install avalanche-lib clarena` into the environment adds their rows.
 """
@@ -20,13 +20,13 @@ from clsearch.training.trial_setup import TrialSetup
 
 
 def whole(task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and labels of a task's one member, on the CPU."""
+    """Return inputs and labels of a task's one member, on the CPU."""
     inputs, labels = task.train.take(torch.arange(task.train.sizes[0])[None])
     return inputs[0], labels[0]
 
 
 def perceptron(network: MLP) -> torch.nn.Sequential:
-    """The run's network as torch's own modules."""
+    """Build the trial's network from torch's own modules."""
     widths, layers = (network.inputs, *network.hidden), list[torch.nn.Module]()
     for fan_in, fan_out in pairwise(widths):
         layers += [torch.nn.Linear(fan_in, fan_out), torch.nn.ReLU()]
@@ -34,7 +34,7 @@ def perceptron(network: MLP) -> torch.nn.Sequential:
 
 
 def avalanche(run: TrialSetup, tasks: int) -> Callable[[], object]:
-    """Avalanche's strategy of the run's algorithm in the task after `tasks`."""
+    """Make work that runs Avalanche's strategy of the trial's algorithm on the task after `tasks`."""
     from avalanche.benchmarks import tensors_benchmark
     from avalanche.training.plugins import EvaluationPlugin
     from avalanche.training.supervised import EWC, LwF, Naive
@@ -54,7 +54,7 @@ def avalanche(run: TrialSetup, tasks: int) -> Callable[[], object]:
         "evaluator": None,
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nothing is logged, as is wanted
+        warnings.simplefilter("ignore")  # it warns that nothing is logged, which is intended
         common["evaluator"] = EvaluationPlugin()
     factor, temperature = config.distillation_factor, config.distillation_temperature
     strategy = {
@@ -67,14 +67,14 @@ def avalanche(run: TrialSetup, tasks: int) -> Callable[[], object]:
     last = experiences[tasks]
 
     def learn() -> object:
-        strategy.clock.train_exp_counter = tasks  # always the same task, with as many before it
+        strategy.clock.train_exp_counter = tasks  # repeat the same task, with the same number before it
         return strategy.train(last)
 
     return learn
 
 
 def clarena_model(run: TrialSetup) -> Any:
-    """CLArena's algorithm on the run's network."""
+    """Build CLArena's algorithm on the trial's network."""
     from clarena.backbones import CLMLP
     from clarena.cl_algorithms import EWC, Finetuning, LwF
     from clarena.heads import HeadsTIL
@@ -94,7 +94,9 @@ def clarena_model(run: TrialSetup) -> Any:
 
 
 def clarena(run: TrialSetup, tasks: int) -> Callable[[], object]:
-    """CLArena's algorithm in the task after `tasks`, as its pipeline has it: a Lightning trainer per task."""
+    """Make work that runs CLArena's algorithm on the task after `tasks`, as its pipeline does: a Lightning trainer per
+    task.
+    """
     from lightning import LightningDataModule, Trainer
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -115,7 +117,7 @@ def clarena(run: TrialSetup, tasks: int) -> Callable[[], object]:
     def learn(task: Task) -> object:
         model.setup_task_id(task.index, len(task.classes), rate, None)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # no validation, no workers for data in memory, as is wanted
+            warnings.simplefilter("ignore")  # it warns about missing validation and data workers, which is intended
             trainer = Trainer(accelerator="cpu", max_epochs=run.config.epochs, **dict.fromkeys(said, False))
             trainer.fit(model, datamodule=Data(task))
         return model
@@ -126,4 +128,6 @@ def clarena(run: TrialSetup, tasks: int) -> Callable[[], object]:
 
 
 PEERS = {"Avalanche": avalanche, "CLArena": clarena}
-"""Name, in small letters the module's -> (run, how many tasks are learned before) -> what learns the next task."""
+"""Name, which in lower case is the module's -> function of (trial, number of tasks learned before) -> work that learns
+the next task.
+"""

@@ -1,10 +1,11 @@
-"""How much memory do the workers of a study need for its data: read by each, or shared through Ray's object store?
+"""Measure the memory that the workers of a study need for its data: loaded by each, or shared through Ray's object
+store.
 
     python benchmarks/shared_data.py --images 400000 --workers 1 2 4
 
-Writes a data set of that many images in MNIST's own format, lets trials of LwF train on it in workers of their own, and
-prints the memory of all processes together (proportional set size: what several processes share counts once), above
-what the same workers need for a data set of 2,000 images. Linux only.
+Writes a data set of that many images in MNIST's format, trains trials of LwF on it in separate workers, and prints the
+memory of all processes together (proportional set size: shared memory counts once), minus that of the same workers with
+a data set of 2,000 images. Linux only.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from clsearch.methods.registry import configure
 from clsearch.trainables import LwFTrainable
 
 FEW = 2000
-"""Images of the data set that stands for none."""
+"""Images of the small data set of the baseline."""
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Options:
 
 
 def write_mnist(root: Path, images: int) -> None:
-    """Training files of MNIST's format with random images."""
+    """Write training files in MNIST's format with random images."""
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -55,9 +56,9 @@ def write_mnist(root: Path, images: int) -> None:
 
 
 def memory(workers: list[int]) -> float:
-    """MB of this process, the workers and Ray's object store (the raylet), what they share counted once.
+    """Return MB of this process, the workers and Ray's object store (the raylet), shared memory counted once.
 
-    Files that are mapped, such as torch's libraries, are left out: who else has them open changes what they count.
+    Mapped files, such as torch's libraries, are left out: their share depends on other processes.
     """
     process = psutil.Process()
     stores = [child.pid for child in process.children(recursive=True) if child.name() == "raylet"]
@@ -66,12 +67,12 @@ def memory(workers: list[int]) -> float:
 
 
 def smaps(pid: int) -> list[str]:
-    """What Linux says of a process's memory, in kB."""
+    """Read Linux's summary of a process's memory, in kB."""
     return Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
 
 
 def needed(root: Path, workers: int, shared: bool) -> float:
-    """MB while `workers` workers have trained on the data of a root."""
+    """Measure MB while `workers` workers have trained on the data of a root."""
     settings: dict[str, Any] = {
         "benchmark": "split-mnist",
         "data_root": str(root),
@@ -95,7 +96,7 @@ def needed(root: Path, workers: int, shared: bool) -> float:
 
 
 def alone(root: Path, workers: int, shared: bool) -> float:
-    """The same, measured in a process of its own, which holds nothing of earlier measurements."""
+    """Measure the same in a new process, which holds nothing of earlier measurements."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(needed, root, workers, shared).result()
 

@@ -1,13 +1,13 @@
-"""What does a training step cost: against a loop written by hand, as tasks and seeds grow?
+"""Measure the cost of a training step against a hand-written loop, over tasks, and over seeds.
 
     python benchmarks/step.py
 
 Three tables of medians; pieces that are compared take turns, on one thread and random images.
 1. A step of each algorithm in its third task, one member, over the same arithmetic written by hand (`minimal`).
-2. A step at task 20 of permuted-mnist over one at task 2; and what a task costs besides its steps.
+2. A step at task 20 of permuted-mnist over one at task 2; and the cost of a task besides its steps.
 3. A step of many seeds over one of one seed.
 
-With --peers, instead: the same task learned by other libraries (`peers`), where they are installed, over ours.
+With --peers, instead: the same task learned by other libraries (`peers`), if they are installed, over clsearch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "digits": {"benchmark": "split-digits", "batch_size": 32},
     "Split MNIST": {"benchmark": "split-mnist", "hidden": (400, 400), "batch_size": 128},
 }
-"""The digits MLP as a study has it; Split MNIST's of van de Ven et al. 2022."""
+"""The digits MLP with a study's defaults; Split MNIST's of van de Ven et al. 2022."""
 
 ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
     "finetuning": ("finetuning", {}),
@@ -49,13 +49,13 @@ ALGORITHMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 PEER_EPOCHS = 5
-"""Of the task that other libraries learn."""
+"""Epochs of the task that other libraries learn."""
 
 
 @dataclass
 class Options:
     rounds: int = 5
-    """How often each piece is timed."""
+    """Number of timings of each piece."""
     steps: int = 100
     """Steps per round."""
     seeds: tuple[int, ...] = (3, 10)
@@ -65,13 +65,13 @@ class Options:
 
 
 def run_of(algorithm: str, settings: dict[str, Any], seeds: int = 1, samples: int = 0) -> TrialSetup:
-    """A run on random images."""
+    """Make a trial on random images."""
     config = configure(algorithm, {"epochs": 1, "learning_rate": 1e-3} | settings)
     return build_trial(config, range(seeds), data=noise_like(config, samples))
 
 
 def before(run: TrialSetup, task: int) -> TrialState:
-    """A state that has learned the tasks before one: parameters moved a little at each, and remembered."""
+    """Make a state that has learned the tasks before one: parameters change slightly at each, and are remembered."""
     state, generator = run.initial_state(), torch.Generator().manual_seed(0)
     for _ in range(task - 1):
         moved = {n: v + 1e-3 * torch.randn(v.shape, generator=generator) for n, v in state.params.items()}
@@ -80,18 +80,18 @@ def before(run: TrialSetup, task: int) -> TrialState:
 
 
 def lesson_of(run: TrialSetup, state: TrialState) -> tuple[TaskSetup, list[Step]]:
-    """What is learned next, and the steps of its first epoch."""
+    """Prepare the next task, and the steps of its first epoch."""
     setup = prepare_task(run, state, run.benchmark.tasks[state.tasks_learned])
     return setup, next(plan_epochs(run, setup))
 
 
 def loop(run: TrialSetup, state: TrialState, steps: int) -> Callable[[], object]:
-    """So many steps of ours in the next task."""
+    """Make work that runs `steps` steps of clsearch in the next task."""
     setup, own = lesson_of(run, state)
 
     def work() -> object:
         params, moments, rows = trainable_copy(state.params), run.optimizer.initial(state.params), []
-        for first in range(0, steps, CHECK_STEPS):  # as `train_task` has it
+        for first in range(0, steps, CHECK_STEPS):  # as in `train_task`
             logs = []
             part = [own[n % len(own)] for n in range(first, min(first + CHECK_STEPS, steps))]
             for step, seen in zip(part, load_batches(setup.samples, [step.batch for step in part]), strict=True):
@@ -186,7 +186,7 @@ def against_peers(options: Options) -> None:
 
 
 def learned(run: TrialSetup, state: TrialState) -> TrialState:
-    """The next task, as `learn_task` has it, not measured."""
+    """Learn the next task as `learn_task` does, without evaluation."""
     return remember_task(run, train_task(run, state, run.benchmark.tasks[state.tasks_learned]))
 
 

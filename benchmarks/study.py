@@ -1,13 +1,13 @@
-"""What does a study cost beside its training?
+"""Measure the cost of a study besides its training.
 
     python benchmarks/study.py
 
 Three tables.
-1. From a command to its first trial's result, over a script of Ray Tune's own with a trainable that imports torch; the
-   two take turns.
+1. From a command to its first trial's result, over a plain Ray Tune script with a trainable that imports torch; the two
+   take turns.
 2. Trials of about two seconds on two workers: the wall time of the search over the training time in the workers,
-   divided by the workers. Ray runs already; the start of its workers is told apart.
-3. Tiny trials, 100 and 1,000: what the driver's thread computes for each trial, asking Optuna for it apart.
+   divided by the workers. Ray runs already; the start of its workers is shown separately.
+3. Tiny trials, 100 and 1,000: the driver's computation per trial, with and without asking Optuna.
 """
 
 from __future__ import annotations
@@ -71,21 +71,27 @@ tune.Tuner(
 @dataclass
 class Options:
     trials: int = 64
-    """Trials of the second table."""
+    """Number of trials of the second table."""
     epochs: int = 30
-    """Of their tasks: about two seconds a trial."""
+    """Epochs per task: about two seconds per trial."""
     rounds: int = 2
-    """How often each command of the first table is run."""
+    """Number of runs of each command of the first table."""
     few: int = 100
-    """Tiny trials of the third table."""
+    """Number of tiny trials of the third table."""
     many: int = 1000
-    """The same, of another study."""
+    """Number of tiny trials of its second study."""
 
 
 @dataclass
 class Spent:
-    """Seconds of a search, by the clock and of the driver's own thread; of asking Optuna, and of handing records to
-    MLflow's thread; and when it began.
+    """Time spent by a search.
+
+    Attributes:
+        began: When it began.
+        wall: Seconds by the clock.
+        driver: Seconds of the driver's own thread.
+        asking: Seconds of asking Optuna.
+        tracking: Seconds of handing records to MLflow's thread.
     """
 
     began: float = 0.0
@@ -97,7 +103,7 @@ class Spent:
 
 @contextlib.contextmanager
 def measured() -> Iterator[Spent]:
-    """Measure the search of the studies that run within."""
+    """Measure the searches of studies that run inside the context."""
     spent, search = Spent(), driver.search
 
     def counted(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,7 +130,7 @@ def measured() -> Iterator[Spent]:
 
 
 def searched(name: str, results: Path, **settings: Any) -> tuple[list[TrialRecord], Spent]:
-    """A study without references and final evaluation: its trials, and what the search took."""
+    """Run a study without references and final evaluation; return its trials and the time of the search."""
     space = {"distillation_factor": LogRange(0.01, 100)}
     study = Study(algorithm="lwf", name=name, space=space, results=results, references=(), final=False, quiet=True,
                   **settings)  # fmt: skip
@@ -172,7 +178,7 @@ def _bare(place: Path) -> float:
 
 
 def _study(place: Path) -> float:
-    """Of the script that the README begins with, to the first learned task of a trial."""
+    """Run the README's first script; return the seconds until the first learned task of a trial."""
     script = Path(__file__).parents[1] / "studies" / "lwf_temperature_sweep.py"
     words = ["--trials", "1", "--references", "--epochs", "1", "--no-final", "--results", str(place)]
     start = time.time()
@@ -184,7 +190,7 @@ def _study(place: Path) -> float:
 
 
 def _environment() -> dict[str, str]:
-    """No Ray of this process."""
+    """Return the environment without this process's Ray."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 

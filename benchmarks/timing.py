@@ -1,4 +1,4 @@
-"""Timing side by side: what all benchmarks here share."""
+"""Time pieces of work that take turns, and print tables: shared by all benchmarks."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of each round of several pieces of work, which took turns."""
+    """Seconds of each round of several pieces of work that took turns."""
 
     seconds: Mapping[str, list[float]]
 
     def median(self, name: str) -> float:
-        """Seconds of one piece."""
+        """Return the median seconds of one piece."""
         return median(self.seconds[name])
 
     def ratio(self, name: str, base: str) -> float:
-        """Median over rounds of a piece's time over another's in the same round: other load is in both."""
+        """Return the median over rounds of a piece's time over another's in the same round, so that other load affects
+        both.
+        """
         return median(a / b for a, b in zip(self.seconds[name], self.seconds[base], strict=True))
 
 
 def side_by_side(work: Mapping[str, Work], rounds: int) -> Timed:
-    """Time pieces of work in turn, after one round that does not count."""
+    """Time pieces of work in turn, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for number in range(rounds + 1):
         for name, run in work.items():
@@ -46,8 +48,8 @@ def side_by_side(work: Mapping[str, Work], rounds: int) -> Timed:
 
 
 def noise_like(config: TrialConfig, samples: int = 0) -> Data:
-    """Random images in the form of a configuration's data set: what is computed takes as long as on the real ones.
-    samples: how many; 0: as many as the digits have, or 60,000.
+    """Make random images in the form of a configuration's data set, which take the same time. samples: number of
+    images; 0: as many as the digits have, or 60,000.
     """
     source = config.source
     generator = np.random.default_rng(0)
@@ -57,7 +59,7 @@ def noise_like(config: TrialConfig, samples: int = 0) -> Data:
 
 
 def table(title: str, *columns: str) -> Table:
-    """A table of figures: the first column names, the others numbers."""
+    """Make a table: names in the first column, numbers in the others."""
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for place, column in enumerate(columns):
         made.add_column(column, justify="right" if place else "left", no_wrap=True)
@@ -65,10 +67,10 @@ def table(title: str, *columns: str) -> Table:
 
 
 def show(made: Table) -> None:
-    """Print a table, whole wherever it goes."""
+    """Print a table without cutting it off."""
     Console(width=130).print(made)
 
 
 def micro(seconds: float) -> str:
-    """Seconds as microseconds."""
+    """Format seconds as microseconds."""
     return f"{1e6 * seconds:,.0f}"

@@ -1,4 +1,4 @@
-"""How much of LwF's accuracy must be given for a model that is close to one which never saw what was unlearned?"""
+"""How much accuracy does LwF lose to come close to a model that never saw the unlearned tasks?"""
 
 from clsearch import LogRange, Study
 

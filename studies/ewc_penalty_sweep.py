@@ -1,11 +1,11 @@
-"""How strongly should EWC hold on to old parameters, and is the square the right distance to hold them with?"""
+"""Which EWC penalty factor and which exponent p keep most, and is p = 2 the right choice?"""
 
 from clsearch import Study
 
 study = Study(
     name="ewc_penalty_sweep",
     question=__doc__,
-    algorithm="ewc",  # factor 1e-1 to 1e5, logarithmic, unless --fisher asks for another range; p from 1 to 3
+    algorithm="ewc",  # factor 1e-1 to 1e5, logarithmic, unless --fisher implies another range; p from 1 to 3
     benchmark="permuted-digits",
     tasks=5,
     hidden=(256,),

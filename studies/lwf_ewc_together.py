@@ -1,4 +1,4 @@
-"""Where parameters are held by EWC, does distillation still help, and does holding help where LwF distils?"""
+"""Does distillation help in addition to EWC, and does EWC help in addition to LwF?"""
 
 from clsearch import Study
 

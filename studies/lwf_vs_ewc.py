@@ -1,4 +1,4 @@
-"""LwF, EWC or both: which keeps more on the same budget, and is the difference more than luck?"""
+"""LwF, EWC or both: which has the best accuracy on the same budget, and is the difference significant?"""
 
 from clsearch import Comparison
 
@@ -6,7 +6,7 @@ comparison = Comparison(
     name="lwf_vs_ewc",
     question=__doc__,
     kind="methods",
-    algorithm="lwf_ewc",  # whose options are all of theirs
+    algorithm="lwf_ewc",  # has the options of all studies
     studies={
         "finetuning": {"algorithm": "finetuning", "references": ("joint",)},
         "lwf": {"algorithm": "lwf", "references": ()},

@@ -1,10 +1,10 @@
-"""How far does plain L2 to the old parameters get, a regularizer of this script's own, without EWC's importance?"""
+"""How well does plain L2 to the old parameters work, a custom regularizer without EWC's importance?"""
 
 from clsearch import LogRange, PenaltyOutput, Study, register
 
 
 class PlainL2:
-    """penalty_factor * |θ - θ*|² over the backbone, where θ* is what the last task left."""
+    """penalty_factor * |θ - θ*|² over the backbone; θ* are the parameters after the last task."""
 
     logs = ()
     trains_head = False
@@ -17,7 +17,7 @@ class PlainL2:
             changes = [(student.params[name] - value).flatten(1).square().sum(1) for name, value in old.items()]
             return PenaltyOutput(factor * sum(changes))
 
-        return penalty if old else None  # nothing to hold on to in task 1
+        return penalty if old else None  # no penalty in task 1
 
     def remember(self, network, benchmark, task, params, memory):
         return memory | {f"l2/{name}": value for name, value in params.items() if not name.startswith("head.")}

@@ -1,4 +1,4 @@
-"""What does a search believe of its choice under each selection protocol, and what is the choice worth?"""
+"""How does the search's score of its choice differ from the score on fresh seeds under each selection protocol?"""
 
 from clsearch import Comparison
 
@@ -13,7 +13,7 @@ comparison = Comparison(
         "two_phase": {"protocol": "two_phase", "references": ()},
         "continual": {"protocol": "continual", "references": (), "penalty_p_norm": 2, "learning_rate": 3e-3},
     },
-    report_benchmark="rotated-digits",  # of two_phase
+    report_benchmark="rotated-digits",  # for two_phase
     benchmark="permuted-digits",
     tasks=10,
     hidden=(256,),
