@@ -103,21 +103,21 @@ def test_what_a_trial_does_not_depend_on_may_change(tmp_path, settings):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"epochs": 3}, "epochs: must be 1, as in the study that {} holds; got 3"),
+        ({"epochs": 3}, "epochs: must be 1, as in the study in {}; got 3"),
         ({"benchmark": "permuted-digits"}, "benchmark: must be split-digits, as in"),
-        ({"seeds": 2}, "seeds: must be 0 1 2, as in the study that {} holds; got 0 1"),
-        ({"first_seed": 5}, "seeds: must be 0 1 2, as in the study that {} holds; got 5 6 7"),
+        ({"seeds": 2}, "seeds: must be 0 1 2, as in the study in {}; got 0 1"),
+        ({"first_seed": 5}, "seeds: must be 0 1 2, as in the study in {}; got 5 6 7"),
         ({"sampler": "random"}, "sampler: must be tpe, as in"),
         ({"sampler_seed": 4}, "sampler_seed: must be 0, as in"),
         ({"objectives": ("average_forgetting",)}, "objectives: must be average_accuracy, as in"),
         ({"protocol": "first_k", "tasks": 5}, "protocol: must be end_of_sequence, as in"),
         (
             {"space": {"distillation_factor": LogRange(0.1, 20)}},
-            "distillation_factor: must be 0.01 to 100 (log), as in the study that {} holds; got 0.1 to 20 (log)",
+            "distillation_factor: must be 0.01 to 100 (log), as in the study in {}; got 0.1 to 20 (log)",
         ),
         (
             {"space": {"learning_rate": LogRange(0.1, 1)}, "distillation_factor": 2.0},
-            "distillation_factor: must be 0.01 to 100 (log), as in the study that {} holds; got 2.0",
+            "distillation_factor: must be 0.01 to 100 (log), as in the study in {}; got 2.0",
         ),
     ],
 )
