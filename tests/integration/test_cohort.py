@@ -107,7 +107,7 @@ def test_a_study_of_cohorts_that_goes_on_regroups_what_was_unfinished(ray_sessio
     assert [r.state for r in found.records] == ["finished"] * 5
     assert sum(len(r.times) for r in begun.records) > 0
     for first, record in zip(begun.records, found.records, strict=False):
-        assert record.times[: len(first.times)] == first.times  # gone on with, not begun anew
+        assert record.times[: len(first.times)] == first.times  # resumed, not started over
         assert record.values == first.values
     for record in found.records:
         np.testing.assert_allclose(np.array(record.accuracy, dtype=float), matrix_in_peace(record), atol=0.02)

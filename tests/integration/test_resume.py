@@ -235,7 +235,7 @@ def test_another_study_of_that_name_is_refused_and_a_fresh_one_moves_it_aside(
     with pytest.raises(SystemExit) as refused:
         study(results, "over", trials=1, final=False, epochs=2).main([])
     assert refused.value.code == 2
-    assert "error: epochs: must be 1, as in the study that" in capsys.readouterr().err
+    assert "error: epochs: must be 1, as in the study in " in capsys.readouterr().err
     fresh = study(results, "over", trials=1, final=False, epochs=2, fresh=True).run()
     assert written(results / "over.1") == before
     assert json.loads((fresh.plan.folder / "study.json").read_text())["config"]["epochs"] == 2

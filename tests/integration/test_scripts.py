@@ -85,7 +85,7 @@ def test_another_study_of_that_name_is_refused_and_changes_nothing(first) -> Non
     before = {p: p.stat().st_mtime_ns for p in (results / "lwf_temperature_sweep").rglob("*")}
     again = run_script("studies/lwf_temperature_sweep.py", "--results", str(results))
     assert again.returncode == 2
-    assert "error: epochs: must be 1, as in the study that" in again.stderr
+    assert "error: epochs: must be 1, as in the study in " in again.stderr
     assert "--name lwf_temperature_sweep-2" in again.stderr
     assert "checking" not in again.stderr
     assert "Traceback" not in again.stderr

@@ -125,7 +125,7 @@ def test_another_study_is_refused_and_left_as_it_is(refused, tmp_path):
     StudyWriter(other).begin()
     before = (other.folder / "study.json").read_text()
     text = refused()
-    assert re.search(r"^error: seeds: must be 0 1, as in the study that .*mine holds; got 0 1 2", text, re.MULTILINE)
+    assert re.search(r"^error: seeds: must be 0 1, as in the study in .*mine; got 0 1 2", text, re.MULTILINE)
     assert "--name mine-2" in text
     assert "--fresh" in text
     assert (other.folder / "study.json").read_text() == before
