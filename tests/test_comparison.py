@@ -115,6 +115,7 @@ def test_a_folder_that_is_not_there_is_said_when_the_comparison_runs(tmp_path, c
     assert "error: benchmark: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("there", "content", "said"),
     [

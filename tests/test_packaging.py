@@ -50,9 +50,8 @@ def imported_modules(package: Path) -> set[str]:
 
 def test_every_imported_package_is_declared_and_every_declared_one_is_needed(declared) -> None:
     modules = imported_modules(ROOT / "clsearch") - sys.stdlib_module_names - {"clsearch"}
-    providers = {
-        module: {name.lower().replace("_", "-") for name in packages_distributions()[module]} for module in modules
-    }
+    found = packages_distributions()
+    providers = {module: {name.lower().replace("_", "-") for name in found[module]} for module in modules}
     assert {module for module, names in providers.items() if not names & declared.keys()} == set()
     assert declared.keys() - set().union(*providers.values()) == NOT_IMPORTED.keys()
 

@@ -28,6 +28,8 @@ from clsearch.trainables import EWCTrainable
 from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_trial
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {"hidden": (8,), "epochs": 1, "batch_size": 64, "tasks": 3}
 FACTORS = {"a": 1.0, "b": 5.0, "c": 20.0}
 SEEDS = [0, 1]

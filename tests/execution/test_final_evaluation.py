@@ -20,6 +20,8 @@ from clsearch.training.trial_setup import build_trial
 from tests.builders import write_images
 from tests.helpers import everything, forward, member_of, write_mnist
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"hidden": (12,), "tasks": 3, "batch_size": 64, "epochs": 1, "learning_rate": 0.2}
 SEEDS = [3, 5]
 

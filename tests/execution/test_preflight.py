@@ -382,6 +382,7 @@ def test_another_machines_resources_are_not_judged_by_this_ones(tmp_path, monkey
         preflight.check(plan_of(tmp_path, cpus_per_trial=9999, gpus_per_trial=99, device="cuda"))
 
 
+@pytest.mark.slow
 def test_a_ray_that_the_process_is_in_already_is_judged_by_its_own_nodes(tmp_path, monkeypatch, ray_session):
     monkeypatch.setattr(addresses, "connected", lambda: True)
     monkeypatch.setattr(preflight, "connected", lambda: True)

@@ -18,6 +18,8 @@ from clsearch.execution.ray_tasks import side_by_side, slots
 from clsearch.execution.resources import WorkerResources, assigned_gpus, choose_gpu, worker_location
 from clsearch.planning.plan import Plan
 
+pytestmark = pytest.mark.slow
+
 WAIT = 60.0
 """Seconds that a job waits for another, which a busy machine may start late."""
 

@@ -25,6 +25,8 @@ from tests.builders import write_images
 from tests.execution.reports import metrics_of
 from tests.refusals import broken
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"hidden": (8,), "epochs": 1, "batch_size": 64, "tasks": 3}
 CONFIG = SETTINGS | {"seeds": [0, 1]}
 DIVERGES_AT_ONCE = {"learning_rate": 1e30}

@@ -140,6 +140,7 @@ print(done.stdout.decode(), end="")
 """
 
 
+@pytest.mark.slow
 def test_a_method_of_a_script_travels_to_workers_with_its_section() -> None:
     done = subprocess.run([sys.executable, "-c", OWN_METHOD], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "1.5", done.stderr

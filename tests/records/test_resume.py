@@ -66,6 +66,7 @@ def test_a_process_that_was_killed_holds_nothing(holder, tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_study_is_free_again_after_it_ended_and_not_before(tmp_path):
     for _ in range(2):
         with study_lock(tmp_path / "new" / "mine"):

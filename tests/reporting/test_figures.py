@@ -13,6 +13,8 @@ from clsearch.reporting.figures import draw_accuracy_matrix, draw_pareto_front, 
 from tests.builders import plan_of, record_of
 from tests.helpers import in_turn
 
+pytestmark = pytest.mark.slow
+
 TWO = {"distillation_factor": LogRange(0.01, 100), "distillation_temperature": Range(0.5, 8)}
 ONE = {"distillation_temperature": LogRange(0.5, 8)}
 THREE = TWO | {"learning_rate": LogRange(1e-3, 1)}

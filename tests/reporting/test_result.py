@@ -13,6 +13,8 @@ from clsearch import ConfigError, Study
 from clsearch.reporting.answer_text import write_answer
 from tests.reporting.html.test_report import SECTIONS, evaluated, references_of, small_plan, trials_of, written
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:

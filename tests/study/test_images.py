@@ -16,6 +16,8 @@ from tests.builders import (
 from tests.refusals import broken
 from tests.study.shared import cached
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_folder_and_its_options_reach_the_configuration(pets):
     args = ["--image-size", "16", "--image-channels", "3", "--random-crop", "2", "--horizontal-flip"]

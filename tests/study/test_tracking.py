@@ -16,6 +16,8 @@ from tests.builders import (
     study_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("server", "reason"),

@@ -350,6 +350,7 @@ OTHER_NUMBERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "numbers", "settings"), OTHER_NUMBERS)
 def test_a_run_with_other_numbers_learns_as_one_that_was_configured_so(algorithm, numbers, settings):
     run, configured = small_run(algorithm, (0, 1), **settings), small_run(algorithm, (0, 1), **settings | numbers)
@@ -375,6 +376,7 @@ def test_an_exponent_of_2_cannot_change_within_a_run_because_penalties_were_merg
     assert run.with_hyperparameters({"penalty_p_norm": 2.0}).hyperparameters["penalty_p_norm"].eq(2).all()
 
 
+@pytest.mark.slow
 def test_another_name_than_a_number_of_the_configuration_is_refused():
     with pytest.raises(ValueError, match=r"^epochs: must be one of learning_rate, .*, which a trial can change$"):
         small_run("ewc").with_hyperparameters({"epochs": 3})

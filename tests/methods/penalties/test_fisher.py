@@ -26,6 +26,8 @@ from tests.helpers import (
     tiny_benchmark,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def cnn_of_four(shape: tuple[int, int, int]) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Conv2d(shape[0], 4, 3, padding=1), torch.nn.Tanh(), torch.nn.Flatten())
