@@ -32,6 +32,7 @@ from timing import show, table
 
 from clsearch import LogRange, Study
 from clsearch.execution import run_study as driver
+from clsearch.records.study_record import read_study
 from clsearch.records.trials import TrialRecord
 from clsearch.tracking.sender import Tracker
 
@@ -185,7 +186,7 @@ def _study(place: Path) -> float:
     done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, env=_environment())
     if done.returncode:
         raise RuntimeError(done.stderr)
-    (record,) = driver.read_study(place / "lwf_temperature_sweep").trials
+    (record,) = read_study(place / "lwf_temperature_sweep").trials
     return record.times[0] / 1000 - start
 
 
