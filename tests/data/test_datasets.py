@@ -69,9 +69,9 @@ def test_importing_what_trains_loads_nothing_that_takes_long():
     code = (
         "import sys; from clsearch.methods.registry import configure; "
         "from clsearch.training.loop import learn_sequence; "
-        "from clsearch.training.trial_setup import build_run; from clsearch.execution import ray_session, run_study; "
+        "from clsearch.training.trial_setup import build_trial; from clsearch.execution import ray_session, run_study; "
         "from ray.tune import Callback, tune; "
-        "learn_sequence(build_run(configure('lwf_ewc', {'iterations': 1, 'hidden': [4]}), [0, 1]))\n"
+        "learn_sequence(build_trial(configure('lwf_ewc', {'iterations': 1, 'hidden': [4]}), [0, 1]))\n"
         "with ray_session.no_callback_telemetry(): assert tune.air_usage.tag_callbacks([Callback()]) is False\n"
         "print({'sympy', 'sklearn', 'scipy', 'mlflow', 'matplotlib', 'plotly'} & sys.modules.keys())"
     )

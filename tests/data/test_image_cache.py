@@ -280,8 +280,8 @@ LOAD = """
 import sys
 from pathlib import Path
 from clsearch.common.errors import ConfigError
-from clsearch.data.image_cache import decoded
-from clsearch.data.image_folder import listed
+from clsearch.data.image_cache import decode_images
+from clsearch.data.image_folder import list_images
 
 calls = 0
 
@@ -296,10 +296,10 @@ def progress(done, total):
         sys.stdin.readline()
 
 {prepare}
-listing = listed(Path(sys.argv[1]))
+listing = list_images(Path(sys.argv[1]))
 print("listed", flush=True)
 try:
-    inputs = decoded(listing, 8, 3, progress)
+    inputs = decode_images(listing, 8, 3, progress)
     print(int(inputs.astype(int).sum()), calls)
 except ConfigError as error:
     print(error)

@@ -173,10 +173,10 @@ def with_sealed(run: TrialSetup, current: int) -> TrialSetup:
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 @pytest.mark.parametrize("algorithm", SPACES)
 def test_only_the_current_tasks_data_is_read(algorithm: str, scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, before, build = plan_of(algorithm, scenario=scenario), None, continual.build_run
+    plan, before, build = plan_of(algorithm, scenario=scenario), None, continual.build_trial
     for task in (1, 2, 3):
         with monkeypatch.context() as patched:
-            patched.setattr(continual, "build_run", lambda *args, t=task: with_sealed(build(*args), t))
+            patched.setattr(continual, "build_trial", lambda *args, t=task: with_sealed(build(*args), t))
             for plain in (True, False):
                 values = VALUES[algorithm] if not plain else {"learning_rate": 0.2}
                 found, after = attempt(plan, values, before, plain)

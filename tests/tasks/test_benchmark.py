@@ -548,7 +548,7 @@ def test_inputs_that_cannot_be_written_are_taken_without_a_warning():
     """In a process of its own, as torch warns but once."""
     code = (
         "import warnings, numpy, clsearch.tasks.benchmark as b; warnings.simplefilter('error'); "
-        "a = numpy.zeros(3); a.setflags(write=False); print(b.tensor_of(a).tolist())"
+        "a = numpy.zeros(3); a.setflags(write=False); print(b.to_tensor(a).tolist())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("[0.0, 0.0, 0.0]", "")

@@ -74,7 +74,7 @@ def test_independent_networks_of_the_first_tasks_are_the_first_of_all_bit_for_bi
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", OF_FOUR)
 def test_nothing_looks_at_tasks_beyond_those_that_are_learned(scenario, monkeypatch):
-    for name in ("view_of", "classes_of", "output_map"):
+    for name in ("build_view", "classes_of", "output_map"):
         monkeypatch.setattr(benchmarks, name, beyond(2, getattr(benchmarks, name)))
     for algorithm in ("lwf_ewc", "joint"):
         assert learn_sequence(four(algorithm, (1, 2), **scenario)).tasks_learned == 2
