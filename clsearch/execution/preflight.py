@@ -5,6 +5,7 @@ Messages have the field, the rule and the value; they say what to do if that is 
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import tempfile
@@ -127,14 +128,29 @@ def check_cohort(plan: Plan) -> None:
     if plan.options.cohort == 1 or plan.algorithm not in CUSTOM_METHODS:
         return
     ends = [plan.trial_config({name: getattr(r, end) for name, r in plan.space.items()}) for end in ("low", "high")]
-    from ray import cloudpickle
-
     for build in CUSTOM_METHODS[plan.algorithm].builders:
-        low, high = (cloudpickle.dumps(build(config)) for config in ends)
+        low, high = (pickle_by_content(build(config)) for config in ends)
         if low != high:
             rule = f"cohort: must be 1 if a searched value determines how {plan.algorithm} is built"
             text = f"{rule}; its regularizers can read it from their hyperparameters instead; got {plan.options.cohort}"
             raise ConfigError([Refusal("cohort-needs-hyperparameters", text)])
+
+
+def pickle_by_content(value: object) -> bytes:
+    """Pickle a value so that equal ones give equal bytes: a tensor's own pickle has the address of its memory."""
+    import torch
+    from ray.cloudpickle import CloudPickler
+
+    class ContentPickler(CloudPickler):
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, torch.Tensor):
+                content = obj.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+                return tuple, ((str(obj.dtype), *obj.shape, content),)
+            return super().reducer_override(obj)
+
+    buffer = io.BytesIO()
+    ContentPickler(buffer).dump(value)
+    return buffer.getvalue()
 
 
 def check_device(plan: Plan) -> None:

@@ -72,6 +72,14 @@ class Weighed:
         self.weight = torch.tensor(weight)
 
 
+def test_tensors_are_compared_by_what_they_hold_and_not_by_where_they_lie():
+    held = [torch.rand(3) for _ in range(20)]  # so that copies lie elsewhere
+    for value in (torch.tensor(0.5), torch.tensor([True, False]), torch.ones(2, 3, dtype=torch.bfloat16), *held):
+        assert preflight.pickle_by_content([value]) == preflight.pickle_by_content([value.clone()])
+    assert preflight.pickle_by_content(torch.zeros(2)) != preflight.pickle_by_content(torch.zeros(1, 2))
+    assert preflight.pickle_by_content(torch.tensor(1.0)) != preflight.pickle_by_content(torch.tensor(2.0))
+
+
 def test_an_own_algorithm_that_is_built_from_what_is_searched_cannot_train_together(tmp_path):
     settings = {"space": {"penalty_factor": LogRange(0.1, 10)}, "references": (), "trials": 4}
     register("weighed", lambda config: Weighed(config.penalty_factor), settings=["penalty_factor"])
