@@ -179,7 +179,7 @@ def test_a_second_driver_is_refused_while_the_first_one_runs(tmp_path: Path) -> 
         assert second.wait(timeout=120) == 2
     first.communicate("\n")
     assert first.returncode == 0
-    assert "error: name: a study is run by one process at a time; " in (tmp_path / "log.txt").read_text()
+    assert "error: name: must be a study that no other process runs; " in (tmp_path / "log.txt").read_text()
 
 
 # The same study again

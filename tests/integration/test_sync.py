@@ -103,7 +103,7 @@ def test_what_cannot_be_sent_is_said(kinds: list[str], results: Path, tmp_path: 
     assert [error.partition(";")[0] for error in errors[:3]] == [
         "error: folders: must name at least one study, results/<study>",
         "error: results: must be the folder of a study, results/<study>",
-        "error: name: a study is run by one process at a time",
+        "error: name: must be a study that no other process runs",
     ]
     assert errors[3].startswith("error: MLflow did not take ")
 
