@@ -38,7 +38,8 @@ def retained(R: Tensor, t: int) -> list[int]:
         >>> retained(R, 2)
         [1, 2]
     """
-    return [j for j in range(1, t + 1) if not R[..., t, j - 1].isnan().all()]
+    measured = ~R[..., t, :t].isnan().reshape(-1, t).all(0)
+    return [j for j, known in enumerate(measured.tolist(), 1) if known]
 
 
 def average_accuracy(R: Tensor, t: int) -> Tensor:
@@ -141,7 +142,7 @@ def forward_transfer(R: Tensor, t: int) -> Tensor:
         tensor(-0.1000)
     """
     later = [j for j in retained(R, t) if j > 1]
-    return torch.stack([R[..., j - 1, j - 1] - R[..., 0, j - 1] for j in later], -1).mean(-1)
+    return (_of(R.diagonal(0, -2, -1), later) - _of(R[..., 0, :], later)).mean(-1)
 
 
 def learning_accuracy(R: Tensor, t: int) -> Tensor:
@@ -190,7 +191,7 @@ def intransigence(R: Tensor, joint: Tensor, t: int) -> Tensor:
 
 def _diagonal(R: Tensor, tasks: list[int]) -> Tensor:
     """Return R[j, j] of some tasks, [..., n]."""
-    return torch.stack([R[..., j, j - 1] for j in tasks], -1)
+    return _of(R.diagonal(-1, -2, -1), tasks)
 
 
 def _of(values: Tensor, tasks: list[int]) -> Tensor:
@@ -298,9 +299,13 @@ def over_seeds(values: dict[str, Tensor]) -> dict[str, float]:
         >>> over_seeds({"average_accuracy": torch.tensor([0.5, 1.0])})["average_accuracy"]
         0.75
     """
-    numbers = {name: value.mean().item() for name, value in values.items()}
-    spread = {f"{name}/std": value.std().item() for name, value in values.items() if len(value) > 1}
-    return numbers | spread
+    if not values:
+        return {}
+    stacked = torch.stack(list(values.values()))
+    numbers = dict(zip(values, stacked.mean(-1).tolist(), strict=True))
+    if stacked.shape[-1] > 1:
+        numbers |= {f"{name}/std": std for name, std in zip(values, stacked.std(-1).tolist(), strict=True)}
+    return numbers
 
 
 def last_rows(curve: Tensor) -> Tensor:
