@@ -36,18 +36,6 @@ SPACE = {"distillation_factor": LogRange(0.1, 10)}
 TINY = {"algorithm": "lwf", "space": SPACE, "hidden": (16,), "seeds": 2, "final": False}
 
 
-def test_a_study_lands_on_a_tracking_server(ray_session: str, results: Path, server: Served) -> None:
-    uri, _ = server
-    result = Study(name="served", results=results, tracking_uri=uri, trials=2, epochs=1, **TINY).run()
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("served")
-    runs = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'", order_by=["attributes.start_time"])
-    found = sorted(run.data.metrics["average_accuracy"] for run in runs)
-    assert found == pytest.approx(sorted(r.metrics["average_accuracy"] for r in result.records))
-    paths = {artifact.path for artifact in client.list_artifacts(runs[0].info.run_id)}
-    assert paths == {"accuracy_matrix.json", "accuracy_matrix.png"}
-
-
 def test_a_server_that_dies_costs_the_study_nothing_but_a_warning(
     ray_session: str,
     results: Path,
@@ -131,7 +119,7 @@ def forwarded(port: int) -> Iterator[tuple[int, threading.Event]]:
         proxy.shutdown()
 
 
-def test_a_server_that_comes_back_has_missed_nothing(
+def test_a_server_has_all_of_a_study_that_it_missed_the_middle_of(
     ray_session: str,
     results: Path,
     server: Served,
@@ -167,6 +155,8 @@ def test_a_server_that_comes_back_has_missed_nothing(
     for run in runs:
         points = client.get_metric_history(run.info.run_id, "average_accuracy")
         assert sorted(point.step for point in points) == [1, 2, 3, 4, 5]
+        paths = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+        assert paths == {"accuracy_matrix.json", "accuracy_matrix.png"}
 
 
 def workers_of(name: str) -> list[psutil.Process]:
@@ -179,22 +169,28 @@ def workers_of(name: str) -> list[psutil.Process]:
 
 
 @contextlib.contextmanager
-def killing(folder: Path, times: int, label: str = "trial_00000") -> Iterator[list[int]]:
-    """Kill the worker that trains a trial, each time after it learned another task; gives the ids of the killed."""
-    killed: list[int] = []
+def kill_workers(folder: Path, times: dict[str, int]) -> Iterator[list[str]]:
+    """Kill the worker that trains a trial after it learned a task, as many times as given; yields the trials' labels."""
+    killed: list[str] = []
+    seen: set[tuple[str, bytes]] = set()
     ended = threading.Event()
 
     def kill() -> None:
-        seen, found = b"", list[psutil.Process]()
-        while len(killed) < times and not ended.wait(0.005):
+        pids: set[int] = set()
+        found = list[psutil.Process]()
+        while len(killed) < sum(times.values()) and not ended.wait(0.005):
             if not found:  # looked for while it starts: it takes longer than a task
-                found = [process for process in workers_of("ray::LwFTrainable") if process.pid not in killed]
-            with contextlib.suppress(FileNotFoundError):
-                state = (folder / "trials" / label / "state.pt").read_bytes()
-                if found and state != seen and TrialState.tasks_in(state) <= 3:  # later it may train another trial
-                    found[0].kill()
-                    killed.append(found[0].pid)
-                    seen, found = state, []
+                found = [process for process in workers_of("ray::LwFTrainable") if process.pid not in pids]
+            for label in (label for label, wanted in times.items() if found and killed.count(label) < wanted):
+                with contextlib.suppress(FileNotFoundError):
+                    state = (folder / "trials" / label / "state.pt").read_bytes()
+                    # after its third task it could train another trial by the time it is killed
+                    if (label, state) not in seen and TrialState.tasks_in(state) <= 3:
+                        found[0].kill()
+                        killed.append(label)
+                        pids.add(found[0].pid)
+                        seen.add((label, state))
+                        found = []
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -203,33 +199,24 @@ def killing(folder: Path, times: int, label: str = "trial_00000") -> Iterator[li
     killer.join()
 
 
-def test_a_trial_whose_worker_is_killed_goes_on_from_its_last_task(ray_session: str, results: Path) -> None:
-    folder = results / "killed"
-    with killing(folder, times=2) as killed:
-        result = Study(name="killed", results=results, trials=2, epochs=30, max_concurrent=1, **TINY).run()
-    assert len(killed) == 2
-    assert [r.state for r in result.records] == ["finished"] * 2
-    first = result.records[0]
-    assert first.restarts == 2
-    assert json.loads((folder / "trials" / first.label / "record.json").read_text())["restarts"] == 2
-    state = learn_sequence(build_trial(result.plan.trial_config(first.values), first.seeds))
-    assert torch.equal(torch.tensor(first.accuracy, dtype=torch.float64)[:, 1:], state.accuracy[:, 1:])
-    assert len(first.times) == 5
-
-
-def test_a_trial_whose_worker_is_killed_once_too_often_fails_with_a_reason_and_the_study_goes_on(
+def test_a_trial_resumes_from_its_last_task_when_its_worker_dies_and_fails_when_too_many_die(
     ray_session: str, results: Path
 ) -> None:
-    folder = results / "given-up"
+    folder = results / "killed"
     settings = TINY | {"epochs": 30, "max_concurrent": 1, "max_failures": 1}
-    with killing(folder, times=2) as killed:
-        result = Study(name="given-up", results=results, trials=2, **settings).run()
-    assert len(killed) == 2
-    assert [r.state for r in result.records] == ["failed", "finished"]
+    with kill_workers(folder, {"trial_00000": 2, "trial_00001": 1}) as killed:
+        result = Study(name="killed", results=results, trials=2, **settings).run()
+    assert killed == ["trial_00000", "trial_00000", "trial_00001"]
     assert result.exit_code == 0
+    assert [(r.state, r.restarts) for r in result.records] == [("failed", 1), ("finished", 1)]
     (reason,) = pd.read_csv(folder / "trials.csv").query("state == 'failed'").reason
     assert any(word in reason for word in ("died", "SIGKILL", "killed", "unavailable")), reason
-    again = Study(name="given-up", results=results, trials=2, **settings).run()
+    record = result.records[1]
+    assert json.loads((folder / "trials" / record.label / "record.json").read_text())["restarts"] == 1
+    state = learn_sequence(build_trial(result.plan.trial_config(record.values), record.seeds))
+    assert torch.equal(torch.tensor(record.accuracy, dtype=torch.float64)[:, 1:], state.accuracy[:, 1:])
+    assert len(record.times) == 5
+    again = Study(name="killed", results=results, trials=2, **settings).run()
     assert [(r.state, r.reason) for r in again.records] == [(r.state, r.reason) for r in result.records]
 
 
