@@ -143,10 +143,10 @@ class SensitivityProbe:
         """
         key = (*(values[name] for name in self.plan.space), long)
         if key not in self.outcomes:
-            self.outcomes[key] = self._trained(values, long)
+            self.outcomes[key] = self._train_two_tasks(values, long)
         return self.outcomes[key]
 
-    def _trained(self, values: dict[str, float], long: bool) -> TwoTaskOutcome | None:
+    def _train_two_tasks(self, values: dict[str, float], long: bool) -> TwoTaskOutcome | None:
         trial = self._run(values, long)
         key = (trial.config.learning_rate, long)
         if key not in self.firsts:

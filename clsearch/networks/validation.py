@@ -93,21 +93,21 @@ def _state_problems(module: nn.Module) -> list[Refusal]:
     if plain := [f"{p}.{n}".lstrip(".") for p, part in parts for n, v in vars(part).items() if isinstance(v, Tensor)]:
         text = (
             "backbone: must have no tensor attributes except its parameters: they stay on the CPU while the backbone "
-            f"trains on another device, and a resumed trial does not restore them; got {_listed(plain)}"
+            f"trains on another device, and a resumed trial does not restore them; got {_join_names(plain)}"
         )
         problems.append(Refusal("backbone-no-tensors", text))
     if buffers := [name for name, _ in module.named_buffers()]:
         text = (
             "backbone: must have no buffers: members would share them, and a resumed trial does not restore them. Use "
             "GroupNorm instead of BatchNorm, whose running statistics are buffers; "
-            f"got {_listed(buffers)}"
+            f"got {_join_names(buffers)}"
         )
         problems.append(Refusal("backbone-no-buffers", text))
     rule = "backbone: must have parameters, all of floating point, with a shape from the start and requires_grad"
     params = dict(module.named_parameters())
     unfit = [name for name, value in params.items() if not _is_fit(value)]
     if unfit or not params:
-        problems.append(Refusal("backbone-trainable", f"{rule}; got {_listed(unfit) or 'none'}"))
+        problems.append(Refusal("backbone-trainable", f"{rule}; got {_join_names(unfit) or 'none'}"))
     return problems
 
 
@@ -186,7 +186,7 @@ def _kind(value: object) -> str:
     return f"{value.__name__}, a class" if isinstance(value, type) else type(value).__name__
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     """Write the first names, and the number of the others."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -70,7 +70,7 @@ class SGD:
         if self.weight_decay:
             steps = [*torch._foreach_add(steps, values, alpha=self.weight_decay)]
         if self.momentum:
-            velocities = _kept(moments, "velocity", params)
+            velocities = _select_moments(moments, "velocity", params)
             torch._foreach_mul_(velocities, self.momentum)
             torch._foreach_add_(velocities, steps)
             steps = velocities
@@ -114,7 +114,7 @@ class Adam:
             torch._foreach_mul_(values, _rates(1 - learning_rate * self.weight_decay, values))
         elif self.weight_decay:
             slopes = [*torch._foreach_add(slopes, values, alpha=self.weight_decay)]
-        means, squares = _kept(moments, "mean", params), _kept(moments, "square", params)
+        means, squares = _select_moments(moments, "mean", params), _select_moments(moments, "square", params)
         torch._foreach_lerp_(means, slopes, 1 - self.beta1)
         torch._foreach_mul_(squares, self.beta2)
         torch._foreach_addcmul_(squares, slopes, slopes, 1 - self.beta2)
@@ -125,7 +125,7 @@ class Adam:
         torch._foreach_addcdiv_(values, steps, denominators)
 
 
-def _kept(moments: Moments, kind: str, params: Params) -> list[Tensor]:
+def _select_moments(moments: Moments, kind: str, params: Params) -> list[Tensor]:
     """Return the moments of one kind, in the order of the parameters."""
     return [moments[f"{kind}/{name}"] for name in params]
 

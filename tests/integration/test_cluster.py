@@ -22,7 +22,7 @@ from tests.integration.clusters import Nodes, cluster
 
 ROOT = Path(__file__).parents[2]
 
-TINY = ["--seeds", "2", "--hidden", "16", "--no-final", "--trials", "3"]
+TINY = ["--seeds", "2", "--hidden", "16", "--no-final", "--trials", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def in_peace(record: TrialRecord) -> np.ndarray:
 
 
 def test_a_node_that_dies_gives_its_trials_to_the_others(nodes: Nodes, folder: Path) -> None:
-    process = started(nodes, folder, *TINY, "--epochs", "40")
+    process = started(nodes, folder, *TINY, "--epochs", "20")
 
     def on_third() -> bool:
         return any(r.place == "third" and r.state == "running" for r in read_trials(folder).values())
@@ -83,7 +83,7 @@ def test_a_node_that_dies_gives_its_trials_to_the_others(nodes: Nodes, folder: P
     code, _, err = ended(process)
     assert code == 0, err
     records = read_trials(folder)
-    assert sorted(records) == ["reference_finetuning", *(f"trial_{n:05d}" for n in range(3))]
+    assert sorted(records) == ["reference_finetuning", "trial_00000", "trial_00001"]
     assert {r.state for r in records.values()} == {"finished"}
     assert sum(r.restarts for r in records.values()) == 1
     (moved,) = [r for r in records.values() if r.restarts]
@@ -92,13 +92,6 @@ def test_a_node_that_dies_gives_its_trials_to_the_others(nodes: Nodes, folder: P
     assert len(moved.times) == 5
     for record in records.values():
         assert np.array_equal(np.array(record.accuracy, dtype=float), in_peace(record), equal_nan=True)
-
-
-def test_what_no_node_has_is_refused_with_the_largest(nodes: Nodes, folder: Path) -> None:
-    code, _, err = ended(started(nodes, folder, "--gpus-per-trial", "5", "--device", "cpu"))
-    assert code == 2
-    assert "error: gpus_per_trial: must be at most what one node has, 4 (second); got 5" in err
-    assert "Traceback" not in err
 
 
 @pytest.fixture(scope="module")

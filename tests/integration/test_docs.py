@@ -141,7 +141,7 @@ def test_the_first_steps_can_be_followed_in_their_order(place: Path, run_here, c
             assert main(args) == 0, command
             said = capsys.readouterr().out
         else:
-            done = run_here(args[0], *args[1:], *SMALL, "--max-concurrent", "2")
+            done = run_here(args[0], *args[1:], *SMALL, "--max-concurrent", "1")
             assert done.returncode == 0, (command, done.stderr)
             said = done.stdout
         if target:

@@ -170,7 +170,7 @@ def workers_of(name: str) -> list[psutil.Process]:
 
 @contextlib.contextmanager
 def kill_workers(folder: Path, times: dict[str, int]) -> Iterator[list[str]]:
-    """Kill the worker that trains a trial after it learned a task, as many times as given; yields the trials' labels."""
+    """Kill the worker that trains a trial after a task, as many times as given; yield the labels of the trials."""
     killed: list[str] = []
     seen: set[tuple[str, bytes]] = set()
     ended = threading.Event()

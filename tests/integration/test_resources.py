@@ -1,10 +1,9 @@
-"""Memory that does not suffice, GPUs that are shared, a copy of the results elsewhere."""
+"""Trials that run out of memory, and trials that share a GPU."""
 
 from __future__ import annotations
 
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,15 +39,16 @@ class Greedy(torch.nn.Module):
         return self.linear(images.flatten(1))
 
 
-def test_a_trial_that_does_not_fit_into_memory_fails_and_the_study_goes_on(
+def test_a_trial_that_does_not_fit_into_memory_fails_and_the_others_say_which_gpu_they_share(
     ray_session: str, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def backbone(shape: tuple[int, int, int]) -> torch.nn.Module:
         return Greedy(math.prod(shape), tmp_path / "taken")
 
-    study = Study(**TINY, name="greedy", results=results, trials=3, references=(), max_concurrent=1, backbone=backbone)
-    assert study.run().exit_code == 0
+    settings = TINY | {"references": (), "max_concurrent": 1, "gpus_per_trial": 0.5, "device": "cpu"}
+    assert Study(**settings, name="greedy", results=results, trials=3, backbone=backbone).run().exit_code == 0
     table = pd.read_csv(results / "greedy" / "trials.csv")
+    assert all(", GPU " in place and place[-1] in "0123" for place in table.place[1:])
     assert list(table.state) == ["failed", "finished", "finished"]
     reason = "out of memory on its node: use fewer trials at a time (--max-concurrent), a smaller --batch-size"
     assert table.reason[0].startswith(reason)
@@ -74,26 +74,3 @@ def test_a_worker_that_the_nodes_memory_costs_says_so(tmp_path: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert "low on memory" in (tmp_path / "study" / "trials" / "trial_00000" / "error.txt").read_text()
-
-
-def test_trials_that_share_gpus_say_which(ray_session: str, results: Path) -> None:
-    study = Study(**TINY, name="shares", results=results, trials=2, hidden=(8,), gpus_per_trial=0.5, device="cpu")
-    assert study.run().exit_code == 0
-    places = set(pd.read_csv(results / "shares" / "trials.csv").place)
-    assert places
-    assert all(", GPU " in place and place[-1] in "0123" for place in places)
-
-
-def test_a_mirror_has_all_of_a_study_which_goes_on_from_it(ray_session: str, results: Path, tmp_path: Path) -> None:
-    settings = TINY | {"name": "mirrored", "trials": 2, "hidden": (8,)}
-    Study(**settings, results=results, mirror=str(tmp_path / "bucket")).run()
-    copy = tmp_path / "bucket" / "mirrored"
-    files = {p.relative_to(copy): p.read_bytes() for p in copy.rglob("*") if p.is_file()}
-    kept = results / "mirrored"
-    assert files == {p.relative_to(kept): p.read_bytes() for p in kept.rglob("*") if p.is_file()}
-    assert Path("trials/trial_00001/record.json") in files
-    shutil.rmtree(kept)
-    shutil.copytree(copy, kept)
-    again = Study(**settings | {"trials": 3}, results=results).run()
-    assert [record.state for record in again.records] == ["finished"] * 3
-    assert (kept / "trials/trial_00001/record.json").read_bytes() == files[Path("trials/trial_00001/record.json")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import runpy
@@ -75,7 +76,7 @@ def written(folder: Path) -> dict[str, bytes]:
 CHAOS = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "chaos.py")))
 """The benchmark that kills a study again and again, which is for a night: here it is killed once."""
 
-SURVIVORS = ("--max-concurrent", "1", "--epochs", "8")
+TRIALS, SURVIVORS = 3, ("--max-concurrent", "1", "--epochs", "8")
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +86,10 @@ def survivor(tmp_path_factory: pytest.TempPathFactory, store: Path) -> tuple[Pat
     results.mkdir()
     shutil.copy(store, results)
     mine = results / "chaos"
-    with CHAOS.session(results, 5, *SURVIVORS) as process:
-        wait_for(lambda: len(list(mine.glob("trials/trial_*/accuracy.csv"))) >= 2, process)
+    with CHAOS.session(results, TRIALS, *SURVIVORS) as process:
+        wait_for(lambda: list(mine.glob("trials/trial_*/accuracy.csv")), process)
         wait_for(lambda: list(mine.glob("trials/trial_*/state.pt")), process)
-    with CHAOS.session(results, 5, *SURVIVORS) as process:
+    with CHAOS.session(results, TRIALS, *SURVIVORS) as process:
         assert process.wait(timeout=240) == 0, (results.parent / "log.txt").read_text()
     return results, (results.parent / "log.txt").read_text()
 
@@ -101,9 +102,9 @@ def test_a_killed_study_ends_with_as_many_trials_as_it_was_to_have_and_none_twic
     results, output = survivor
     mine = results / "chaos"
     table = pd.read_csv(mine / "trials.csv")
-    assert list(table.number) == list(range(5))
+    assert list(table.number) == list(range(TRIALS))
     assert set(table.state) == {"finished"}
-    assert [trial.state.name for trial in optuna_trials(mine)] == ["COMPLETE"] * 5
+    assert [trial.state.name for trial in optuna_trials(mine)] == ["COMPLETE"] * TRIALS
     assert {trial.number: trial.value for trial in optuna_trials(mine)} == dict(
         zip(table.number, table.average_accuracy, strict=True)
     )
@@ -113,7 +114,7 @@ def test_a_killed_study_ends_with_as_many_trials_as_it_was_to_have_and_none_twic
 
 def test_every_matrix_of_a_killed_study_is_bit_for_bit_the_one_of_an_unbroken_training(survivor) -> None:
     records = records_of(survivor[0] / "chaos")
-    assert len(records) == 7  # two are references
+    assert len(records) == TRIALS + 2  # two are references
     for record in records.values():
         np.testing.assert_array_equal(np.array(record.accuracy, dtype=float), matrix_in_peace(record))
         assert len(record.times) == record.tasks_learned == 5
@@ -121,7 +122,7 @@ def test_every_matrix_of_a_killed_study_is_bit_for_bit_the_one_of_an_unbroken_tr
 
 def test_mlflow_has_each_trial_of_a_killed_study_once_and_every_step_once(survivor) -> None:
     results, _ = survivor
-    labels = [f"trial_{number:05d}" for number in range(5)] + ["reference_finetuning", "reference_joint"]
+    labels = [f"trial_{number:05d}" for number in range(TRIALS)] + ["reference_finetuning", "reference_joint"]
     assert mlflow_runs(results, "chaos") == Counter((label, "FINISHED") for label in [*labels, "study", *["final"] * 3])
     client = MlflowClient(f"sqlite:///{results}/mlflow.db")
     experiment = client.get_experiment_by_name("chaos")
@@ -163,23 +164,25 @@ def test_the_benchmark_of_chaos_finds_nothing_wrong_with_it_and_what_is_wrong_wi
     }
 
 
-def test_a_second_driver_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
+def test_a_second_driver_is_refused_while_the_first_one_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = (
         "from clsearch.records.resume import study_lock\nwith study_lock(Path(sys.argv[1])): print(flush=True), input()"
     )
     first = subprocess.Popen(
-        [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{words}", str(tmp_path / "results" / "chaos")],
+        [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{words}", str(tmp_path / "twice")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert first.stdout is not None
     assert first.stdout.readline() == "\n"
-    with CHAOS.session(tmp_path / "results", 5) as second:
-        assert second.wait(timeout=120) == 2
+    with pytest.raises(SystemExit) as refused:
+        study(tmp_path, "twice", trials=1).main([])
     first.communicate("\n")
-    assert first.returncode == 0
-    assert "error: name: must be a study that no other process runs; " in (tmp_path / "log.txt").read_text()
+    assert (first.returncode, refused.value.code) == (0, 2)
+    assert "error: name: must be a study that no other process runs; " in capsys.readouterr().err
 
 
 # The same study again
@@ -187,7 +190,7 @@ def test_a_second_driver_is_refused_while_the_first_one_runs(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def whole(ray_session: str, results: Path) -> StudyResult:
-    return study(results, "whole", trials=3).run()
+    return study(results, "whole", trials=2).run()
 
 
 def test_a_study_that_is_done_is_told_again_and_nothing_is_trained_or_opened(
@@ -195,7 +198,7 @@ def test_a_study_that_is_done_is_told_again_and_nothing_is_trained_or_opened(
 ) -> None:
     before, openings, runs = written(whole.plan.folder), len(read_openings(results)), mlflow_runs(results, "whole")
     began = time.monotonic()
-    again = study(results, "whole", trials=3).run()
+    again = study(results, "whole", trials=2).run()
     assert time.monotonic() - began < 60
     said = capsys.readouterr().err
     assert "study already finished; use --fresh to start over" in said
@@ -212,68 +215,67 @@ def test_a_study_that_is_done_is_told_again_and_nothing_is_trained_or_opened(
     assert mlflow_runs(results, "whole") == runs
 
 
-def test_more_trials_extend_a_study_and_keep_what_it_had(ray_session: str, results: Path) -> None:
-    first = study(results, "longer", trials=2, final=False).run()
-    second = study(results, "longer", trials=4, final=False, references=("finetuning", "joint")).run()
+def test_more_trials_extend_a_study_and_keep_what_it_had(whole: StudyResult, results: Path) -> None:
+    second = study(results, "whole", trials=4, references=("finetuning", "joint")).run()
     assert [r.number for r in second.records] == [0, 1, 2, 3]
-    assert [r.values for r in second.records[:2]] == [r.values for r in first.records]
-    assert [r.seconds for r in second.records[:2]] == [r.seconds for r in first.records]
+    assert [r.values for r in second.records[:2]] == [r.values for r in whole.records]
+    assert [r.seconds for r in second.records[:2]] == [r.seconds for r in whole.records]
     assert [r.algorithm for r in second.references] == ["finetuning", "joint"]
     assert "intransigence" in second.records[0].metrics
     assert len(optuna_trials(second.plan.folder)) == 4
     labels = [f"trial_{number:05d}" for number in range(4)] + ["reference_finetuning", "reference_joint", "study"]
-    assert mlflow_runs(results, "longer") == Counter((label, "FINISHED") for label in labels)
+    runs = mlflow_runs(results, "whole")
+    assert {run: count for run, count in runs.items() if run[0] != "final"} == {
+        (label, "FINISHED"): 1 for label in labels
+    }
     curves = list(second.plan.folder.glob("trials/*/learning_curve.csv"))
     assert {len(pd.read_csv(path)) for path in curves} == {10}  # five tasks, two seeds
 
 
-def test_another_study_of_that_name_is_refused_and_a_fresh_one_moves_it_aside(
+def test_a_fresh_study_of_that_name_moves_the_first_one_aside(whole: StudyResult, results: Path) -> None:
+    folder, runs = whole.plan.folder, mlflow_runs(results, "whole")
+    before = written(folder)
+    fresh = study(results, "whole", trials=1, final=False, epochs=2, fresh=True).run()
+    assert written(folder.with_name("whole.1")) == before
+    assert json.loads((fresh.plan.folder / "study.json").read_text())["config"]["epochs"] == 2
+    new = [(label, "FINISHED") for label in ("trial_00000", "reference_finetuning", "study")]
+    assert mlflow_runs(results, "whole") == runs + Counter(new)
+
+
+def test_a_study_that_is_interrupted_twice_says_how_to_resume_and_ends(
     ray_session: str, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = study(results, "over", trials=1, final=False).run()
-    before = written(first.plan.folder)
-    with pytest.raises(SystemExit) as refused:
-        study(results, "over", trials=1, final=False, epochs=2).main([])
-    assert refused.value.code == 2
-    assert "error: epochs: must be 1, as in the study in " in capsys.readouterr().err
-    fresh = study(results, "over", trials=1, final=False, epochs=2, fresh=True).run()
-    assert written(results / "over.1") == before
-    assert json.loads((fresh.plan.folder / "study.json").read_text())["config"]["epochs"] == 2
-    assert mlflow_runs(results, "over") == Counter(
-        {(label, "FINISHED"): 2 for label in ("trial_00000", "reference_finetuning", "study")}
-    )
+    settings, folder = {"trials": 3, "epochs": 20, "final": False}, results / "cut"
 
+    def interrupt(how: signal.Signals) -> None:
+        known = {path: path.stat().st_mtime_ns for path in folder.glob("trials/trial_*/state.pt")}
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
-def test_an_interrupted_study_says_how_to_go_on_and_goes_on(
-    ray_session: str, results: Path, capsys: pytest.CaptureFixture[str], how: signal.Signals
-) -> None:
-    name = f"cut-{how.name}"
-    folder = results / name
+        def advanced() -> bool:
+            states = folder.glob("trials/trial_*/state.pt")
+            with contextlib.suppress(FileNotFoundError):  # replaced or removed meanwhile
+                return any(path.stat().st_mtime_ns != known.get(path) for path in states)
+            return False
 
-    def interrupt() -> None:
-        wait_for(lambda: list(folder.glob("trials/trial_*/state.pt")))
+        wait_for(advanced)
         os.kill(os.getpid(), how)
 
-    interrupter = threading.Thread(target=interrupt)
-    interrupter.start()
-    settings = {"trials": 3, "epochs": 20, "final": False}
-    cut = study(results, name, **settings).run()
-    interrupter.join()
-    assert cut.exit_code == 130
-    said = capsys.readouterr().out
-    assert "Interrupted: " in said
-    assert "Resume   run the same study again" in said
-    assert ("study", "KILLED") in mlflow_runs(results, name)
-    if how is signal.SIGTERM:  # what goes on does not know which of the two it was
-        return
-    done = study(results, name, **settings).run()
+    for how in (signal.SIGINT, signal.SIGTERM):
+        interrupter = threading.Thread(target=interrupt, args=(how,))
+        interrupter.start()
+        cut = study(results, "cut", **settings).run()
+        interrupter.join()
+        assert cut.exit_code == 130
+        said = capsys.readouterr().out
+        assert "Interrupted: " in said
+        assert "Resume   run the same study again" in said
+        assert ("study", "KILLED") in mlflow_runs(results, "cut")
+    done = study(results, "cut", **settings).run()
     assert done.exit_code == 0
     assert [r.number for r in done.records] == [0, 1, 2]
     for record in done.records:
         np.testing.assert_array_equal(np.array(record.accuracy, dtype=float), matrix_in_peace(record))
     labels = [f"trial_{number:05d}" for number in range(3)] + ["reference_finetuning", "study"]
-    assert mlflow_runs(results, name) == Counter((label, "FINISHED") for label in labels)
+    assert mlflow_runs(results, "cut") == Counter((label, "FINISHED") for label in labels)
 
 
 # Results that can't be written
@@ -298,7 +300,7 @@ def test_results_that_cannot_be_written_end_the_search_and_it_goes_on_when_they_
 
     refuser = threading.Thread(target=refuse)
     refuser.start()
-    settings = {"trials": 8, "epochs": 10, "final": False}
+    settings = {"trials": 4, "epochs": 10, "final": False}
     with pytest.raises(SystemExit) as stopped:
         study(results, "full", **settings).main([])
     refuser.join()
@@ -311,7 +313,7 @@ def test_results_that_cannot_be_written_end_the_search_and_it_goes_on_when_they_
     kept = {r.label: r for r in records_of(folder).values() if r.state == "finished"}
     assert kept
     done = study(results, "full", **settings).run()
-    assert [r.state for r in done.records] == ["finished"] * 8
+    assert [r.state for r in done.records] == ["finished"] * 4
     assert {r.label: r.seconds for r in done.records if r.label in kept} == {
         label: r.seconds for label, r in kept.items() if r.number is not None
     }
@@ -378,7 +380,7 @@ def test_a_comparison_goes_on_where_it_was_cut_off(ray_session: str, results: Pa
             algorithm="lwf_ewc",
             studies={"finetuning": {"algorithm": "finetuning", "learning_rate": 0.1}, "lwf": {"algorithm": "lwf"}},
             results=results,
-            trials=3,
+            trials=2,
             **settings | {"epochs": 10, "references": ()},
         )
 

@@ -57,8 +57,8 @@ def kinds(ray_session: str, results: Path) -> list[str]:
     return ["sent", "sent-continual"]
 
 
-def test_another_store_gets_all_of_it_and_once(kinds: list[str], results: Path, tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/other.db"
+def test_another_store_gets_all_of_it_and_once(kinds: list[str], results: Path, tmp_path: Path, store: Path) -> None:
+    uri = f"sqlite:///{shutil.copy(store, tmp_path)}"
     folders = [str(results / name) for name in kinds]
     assert main(["sync", *folders, "--tracking-uri", uri]) == 0
     live = {name: held(f"sqlite:///{results}/mlflow.db", name) for name in kinds}
@@ -70,22 +70,21 @@ def test_another_store_gets_all_of_it_and_once(kinds: list[str], results: Path, 
 
 
 def test_a_server_that_missed_a_study_is_brought_up_to_date(
-    ray_session: str,
+    kinds: list[str],
     results: Path,
     server: Served,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     uri, _ = server
-    folder = results / "missed"
-    made = study(results, "missed", trials=2, final=False)
-    made.run()  # into its own store
+    folder = results / "sent"  # which its own store has
     (folder / "report.html").unlink()
     assert main(["sync", str(folder), "--tracking-uri", uri]) == 0
     printed = capsys.readouterr().out
-    assert "4 runs in MLflow, 4 of them new" in printed
+    live = held(f"sqlite:///{results}/mlflow.db", "sent")
+    assert f"{len(live)} runs in MLflow, {len(live)} of them new" in printed
     assert f"Trials   {uri}/#/experiments/" in printed
     assert (folder / "report.html").exists()  # the study's run has one again
-    assert held(uri, "missed").keys() == held(f"sqlite:///{results}/mlflow.db", "missed").keys()
+    assert held(uri, "sent").keys() == live.keys()
     nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     assert main(["sync", str(folder), "--tracking-uri", nobody]) == 2
     assert "error: tracking_uri: must be an MLflow server that answers /health" in capsys.readouterr().err
@@ -109,8 +108,9 @@ def test_what_cannot_be_sent_is_said(kinds: list[str], results: Path, tmp_path: 
 
 
 def test_a_study_that_was_killed_is_sent_as_unfinished_from_a_process_of_its_own(
-    kinds: list[str], results: Path, tmp_path: Path
+    kinds: list[str], results: Path, tmp_path: Path, store: Path
 ) -> None:
+    shutil.copy(store, tmp_path)
     copy = tmp_path / "sent"
     shutil.copytree(results / "sent", copy)
     content = json.loads((copy / "study.json").read_text())

@@ -89,7 +89,7 @@ class Fisher:
                 squared = squared_batch_gradient(network, detached, inputs, labels, batch, allowed)
             else:
                 logits, squares = squared_gradients(network, detached, inputs, allowed)
-                squared = self._summed(logits, squares, labels, uniform, batch, allowed)
+                squared = self._sum_squares(logits, squares, labels, uniform, batch, allowed)
             total = {name: value + squared[name] for name, value in total.items()}
             counted = counted + batch.sizes
         return {name: value / broadcast_members(counted, value) for name, value in total.items()}
@@ -104,7 +104,7 @@ class Fisher:
             1, min(network.eval_batch_size, MAX_GRADIENT_ELEMENTS // sum(value.numel() for value in params.values()))
         )
 
-    def _summed(
+    def _sum_squares(
         self,
         logits: Tensor,
         squares: SumOfSquares,
