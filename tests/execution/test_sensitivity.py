@@ -53,7 +53,7 @@ def problems(plan):
     """What the check refuses, by hyperparameter."""
     with pytest.raises(ConfigError) as refused:
         checked(plan)
-    return {problem.partition(":")[0]: problem for problem in refused.value.problems}
+    return {problem.field: problem for problem in refused.value.problems}
 
 
 # What acts
@@ -215,7 +215,7 @@ def test_a_learning_rate_that_moves_a_parameter_in_the_first_task_alone_is_refus
     assert low.moved == high.moved == 0
     assert not torch.equal(low.params, high.params)
     (problem,) = problems(plan).values()
-    assert problem.startswith("learning_rate: must act: ")
+    assert (problem.field, problem.rule) == ("learning_rate", "hyperparameter-acts")
 
 
 def test_what_is_trained_is_the_studys_first_seed():
