@@ -1,4 +1,4 @@
-"""Fixtures that the tests share: one Ray session, one results folder (its MLflow store takes seconds to create)."""
+"""Selection of the tests, and fixtures that they share: a Ray session, an MLflow store, a results folder."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ INTEGRATION = Path(__file__).parent / "integration"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="also what is slow, and the integration tests")
+    parser.addoption("--all", action="store_true", help="run also the slow tests and the integration tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Run named files and markers whole. A worker of xdist does as the process that started it."""
+    """Include slow tests of named files and markers. A worker of xdist selects as the process that started it."""
     named = config.args_source is pytest.Config.ArgsSource.ARGS
     worker = getattr(config, "workerinput", None)
     config.option.all = worker["all"] if worker else bool(config.option.all or config.option.markexpr or named)
@@ -45,11 +45,19 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["all"] = node.config.option.all
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import files of which no test will run: their imports (plotly, MLflow, torchvision) take seconds."""
+    if config.option.all:
+        return None
+    if collection_path == INTEGRATION:
+        return True
+    slow = collection_path.suffix == ".py" and "\npytestmark = pytest.mark.slow\n" in collection_path.read_text("utf-8")
+    return slow or None
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of what is not there are left out, and counted so; .ci/run installs the browser. So are those that take
-    long, unless they are asked for.
-    """
+    """Deselect slow tests unless asked for, and tests that need what the machine lacks (.ci/run installs a browser)."""
     for item in items:
         if INTEGRATION in item.path.parents:
             item.add_marker("integration")
@@ -60,22 +68,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "slow": lambda: config.option.all,
         "integration": lambda: config.option.all,
     }
-    missing = [name for name, found in there.items() if not found()]
-    apart = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
-    items[:] = [item for item in items if item not in apart]
-    config.hook.pytest_deselected(items=apart)
+    missing = {name for name, found in there.items() if not found()}
+    kept: list[pytest.Item] = []
+    deselected: list[pytest.Item] = []
+    for item in items:
+        (kept if missing.isdisjoint(mark.name for mark in item.iter_markers()) else deselected).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=deselected)
 
 
 def may_mount() -> bool:
-    """Whether a file system can be mounted where no other process sees it; containers mostly refuse that to root."""
+    """Return whether root can mount a file system that no other process sees; most containers refuse it."""
     words = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
     there = shutil.which("unshare") and shutil.which("nsenter")
     return bool(there) and subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture(autouse=True)
-def _forgotten() -> Iterator[None]:
-    """What a test registers is not known to the next one."""
+def _forget_custom_methods() -> Iterator[None]:
+    """Forget the methods that a test registers."""
     before = dict(CUSTOM_METHODS)
     yield
     CUSTOM_METHODS.clear()
@@ -84,17 +95,17 @@ def _forgotten() -> Iterator[None]:
 
 @contextmanager
 def started(cpus: int) -> Iterator[str]:
-    """A Ray on this machine; gives its address."""
+    """Start Ray on this machine, and give its address."""
     import ray
 
     ray.init(
         address="local",
         include_dashboard=False,
         num_cpus=cpus,
-        num_gpus=4,  # logical ones: places to be given, with nothing behind them
+        num_gpus=4,  # logical ones: Ray hands them out, but no device exists
         log_to_driver=False,
         logging_level="ERROR",
-        # Workers of final evaluations wait for the next study's, instead of ending after a second.
+        # Idle workers stay for the next study, instead of ending after a second.
         _system_config={"num_workers_soft_limit": 4, "idle_worker_killing_time_threshold_ms": 600_000},
     )
     yield ray.get_runtime_context().gcs_address
@@ -103,14 +114,14 @@ def started(cpus: int) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[str]:
-    """A Ray of two cores, shared by all tests; gives its address."""
+    """Start Ray with two cores for all tests, and give its address."""
     with started(cpus=2) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store of MLflow's, to be copied: it takes seconds to create."""
+    """Create an empty MLflow store to copy; creating one takes seconds."""
     from clsearch.tracking.stores import STORE
     from clsearch.tracking.study_runs import new_store
 
@@ -121,7 +132,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
-    """A results folder that studies with different names share, as users' studies do."""
+    """Make a results folder that studies with different names share, as users' studies do."""
     folder = tmp_path_factory.mktemp("results")
     shutil.copy(store, folder)
     return folder
@@ -129,13 +140,13 @@ def results(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
 
 @pytest.fixture
 def write_mnist() -> Callable[..., None]:
-    """Writes MNIST's files of a part (train or t10k), in their real on-disk format, with 12 noisy images a class."""
+    """Give a function that writes a part of MNIST (train or t10k) in its real file format: 12 noisy images a class."""
 
     def write(root: Path, part: str = "train") -> None:
         rng = np.random.default_rng(int(part == "t10k"))
         labels = np.repeat(np.arange(10, dtype=np.uint8), 12)
         images = rng.integers(0, 60, (len(labels), 28, 28), dtype=np.uint8)
-        images[np.arange(len(labels)), 2 * labels] = 250  # a bright row that tells the class
+        images[np.arange(len(labels)), 2 * labels] = 250  # a bright row marks the class
         raw = root / "MNIST" / "raw"
         raw.mkdir(parents=True, exist_ok=True)
         header = struct.pack(">4i", 2051, len(labels), 28, 28)
@@ -147,7 +158,7 @@ def write_mnist() -> Callable[..., None]:
 
 @pytest.fixture
 def image_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Decoded images of folders go to a folder of the test's own."""
+    """Cache decoded images in a folder of this test."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CLSEARCH_CACHE", str(folder))
     return folder

@@ -12,7 +12,7 @@ import yaml
 from clsearch.cli.main import main
 from clsearch.methods.registry import configure
 from tests.builders import plan_of
-from tests.reporting.html.test_report import evaluated, references_of, small_plan, trials_of, written
+from tests.study_folders import evaluated, references_of, small_plan, trials_of, written
 
 BEST = {"distillation_factor": 0.1 * 3**2, "distillation_temperature": 0.5 + 1.7 * (2 * 7 % 5)}
 

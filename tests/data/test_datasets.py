@@ -10,9 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.io import loadmat
-from sklearn.datasets import load_digits
-from torchvision import datasets as torchvisions
 
 from clsearch.common.errors import ConfigError
 from clsearch.data.datasets import (
@@ -33,7 +30,8 @@ from tests.helpers import write_part as write
 
 
 def test_training_and_test_part_of_the_digits_are_disjoint_and_together_everything():
-    train, test = digits_cut(load_digits().target)
+    _, labels = digits()
+    train, test = digits_cut(labels)
     assert not set(train) & set(test)
     assert set(train) | set(test) == set(range(1797))
 
@@ -46,8 +44,11 @@ def test_twenty_percent_of_each_digit_are_test_data():
     assert (np.abs(held - 0.2 * all_of_them) <= 0.5).all()
 
 
+@pytest.mark.slow  # imports scikit-learn
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_digits_are_scikit_learns_images_with_their_labels(part):
+    from sklearn.datasets import load_digits
+
     inputs, labels = Digits(part)()
     images, targets = load_digits(return_X_y=True)
     rows = digits_cut(targets)[0 if part == "train" else 1]
@@ -56,6 +57,7 @@ def test_digits_are_scikit_learns_images_with_their_labels(part):
     assert inputs.max() == SOURCES["digits"].maximum
 
 
+@pytest.mark.slow  # imports scikit-learn
 def test_digits_are_scikit_learns_where_its_file_is_elsewhere(monkeypatch):
     found = digits()
     monkeypatch.setattr("clsearch.data.datasets.importlib.util.find_spec", lambda name: None)
@@ -80,7 +82,7 @@ def test_importing_what_trains_loads_nothing_that_takes_long():
 
 
 def test_the_digits_cut_is_the_same_every_time():
-    labels = load_digits().target
+    _, labels = digits()
     first, second = digits_cut(labels), digits_cut(labels)
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     # Published numbers hang on this cut: these are its first test rows.
@@ -228,12 +230,16 @@ def test_a_letter_that_lies_transposed_in_its_file_comes_out_upright(tmp_path):
 
 
 def test_letters_and_cifars_classes_have_the_names_of_their_makers():
+    from torchvision import datasets as torchvisions
+
     assert list(SOURCES["emnist-letters"].classes) == torchvisions.EMNIST.classes_split_dict["letters"][1:]
     cifar = "airplane automobile bird cat deer dog frog horse ship truck"
     assert SOURCES["cifar10"].classes == tuple(cifar.split())
 
 
 def test_the_house_number_zero_is_stored_as_ten_and_read_as_zero(tmp_path, monkeypatch):
+    from scipy.io import loadmat
+
     write("svhn", tmp_path, "train", monkeypatch)
     stored = loadmat(tmp_path / "train_32x32.mat")["y"]
     assert stored.shape == (20, 1)

@@ -12,7 +12,7 @@ from clsearch.execution.dry_run import Pace, at_a_time, place_rows, probe, steps
 from clsearch.planning.plan import Plan
 from clsearch.training.trial_setup import build_trial
 from tests.builders import plan_of, record_of, study_of
-from tests.reporting.html.test_report import written
+from tests.study_folders import written
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from clsearch.records.trials import TrialRecord
 from clsearch.training.loop import DivergedError, learn_task
 from clsearch.training.trial_setup import build_trial
 from tests.builders import plan_of, record_of
-from tests.reporting.html.test_report import written
+from tests.study_folders import written
 
 VALUES = {"distillation_factor": 0.5, "distillation_temperature": 2.0}
 

@@ -14,7 +14,7 @@ from clsearch.cli.main import main
 from clsearch.records.listing import list_studies, make_entry, study_state
 from clsearch.records.resume import study_lock
 from tests.builders import plan_of, record_of
-from tests.reporting.html.test_report import evaluated, references_of, small_plan, trials_of, written
+from tests.study_folders import evaluated, references_of, small_plan, trials_of, written
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 
 from clsearch import ConfigError, Study
 from clsearch.reporting.answer_text import write_answer
-from tests.reporting.html.test_report import SECTIONS, evaluated, references_of, small_plan, trials_of, written
+from tests.reporting.html.test_report import SECTIONS
+from tests.study_folders import evaluated, references_of, small_plan, trials_of, written
 
 pytestmark = pytest.mark.slow
 

@@ -4,9 +4,7 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
-import mlflow
 import pytest
-from mlflow.tracking import MlflowClient
 
 from clsearch.reporting.trial_names import format_run_name
 from clsearch.tracking.sender import quiet
@@ -20,6 +18,7 @@ from tests.tracking.sending import (
     TWO_TASKS,
     VALIDATION,
     VALUES,
+    client_of,
     evaluated,
     tracker_of,
 )
@@ -27,15 +26,12 @@ from tests.tracking.sending import (
 
 @pytest.fixture(scope="package", autouse=True)
 def _patience():
-    """MLflow's own settings that `quiet` shortens, put back at the end."""
-    settings = (
-        mlflow.environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES,
-        mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT,
-    )
-    quiet()
-    yield
-    for setting in settings:
-        setting.unset()
+    """Put back the settings of MLflow that `quiet` shortens."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
+            patch.setenv(name, "1")
+        quiet()
+        yield
 
 
 @pytest.fixture(scope="package")
@@ -74,7 +70,8 @@ def told(results, tmp_path_factory):
         tracker.send_choice(FOUND, 1)
         tracker.end("finished")
     assert warnings == []
-    client = MlflowClient(default_store(plan.folder))
+    client = client_of(results)
+    assert client.tracking_uri == default_store(plan.folder)
     experiment = client.get_experiment_by_name("told")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     return SimpleNamespace(

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from mlflow.tracking import MlflowClient
-
 from clsearch import LogRange, Range
 from clsearch.records.study_file import description
 from clsearch.tracking.sender import Tracker
@@ -67,6 +65,8 @@ VALIDATION, TEST = [0.8, 0.6], [0.7, 0.6]
 
 
 def client_of(results):
+    from mlflow.tracking import MlflowClient  # takes seconds, and the quick tests beside do without
+
     return MlflowClient(f"sqlite:///{results}/mlflow.db")
 
 

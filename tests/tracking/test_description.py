@@ -7,7 +7,7 @@ from pathlib import Path
 from clsearch.records.study_record import read_study
 from clsearch.reporting.answer_text import write_answer
 from clsearch.tracking.description import note_of, table
-from tests.reporting.html.test_report import evaluated, references_of, small_plan, trials_of, written
+from tests.study_folders import evaluated, references_of, small_plan, trials_of, written
 
 
 def test_the_note_has_the_question_the_answer_the_ranges_and_the_versions(tmp_path: Path) -> None:
