@@ -124,7 +124,12 @@ def _read(groups: Sequence[type], args: list[str], question: str) -> tuple[dict[
         form,
         args=args,
         description=question,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.EnumChoicesFromValues),
+        config=(
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.EnumChoicesFromValues,
+            tyro.conf.HelptextFromCommentsOff,  # descriptions have the help; reading sources for more takes long
+        ),
     )
     asked = given.Invocation
     return {n: v for group in vars(given).values() if group is not asked for n, v in vars(group).items()}, asked
