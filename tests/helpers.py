@@ -71,7 +71,7 @@ def in_turn(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
 def small_config(algorithm: str = "finetuning", **settings: object) -> TrialConfig:
     """Split digits on a small network for two epochs, unless told otherwise."""
     length = {} if "iterations" in settings else {"epochs": 2}
-    return configure(algorithm, {"hidden": (12,), "tasks": 3, "batch_size": 64} | length | settings)
+    return configure(algorithm, {"hidden": (12,), "tasks": 3, "batch_size": 128} | length | settings)
 
 
 def small_run(

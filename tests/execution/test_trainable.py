@@ -433,7 +433,7 @@ class Tiny(torch.nn.Module):
     "made", [Tiny, partial(Tiny, width=3), lambda shape: Tiny(shape)], ids=["class", "partial", "lambda"]
 )
 def test_a_configs_backbone_may_be_a_function(tmp_path, made):
-    config = {"backbone": made, "epochs": 10, "learning_rate": 0.3, "tasks": 2, "seeds": [0, 1]}
+    config = {"backbone": made, "epochs": 10, "learning_rate": 0.3, "tasks": 2, "seeds": [0, 1], "fisher_samples": 8}
     config |= {"state_file": str(tmp_path / STATE_FILE)}
     trainable = EWCTrainable(config=config)
     assert trainable.run.config.flat()["backbone"] == backbone_name(made)
@@ -447,7 +447,8 @@ def test_a_configs_backbone_may_be_a_function(tmp_path, made):
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_every_algorithm_trains_a_cnn_to_its_end(algorithm):
-    config = {"backbone": "cnn", "hidden": (8,), "iterations": 3, "tasks": 2, "seeds": [0]}
+    config = {"backbone": "cnn", "hidden": (8,), "iterations": 3, "batch_size": 32, "tasks": 2, "seeds": [0]}
+    config |= {"fisher_samples": 8} if "ewc" in algorithm else {}
     results = steps(trainable_of(algorithm)(config=config), 2)
     assert [r["done"] for r in results] == [False, True]
     assert all(math.isfinite(value) for value in numbers(results[-1]).values())

@@ -42,10 +42,25 @@ class Tied(nn.Module):
         return self.second(self.first(images.flatten(1)).tanh())
 
 
+class Residual(nn.Module):
+    """What ResNet-18 consists of, with a thousandth of its parameters: strides, normalization by groups, shortcuts."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(shape[0], 8, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(4, 8)
+        self.block = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.GroupNorm(4, 16))
+        self.shortcut = nn.Conv2d(8, 16, 1, 2, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm(self.stem(images)).relu()
+        return (self.block(features) + self.shortcut(features)).relu().mean((2, 3))
+
+
 FACTORIES: dict[str, tuple[Factory, Shape]] = {
     "cnn": (small_cnn, GREY),
     "cnn, no linear layer": (partial(cnn, hidden=()), COLOUR),
-    "resnet18": (resnet18, GREY),
+    "residual": (Residual, GREY),
     "tied": (Tied, (1, 3, 2)),
 }
 every_factory = pytest.mark.parametrize(("factory", "shape"), FACTORIES.values(), ids=FACTORIES)
@@ -127,7 +142,7 @@ def test_a_members_initial_parameters_do_not_depend_on_the_others(factory, shape
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factory", [small_cnn, resnet18])
+@pytest.mark.parametrize("factory", [small_cnn, Residual])
 def test_torchs_global_generator_is_left_alone_and_not_followed(factory):
     torch.manual_seed(0)
     first = module_network(factory, GREY, OUTPUTS).initial((1,), CPU)
@@ -202,8 +217,10 @@ def test_resnet18_has_the_parameters_of_the_paper_but_for_stem_and_head(shape, s
 
 
 @pytest.mark.slow
-@every_factory
-@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize(
+    ("factory", "shape", "members"),
+    [(*made, members) for made in FACTORIES.values() for members in (1, 3)] + [(resnet18, GREY, 2)],
+)
 def test_each_members_features_and_logits_are_those_of_its_own_module(factory, shape, members):
     network = module_network(factory, shape, OUTPUTS)
     params, images = network.initial(range(members), CPU), images_of(shape, members, 4)
@@ -298,7 +315,7 @@ def test_the_gradient_of_the_sum_of_losses_is_each_members_own(factory, shape):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("factory", "shape", "samples"), [(small_cnn, (2, 5, 4), 9), (Tied, (1, 3, 2), 9), (resnet18, (1, 4, 4), 2)]
+    ("factory", "shape", "samples"), [(small_cnn, (2, 5, 4), 9), (Tied, (1, 3, 2), 9), (Residual, (1, 4, 4), 3)]
 )
 def test_the_fisher_information_is_a_loop_over_samples(factory, shape, samples):
     benchmark = in_double(tiny_benchmark(Scenario.CLASS, (3, 2), samples=samples, inputs=math.prod(shape)))

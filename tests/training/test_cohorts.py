@@ -31,10 +31,16 @@ VALUES = {
 """Algorithm -> what its configurations differ in."""
 
 STRUCTURES = [
-    {"scenario": "task", "optimizer": "adam", "learning_rate": 0.005},
-    {"scenario": "domain", "benchmark": "permuted-digits", "momentum": 0.5, "optimizer_state": "keep"},
+    {"scenario": "task", "epochs": 1, "optimizer": "adam", "learning_rate": 0.005},
+    {
+        "scenario": "domain",
+        "benchmark": "permuted-digits",
+        "iterations": 6,
+        "momentum": 0.5,
+        "optimizer_state": "keep",
+    },
     {"scenario": "class", "class_order": "shuffled", "classes_per_task": (2, 3, 5), "iterations": 9},
-    {"scenario": "task", "schedule": "cosine", "random_crop": 1, "horizontal_flip": True},
+    {"scenario": "task", "epochs": 1, "schedule": "cosine", "random_crop": 1, "horizontal_flip": True},
 ]
 
 
@@ -107,7 +113,7 @@ def test_single_precision_agrees_within_1e_5(algorithm):
 def test_one_that_diverges_is_named_and_the_others_are_not_touched(double_precision, place, backbone):
     """Its penalty acts from task 2 on; the labels that Fisher information is sampled with need finite outputs."""
     few = {"hidden": (6,), "iterations": 8, "batch_size": 8, "fisher_samples": 8}  # a step of a CNN takes long
-    more = {"fisher": "sampled"} | ({} if backbone is None else {"backbone": backbone} | few)
+    more = {"fisher": "sampled", "batch_size": 64} | ({} if backbone is None else {"backbone": backbone} | few)
     configs = configs_of("ewc", **more)
     configs[place] = small_config("ewc", penalty_factor=1e37, **more)
     run = prepared(build_trials(configs, SEEDS))

@@ -68,7 +68,7 @@ def test_the_rates_start_anew_at_each_task():
         own = rates[tasks == task]
         assert own[0] > own[1] > own[2] > 0
         run = small_run(schedule="cosine", warmup=0.1, learning_rate=0.05, epochs=3)
-        n, size = run.benchmark.tasks[task - 1].train.sizes[0], 64
+        n, size = run.benchmark.tasks[task - 1].train.sizes[0], 128
         shares = lr_multipliers(run.config, 3 * math.ceil(n / size))
         weights = torch.tensor(([size] * (n // size) + ([n % size] if n % size else [])) * 3)
         means = [(s * w).sum() / w.sum() for s, w in zip(shares.chunk(3), weights.chunk(3), strict=True)]

@@ -29,7 +29,7 @@ def test_no_seeds_and_repeated_seeds_are_refused(seeds):
 
 DISTILLATION = LearningWithoutForgetting(newest_only=False, train_head=False, distance="cross_entropy", squared=False)
 PARAMETER_CHANGE = ElasticWeightConsolidation(
-    merged=True, average=False, fisher=Fisher("empirical", None, 64), scale="none", online=None
+    merged=True, average=False, fisher=Fisher("empirical", None, 128), scale="none", online=None
 )
 
 

@@ -38,7 +38,9 @@ everywhere = pytest.mark.parametrize(
 
 
 def config_of(algorithm: str, scenario: str = "task", **settings: object) -> TrialConfig:
-    own = {"epochs": 2, "hidden": (12,), "tasks": 4, "scenario": scenario} | NUMBERS.get(algorithm, {})
+    own = {"epochs": 2, "batch_size": 128, "hidden": (12,), "tasks": 4, "scenario": scenario} | NUMBERS.get(
+        algorithm, {}
+    )
     if scenario == "domain":
         own |= {"tasks": 5}
     return configure(algorithm, own | settings)
