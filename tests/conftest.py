@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import struct
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from clsearch.common.telemetry import disable_telemetry
 from clsearch.methods.registry import CUSTOM_METHODS
@@ -22,9 +22,7 @@ disable_telemetry()  # before Ray or MLflow is imported
 
 os.environ["TQDM_DISABLE"] = "1"
 
-# The networks here are so small that threads only wait for each other: minutes instead of seconds on a busy machine.
-torch.set_num_threads(1)
-
+gc.disable()  # until all is imported: collections take a quarter of the time of importing torch and Ray
 
 INTEGRATION = Path(__file__).parent / "integration"
 
@@ -35,6 +33,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Include slow tests of named files and markers. A worker of xdist selects as the process that started it."""
+    import torch
+
+    # Networks are so small that threads only wait for each other: minutes instead of seconds on a busy machine.
+    torch.set_num_threads(1)
     named = config.args_source is pytest.Config.ArgsSource.ARGS
     worker = getattr(config, "workerinput", None)
     config.option.all = worker["all"] if worker else bool(config.option.all or config.option.markexpr or named)
@@ -58,6 +60,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect slow tests unless asked for, and tests that need what the machine lacks (.ci/run installs a browser)."""
+    import torch
+
     for item in items:
         if INTEGRATION in item.path.parents:
             item.add_marker("integration")
@@ -75,6 +79,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (kept if missing.isdisjoint(mark.name for mark in item.iter_markers()) else deselected).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=deselected)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but not among the modules."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or triton complains at exit that its objects are still there
 
 
 def may_mount() -> bool:

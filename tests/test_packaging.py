@@ -48,6 +48,7 @@ def imported_modules(package: Path) -> set[str]:
     return names
 
 
+@pytest.mark.slow  # reads the file lists of all installed packages
 def test_every_imported_package_is_declared_and_every_declared_one_is_needed(declared) -> None:
     modules = imported_modules(ROOT / "clsearch") - sys.stdlib_module_names - {"clsearch"}
     found = packages_distributions()

@@ -85,6 +85,7 @@ def test_a_node_goes_by_the_name_that_it_was_given_or_its_hosts() -> None:
     assert node_name(node | {"NodeName": "10.0.0.7"}) == node_name(node) == "gpu-box"
 
 
+@pytest.mark.slow  # starts Ray
 def test_a_worker_says_on_which_node_it_is(ray_session: str) -> None:
     (node,) = [node for node in ray.nodes() if node["Alive"]]
     assert ray.get(ray.remote(num_cpus=0)(worker_location).remote()) == node_name(node)
