@@ -1,4 +1,4 @@
-"""What a worker computes with, and what is said where its memory does not suffice."""
+"""The device of a worker, and the advice when its memory does not suffice."""
 
 import pytest
 import ray

@@ -1,4 +1,4 @@
-"""Whether each searched hyperparameter acts, seen by training on a small part of the first two tasks."""
+"""Check by training on a small part of the first two tasks that each searched hyperparameter acts."""
 
 import itertools
 import re
@@ -35,7 +35,7 @@ TOO_FAST = {"learning_rate": 1e30}
 
 
 def data_of(plan):
-    """What `load` reads, read once per process."""
+    """Read the data as `load` does, once per process."""
     return training_data(plan.config.source, plan.config.data_root)
 
 
@@ -44,12 +44,12 @@ def checked(plan):
 
 
 def learned(plan, values, long=False):
-    """Two tasks, learned by a probe that has learned nothing else."""
+    """Learn two tasks with a new probe."""
     return SensitivityProbe(plan, data_of(plan)).outcome(values, long)
 
 
 def problems(plan):
-    """What the check refuses, by hyperparameter."""
+    """Return the refusals of the check, by hyperparameter."""
     with pytest.raises(ConfigError) as refused:
         checked(plan)
     return {problem.field: problem for problem in refused.value.problems}
@@ -353,7 +353,7 @@ def test_a_first_task_that_diverges_is_trained_once_too():
 
 
 class Tiny(torch.nn.Module):
-    """What a user might write."""
+    """A backbone as a user might write it."""
 
     def __init__(self, shape):
         super().__init__()

@@ -418,7 +418,7 @@ def test_a_folder_of_images_is_not_needed_where_its_data_is_given(tmp_path, monk
 
 
 class Tiny(torch.nn.Module):
-    """What a user might write."""
+    """A backbone as a user might write it."""
 
     def __init__(self, shape, width=6):
         super().__init__()

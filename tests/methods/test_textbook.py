@@ -59,7 +59,7 @@ def run_of(algorithm: str, scenario: str, **settings: object) -> TrialSetup:
 
 
 def samples_of(samples: Samples, m: int) -> list[textbook.Sample]:
-    """One member's, from the source and its rows alone."""
+    """Return one member's samples, from the source and its rows alone."""
     found = []
     for row in samples.rows[m, : samples.sizes[m]].tolist():
         pixels = samples.inputs[row].double() / 16
@@ -72,7 +72,7 @@ def samples_of(samples: Samples, m: int) -> list[textbook.Sample]:
 
 
 def shown(sample: textbook.Sample, batch: Batch, m: int, place: int) -> textbook.Sample:
-    """A sample as it is augmented at this place of a batch."""
+    """Augment a sample as this place of a batch does."""
     if batch.crops is None:
         return sample
     down, right, mirrored = batch.crops[m, place].tolist()
@@ -127,7 +127,7 @@ def learner_of(run: TrialSetup, m: int) -> textbook.Learner:
 
 
 def tell_what_was_drawn(run: TrialSetup, task: Task, params: Params, learners: list[textbook.Learner]) -> None:
-    """Which samples our Fisher information is measured on, and the labels it draws for them."""
+    """Give the textbook the samples that our Fisher information is measured on, and the labels that it draws."""
     if "ewc" not in run.config.algorithm:
         return
     allowed = output_mask(run.benchmark.active_outputs(task.index, task.index), run.benchmark.outputs, run.device)
@@ -145,7 +145,7 @@ def tell_what_was_drawn(run: TrialSetup, task: Task, params: Params, learners: l
 
 
 def assert_training_is_the_textbooks(run: TrialSetup) -> Params:
-    """Every step of every task of every member. Returns the last parameters."""
+    """Compare every step of every task of every member; return the last parameters."""
     learners = [learner_of(run, m) for m in range(len(run.seeds))]
     state, columns = run.initial_state(), run.columns
     near = NEAR[state.params["head.bias"].dtype]

@@ -1,4 +1,4 @@
-"""Studies told to MLflow, and read back."""
+"""Send studies to MLflow, and read them back."""
 
 import shutil
 from dataclasses import replace
@@ -36,7 +36,7 @@ def _patience():
 
 @pytest.fixture(scope="package")
 def results(tmp_path_factory, store):
-    """One results folder for all of these tests."""
+    """Make a results folder that all of these tests share."""
     folder = tmp_path_factory.mktemp("results")
     shutil.copy(store, folder)
     return folder
@@ -44,8 +44,8 @@ def results(tmp_path_factory, store):
 
 @pytest.fixture(scope="package")
 def told(results, tmp_path_factory):
-    """A study told to MLflow by a process in another folder, and read back: a trial that finished, one that diverged,
-    one still running, one cut off, and a reference.
+    """Send a study to MLflow from another working folder, and read it back: a trial that finished, one that diverged,
+    one that still runs, one that was interrupted, and a reference.
     """
     plan = plan_of(results, "ewc", space=SPACE, name="told", seeds=2, first_seed=4, scenario="domain", tasks=2)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -92,7 +92,7 @@ def told(results, tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def reported(told, results):
-    """A final evaluation of which joint training diverged."""
+    """Send a final evaluation in which joint training diverged."""
     plan = plan_of(results, "ewc", name="reported", **TWO_TASKS)
     rows = [
         measured_of(plan, VALIDATION, TEST, forgetting=[0.1, 0.3]),

@@ -1,4 +1,4 @@
-"""What tests of MLflow's records send, and how they read it back."""
+"""Send records to MLflow, and read them back."""
 
 from dataclasses import replace
 

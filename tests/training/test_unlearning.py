@@ -222,8 +222,7 @@ def test_a_state_goes_on_bit_for_bit_across_a_request(algorithm, scenario, seeds
     assert torch.equal(state.accuracy.nan_to_num(-1), unbroken.accuracy.nan_to_num(-1))
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("algorithm", "scenario"), in_turn(ALGORITHMS, SCENARIOS))
 def test_a_cohort_is_its_members_one_by_one(algorithm, scenario) -> None:
     def learned(seeds: tuple[int, ...]) -> TrialState:
         run = run_of(algorithm, scenario, seeds, unlearn={2: 1, 3: 2})
