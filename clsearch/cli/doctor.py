@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from clsearch.common.errors import ConfigError
-from clsearch.common.formatting import without_password
+from clsearch.common.redaction import redact_address
 from clsearch.data.datasets import SOURCES
 from clsearch.data.image_cache import cache_folder
 from clsearch.execution.preflight import check_writable
@@ -99,7 +99,7 @@ def check_ray() -> Finding:
         return Finding("Ray", found, remedy)
     problem = address_problem(address)
     remedy = "start the cluster, or set RAY_ADDRESS to another; unset it to use a local Ray"
-    return Finding("Ray", problem or f"RAY_ADDRESS={address}", remedy if problem else "")
+    return Finding("Ray", problem or f"RAY_ADDRESS={redact_address(address)}", remedy if problem else "")
 
 
 def check_mlflow(uri: str | None) -> Finding:
@@ -110,18 +110,15 @@ def check_mlflow(uri: str | None) -> Finding:
         check_tracking(uri)
     except ConfigError as error:
         return Finding("MLflow", "; ".join(error.problems), "start the server, or omit --tracking-uri")
-    return Finding("MLflow", f"{without_password(uri)} answers")
+    return Finding("MLflow", f"{redact_address(uri)} answers")
 
 
 def check_results(results: Path) -> Finding:
     """Check that the results folder is writable, without leaving a trace."""
-    there = results.exists()
     try:
         check_writable(results)
     except ConfigError as error:
         return Finding("results", "; ".join(error.problems), "choose another folder (--results DIR)")
-    if not there:
-        results.rmdir()
     return Finding("results", f"{results.resolve()} is writable")
 
 

@@ -67,13 +67,6 @@ def relative_path(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def without_password(uri: str) -> str:
-    """A URI without its user and password."""
-    scheme, mark, rest = uri.partition("://")
-    server, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{server.rpartition('@')[2]}{slash}{path}"
-
-
 def last_line(error: object) -> str:
     """The last line of an error: for an error from a worker, its cause there. Empty for an error without text."""
     return str(error).strip().rpartition("\n")[2]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from clsearch.common.formatting import format_duration, relative_path, without_password
+from clsearch.common.formatting import format_duration, relative_path
+from clsearch.common.redaction import redact_address
 from clsearch.data.datasets import Data
 from clsearch.execution.final_evaluation import rows_of
 from clsearch.execution.preflight import this_node
@@ -161,6 +162,6 @@ def place_rows(plan: Plan) -> list[tuple[str, str]]:
     shown = shown_store(plan.folder, tracking_uri(plan))
     rows = [
         ("Record", f"{relative_path(plan.folder)}/ ({there})"),
-        ("MLflow", f"{without_password(shown)}, experiment {plan.options.name}"),
+        ("MLflow", f"{shown}, experiment {plan.options.name}"),
     ]
-    return [*rows, ("Mirror", without_password(plan.options.mirror))] if plan.options.mirror else rows
+    return [*rows, ("Mirror", redact_address(plan.options.mirror))] if plan.options.mirror else rows

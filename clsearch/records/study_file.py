@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
+from clsearch.common.redaction import redact
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import digest_source
 from clsearch.planning.options import Protocol
@@ -126,7 +127,9 @@ def stored(path: Path) -> dict[str, Any] | None:
 
 
 def finite(content: Any) -> Any:
-    """Convert content for JSON: NaN and infinity become null."""
+    """Convert content for JSON: NaN and infinity become null, and addresses lose their secrets."""
+    if isinstance(content, str):
+        return redact(content)
     if isinstance(content, dict):
         return {k: finite(v) for k, v in content.items()}
     if isinstance(content, list | tuple):
