@@ -213,15 +213,15 @@ def prepared(plan: Plan, data: Data | None = None) -> Data:
     check_same(plan)
     check(plan)
     from clsearch.execution.data_loading import load, load_report
+    from clsearch.execution.final_evaluation import check_sealed, fetch_test
 
     if plan.options.download:
-        from clsearch.execution.final_evaluation import fetch_test
-
         fetch_test(plan)
     if data is None:
         data = load(plan)
     else:
         load_report(plan)
+    check_sealed(plan)
     if plan.space:
         _check_effect(plan, data)
     return data

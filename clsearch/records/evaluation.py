@@ -250,7 +250,10 @@ def evaluation_json(final: FinalEvaluation) -> FinalJson:
 def recorded_openings(folder: Path) -> tuple[Opening, ...]:
     """Return the openings of test data in a study's folder, even if their evaluation failed."""
     content = stored(folder / FINAL) or {}
-    return tuple(Opening(**of | {"seeds": tuple(of["seeds"])}) for of in content.get("openings", ()))
+    return tuple(
+        Opening(**of | {"seeds": tuple(of["seeds"]), "also": tuple(of.get("also", ()))})
+        for of in content.get("openings", ())
+    )
 
 
 def read_final(folder: Path) -> FinalEvaluation | None:
