@@ -44,6 +44,7 @@ def run_checks(results: Path, data_root: Path | None, tracking_uri: str | None) 
     yield from check_packages()
     yield from check_devices()
     yield check_ray()
+    yield from check_token()
     yield check_mlflow(tracking_uri)
     yield check_results(results)
     yield from check_space(results)
@@ -100,6 +101,15 @@ def check_ray() -> Finding:
     problem = address_problem(address)
     remedy = "start the cluster, or set RAY_ADDRESS to another; unset it to use a local Ray"
     return Finding("Ray", problem or f"RAY_ADDRESS={redact_address(address)}", remedy if problem else "")
+
+
+def check_token() -> Iterator[Finding]:
+    """The file with the token of Ray's clusters, which opens them to everybody who can read it."""
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    if token.is_file():
+        others = token.stat().st_mode & 0o077
+        found = f"{token} is readable by others" if others else f"{token} is readable by its owner only"
+        yield Finding("Ray's token", found, f"chmod 600 {token}" if others else "")
 
 
 def check_mlflow(uri: str | None) -> Finding:

@@ -29,11 +29,12 @@ def list_studies(results: tyro.conf.Positional[Path] = Path("results")) -> int:
     from rich.console import Console
 
     from clsearch.common.formatting import print_full_width
+    from clsearch.common.redaction import printable
     from clsearch.records.listing import list_studies, list_table
 
     entries = list_studies(results.expanduser())
     if not entries:
-        print(f"no study in {results}")
+        print(f"no study in {printable(str(results))}")
         return 0
     print_full_width(Console(), list_table(entries))
     return 0
@@ -105,10 +106,8 @@ def sync(folders: Folders, tracking_uri: str | None = None) -> int:
             raise
         except Exception as error:  # tracking stores raise many types
             message = printable(redact(str(error), uri).strip()).partition("\n")[0][:300]
-            print(
-                f"error: MLflow did not take the records of {folder} ({type(error).__name__}: {message})",
-                file=sys.stderr,
-            )
+            said = f"MLflow did not take the records of {folder} ({type(error).__name__}: {message})"
+            print(f"error: {printable(said)}", file=sys.stderr)
             return 1
     return 0
 
@@ -121,6 +120,7 @@ def report(folders: Folders, output: Path = Path("comparison.html")) -> int:
         output: File of the page that compares several studies.
     """
     from clsearch.common.formatting import relative_path
+    from clsearch.common.redaction import printable
     from clsearch.reporting.html.report import write_comparison, write_report
 
     try:
@@ -128,10 +128,10 @@ def report(folders: Folders, output: Path = Path("comparison.html")) -> int:
         if len(folders) > 1:
             paths.append(write_comparison(folders, output.expanduser()))
     except OSError as error:
-        print(f"error: output: must be a file that can be written; got {error}", file=sys.stderr)
+        print(f"error: output: must be a file that can be written; got {printable(str(error))}", file=sys.stderr)
         return 1
     for path in paths:
-        print(relative_path(path))
+        print(printable(relative_path(path)))
     return 0
 
 

@@ -45,7 +45,7 @@ def redact_address(address: str) -> str:
         first, _, second = inner.partition("::")
         return f"{redact_address(start + first)}::{redact_address(second)}"
     if not start.endswith("//") and not start.startswith("/") and mark is None:
-        return f"{HIDDEN}@{_redact_query(inner.rpartition('@')[2])}"
+        return _redact_query(inner.rpartition("@")[2])
     if start.endswith("///") or start == "/":  # no server: a path
         return start + _redact_query(inner)
     return start + _redact_server(inner)
@@ -57,7 +57,7 @@ def _redact_server(inner: str) -> str:
     rest = inner[len(authority) :]
     decoded = unquote(authority)
     if "@" in rest and (":" in decoded or "@" in decoded):  # a password with a slash, a question mark or a #
-        return f"{HIDDEN}@{_redact_query(inner.rpartition('@')[2])}"
+        return _redact_query(inner.rpartition("@")[2])
     server = decoded.rpartition("@")[2] if "@" in decoded else authority
     port = re.sub(r"\[[^\]]*\]", "", server).partition(":")
     if port[1] and port[2] and not port[2].isdecimal():  # no port, so perhaps a password
@@ -94,13 +94,13 @@ def redact(text: str, *addresses: str | None) -> str:
     return ADDRESS.sub(lambda found: redact_address(found.group()), text) if "/" in text else text
 
 
-def redact_all(content: Any) -> Any:
-    """Return JSON values with every text redacted."""
+def clean_values(content: Any) -> Any:
+    """Return values that were read from JSON without secrets and control characters, to be shown."""
     if isinstance(content, str):
-        return redact(content)
+        return printable(redact(content))
     if isinstance(content, dict):
-        return {name: redact_all(value) for name, value in content.items()}
-    return [redact_all(value) for value in content] if isinstance(content, list | tuple) else content
+        return {name: clean_values(value) for name, value in content.items()}
+    return [clean_values(value) for value in content] if isinstance(content, list) else content
 
 
 def _redact_encoded(word: str) -> str:

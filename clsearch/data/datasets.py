@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.data.image_cache import Progress, decode_images, read_header
 from clsearch.data.image_folder import Part, list_images
@@ -43,8 +44,8 @@ class Reader(Protocol):
     def __call__(self, root: Path | None, download: bool, progress: Progress | None) -> Arrays: ...
 
 
-@dataclass(frozen=True)
-class Source:
+@dataclass(frozen=True, repr=False)
+class Source(ShortRepr):
     """A data set: the properties that are known before it is read, and the reader of its training part.
 
     Args:
@@ -87,8 +88,8 @@ class Source:
         return [f for f in files if root is None or not os.path.isfile(root / f)]
 
 
-@dataclass(frozen=True)
-class Data:
+@dataclass(frozen=True, repr=False)
+class Data(ShortRepr):
     """The training part of a source.
 
     The arrays are numpy's, because Ray gives all processes of a node one copy of them in shared memory.

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal
 
 Part = Literal["train", "test"]
@@ -45,8 +46,8 @@ class ImageFile:
     modified: int
 
 
-@dataclass(frozen=True)
-class Listing:
+@dataclass(frozen=True, repr=False)
+class Listing(ShortRepr):
     """The image files of one part.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from clsearch.common.formatting import format_duration, relative_path
-from clsearch.common.redaction import redact_address
+from clsearch.common.redaction import printable, redact_address
 from clsearch.data.datasets import Data
 from clsearch.execution.final_evaluation import rows_of
 from clsearch.execution.preflight import this_node
@@ -84,7 +84,7 @@ def print_dry_run(plan: Plan, data: Data) -> None:
         for name, values in plan.space.items()
     ]
     for name, value in [*rows, *training_rows(plan, probe(plan, data), steps_of(plan, data)), *place_rows(plan)]:
-        console.print(f"{name:<10} {value}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(f"{name:<10} {value}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def training_rows(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal, did_you_mean
 from clsearch.config.hyperparameters import Space
 from clsearch.config.trial import TrialConfig
@@ -38,8 +39,8 @@ NSGA2_TRIALS = 8
 """Minimum number of trials with nsga2: fewer make no second generation."""
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(ShortRepr):
     """A validated study, for the driver to run.
 
     Args:

@@ -17,7 +17,7 @@ from clsearch.common.deadline import PROBE_SECONDS, call_within
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import TEMPORARY, temporary_folders
 from clsearch.common.formatting import relative_path
-from clsearch.common.redaction import redact, redact_address
+from clsearch.common.redaction import printable, redact, redact_address
 from clsearch.records.study_file import RAY, STUDY, stored
 
 PATIENCE_SECONDS = 300.0
@@ -173,4 +173,4 @@ def _probe(folder: Path, uri: str) -> None:
 
 def error_text(error: Exception, uri: str) -> str:
     """Return the first line of a store's error message, without secrets."""
-    return redact(str(error).strip() or type(error).__name__, uri).partition("\n")[0][:300]
+    return printable(redact(str(error).strip() or type(error).__name__, uri).partition("\n")[0][:300])

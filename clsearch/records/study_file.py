@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
-from clsearch.common.redaction import redact
+from clsearch.common.redaction import clean_values, redact
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import digest_source
 from clsearch.planning.options import Protocol
@@ -101,7 +101,7 @@ def show_range(bounds: RangeJson) -> str:
 
 def read_study_json(folder: Path) -> StudyJson | None:
     """Read study.json of a folder; None if it does not exist, and without `id` if it holds something else."""
-    return cast("StudyJson | None", stored(folder / STUDY))
+    return cast("StudyJson | None", clean_values(stored(folder / STUDY)))
 
 
 def read_best_json(folder: Path) -> BestJson:

@@ -29,6 +29,7 @@ KEYS: dict[str, type] = {
     "values": dict,
     "seeds": list,
     "before": int,
+    "also": list,
 }
 """Keys of a line -> type."""
 

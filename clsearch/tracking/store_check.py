@@ -74,10 +74,12 @@ def _greets(connection: socket.socket, scheme: str) -> bool:
 
     A server that only accepts connections would block MLflow for minutes.
     """
-    if scheme in GREETINGS:
-        connection.sendall(GREETINGS[scheme][0])
-    first = connection.recv(1)
-    return first in GREETINGS[scheme][1] if scheme in GREETINGS else first != b""
+    asked, length, last = GREETINGS[scheme]
+    connection.sendall(asked)
+    answer = b""
+    while len(answer) < length and (part := connection.recv(length - len(answer))):
+        answer += part
+    return answer[length - 1 :] in last
 
 
 def _unanswered(uri: str) -> str:
@@ -118,7 +120,8 @@ def _credentials(parts: SplitResult) -> str | None:
 
 
 GREETINGS = {
-    "postgresql": (bytes.fromhex("0000000804d2162f"), (b"S", b"N", b"E")),  # SSLRequest: yes, no, or an error
-    "mssql": (bytes.fromhex("1201001a0000000000000b00060100110001ff00000000000002"), (b"\x04",)),
+    "postgresql": (bytes.fromhex("0000000804d2162f"), 1, (b"S", b"N", b"E")),  # SSLRequest: yes, no, or an error
+    "mysql": (b"", 5, (b"\x0a", b"\xff")),  # the server speaks first: a packet's head, then its version or an error
+    "mssql": (bytes.fromhex("1201001a0000000000000b00060100110001ff00000000000002"), 1, (b"\x04",)),  # PRELOGIN
 }
-"""Scheme -> the first message of a client, and the first byte of an answer; a MySQL server speaks first."""
+"""Scheme -> the first message of a client; the bytes to read of the answer, and what the last of them can be."""
