@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
-from clsearch.common.redaction import printable, redact, redact_address
+from clsearch.common.redaction import printable, redact, redact_value
 
 MOST = 80
 """Characters of a value in a refusal."""
@@ -16,12 +15,18 @@ MOST = 80
 MOST_OF_REPR = 400
 """Characters of the repr of an object."""
 
-_REPR = Repr()
+
+class _Repr(Repr):
+    """A repr of limited length, whose texts have no secrets."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(redact_value(x), level)
+
+
+_REPR = _Repr()
 _REPR.maxlevel = 3
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 4 * MOST
 _REPR.maxtuple = _REPR.maxlist = _REPR.maxdict = 12
-
-MAY_BE_ADDRESS = re.compile(r"(?!folder:).*(?:/|:.*@)", re.DOTALL)
 
 
 def echo(value: object, most: int = MOST) -> str:
@@ -32,8 +37,6 @@ def echo(value: object, most: int = MOST) -> str:
     """
     if isinstance(value, Path):
         value = str(value)
-    if isinstance(value, str) and MAY_BE_ADDRESS.match(value):
-        value = redact_address(value)
     try:
         text = _REPR.repr(value)
     except Exception:  # a repr of somebody else; or an integer of too many digits for Python

@@ -20,6 +20,9 @@ ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])(?!folder:)(?:[A-Za-z][A-Za-z0-9+.-]*:
 ENCODED = re.compile(r"[^\s\"'<>`]*%(?:25)*3A%(?:25)*2F[^\s\"'<>`]*", re.IGNORECASE)
 """A word with a percent-encoded address."""
 
+MAY_BE_ADDRESS = re.compile(r"(?!folder:)(?!/).*(?:/|:.*@)", re.DOTALL)
+"""A value that is an address, perhaps one of an odd form, and not a path."""
+
 SHORTEST = 4
 """Secrets of fewer characters are hidden between other characters than letters and digits only."""
 
@@ -36,6 +39,8 @@ def redact_address(address: str) -> str:
     >>> redact_address("postgresql://bob:s3@cret@host:5432/runs?sslmode=require")
     'postgresql://host:5432/runs?sslmode=***'
     """
+    if ENCODED.fullmatch(address):
+        return _redact_encoded(address)
     mark = re.match(r"(?:[A-Za-z][A-Za-z0-9+.-]*(?=:/))?:?/+", address)
     if mark is None and "@" not in address:
         return _redact_query(address)
@@ -76,6 +81,11 @@ def _redact_query(text: str) -> str:
 
 def _split(pair: str) -> tuple[str, str, str]:
     return pair.partition("=")
+
+
+def redact_value(value: str) -> str:
+    """Return a value, which is an address as a whole or has some in it, without their secrets."""
+    return redact_address(value) if MAY_BE_ADDRESS.match(value) else redact(value)
 
 
 def redact(text: str, *addresses: str | None) -> str:

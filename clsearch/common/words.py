@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.common.redaction import printable, redact, redact_address
+from clsearch.common.redaction import printable, redact_address, redact_value
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def redact_words(words: Sequence[str], addresses: Collection[str]) -> list[str]:
         if names_address and equals:
             shown.append(f"{flag}={redact_address(value)}")
         else:
-            shown.append(redact_address(word) if address_follows and not word.startswith("--") else redact(word))
+            shown.append(redact_address(word) if address_follows and not word.startswith("--") else redact_value(word))
         address_follows = names_address and not equals
     return [printable(word) for word in shown]
 

@@ -32,7 +32,7 @@ ADDRESSES = [
 
 
 @pytest.mark.parametrize(("address", "shown"), ADDRESSES)
-def test_an_address_loses_user_pasqzxrd_query_values_and_fragment(address, shown):
+def test_an_address_loses_user_password_query_values_and_fragment(address, shown):
     assert redact_address(address) == shown
     assert redact(f"got '{address}', not more") == f"got '{shown}', not more"
     assert redact_address(shown) == shown
@@ -53,7 +53,7 @@ def test_texts_without_secrets_stay():
     "said",
     [
         "no driver for http://u:qzx%20rd@h/p",
-        "pasqzxrd 'qzx rd' of u is wrong",
+        "password 'qzx rd' of u is wrong",
         "qzx+rd",
         "at http%3A%2F%2Fu%3Aqzx%2520rd%40h",
         "(http://u:qzx%20rd@h/p?sig=ab%2Fxyz)",

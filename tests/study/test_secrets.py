@@ -81,7 +81,7 @@ def test_in_an_option(option, place, tmp_path, caplog):
     flag, results = f"--{option.replace('_', '-')}", str(tmp_path / "out")
     place = f"folder:{place}" if option == "benchmark" else place
     own = [] if option == "results" else ["--results", results]
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO)
     said = [
         ended(lambda words=words: study_of().main([*words, *own]))
         for words in (
