@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 from clsearch.common.errors import ConfigError, Refusal, did_you_mean, script_refusals
-from clsearch.common.formatting import relative_path, without_password
+from clsearch.common.formatting import relative_path
+from clsearch.common.redaction import printable, redact, redact_address
 from clsearch.common.telemetry import disable_telemetry
+from clsearch.common.words import redact_words
 from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
 from clsearch.data.datasets import Data, Source
 from clsearch.methods.registry import fields_of, method_named, methods, preset_settings, presets
 from clsearch.planning.command_line import Invocation, parse
 from clsearch.planning.config_file import dump_options
-from clsearch.planning.options import Options, Protocol
+from clsearch.planning.options import ADDRESSES, Options, Protocol
 from clsearch.planning.plan import Plan, make_plan
 from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCH_OPTIONS
 from clsearch.planning.study_settings import SharedSettings, add_settings
@@ -81,7 +83,7 @@ class Comparison:
         **settings: Unpack[SharedSettings],
     ) -> None:
         self.studies, self.algorithm, self.kind = studies, algorithm, kind
-        self.question = question.strip()
+        self.question = printable(redact(question.strip()))
         given: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in settings.items()
@@ -155,11 +157,12 @@ class Comparison:
         """
 
         def run() -> int:
-            words = [sys.argv[0], *(sys.argv[1:] if args is None else args)]
-            shown = [without_password(word) if "://" in word else word for word in words]
+            words = sys.argv[1:] if args is None else args
+            shown = [sys.argv[0], *redact_words(words, ADDRESSES)]
             settings, space, asked = self.parsed(args)
             if asked.print_config:
-                print(dump_options(settings, space), end="")
+                hidden = {n: redact_address(v) for n, v in settings.items() if n in ADDRESSES and v is not None}
+                print(dump_options(settings | hidden, space), end="")
                 return 0
             name, plans = settings["name"], self.plans_of(settings, space)
             if asked.dry_run:

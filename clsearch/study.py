@@ -15,7 +15,8 @@ from clsearch.common.errors import (
     script_refusals,
     silence_closed_stdout,
 )
-from clsearch.common.formatting import relative_path, without_password
+from clsearch.common.formatting import relative_path
+from clsearch.common.redaction import printable, redact, redact_address
 from clsearch.common.telemetry import disable_telemetry
 from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
@@ -23,7 +24,7 @@ from clsearch.data.datasets import Data
 from clsearch.methods.registry import known_fields, preset_settings
 from clsearch.planning.command_line import Invocation, find_untied, parse
 from clsearch.planning.config_file import format_plan, to_words
-from clsearch.planning.options import Options
+from clsearch.planning.options import ADDRESSES, Options
 from clsearch.planning.plan import Plan, make_plan
 from clsearch.planning.study_settings import StudySettings, add_settings
 
@@ -70,7 +71,7 @@ class Study:
         self, *, algorithm: str, space: Space | None = None, question: str = "", **settings: Unpack[StudySettings]
     ) -> None:
         self.algorithm = algorithm
-        self.question = question.strip()
+        self.question = printable(redact(question.strip()))
         given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
         self.settings: dict[str, Any] = preset_settings(algorithm, given.get("preset")) | given
         self.follow = space is None
@@ -167,7 +168,10 @@ def exit_with(run: Callable[[], int]) -> NoReturn:
             sys.exit(CLOSED_STDOUT_EXIT_CODE)
         if isinstance(error, ConnectionError):
             raise
-        print(f"error: results: must stay writable while a study runs; got {error}", file=sys.stderr)
+        print(
+            f"error: results: must stay writable while a study runs; got {printable(redact(str(error)))}",
+            file=sys.stderr,
+        )
         print("All records are kept. Re-run the same command to resume.", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:  # before or after the search; during it, Ray stops the trials
@@ -209,15 +213,15 @@ def prepared(plan: Plan, data: Data | None = None) -> Data:
     check_same(plan)
     check(plan)
     from clsearch.execution.data_loading import load, load_report
+    from clsearch.execution.final_evaluation import check_sealed, fetch_test
 
     if plan.options.download:
-        from clsearch.execution.final_evaluation import fetch_test
-
         fetch_test(plan)
     if data is None:
         data = load(plan)
     else:
         load_report(plan)
+    check_sealed(plan)
     if plan.space:
         _check_effect(plan, data)
     return data
@@ -239,7 +243,7 @@ def _check_effect(plan: Plan, data: Data) -> None:
 def _command(
     algorithm: str, settings: dict[str, Any], changed: Space, script_settings: dict[str, Any], script_space: Space
 ) -> list[str]:
-    """Write the command of a study: the script and every option that differs from its default, without passwords.
+    """Write the command of a study: the script and every option that differs from its default, without secrets.
 
     Args:
         algorithm: Name of the algorithm.
@@ -257,9 +261,9 @@ def _command(
     for name, value in settings.items():
         if name == "fresh":  # the recorded command resumes the study
             continue
-        if name in ("tracking_uri", "mirror") and value is not None:
-            value = without_password(value)
+        if name in ADDRESSES and value is not None:
+            value = redact_address(value)
         named = name in (*script_space, *tied) or name in preset
         if named or value != script_settings.get(name, known[name].default):
             words += to_words(name, value)
-    return words
+    return [redact(word) for word in words]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -50,6 +51,16 @@ def with_file(text: str | bytes, call: Callable[[Path], Any]) -> Callable[[Path]
     return written
 
 
+def with_disk(free: int, files: int, call: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """Plans for a disk with this many free bytes and files."""
+
+    def planned(path: Path) -> Any:
+        with mock.patch("clsearch.planning.budget.free_disk", return_value=(free, files)):
+            return call(path)
+
+    return planned
+
+
 def grouping(text: str, **settings: Any) -> Callable[[Path], Any]:
     """Configures a trial with a file of groups."""
     return with_file(text, lambda path: configure("ewc", {"epochs": 1, "grouping": path / "file"} | settings))
@@ -82,6 +93,23 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     "home-exists": (
         config(data_root="~nobody-of-this/x"),
         "data_root: must lie in a home that exists; got '~nobody-of-this/x'",
+    ),
+    "path-local": (
+        config(data_root="https://bob:secret@host/data"),
+        "data_root: must be a path on this machine, not an address; got 'https://host/data'",
+    ),
+    "path-possible": (
+        config(data_root="a" * 300),
+        re.compile(r"data_root: must be a path that a disk can have \(File name too long\); got 'a{59} \.\.\. a{19}'"),
+    ),
+    "not-empty": (config(data_root=""), "data_root: must not be empty; got ''"),
+    "no-control-characters": (
+        config(data_root="a\x1b[31m"),
+        r"data_root: must have no control characters; got 'a\x1b[31m'",
+    ),
+    "whole-number-64-bits": (
+        config(epochs=2**63),
+        "epochs: must lie between -2^63 and 2^63 - 1; got 9223372036854775808",
     ),
     "benchmark-known": (
         config(benchmark="split-mnits"),
@@ -201,6 +229,11 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         groups("cat, dog\n  ship\n"),
         "grouping: each task needs at least two classes, separated by commas; got 'ship'",
     ),
+    "grouping-quotes": (
+        groups('cat, dog\n"frog, deer\n'),
+        'grouping: names are separated by commas; one with a comma or a quote is quoted as in CSV, "a,b" or '
+        '"the ""best"""; got \'"frog, deer\'',
+    ),
     "grouping-classes-once": (
         groups("cat, dog\nfrog, cat\n"),
         "grouping: each class must occur at most once; got cat more than once",
@@ -267,6 +300,46 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         "trials: a grid of 5 points in 2 dimensions has 25 trials, so leave --trials out; got 24",
     ),
     # planning: spaces and objectives
+    "largest-seed": (
+        study(seeds=2**62, first_seed=2**62 + 1),
+        "seeds: the last seed must be at most 2^63 - 1; got 9223372036854775808",
+    ),
+    "batch-of-the-data": (
+        study(batch_size=10**9),
+        "batch_size: must be at most 65,536; split-digits has 1,438 training samples; got 1000000000",
+    ),
+    "training-fits-memory": (
+        study(seeds=10**8),
+        re.compile(
+            r"seeds, hidden, batch_size, tasks: a training must fit into [\d.,]+ [GT]B of memory; it needs more than "
+            r"100\.9 TB; got 100,000,000 networks of 82,432 parameters at a time, 5 tasks"
+        ),
+    ),
+    "records-fit-memory": (
+        study(trials=10**9),
+        re.compile(
+            r"trials, seeds, tasks, epochs: the records must fit into this machine's memory, [\d.,]+ [GT]B; they need "
+            r"more than 6\.8 TB; got 1,000,000,001 trainings with 3 seeds, 5 tasks and 15 rows of the learning curve "
+            r"each"
+        ),
+    ),
+    "records-fit-disk": (
+        with_disk(10**4, 0, study()),
+        "trials, seeds, epochs: the records must fit on the disk of the results, 0.0 MB free; got 33 trainings, which "
+        "write more than 0.1 MB",
+    ),
+    "records-fit-files": (
+        with_disk(10**9, 98, study(sampler="grid", grid_points=6)),
+        "grid_points, seeds, epochs: the disk of the results must take the files of the records, 98 at most; got 111",
+    ),
+    "within-a-year": (
+        study(epochs=None, iterations=10**13, ray_address="head:6379"),
+        re.compile(
+            r"trials, epochs, iterations, tasks: a study must end within a year, or go on with --yes; got 32 trials "
+            r"and 1,750,000,000,000,000 steps on 1,000 workers, more than [\d,.]+ years at 50 microseconds a "
+            r"step, which is assumed and not measured"
+        ),
+    ),
     "searchable": (
         study(space={"penalty_factor": LogRange(1, 2)}),
         f"penalty_factor: not a hyperparameter that lwf can search; known are {LWF_SEARCHES}",

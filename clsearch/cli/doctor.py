@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from clsearch.common.errors import ConfigError
-from clsearch.common.formatting import without_password
+from clsearch.common.redaction import redact_address
 from clsearch.data.datasets import SOURCES
 from clsearch.data.image_cache import cache_folder
 from clsearch.execution.preflight import check_writable
@@ -44,6 +44,7 @@ def run_checks(results: Path, data_root: Path | None, tracking_uri: str | None) 
     yield from check_packages()
     yield from check_devices()
     yield check_ray()
+    yield from check_token()
     yield check_mlflow(tracking_uri)
     yield check_results(results)
     yield from check_space(results)
@@ -99,7 +100,16 @@ def check_ray() -> Finding:
         return Finding("Ray", found, remedy)
     problem = address_problem(address)
     remedy = "start the cluster, or set RAY_ADDRESS to another; unset it to use a local Ray"
-    return Finding("Ray", problem or f"RAY_ADDRESS={address}", remedy if problem else "")
+    return Finding("Ray", problem or f"RAY_ADDRESS={redact_address(address)}", remedy if problem else "")
+
+
+def check_token() -> Iterator[Finding]:
+    """The file with the token of Ray's clusters, which opens them to everybody who can read it."""
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    if token.is_file():
+        others = token.stat().st_mode & 0o077
+        found = f"{token} is readable by others" if others else f"{token} is readable by its owner only"
+        yield Finding("Ray's token", found, f"chmod 600 {token}" if others else "")
 
 
 def check_mlflow(uri: str | None) -> Finding:
@@ -110,18 +120,15 @@ def check_mlflow(uri: str | None) -> Finding:
         check_tracking(uri)
     except ConfigError as error:
         return Finding("MLflow", "; ".join(error.problems), "start the server, or omit --tracking-uri")
-    return Finding("MLflow", f"{without_password(uri)} answers")
+    return Finding("MLflow", f"{redact_address(uri)} answers")
 
 
 def check_results(results: Path) -> Finding:
     """Check that the results folder is writable, without leaving a trace."""
-    there = results.exists()
     try:
         check_writable(results)
     except ConfigError as error:
         return Finding("results", "; ".join(error.problems), "choose another folder (--results DIR)")
-    if not there:
-        results.rmdir()
     return Finding("results", f"{results.resolve()} is writable")
 
 

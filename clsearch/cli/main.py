@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -28,11 +29,12 @@ def list_studies(results: tyro.conf.Positional[Path] = Path("results")) -> int:
     from rich.console import Console
 
     from clsearch.common.formatting import print_full_width
+    from clsearch.common.redaction import printable
     from clsearch.records.listing import list_studies, list_table
 
     entries = list_studies(results.expanduser())
     if not entries:
-        print(f"no study in {results}")
+        print(f"no study in {printable(str(results))}")
         return 0
     print_full_width(Console(), list_table(entries))
     return 0
@@ -93,7 +95,7 @@ def sync(folders: Folders, tracking_uri: str | None = None) -> int:
         tracking_uri: MLflow tracking server or store. Default: MLFLOW_TRACKING_URI, else SQLite in the results folder.
     """
     from clsearch.common.errors import ConfigError
-    from clsearch.common.formatting import without_password
+    from clsearch.common.redaction import printable, redact
     from clsearch.tracking.sync import sync as sync_one
 
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
@@ -103,11 +105,9 @@ def sync(folders: Folders, tracking_uri: str | None = None) -> int:
         except ConfigError:
             raise
         except Exception as error:  # tracking stores raise many types
-            message = str(error).replace(uri or "", without_password(uri or "")).strip().partition("\n")[0][:300]
-            print(
-                f"error: MLflow did not take the records of {folder} ({type(error).__name__}: {message})",
-                file=sys.stderr,
-            )
+            message = printable(redact(str(error), uri).strip()).partition("\n")[0][:300]
+            said = f"MLflow did not take the records of {folder} ({type(error).__name__}: {message})"
+            print(f"error: {printable(said)}", file=sys.stderr)
             return 1
     return 0
 
@@ -120,6 +120,7 @@ def report(folders: Folders, output: Path = Path("comparison.html")) -> int:
         output: File of the page that compares several studies.
     """
     from clsearch.common.formatting import relative_path
+    from clsearch.common.redaction import printable
     from clsearch.reporting.html.report import write_comparison, write_report
 
     try:
@@ -127,10 +128,10 @@ def report(folders: Folders, output: Path = Path("comparison.html")) -> int:
         if len(folders) > 1:
             paths.append(write_comparison(folders, output.expanduser()))
     except OSError as error:
-        print(f"error: output: must be a file that can be written; got {error}", file=sys.stderr)
+        print(f"error: output: must be a file that can be written; got {printable(str(error))}", file=sys.stderr)
         return 1
     for path in paths:
-        print(relative_path(path))
+        print(printable(relative_path(path)))
     return 0
 
 
@@ -171,6 +172,25 @@ def require_folders(folders: list[Path]) -> list[Path]:
     return folders
 
 
+def delay(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """Return a function with the parameters of a command that returns the call instead of making it."""
+
+    @wraps(command)
+    def delayed(*values: Any, **named: Any) -> Callable[[], int]:
+        return partial(command, *values, **named)
+
+    return delayed
+
+
+def parse(words: Sequence[str]) -> Callable[[], int]:
+    """Return the call that a command line asks for. Help and errors end the process."""
+    calls = {name: delay(command) for name, command in COMMANDS.items()}
+    call: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
+        calls, prog="clsearch", description=DESCRIPTION, args=words
+    )
+    return call
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_studies,
     "show": show,
@@ -186,10 +206,13 @@ def main(args: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done; 1 not done, or not equal; 2 refused."""
     from clsearch.common.errors import CLOSED_STDOUT_EXIT_CODE, ConfigError, print_problems, silence_closed_stdout
     from clsearch.common.telemetry import disable_telemetry
+    from clsearch.common.words import check_words, parse_quietly, redact_words
 
     disable_telemetry()
+    words = sys.argv[1:] if args is None else args
     try:
-        return int(tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="clsearch", description=DESCRIPTION, args=args))
+        check_words(words)
+        return parse_quietly(parse, parse, words, redact_words(words, ("tracking_uri",)))()
     except ConfigError as error:
         print_problems(error)
         return 2

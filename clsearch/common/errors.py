@@ -9,14 +9,25 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from types import TracebackType
 
+from clsearch.common.echo import shorten
+from clsearch.common.redaction import printable, redact
+
 CLOSED_STDOUT_EXIT_CODE = 141
 """Exit code after the reader of standard output has gone: 128 + SIGPIPE, as shells report it."""
+
+
+MOST_OF_VALUE, MOST_OF_LINE = 800, 3000
+"""Characters of the value in a refusal, with a hint that follows it, and of the whole line."""
+
+MOST_COMPARED = 100
+"""Characters of a word that is compared with known ones."""
 
 
 class Refusal(str):
     """One setting that clsearch refuses: a line `field: rule; got value` that also knows the id of its rule.
 
-    Tests and programs check `field` and `rule`; people read the text.
+    Tests and programs check `field` and `rule`; people read the text. It has no secrets of addresses and no control
+    characters, and a long value is cut.
 
     Args:
         rule: Id of the broken rule, in kebab-case, as `tasks-divide-classes`. Rules that pydantic checks have the name
@@ -31,7 +42,8 @@ class Refusal(str):
     rule: str
 
     def __new__(cls, rule: str, text: str) -> Refusal:
-        refusal = super().__new__(cls, text)
+        words, got, value = printable(redact(text)).partition("; got ")
+        refusal = super().__new__(cls, shorten(words + got + shorten(value, MOST_OF_VALUE), MOST_OF_LINE))
         refusal.rule = rule
         return refusal
 
@@ -83,7 +95,7 @@ class ConfigError(ValueError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion to append to the refusal of a word that resembles a known one; empty without one."""
-    similar = get_close_matches(word, list(known), 1, cutoff=0.7)
+    similar = get_close_matches(word[:MOST_COMPARED], list(known), 1, cutoff=0.7)
     return f" (did you mean {similar[0]}?)" if similar else ""
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import glob
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,50 @@ T = TypeVar("T")
 
 TEMPORARY = f".*.{'[0-9a-f]' * 16}.tmp"
 """Glob pattern of the temporary files of `atomic_path`."""
+
+
+def read_small_text(path: Path, most: int) -> str:
+    """Read a text file of at most `most` bytes. A device or a pipe, which need not end, is not read.
+
+    Raises:
+        OSError: If it cannot be read, is no regular file or is larger.
+        UnicodeDecodeError: If it is not UTF-8.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a pipe would block
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
+    return content.decode("utf-8-sig")
+
+
+@contextmanager
+def temporary_folders(folder: Path) -> Iterator[None]:
+    """Create a folder and its missing parents; at the end, remove those that were missing and are empty.
+
+    Raises:
+        OSError: If it cannot be created.
+    """
+    missing = missing_folders(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        remove_empty(missing)
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """List a folder and its parents that do not exist, the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove the folders that exist and are empty; the order must be from the inside out."""
+    for path in folders:
+        with suppress(OSError):
+            path.rmdir()
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from clsearch.common.redaction import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,24 +69,21 @@ def relative_path(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def without_password(uri: str) -> str:
-    """A URI without its user and password."""
-    scheme, mark, rest = uri.partition("://")
-    server, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{server.rpartition('@')[2]}{slash}{path}"
-
-
 def last_line(error: object) -> str:
     """The last line of an error: for an error from a worker, its cause there. Empty for an error without text."""
     return str(error).strip().rpartition("\n")[2]
 
 
 def make_table(title: str | None = None) -> Table:
-    """A table with a rule under its header and no other lines."""
+    """A table with a rule under its header and no other lines. Its cells have no control characters."""
     from rich import box
     from rich.table import Table
 
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    class PlainTable(Table):
+        def add_row(self, *cells: Any, **settings: Any) -> None:
+            super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
+
+    return PlainTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
 def print_full_width(console: Console, table: Table, wrapped: bool = False) -> None:

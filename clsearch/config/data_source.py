@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,15 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from clsearch.common.echo import echo
 from clsearch.common.errors import ConfigError, Refusal
+from clsearch.common.files import read_small_text
 from clsearch.config.sections import BENCHMARKS, FOLDER, BenchmarkConfig, TaskConstruction
 from clsearch.data.datasets import SOURCES, Source, folder_source
+from clsearch.data.image_folder import compose_accents
+
+MOST_BYTES = 1_000_000
+"""Size of a file of groups."""
 
 
 def find_source(settings: dict[str, Any]) -> Source | None:
@@ -42,7 +49,7 @@ def find_source(settings: dict[str, Any]) -> Source | None:
     if groups is None:
         return source
     label_of = {str(label): label for label in range(len(source.classes))}
-    label_of |= {name: label for label, name in enumerate(source.classes)}
+    label_of |= {compose_accents(name): label for label, name in enumerate(source.classes)}
     if unknown := [name for group in groups for name in group if name not in label_of]:
         known = ", ".join(source.classes[:20]) + (", ..." if len(source.classes) > 20 else "")
         text = f"grouping: must name classes of {config.benchmark}, {known}; got {', '.join(unknown)}"
@@ -62,21 +69,31 @@ def read_groups(path: Path) -> tuple[tuple[str, ...], ...]:
             class occurs twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_small_text(path, MOST_BYTES).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         text = f"grouping: must be a readable text file; got {path} ({reason})"
         raise ConfigError([Refusal("grouping-readable", text)]) from None
     kept = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    groups = tuple(tuple(name for word in line.split(",") if (name := word.strip())) for line in kept)
+    groups = tuple(_read_names(line) for line in kept)
     if len(groups) < 2:
         text = f"grouping: must have a line for each of at least two tasks; got {len(groups)} in {path}"
         raise ConfigError([Refusal("grouping-two-tasks", text)])
     if small := [line for line, group in zip(kept, groups, strict=True) if len(group) < 2]:
-        text = f"grouping: each task needs at least two classes, separated by commas; got {small[0].strip()!r}"
+        text = f"grouping: each task needs at least two classes, separated by commas; got {echo(small[0].strip())}"
         raise ConfigError([Refusal("grouping-two-classes", text)])
     check_once([name for group in groups for name in group])
     return groups
+
+
+def _read_names(line: str) -> tuple[str, ...]:
+    """Split the names of a line at its commas; a name in quotes can have commas, as in CSV. Raises ConfigError."""
+    try:
+        (words,) = csv.reader([line.strip()], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):
+        rule = 'names are separated by commas; one with a comma or a quote is quoted as in CSV, "a,b" or "the ""best"""'
+        raise ConfigError([Refusal("grouping-quotes", f"grouping: {rule}; got {echo(line.strip())}")]) from None
+    return tuple(compose_accents(name) for word in words if (name := word.strip()))
 
 
 def check_once(names: list[str]) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_serializer, field_validator
 
+from clsearch.common.echo import MOST_OF_REPR, echo, shorten
 from clsearch.common.errors import RuleError, did_you_mean
+from clsearch.common.redaction import is_control
 from clsearch.config.hyperparameters import Hyperparameter, LogRange
 from clsearch.data.datasets import SOURCES, Source
 
@@ -50,12 +54,39 @@ BENCHMARKS: dict[str, tuple[TaskConstruction, str]] = {
 BACKBONES = ("mlp", "cnn", "resnet18")
 
 
-def expand_home(path: Path) -> Path:
-    """Expand `~` in a path. Raises ValueError if there is no such home."""
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""Beginning of an address; `Path` drops one of its two slashes."""
+
+WHOLE_NUMBERS = range(-(2**63), 2**63)
+"""Whole numbers that every table and library takes."""
+
+
+def to_local_path(path: Path) -> Path:
+    """Expand `~` in a path. Raises ValueError if this machine cannot have such a path."""
+    if ADDRESS.match(str(path)):
+        raise RuleError("path-local", "must be a path on this machine, not an address")
     try:
-        return path.expanduser()
+        path = path.expanduser()
+        path.lstat()
     except RuntimeError:
         raise RuleError("home-exists", "must lie in a home that exists") from None
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise RuleError("path-possible", f"must be a path that a disk can have ({error.strerror})") from None
+    return path
+
+
+def check_text(value: Any) -> None:
+    """Check that a text, or each of several, is not empty and has no control characters. Raises ValueError."""
+    for text in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(text, Path):
+            text = str(text)
+        if not isinstance(text, str):
+            continue
+        if not text.strip():
+            raise RuleError("not-empty", "must not be empty")
+        if any(map(is_control, text)):
+            raise RuleError("no-control-characters", "must have no control characters")
 
 
 class Section(BaseModel):
@@ -65,6 +96,31 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _readable(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse an empty text, which would be the working directory as a path, and control characters."""
+        if value is not cls.model_fields[str(info.field_name)].default:
+            check_text(value)
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _bounded(cls, value: Any) -> Any:
+        """Refuse a whole number that tables and libraries do not take."""
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(type(number) is int and number not in WHOLE_NUMBERS for number in numbers):
+            raise RuleError("whole-number-64-bits", "must lie between -2^63 and 2^63 - 1")
+        return value
+
+    def __repr__(self) -> str:
+        """Write the settings that differ from their defaults, shortly and without secrets."""
+        fields, own = type(self).model_fields, vars(self)
+        shown = [f"{name}={echo(value)}" for name, value in own.items() if value is not fields[name].default]
+        return f"{type(self).__name__}({shorten(', '.join(shown), MOST_OF_REPR)})"
+
+    __str__ = __repr__
 
 
 def hyperparameters_in(sections: Iterable[type[BaseModel]]) -> dict[str, Hyperparameter]:
@@ -151,7 +207,7 @@ class BenchmarkConfig(Section):
     @classmethod
     def _known(cls, value: str) -> str:
         if value.startswith(FOLDER) and value != FOLDER:
-            return f"{FOLDER}{expand_home(Path(value.removeprefix(FOLDER))).resolve()}"
+            return f"{FOLDER}{to_local_path(Path(value.removeprefix(FOLDER))).resolve()}"
         if value not in BENCHMARKS:
             known = f"must be one of {', '.join(BENCHMARKS)}, or {FOLDER}PATH"
             raise RuleError("benchmark-known", f"{known}{did_you_mean(value, BENCHMARKS)}")
@@ -161,7 +217,7 @@ class BenchmarkConfig(Section):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         """Make paths absolute: workers run in other directories."""
-        return None if value is None else expand_home(value).resolve()
+        return None if value is None else to_local_path(value).resolve()
 
 
 class NetworkConfig(Section):

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError, ValidationInfo, create_model, model_validator
 
+from clsearch.common.echo import echo
 from clsearch.common.errors import ConfigError, Refusal, RuleError
 from clsearch.config.data_source import find_source
 from clsearch.config.rules import RULES
@@ -175,7 +176,7 @@ def explain(error: ValidationError) -> list[Refusal]:
             continue
         rule, words = rule_of(problem)
         field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
-        lines = [f"{field}: {words}; got {problem['input']!r}"] if field else words.split("\n")
+        lines = [f"{field}: {words}; got {echo(problem['input'])}"] if field else words.split("\n")
         refusals += [Refusal(rule, line) for line in lines]
     return refusals
 

@@ -9,12 +9,13 @@ import functools
 import importlib.util
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.data.image_cache import Progress, decode_images, read_header
 from clsearch.data.image_folder import Part, list_images
@@ -43,8 +44,8 @@ class Reader(Protocol):
     def __call__(self, root: Path | None, download: bool, progress: Progress | None) -> Arrays: ...
 
 
-@dataclass(frozen=True)
-class Source:
+@dataclass(frozen=True, repr=False)
+class Source(ShortRepr):
     """A data set: the properties that are known before it is read, and the reader of its training part.
 
     Args:
@@ -58,6 +59,7 @@ class Source:
         read: Reads the training part.
         identity: Digest of a user's own images, the same in whatever folder they are.
         groups: Classes of each task, if the user grouped them.
+        samples: Number of samples of the training part; 0 if it is not known before it is read.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Source:
     read: Reader
     identity: str = ""
     groups: tuple[tuple[int, ...], ...] | None = None
+    samples: int = field(default=0, compare=False)
 
     def missing_files(self, root: Path | None, part: Part = "train") -> list[str]:
         """List the files that a part needs and `root` does not have; opens none of them.
@@ -85,8 +88,8 @@ class Source:
         return [f for f in files if root is None or not os.path.isfile(root / f)]
 
 
-@dataclass(frozen=True)
-class Data:
+@dataclass(frozen=True, repr=False)
+class Data(ShortRepr):
     """The training part of a source.
 
     The arrays are numpy's, because Ray gives all processes of a node one copy of them in shared memory.
@@ -264,18 +267,20 @@ def folder_source(folder: Path, only: tuple[str, ...] | None, size: int | None, 
         test_files=(),
         read=ImageFolder(folder, only, size, channels, key=listing.key),
         identity=listing.identity,
+        samples=len(listing.labels),
     )
 
 
 def _row(
     name: str,
     torchvision: str,
+    samples: int,
     files: tuple[tuple[str, ...], tuple[str, ...]],
     shape: tuple[int, int, int] = (1, 28, 28),
     classes: tuple[str, ...] = tuple("0123456789"),
 ) -> Source:
     """Return the source of a torchvision class. files: of the training part, then of the test part."""
-    return Source(name, classes, shape, 255, 0.10, *files, Torchvision(torchvision))
+    return Source(name, classes, shape, 255, 0.10, *files, Torchvision(torchvision), samples=samples)
 
 
 def _idx(folder: str, train: str = "train", test: str = "t10k") -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -298,21 +303,23 @@ CIFAR10_FILES = _batches(
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 ROWS = (
-    Source("digits", tuple("0123456789"), (1, 8, 8), 16, 0.25, (), (), Digits()),
-    _row("mnist", "MNIST", _idx("MNIST")),
-    _row("fashion-mnist", "FashionMNIST", _idx("FashionMNIST")),
-    _row("kmnist", "KMNIST", _idx("KMNIST")),
+    Source("digits", tuple("0123456789"), (1, 8, 8), 16, 0.25, (), (), Digits(), samples=1438),
+    _row("mnist", "MNIST", 60_000, _idx("MNIST")),
+    _row("fashion-mnist", "FashionMNIST", 60_000, _idx("FashionMNIST")),
+    _row("kmnist", "KMNIST", 60_000, _idx("KMNIST")),
     _row(
         "emnist-letters",
         "EMNIST",
+        124_800,
         _idx("EMNIST", "emnist-letters-train", "emnist-letters-test"),
         classes=tuple("abcdefghijklmnopqrstuvwxyz"),
     ),
-    _row("svhn", "SVHN", (("train_32x32.mat",), ("test_32x32.mat",)), (3, 32, 32)),
-    _row("cifar10", "CIFAR10", CIFAR10_FILES, (3, 32, 32), CIFAR10_CLASSES),
+    _row("svhn", "SVHN", 73_257, (("train_32x32.mat",), ("test_32x32.mat",)), (3, 32, 32)),
+    _row("cifar10", "CIFAR10", 50_000, CIFAR10_FILES, (3, 32, 32), CIFAR10_CLASSES),
     _row(
         "cifar100",
         "CIFAR100",
+        50_000,
         _batches("cifar-100-python", ("train",), "test", "meta"),
         (3, 32, 32),
         tuple(map(str, range(100))),

@@ -64,14 +64,21 @@ def _seen(root: Path, name: str, use: Callable[[Any], None] = lambda image: None
 
 
 def read_header(listing: Listing) -> tuple[int, int, int]:
-    """Read channels, height and width of the first image from its header alone.
+    """Read channels, height and width of the first usable image from its header alone.
+
+    Images before it that cannot be used are refused with all others when they are decoded.
 
     Raises:
-        ConfigError: If its header cannot be read.
+        ConfigError: If no image is usable.
     """
-    first = _seen(listing.root, listing.files[0][0].name)
-    if problems := _problems([first], None, None):
-        raise ConfigError(problems)
+    seen: list[_Seen] = []
+    for file in (file for files in listing.files for file in files):
+        seen.append(_seen(listing.root, file.name))
+        if seen[-1].channels:
+            break
+    first = seen[-1]
+    if not first.channels:
+        raise ConfigError(_problems(seen, None, None))
     return first.channels, first.size[1], first.size[0]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -17,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal
 
 Part = Literal["train", "test"]
@@ -44,8 +46,8 @@ class ImageFile:
     modified: int
 
 
-@dataclass(frozen=True)
-class Listing:
+@dataclass(frozen=True, repr=False)
+class Listing(ShortRepr):
     """The image files of one part.
 
     Args:
@@ -79,6 +81,11 @@ def digest_words(words: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def compose_accents(name: str) -> str:
+    """Return the form in which names are compared: some systems store an accent as part of its letter, some after."""
+    return unicodedata.normalize("NFC", name)
+
+
 def find_problem(rule: str, text: str, got: Sequence[str], most: int = 10) -> Refusal:
     """Refuse a benchmark: id and text of the rule, then at most `most` of the values."""
     return Refusal(rule, f"benchmark: {text}; got {name_some(got, most)}")
@@ -104,7 +111,11 @@ def list_images(folder: Path, part: Part = "train", only: Sequence[str] | None =
         ConfigError: If a folder, a class or a file cannot be used.
     """
     root, known, cut = _layout(folder.absolute(), part, only)
-    classes = known if only is None else tuple(only)
+    by_form = {compose_accents(name): name for name in known}
+    if len(by_form) < len(known):
+        alike = [name for name in known if by_form[compose_accents(name)] != name]
+        raise ConfigError([find_problem("classes-differ", "classes must differ from each other", alike)])
+    classes = known if only is None else tuple(by_form.get(compose_accents(name), name) for name in only)
     if unknown := [name for name in classes if name not in known]:
         rule = f"must name classes of folder:{folder}, {name_some(known, 20)}"
         raise ConfigError([Refusal("grouping-known-classes", f"grouping: {rule}; got {name_some(unknown, 10)}")])
@@ -118,7 +129,8 @@ def list_images(folder: Path, part: Part = "train", only: Sequence[str] | None =
             [find_problem("two-classes-in-folder", "at least 2 classes are needed", [f"{got} in folder:{root}"])]
         )
     refused: list[str] = []
-    files = [_images(root, name, refused) for name in classes]
+    folders = {compose_accents(name): name for name in _visible(root)[0]}
+    files = [_images(root, folders[compose_accents(name)], refused) for name in classes]
     if refused:
         raise ConfigError([find_problem("images-readable", "every image must be readable", refused)])
     least = LEAST if cut or part == "train" else 1
@@ -169,9 +181,10 @@ def _layout(folder: Path, part: Part, only: Sequence[str] | None) -> tuple[Path,
             ]
         )
     if "test" in names:
-        wanted = known if only is None else only
-        differing = [f"no {name}" for name in wanted if name in known and name not in tested]
-        differing += [f"{name} in test/ only" for name in tested if only is None and name not in known]
+        ours, theirs = ({compose_accents(name) for name in names} for names in (known, tested))
+        wanted = [compose_accents(name) for name in (known if only is None else only)]
+        differing = [f"no {name}" for name in wanted if name in ours and name not in theirs]
+        differing += [f"{name} in test/ only" for name in tested if only is None and compose_accents(name) not in ours]
         if differing:
             raise ConfigError(
                 [find_problem("test-classes-of-train", "class folders of test/ must be those of train/", differing)]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from clsearch.common.formatting import format_duration, relative_path, without_password
+from clsearch.common.formatting import format_duration, relative_path
+from clsearch.common.redaction import printable, redact_address
 from clsearch.data.datasets import Data
 from clsearch.execution.final_evaluation import rows_of
 from clsearch.execution.preflight import this_node
@@ -83,7 +84,7 @@ def print_dry_run(plan: Plan, data: Data) -> None:
         for name, values in plan.space.items()
     ]
     for name, value in [*rows, *training_rows(plan, probe(plan, data), steps_of(plan, data)), *place_rows(plan)]:
-        console.print(f"{name:<10} {value}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(f"{name:<10} {value}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def training_rows(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, str]]:
@@ -161,6 +162,6 @@ def place_rows(plan: Plan) -> list[tuple[str, str]]:
     shown = shown_store(plan.folder, tracking_uri(plan))
     rows = [
         ("Record", f"{relative_path(plan.folder)}/ ({there})"),
-        ("MLflow", f"{without_password(shown)}, experiment {plan.options.name}"),
+        ("MLflow", f"{shown}, experiment {plan.options.name}"),
     ]
-    return [*rows, ("Mirror", without_password(plan.options.mirror))] if plan.options.mirror else rows
+    return [*rows, ("Mirror", redact_address(plan.options.mirror))] if plan.options.mirror else rows

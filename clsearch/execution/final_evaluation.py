@@ -16,18 +16,18 @@ from typing import Any
 import ray
 import torch
 
-from clsearch.common.errors import ConfigError
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data, ImageFolder, Source, read_data
-from clsearch.data.image_folder import list_images
+from clsearch.data.image_folder import digest_words, list_images
 from clsearch.execution.data_loading import unreadable
 from clsearch.execution.ray_tasks import side_by_side, unlearning_references
 from clsearch.methods.registry import fields_of
 from clsearch.planning.plan import Plan
 from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation, read_final
 from clsearch.records.ranking import Choice
-from clsearch.records.test_ledger import Opening, record_opening
-from clsearch.tasks.test_data import read_test, sealed_reader, sealed_samples
+from clsearch.records.test_ledger import Opening, check_ledger, record_opening
+from clsearch.tasks.test_data import check_test, read_test, sealed_reader, sealed_samples
 from clsearch.training.evaluation import drop_unlearned, measure_row
 from clsearch.training.loop import DivergedError, learn_task
 from clsearch.training.retraining import References, move_references
@@ -35,6 +35,10 @@ from clsearch.training.trial_setup import build_trial
 from clsearch.training.unlearning import without_unlearned
 
 PerTask = tuple[dict[str, float], ...]
+
+
+WITHOUT = ", as test data; or leave the final evaluation out (--no-final)"
+"""What to do if test data cannot be used."""
 
 
 class SealedError(RuntimeError):
@@ -193,7 +197,9 @@ def open_test(
     if used := sorted({*seeds} & {*searched}):
         raise ValueError(f"seeds: must be fresh, none that the search used; got {' '.join(map(str, used))} among them")
     try:
-        opening = record_opening(results, test_identity(config), study, config.algorithm, values, seeds)
+        opening = record_opening(
+            results, test_identity(config), study, config.algorithm, values, seeds, lasting_identities(config)
+        )
     except ConfigError as error:
         raise SealedError("; ".join(error.problems)) from None
     except (OSError, ValueError, KeyError) as error:
@@ -208,6 +214,41 @@ def test_identity(config: TrialConfig) -> str:
     if isinstance(read, ImageFolder):
         return list_images(read.folder, "test", sorted(config.source.classes)).identity
     return config.source.name
+
+
+def lasting_identities(config: TrialConfig) -> tuple[str, ...]:
+    """Return digests of the place, and of the name and the classes, of a user's own images.
+
+    They stay the same when a file is mended, while `test_identity` changes. A source with a name needs none.
+    """
+    read = config.source.read
+    if not isinstance(read, ImageFolder):
+        return ()
+    folder = read.folder.resolve()
+    return digest_words(["place", str(folder)])[:16], digest_words(
+        ["name", folder.name, *sorted(config.source.classes)]
+    )[:16]
+
+
+def check_sealed(plan: Plan) -> None:
+    """Check before the search that the final evaluation will find usable test data and a whole ledger.
+
+    The sealed module decodes the data, and says only whether it could.
+
+    Raises:
+        ConfigError: Test data cannot be decoded, or the ledger is damaged.
+    """
+    if not plan.options.final:
+        return
+    check_ledger(plan.folder.parent)
+    for config in {target.config.source: target.config for target in targets_of(plan)}.values():
+        try:
+            check_test(config)
+        except ConfigError as error:
+            raise ConfigError(Refusal(problem.rule, f"{problem}{WITHOUT}") for problem in error.problems) from None
+        except Exception as error:  # readers raise many types
+            problem = unreadable(config, False, error)
+            raise ConfigError([Refusal(problem.rule, f"{problem}{WITHOUT}")]) from None
 
 
 def fetch_test(plan: Plan) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clsearch.common.errors import ConfigError, Refusal
+from clsearch.common.files import temporary_folders
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import ImageFolder
 from clsearch.data.image_folder import Part, list_images
@@ -29,7 +30,7 @@ RESERVED = ("mlartifacts", "mlflow.db", "test_openings.jsonl", "test_openings.lo
 
 
 def check(plan: Plan) -> None:
-    """Refuse a plan that cannot run, in under 5 s, or 10 s if a tracking server does not answer. Raises ConfigError."""
+    """Refuse a plan that cannot run, in under 5 s, or 10 s for each server that does not answer. Raises ConfigError."""
     check_name(plan)
     check_outlives_job(plan)
     check_data(plan)
@@ -59,15 +60,19 @@ def check_name(plan: Plan) -> None:
 
 
 def check_writable(results: Path) -> None:
-    """Check that the results folder can be created and written."""
+    """Check that the results folder can be created and written; a folder that is not there is not left behind."""
     folder = results.resolve()
     if any(mark in str(folder) for mark in "?#%"):
         text = f"results: must not contain ?, # or %, which have a meaning in MLflow's addresses; got {folder}"
         raise ConfigError([Refusal("results-address", text)])
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        for last in (False, False, True):
+            try:
+                with temporary_folders(folder), tempfile.TemporaryFile(dir=folder):
+                    return
+            except FileNotFoundError:  # the check of another study removed the empty folder
+                if last:
+                    raise
     except OSError as error:
         text = f"results: must be a writable folder; got {folder} ({error.strerror})"
         raise ConfigError([Refusal("results-writable", text)]) from None

@@ -7,9 +7,10 @@ import re
 import socket
 import sys
 
+from clsearch.common.deadline import PROBE_SECONDS
 from clsearch.common.errors import ConfigError, Refusal
+from clsearch.common.redaction import redact_address
 from clsearch.planning.plan import Plan
-from clsearch.tracking.store_check import PROBE_SECONDS
 
 PORT = 6379
 """Default port of a cluster's head."""
@@ -53,17 +54,18 @@ def address_problem(address: str) -> str:
     if address == "auto":
         return ""
     rule = "ray_address: must be auto, local or HOST:PORT of a cluster's head"
-    scheme, mark, rest = address.partition("://")
+    shown = redact_address(address)
+    scheme, mark, rest = shown.partition("://")
     if mark:
-        server = address if scheme in ("http", "https") else f"http://{rest.partition(':')[0]}:8265"
+        server = shown if scheme in ("http", "https") else f"http://{rest.partition(':')[0]}:8265"
         return (
-            f"{rule}, which this machine belongs to; got {address}. From outside, submit the study as a job: "
+            f"{rule}, which this machine belongs to; got {shown}. From outside, submit the study as a job: "
             f"ray job submit --address {server} --working-dir . -- python studies/..."
         )
     if (found := host_and_port(address)) is None:
-        return f"{rule}; got {address}"
+        return f"{rule}; got {shown}"
     if reason := unanswered(*found):
-        return f"ray_address: must be a cluster that answers; got {address} ({reason})"
+        return f"ray_address: must be a cluster that answers; got {shown} ({reason})"
     return ""
 
 

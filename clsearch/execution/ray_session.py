@@ -18,7 +18,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clsearch.common.errors import ConfigError, Refusal
+from clsearch.common.files import temporary_folders
 from clsearch.common.formatting import last_line
+from clsearch.common.redaction import redact, redact_address
 from clsearch.execution import preflight
 from clsearch.execution.ray_address import cluster_address
 from clsearch.execution.resources import node_name
@@ -79,9 +81,9 @@ def join_or_start(plan: Plan) -> None:
     except Exception as error:
         if address is None:
             raise
-        said = str(error).strip().partition("\n")[0]
+        said = redact(str(error).strip(), address).partition("\n")[0]
         rule = "ray_address: must be a cluster which this machine belongs to and whose token it has"
-        text = f"{rule}; got {address} ({type(error).__name__}: {said})"
+        text = f"{rule}; got {redact_address(address)} ({type(error).__name__}: {said})"
         raise ConfigError([Refusal("cluster-joined", text)]) from None
 
 
@@ -114,14 +116,14 @@ def check_shared(results: Path, nodes: Sequence[dict[str, Any]]) -> None:
     others = [node for node in nodes if node["NodeID"] != here]
     if not others:
         return
-    results.mkdir(parents=True, exist_ok=True)
     place, word = results / f".probe-{uuid.uuid4().hex}", uuid.uuid4().hex
-    place.mkdir()
-    try:
-        (place / "driver").write_text(word, encoding="utf-8")
-        found = probe_nodes(others, place, word)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    with temporary_folders(results):
+        place.mkdir()
+        try:
+            (place / "driver").write_text(word, encoding="utf-8")
+            found = probe_nodes(others, place, word)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
     if blind := [f"{node_name(node)} ({why})" for node, why in zip(others, found, strict=True) if why]:
         text = (
             f"results: must be a folder that all nodes of the cluster share; {', '.join(blind)} "

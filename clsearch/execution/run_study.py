@@ -13,6 +13,7 @@ from rich.console import Console
 
 from clsearch.common.files import write_atomically
 from clsearch.common.formatting import last_line
+from clsearch.common.redaction import redact_address
 from clsearch.data.datasets import Data
 from clsearch.execution.conclusion import add_final_evaluation, conclude
 from clsearch.execution.continual import decide
@@ -52,7 +53,9 @@ def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
     """
     line = progress_line(plan)
     with line.live(), open_study(plan):
-        line.show_step(f"joining the cluster {address}" if (address := cluster_address(plan)) else "starting Ray")
+        line.show_step(
+            f"joining the cluster {redact_address(address)}" if (address := cluster_address(plan)) else "starting Ray"
+        )
         with ray_session(plan):
             if address:
                 line.print_line(describe_cluster())

@@ -7,17 +7,20 @@ import re
 import sys
 import types
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Union, get_origin
 
 from pydantic.fields import FieldInfo
 
 from clsearch.common.errors import ConfigError, Refusal
+from clsearch.common.redaction import redact_address
+from clsearch.common.words import check_words, parse_quietly, redact_words
 from clsearch.config.hyperparameters import Range, Space
 from clsearch.config.sections import BACKBONES, BENCHMARKS, FOLDER, Section, backbone_name
 from clsearch.methods.registry import known_fields, method_named, preset_settings, searchable
 from clsearch.planning.config_file import expand_config_files, to_flag
-from clsearch.planning.options import Options, Protocol, ResourceOptions, SelectionOptions, StudyOptions
+from clsearch.planning.options import ADDRESSES, Options, Protocol, ResourceOptions, SelectionOptions, StudyOptions
 from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCH_OPTIONS
 
 EVERY_BENCHMARK = (*BENCHMARKS, f"{FOLDER}PATH")
@@ -94,8 +97,13 @@ def parse(
     groups = [_group(section, settings, space, without) for section in sections]
     names = {field.name for group in groups for field in dataclasses.fields(group)}
     known = {name: field for section in sections for name, field in section.model_fields.items() if name in names}
-    args = expand_config_files(sys.argv[1:] if args is None else args, known)
-    values, asked = _read(groups, args, question)
+    own_words = sys.argv[1:] if args is None else args
+    check_words(own_words)
+    args = expand_config_files(own_words, known)
+    check_words(args)
+    hidden = settings | {name: redact_address(settings[name]) for name in ADDRESSES if settings.get(name)}
+    shown_groups = [_group(section, hidden, space, without) for section in sections] if hidden != settings else groups
+    values, asked = _read(groups, args, question, shown_groups)
     # tyro reads underscores as hyphens too.
     flags = {word.partition("=")[0].replace("_", "-") for word in args}
     new_settings, new_space = _merge(values, space, flags)
@@ -113,24 +121,32 @@ def parse(
     return new_settings, new_space, asked
 
 
-def _read(groups: Sequence[type], args: list[str], question: str) -> tuple[dict[str, Any], Invocation]:
-    """Read the words of a command line with tyro: option -> value, and what to do with them."""
+def _read(
+    groups: Sequence[type], args: list[str], question: str, shown_groups: Sequence[type]
+) -> tuple[dict[str, Any], Invocation]:
+    """Read the words of a command line with tyro: option -> value, and what to do with them.
+
+    Help and errors show the defaults of `shown_groups`, which have no secrets.
+    """
     import tyro
 
-    form = dataclasses.make_dataclass(
-        "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in (Invocation, *groups)]
-    )
-    given: Any = tyro.cli(
-        form,
-        args=args,
-        description=question,
-        config=(
-            tyro.conf.OmitArgPrefixes,
-            tyro.conf.OmitSubcommandPrefixes,
-            tyro.conf.EnumChoicesFromValues,
-            tyro.conf.HelptextFromCommentsOff,  # descriptions have the help; reading sources for more takes long
-        ),
-    )
+    def read(own: Sequence[type], words: Sequence[str]) -> Any:
+        form = dataclasses.make_dataclass(
+            "Options", [(g.__name__, g, dataclasses.field(default_factory=g)) for g in (Invocation, *own)]
+        )
+        return tyro.cli(
+            form,
+            args=words,
+            description=question,
+            config=(
+                tyro.conf.OmitArgPrefixes,
+                tyro.conf.OmitSubcommandPrefixes,
+                tyro.conf.EnumChoicesFromValues,
+                tyro.conf.HelptextFromCommentsOff,  # descriptions have the help; reading sources for more takes long
+            ),
+        )
+
+    given = parse_quietly(partial(read, groups), partial(read, shown_groups), args, redact_words(args, ADDRESSES))
     asked = given.Invocation
     return {n: v for group in vars(given).values() if group is not asked for n, v in vars(group).items()}, asked
 

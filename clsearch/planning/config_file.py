@@ -9,13 +9,23 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from clsearch.common.errors import ConfigError, Refusal, did_you_mean
+from clsearch.common.echo import echo
+from clsearch.common.errors import ConfigError, Refusal, RuleError, did_you_mean
+from clsearch.common.files import read_small_text
 from clsearch.common.formatting import relative_path
+from clsearch.common.redaction import redact_address
 from clsearch.config.hyperparameters import Range, Space
+from clsearch.config.sections import check_text, to_local_path
 from clsearch.config.trial import rule_of
 from clsearch.methods.registry import searchable
-from clsearch.planning.options import SelectionOptions, StudyOptions
+from clsearch.planning.options import ADDRESSES, SelectionOptions, StudyOptions
 from clsearch.planning.plan import Plan
+
+MOST_BYTES = 100_000
+"""Size of a file of options; it holds a few lines."""
+
+MOST_DEPTH = 4
+"""Levels of a file of options; two are in use."""
 
 EITHER = {"--epochs": "--iterations", "--iterations": "--epochs"}
 """Option -> the option that excludes it: the command line's replaces the file's."""
@@ -38,7 +48,7 @@ def expand_config_files(args: list[str], known: Mapping[str, FieldInfo]) -> list
         if name != "--config":
             own.append(word)
         elif file_name := value if equals else next(words, ""):
-            files.append(Path(file_name).expanduser())
+            files.append(_config_path(file_name))
         else:
             raise ConfigError([Refusal("config-named", "config: must name a YAML file of options; got nothing")])
     given = {to_flag(word.partition("=")[0].lstrip("-")) for word in own if word.startswith("--")}
@@ -49,14 +59,21 @@ def expand_config_files(args: list[str], known: Mapping[str, FieldInfo]) -> list
     return [*(word for name, value in kept.items() for word in to_words(name, value)), *own]
 
 
+def _config_path(name: str) -> Path:
+    """Return the path of a file of options. Raises ConfigError."""
+    try:
+        check_text(name)
+        return to_local_path(Path(name))
+    except RuleError as error:
+        raise ConfigError([Refusal(error.rule, f"config: {error}; got {echo(name)}")]) from None
+
+
 def read_options(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """Read a file: name of an option -> value, a list for several values. Raises ConfigError."""
-    import yaml
-
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        content = parse_options(read_small_text(file, MOST_BYTES))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         text = f"config: must be a YAML file of options; got {relative_path(file)}: {reason}"
         raise ConfigError([Refusal("config-yaml", text)]) from None
     if not isinstance(content, dict):
@@ -75,10 +92,35 @@ def read_options(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     problems = {name: find_type_problem(name, value, known[name]) for name, value in options.items()}
     if wrong := {name: problem for name, problem in problems.items() if problem is not None}:
         raise ConfigError(
-            Refusal(rule, f"config: {name} {where} {words}; got {options[name]!r}")
+            Refusal(rule, f"config: {name} {where} {words}; got {echo(options[name])}")
             for name, (rule, words) in wrong.items()
         )
     return options
+
+
+def parse_options(text: str) -> Any:
+    """Parse YAML of options.
+
+    Raises:
+        ValueError: For a text that is not YAML, nests deeper than options do, or repeats a part by an alias, with which
+            a short text can stand for an endless one. The message repeats no line, which can hold a password.
+    """
+    import yaml
+
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # step by step, while loading would recurse
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH or isinstance(event, yaml.AliasEvent):
+                what = "aliases" if isinstance(event, yaml.AliasEvent) else f"more than {MOST_DEPTH} levels"
+                raise ValueError(f"has {what}")
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        raise ValueError(f"{error.problem or 'not YAML'}{where}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{getattr(error, 'reason', 'not YAML')}") from None
 
 
 def find_type_problem(name: str, value: Any, field: FieldInfo) -> tuple[str, str] | None:
@@ -121,12 +163,14 @@ def format_plan(plan: Plan, script: dict[str, Any]) -> str:
     """Write a plan as a YAML file.
 
     Options that are set come first, a searched range as a list of two; options that are not set follow as comments.
+    Addresses have no secrets.
 
     Args:
         plan: The plan.
         script: Settings of the script; one that the command line undid is written as null.
     """
     options = plan.options.model_dump(mode="json") | plan.config.flat()
+    options |= {name: redact_address(options[name]) for name in ADDRESSES if options[name] is not None}
     first = [name for part in (StudyOptions, SelectionOptions) for name in part.model_fields]
     named = {name: options[name] for name in (*first, *plan.config.flat(), *options)}
     kept = {n: v for n, v in named.items() if v is not None or script.get(n) is not None}

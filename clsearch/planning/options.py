@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from clsearch.common.errors import ConfigError, RuleError
-from clsearch.config.sections import Section, expand_home
+from clsearch.config.sections import Section, to_local_path
 from clsearch.config.trial import explain
 from clsearch.methods.registry import presets
 
@@ -30,6 +30,10 @@ class Pruner(StrEnum):
     NONE = "none"
     ASHA = "asha"
     MEDIAN = "median"
+
+
+ADDRESSES = ("mirror", "tracking_uri", "ray_address")
+"""Options that hold an address, whose secrets are kept in memory only."""
 
 
 class StudyOptions(Section):
@@ -70,6 +74,7 @@ class StudyOptions(Section):
     cohort: int = Field(
         1,
         ge=1,
+        le=10_000,
         description="Number of configurations trained as one batch per worker; use at most 1/8 of --trials. Faster for "
         "small networks and on GPUs, but the search learns from fewer results.",
     )
@@ -88,6 +93,7 @@ class StudyOptions(Section):
     fresh: bool = Field(
         False, description="Start over if a study of this name exists; its record is moved aside, never deleted."
     )
+    yes: bool = Field(False, description="Go on although the study takes longer than a year, by a lower bound.")
     max_failures: int = Field(
         2,
         ge=0,
@@ -111,8 +117,8 @@ class StudyOptions(Section):
 
     @field_validator("results")
     @classmethod
-    def _home(cls, value: Path) -> Path:
-        return expand_home(value)
+    def _local(cls, value: Path) -> Path:
+        return to_local_path(value)
 
 
 class SelectionOptions(Section):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal, did_you_mean
 from clsearch.config.hyperparameters import Space
 from clsearch.config.trial import TrialConfig
@@ -20,6 +21,7 @@ from clsearch.methods.registry import (
     methods,
     preset_settings,
 )
+from clsearch.planning.budget import check_budget
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.protocols import (
     RATE_STEPS,
@@ -37,8 +39,8 @@ NSGA2_TRIALS = 8
 """Minimum number of trials with nsga2: fewer make no second generation."""
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(ShortRepr):
     """A validated study, for the driver to run.
 
     Args:
@@ -173,12 +175,16 @@ def make_plan(
         raise ConfigError([Refusal("preset-acts", text)])
     if follow:
         space = _default_space(config, options, shared) | space
+    trials = count_trials(options, space)
+    if problems := check_budget(options, config, trials):
+        raise ConfigError(problems)
     check_space(algorithm, space, shared, config.source)
     config = configure(algorithm, shared | {name: r.low for name, r in space.items()}, config.source)
     if problems := check_protocol(options, {*given}, config, space):
         raise ConfigError(problems)
+    _check_trials(options, space)
     report = _report_config(options, shared | {name: r.low for name, r in space.items()}, config)
-    plan = Plan(question, algorithm, space, shared, config, report, options, _budget(options, space), command)
+    plan = Plan(question, algorithm, space, shared, config, report, options, trials, command)
     _check_references(plan)
     return plan
 
@@ -229,28 +235,30 @@ def _default_space(config: TrialConfig, options: Options, fixed: Mapping[str, An
     }
 
 
-def _budget(options: Options, space: Space) -> int:
-    """Return the number of configurations. Raises ConfigError if `trials` does not fit the space or the sampler."""
+def count_trials(options: Options, space: Space) -> int:
+    """Count the configurations of a study."""
+    if options.protocol is Protocol.CONTINUAL or not space:
+        return 1
+    return options.grid_points ** len(space) if options.sampler == "grid" else options.trials or DEFAULT_TRIALS
+
+
+def _check_trials(options: Options, space: Space) -> None:
+    """Refuse a number of trials that does not fit the space or the sampler. Raises ConfigError."""
     if options.protocol is Protocol.CONTINUAL:
-        return 1
-    if not space:
-        if options.trials not in (None, 1):
-            text = f"trials: must be 1 if nothing is searched; got {options.trials}"
-            raise ConfigError([Refusal("one-trial-without-search", text)])
-        return 1
-    if options.sampler == "nsga2" and (options.trials or DEFAULT_TRIALS) < NSGA2_TRIALS:
-        text = f"trials: must be at least {NSGA2_TRIALS} with nsga2, two generations; got {options.trials}"
+        return
+    asked, points = options.trials, count_trials(options, space)
+    if not space and asked not in (None, 1):
+        text = f"trials: must be 1 if nothing is searched; got {asked}"
+        raise ConfigError([Refusal("one-trial-without-search", text)])
+    if space and options.sampler == "nsga2" and points < NSGA2_TRIALS:
+        text = f"trials: must be at least {NSGA2_TRIALS} with nsga2, two generations; got {asked}"
         raise ConfigError([Refusal("two-generations", text)])
-    if options.sampler != "grid":
-        return options.trials or DEFAULT_TRIALS
-    points = options.grid_points ** len(space)
-    if options.trials not in (None, points):
+    if space and options.sampler == "grid" and asked not in (None, points):
         rule = (
             f"a grid of {options.grid_points} points in {len(space)} dimensions has {points} trials, so leave --trials "
             "out"
         )
-        raise ConfigError([Refusal("trials-of-grid", f"trials: {rule}; got {options.trials}")])
-    return points
+        raise ConfigError([Refusal("trials-of-grid", f"trials: {rule}; got {asked}")])
 
 
 def tracking_uri(plan: Plan) -> str | None:

@@ -215,10 +215,10 @@ def _seed_problems(options: Options, config: TrialConfig) -> list[Refusal]:
     """Check that the seeds of the final evaluation are fresh."""
     searched = range(options.first_seed, options.first_seed + options.seeds)
     reported = reporting_seeds(options, config)
-    both = {*searched} & {*reported}
+    both = range(max(searched[0], reported[0]), min(searched[-1], reported[-1]) + 1)
     if not options.final or not both:
         return []
-    shown = f"{min(both)} to {max(both)}" if len(both) > 1 else f"{min(both)}"
+    shown = f"{both[0]} to {both[-1]}" if len(both) > 1 else f"{both[0]}"
     rule = f"the final evaluation's seeds, {reported[0]} to {reported[-1]}, must be none that the search uses"
     return [Refusal("fresh-seeds", f"first_report_seed: {rule}; got {shown} in both")]
 

@@ -40,6 +40,7 @@ class SharedSettings(TypedDict, total=False):
     tracking_uri: str | None
     download: bool
     fresh: bool
+    yes: bool
     max_failures: int
     quiet: bool
     verbose: bool

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from clsearch import metrics
+from clsearch.common.echo import ShortRepr
 from clsearch.common.statistics import Interval, interval, paired_difference
 from clsearch.planning.objectives import sign
 from clsearch.planning.plan import Plan
@@ -26,8 +27,8 @@ from clsearch.records.trial_metrics import to_tensor
 PARTS = ("validation", "test")
 
 
-@dataclass(frozen=True)
-class EvaluatedConfiguration:
+@dataclass(frozen=True, repr=False)
+class EvaluatedConfiguration(ShortRepr):
     """One configuration on fresh seeds.
 
     Attributes:
@@ -103,8 +104,8 @@ class Optimism:
         return sign(self.metric) * (self.believed - self.test.mean)
 
 
-@dataclass(frozen=True)
-class FinalEvaluation:
+@dataclass(frozen=True, repr=False)
+class FinalEvaluation(ShortRepr):
     """A choice and its references on fresh seeds.
 
     Attributes:
@@ -250,7 +251,10 @@ def evaluation_json(final: FinalEvaluation) -> FinalJson:
 def recorded_openings(folder: Path) -> tuple[Opening, ...]:
     """Return the openings of test data in a study's folder, even if their evaluation failed."""
     content = stored(folder / FINAL) or {}
-    return tuple(Opening(**of | {"seeds": tuple(of["seeds"])}) for of in content.get("openings", ()))
+    return tuple(
+        Opening(**of | {"seeds": tuple(of["seeds"]), "also": tuple(of.get("also", ()))})
+        for of in content.get("openings", ())
+    )
 
 
 def read_final(folder: Path) -> FinalEvaluation | None:

@@ -135,6 +135,7 @@ class OpeningJson(TypedDict):
     values: dict[str, Any]
     seeds: list[int]
     before: int
+    also: NotRequired[list[str]]
 
 
 class SearchedTasksJson(TypedDict):

@@ -6,15 +6,18 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from fnmatch import fnmatch
 from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from clsearch.common.deadline import PROBE_SECONDS, call_within
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.common.files import TEMPORARY
-from clsearch.common.formatting import relative_path, without_password
+from clsearch.common.files import TEMPORARY, temporary_folders
+from clsearch.common.formatting import relative_path
+from clsearch.common.redaction import printable, redact, redact_address
 from clsearch.records.study_file import RAY, STUDY, stored
 
 PATIENCE_SECONDS = 300.0
@@ -56,8 +59,8 @@ class Mirror:
         self.thread.join(PATIENCE_SECONDS)
         if self.thread.is_alive() or self.behind:
             self.warn(
-                f"The copy in {shown_uri(self.uri)} is incomplete; {relative_path(self.folder)} is complete. Run the "
-                f"same command again to update the copy"
+                f"The copy in {redact_address(self.uri)} is incomplete; {relative_path(self.folder)} is complete. Run "
+                f"the same command again to update the copy"
             )
 
     def _work(self) -> None:
@@ -80,7 +83,7 @@ class Mirror:
         if not self.warned:
             self.warned = True
             self.warn(
-                f"no copy to {shown_uri(self.uri or '')} ({type(error).__name__}: "
+                f"no copy to {redact_address(self.uri or '')} ({type(error).__name__}: "
                 f"{error_text(error, self.uri or '')}); the study continues and retries after each trial"
             )
 
@@ -144,29 +147,30 @@ def check_mirror(folder: Path, uri: str | None) -> None:
     if uri is None:
         return
     try:
-        store, root = fsspec.core.url_to_fs(uri)
-        if isinstance(store, LocalFileSystem):
-            place = Path(root).resolve() / folder.name
-            if place.is_relative_to(folder) or folder.is_relative_to(place):
-                text = f"mirror: must lie outside the study's own folder; got {uri}"
-                raise ConfigError([Refusal("mirror-outside", text)])
-        probe = f"{root.rstrip('/')}/.probe-{time.time_ns():x}"
-        store.makedirs(root, exist_ok=True)
-        store.pipe_file(probe, b"probe")
-        store.rm_file(probe)
+        call_within(PROBE_SECONDS, _probe, folder, uri)
     except ConfigError:
         raise
     except Exception as error:  # stores raise many types
-        text = f"mirror: must be writable; got {shown_uri(uri)} ({error_text(error, uri)})"
+        text = f"mirror: must be writable; got {redact_address(uri)} ({error_text(error, uri)})"
         raise ConfigError([Refusal("mirror-writable", text)]) from None
 
 
-def shown_uri(uri: str) -> str:
-    """Return a URI without its password."""
-    return without_password(uri) if "://" in uri else uri
+def _probe(folder: Path, uri: str) -> None:
+    """Write a file to a URI and delete it. Errors of the store are raised."""
+    store, root = fsspec.core.url_to_fs(uri)
+    probe = f"{root.rstrip('/')}/.probe-{time.time_ns():x}"
+    with ExitStack() as stack:
+        if isinstance(store, LocalFileSystem):
+            place = Path(root).resolve() / folder.name
+            if place.is_relative_to(folder) or folder.is_relative_to(place):
+                text = f"mirror: must lie outside the study's own folder; got {redact_address(uri)}"
+                raise ConfigError([Refusal("mirror-outside", text)])
+            stack.enter_context(temporary_folders(Path(root)))
+        store.makedirs(root, exist_ok=True)
+        store.pipe_file(probe, b"probe")
+        store.rm_file(probe)
 
 
 def error_text(error: Exception, uri: str) -> str:
-    """Return a store's error message in one line, without passwords."""
-    text = (str(error).strip() or type(error).__name__).partition("\n")[0]
-    return text.replace(uri, shown_uri(uri))[:300]
+    """Return the first line of a store's error message, without secrets."""
+    return printable(redact(str(error).strip() or type(error).__name__, uri).partition("\n")[0][:300])

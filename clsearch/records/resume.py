@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clsearch.common.errors import ConfigError, Refusal
+from clsearch.common.files import missing_folders, remove_empty
 from clsearch.common.formatting import relative_path
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
@@ -33,6 +34,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: Another process holds it.
     """
+    missing = missing_folders(folder.parent)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path(folder))
     try:
@@ -43,7 +45,10 @@ def study_lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if missing and not folder.exists():  # refused before it began: leave no trace
+            lock_path(folder).unlink(missing_ok=True)
         lock.release()
+        remove_empty(missing)
 
 
 def check_same(plan: Plan, comparison: str | None = None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from clsearch.common.redaction import printable, redact
 from clsearch.config.trial import TrialConfig
 from clsearch.planning.plan import Plan
 from clsearch.records.ranking import add_intransigence
@@ -92,6 +93,7 @@ class RecordStore:
 
     def end_trial(self, label: str, state: str, reason: str) -> None:
         """Write a trial's end at once. state: finished, pruned or failed. reason: why; "" if it finished."""
+        reason = printable(redact(reason))
         record = self.records[label] = replace(self.records[label], state=state, reason=reason)
         self.changed.pop(label, None)
         self._write(partial(self._write_end, record))

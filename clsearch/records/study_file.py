@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
+from clsearch.common.redaction import clean_values, redact
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import digest_source
 from clsearch.planning.options import Protocol
@@ -100,7 +101,7 @@ def show_range(bounds: RangeJson) -> str:
 
 def read_study_json(folder: Path) -> StudyJson | None:
     """Read study.json of a folder; None if it does not exist, and without `id` if it holds something else."""
-    return cast("StudyJson | None", stored(folder / STUDY))
+    return cast("StudyJson | None", clean_values(stored(folder / STUDY)))
 
 
 def read_best_json(folder: Path) -> BestJson:
@@ -126,7 +127,9 @@ def stored(path: Path) -> dict[str, Any] | None:
 
 
 def finite(content: Any) -> Any:
-    """Convert content for JSON: NaN and infinity become null."""
+    """Convert content for JSON: NaN and infinity become null, and addresses lose their secrets."""
+    if isinstance(content, str):
+        return redact(content)
     if isinstance(content, dict):
         return {k: finite(v) for k, v in content.items()}
     if isinstance(content, list | tuple):

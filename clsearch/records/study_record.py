@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.config.unlearning import Requests, parse_requests
@@ -21,8 +22,8 @@ from clsearch.records.trial_metrics import unlearning_measurements
 from clsearch.records.trials import TrialRecord, read_trials
 
 
-@dataclass(frozen=True)
-class StudyRecord:
+@dataclass(frozen=True, repr=False)
+class StudyRecord(ShortRepr):
     """The content of a study's folder.
 
     Attributes:

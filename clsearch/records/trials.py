@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pandas as pd
 
+from clsearch.common.echo import ShortRepr
 from clsearch.records.json_types import RecordJson
 from clsearch.records.study_file import ENDED
 
@@ -28,8 +29,8 @@ def latest(times: Iterable[int]) -> int:
     return max(times, default=0) or now()
 
 
-@dataclass(frozen=True)
-class TrialRecord:
+@dataclass(frozen=True, repr=False)
+class TrialRecord(ShortRepr):
     """The record of a trial.
 
     Attributes:

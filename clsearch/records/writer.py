@@ -33,6 +33,7 @@ from uuid import uuid4
 import pandas as pd
 
 from clsearch.common.files import TEMPORARY, write_atomically
+from clsearch.common.redaction import redact
 from clsearch.planning.plan import Plan
 from clsearch.records.json_types import ProvenanceJson, SessionJson, StudyJson
 from clsearch.records.study_file import MAY_CHANGE, RAY, STUDY, description, finite, read_study_json
@@ -105,7 +106,7 @@ class StudyWriter:
 
     def write_error(self, label: str, text: str) -> None:
         """Write the error of a failed trial, with tracebacks."""
-        write_atomically(self.trial_folder(label) / "error.txt", text.encode())
+        write_atomically(self.trial_folder(label) / "error.txt", redact(text).encode())
 
     def write_table(self, name: str, records: list[TrialRecord]) -> None:
         """Write <name>.csv, a row per trial."""

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
 from clsearch.common.formatting import count_of, format_duration, format_metric, format_number, humanize, unit_suffix
+from clsearch.common.redaction import printable
 from clsearch.planning.objectives import sign
 from clsearch.records.study_file import ENDED
 from clsearch.records.trials import TrialRecord
@@ -57,7 +58,7 @@ class ProgressLine:
 
     def __rich__(self) -> Group:
         lines = (
-            Text(describe_end(record, self.objective), style="dim", no_wrap=True, overflow="ellipsis")
+            Text(printable(describe_end(record, self.objective)), style="dim", no_wrap=True, overflow="ellipsis")
             for record in tuple(self.recent)
         )
         return Group(*lines, self.bar)
@@ -71,7 +72,7 @@ class ProgressLine:
     def print_line(self, line: str) -> None:
         """Print a line that stays."""
         if not self.quiet:
-            self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+            self.console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
 
     def restore(self, records: Iterable[TrialRecord]) -> None:
         """Count the trials that ended in an earlier process."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from clsearch.common.echo import ShortRepr
 from clsearch.planning.plan import Plan
 from clsearch.records.attempts import Decision
 from clsearch.records.evaluation import FinalEvaluation
@@ -62,8 +63,8 @@ class RecordedResult:
         return make_figures(self.record)
 
 
-@dataclass(frozen=True)
-class OpenedStudy(RecordedResult):
+@dataclass(frozen=True, repr=False)
+class OpenedStudy(ShortRepr, RecordedResult):
     """A study that was opened from its folder; it may have ended, have been interrupted, or be running.
 
     Attributes:
@@ -98,8 +99,8 @@ class OpenedStudy(RecordedResult):
         return self.record.final
 
 
-@dataclass(frozen=True)
-class StudyResult(RecordedResult):
+@dataclass(frozen=True, repr=False)
+class StudyResult(ShortRepr, RecordedResult):
     """The result of a study that has just run.
 
     Attributes:

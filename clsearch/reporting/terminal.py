@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 
 from clsearch.common.formatting import print_full_width
+from clsearch.common.redaction import printable
 from clsearch.config.unlearning import parse_requests
 from clsearch.records.attempts import Decision
 from clsearch.records.early_stopping import describe_saving, summarize_early_stopping
@@ -89,10 +90,10 @@ def _describe_cost(result: StudyResult) -> list[str]:
 def print_lines(console: Console, *lines: str) -> None:
     """Print lines without markup or highlighting."""
     for line in lines:
-        console.print(line, highlight=False, markup=False)
+        console.print(printable(line), highlight=False, markup=False)
 
 
 def print_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
     """Print labelled paths, addresses and commands, each on one unbroken line."""
     for label, value in rows:
-        console.print(f"{label:<8} {value}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(f"{label:<8} {value}"), highlight=False, markup=False, soft_wrap=True)

@@ -45,6 +45,29 @@ def read_test(config: BenchmarkConfig) -> Data:
     return Data(source, inputs.reshape(len(inputs), math.prod(shape)), labels)
 
 
+def check_test(config: BenchmarkConfig) -> bool:
+    """Return True if the test part of a configuration's source decodes and fits its classes; hand nothing else out.
+
+    A study checks this before its search, so that a broken file is not found after it. The images of a folder are
+    decoded once, into the cache, under a key of their names, sizes and times.
+
+    Raises:
+        OSError, RuntimeError, ValueError, ConfigError: As `read_test`, and if a class has no
+            image, or a label is no class.
+    """
+    test = read_test(config)
+    classes = len(config.source.classes)
+    if len(test.labels) and not 0 <= int(test.labels.min()) <= int(test.labels.max()) < classes:
+        raise ValueError(f"test labels must be the classes 0 to {classes - 1}")
+    wanted = {c for index in range(1, config.tasks + 1) for c in classes_of(config, index, 0)}
+    shuffled = config.class_order == "shuffled"  # then every class can be in some task
+    missing = (set(range(classes)) if shuffled else wanted) - {*np.unique(test.labels).tolist()}
+    if missing:
+        names = ", ".join(config.source.classes[c] for c in sorted(missing)[:10])
+        raise ValueError(f"test data must have images of every class; none of {names}")
+    return True
+
+
 def sealed_samples(config: BenchmarkConfig, benchmark: Benchmark, test: Data) -> tuple[Samples, ...]:
     """Return the test samples of each task of a benchmark, shown to each member as by its tasks.
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clsearch.common.formatting import relative_path, without_password
+from clsearch.common.formatting import relative_path
+from clsearch.common.redaction import printable, redact
 from clsearch.records.attempts import Decision
 from clsearch.records.evaluation import FinalEvaluation
 from clsearch.records.json_types import BestJson, StudyJson
@@ -173,7 +174,7 @@ class Tracker:
     def _warn_once(self, error: Exception) -> None:
         if not self.warned:
             self.warned = True
-            reason = str(error).replace(self.uri, without_password(self.uri)).strip().partition("\n")[0][:200]
+            reason = printable(redact(str(error).strip(), self.uri).partition("\n")[0][:200])
             self.warn(
                 f"MLflow does not accept records ({type(error).__name__}: {reason}); the study continues, results/ "
                 f"stays complete, and unsent records are sent when MLflow answers again"

@@ -8,11 +8,13 @@ import os
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from clsearch.common.deadline import PROBE_SECONDS, call_within
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.common.formatting import without_password
+from clsearch.common.redaction import redact, redact_address
 
 STORES = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433, "databricks": 0, "databricks-uc": 0}
 """Schemes of stores that MLflow opens itself -> default port of the database server; 0 if there is no server to probe.
@@ -27,18 +29,26 @@ def check_tracking(uri: str | None) -> None:
     if uri is None:
         return
     scheme = uri.partition("://")[0].partition("+")[0] if "://" in uri else uri.partition(":")[0]
-    shown = without_password(uri)
+    shown = redact_address(uri)
     if scheme in STORES:
-        if reason := _unusable(uri, scheme):
+        if reason := _within_deadline(_unusable, uri, scheme):
             text = f"tracking_uri: must be a store that can be opened; got {shown} ({reason})"
             raise ConfigError([Refusal("tracking-opens", text)])
         return
     if scheme not in ("http", "https"):
         text = f"tracking_uri: must begin with http://, https:// or one of {', '.join(STORES)}; got {shown}"
         raise ConfigError([Refusal("tracking-scheme", text)])
-    if reason := _unanswered(uri):
+    if reason := _within_deadline(_unanswered, uri):
         text = f"tracking_uri: must be an MLflow server that answers /health; got {shown} ({reason})"
         raise ConfigError([Refusal("tracking-answers", text)])
+
+
+def _within_deadline(probe: Callable[..., str], *arguments: str) -> str:
+    """Return what a probe finds; late, it finds that nothing answers."""
+    try:
+        return call_within(PROBE_SECONDS, probe, *arguments)
+    except TimeoutError:
+        return f"no answer in {PROBE_SECONDS:g} s"
 
 
 def _unusable(uri: str, scheme: str) -> str:
@@ -50,10 +60,26 @@ def _unusable(uri: str, scheme: str) -> str:
         if STORES[scheme]:
             parts = urlsplit(uri)
             address = (parts.hostname or "localhost", parts.port or STORES[scheme])
-            socket.create_connection(address, timeout=PROBE_SECONDS).close()
+            with socket.create_connection(address, timeout=PROBE_SECONDS) as connection:
+                return "" if _greets(connection, scheme) else f"something else than {scheme} answers"
+    except TimeoutError:
+        raise
     except (OSError, ValueError) as error:
-        return str(error) if isinstance(error, OSError) else type(error).__name__
+        return redact(str(error), uri) if isinstance(error, OSError) else type(error).__name__
     return ""
+
+
+def _greets(connection: socket.socket, scheme: str) -> bool:
+    """Return True if the server at a connection begins to speak the protocol of its scheme.
+
+    A server that only accepts connections would block MLflow for minutes.
+    """
+    asked, length, last = GREETINGS[scheme]
+    connection.sendall(asked)
+    answer = b""
+    while len(answer) < length and (part := connection.recv(length - len(answer))):
+        answer += part
+    return answer[length - 1 :] in last
 
 
 def _unanswered(uri: str) -> str:
@@ -73,9 +99,11 @@ def _unanswered(uri: str) -> str:
     except urllib.error.HTTPError as error:
         return f"status {error.code}"
     except urllib.error.URLError as error:
-        return str(error.reason)
+        if isinstance(error.reason, TimeoutError):
+            raise error.reason from None
+        return redact(str(error.reason), uri)
     except TimeoutError:
-        return f"no answer in {PROBE_SECONDS:g} s"
+        raise
     except (OSError, ValueError, http.client.HTTPException) as error:
         return type(error).__name__
 
@@ -91,5 +119,9 @@ def _credentials(parts: SplitResult) -> str | None:
     return f"Bearer {token}" if token else None
 
 
-PROBE_SECONDS = 5.0
-"""A server that has not answered by then counts as unreachable."""
+GREETINGS = {
+    "postgresql": (bytes.fromhex("0000000804d2162f"), 1, (b"S", b"N", b"E")),  # SSLRequest: yes, no, or an error
+    "mysql": (b"", 5, (b"\x0a", b"\xff")),  # the server speaks first: a packet's head, then its version or an error
+    "mssql": (bytes.fromhex("1201001a0000000000000b00060100110001ff00000000000002"), 1, (b"\x04",)),  # PRELOGIN
+}
+"""Scheme -> the first message of a client; the bytes to read of the answer, and what the last of them can be."""

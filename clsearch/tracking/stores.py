@@ -6,7 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from clsearch.common.formatting import relative_path, without_password
+from clsearch.common.formatting import relative_path
+from clsearch.common.redaction import redact_address
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.tracking.ui import HOST, PORT
 
@@ -19,16 +20,17 @@ def default_store(folder: Path) -> str:
 
 
 def shown_store(folder: Path, uri: str | None) -> str:
-    """Format the store of a study's runs. uri: the store; None for the study's own."""
-    own = default_store(folder)
-    return f"sqlite:///{relative_path(folder.parent / STORE)}" if uri in (None, own) else uri
+    """Format the store of a study's runs, without secrets. uri: the store; None for the study's own."""
+    if uri is None or uri == default_store(folder):
+        return f"sqlite:///{relative_path(folder.parent / STORE)}"
+    return redact_address(uri)
 
 
 def mlflow_row(plan: Plan, pages: bool) -> tuple[str, str]:
     """Return a printed row with the store, or the command that serves it. pages: their addresses are printed too."""
     store = shown_store(plan.folder, tracking_uri(plan))
     if not store.startswith("sqlite:"):
-        return "MLflow", f"{without_password(store)}, experiment {plan.options.name}"
+        return "MLflow", f"{store}, experiment {plan.options.name}"
     then = "" if pages else f"   then open http://{HOST}:{PORT}"
     return "MLflow", f"{server_command(store)}{then}"
 

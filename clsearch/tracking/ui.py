@@ -6,10 +6,11 @@ MLflow documents neither; a test follows the addresses in a browser.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from clsearch.common.formatting import without_password
+from clsearch.common.redaction import redact_address
 from clsearch.planning.objectives import sign
 from clsearch.records.json_types import StudyJson
 
@@ -29,7 +30,7 @@ WIDTHS = {"attributes.`Run Name`": 260, "params": 180, "metrics": 160, "tags.`st
 def base_of(uri: str) -> str | None:
     """Return the base address of a store's pages, for a SQLite file its future server's; None if unknown."""
     if uri.startswith(("http:", "https:")):
-        return without_password(uri).rstrip("/")
+        return redact_address(re.split("[?#]", uri, maxsplit=1)[0]).rstrip("/")
     return f"http://{HOST}:{PORT}" if uri.startswith("sqlite:") else None
 
 

@@ -13,6 +13,7 @@ from clsearch.cli.doctor import (
     check_ray,
     check_results,
     check_space,
+    check_token,
 )
 from clsearch.cli.main import main
 from clsearch.data.datasets import SOURCES
@@ -117,3 +118,14 @@ def test_a_problem_is_the_exit_code_of_a_process_of_its_own(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
     assert "1 problem found." in done.stdout
+
+
+def test_a_token_that_others_can_read_is_a_problem(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "auth_token"))
+    assert list(check_token()) == []
+    (tmp_path / "auth_token").write_text("x")
+    for mode, remedy in ((0o644, f"chmod 600 {tmp_path}/auth_token"), (0o640, "chmod 600"), (0o600, "")):
+        (tmp_path / "auth_token").chmod(mode)
+        (found,) = check_token()
+        assert found.remedy.startswith(remedy)
+        assert bool(found.remedy) == bool(remedy)

@@ -1,12 +1,14 @@
 """Which source settings name, how a file groups its classes, and how classes are spread over tasks."""
 
 import os
+import unicodedata
 
 import pytest
 
 from clsearch.config.data_source import class_counts, find_source, read_groups
 from clsearch.config.sections import BENCHMARKS
 from clsearch.data.datasets import SOURCES, folder_source
+from clsearch.data.image_folder import list_images
 from clsearch.methods.registry import configure
 from tests.helpers import random_images, write_images
 from tests.refusals import broken, refusals
@@ -227,3 +229,46 @@ def test_a_grouping_says_how_many_classes_each_task_has(grouped, pets):
     assert counts_of(grouping=grouped("9, 0, 3\n1, 2\n5, 4, 7, 8\n")) == [3, 2, 4]
     assert counts_of(benchmark=f"folder:{pets}", grouping=grouped("gnu, cat\nfox, dog, eel\n")) == [2, 3]
     assert counts_of(benchmark=f"folder:{pets}", tasks=2) == [3, 2]
+
+
+def fill(folder, count, *classes):
+    """A folder per class, of `count` images."""
+    write_images(folder, {name: random_images(count, (1, 4, 4), seed=0) for name in classes})
+
+
+def test_classes_match_a_grouping_however_accents_are_stored(tmp_path, grouped):
+    """macOS stores an accent after its letter (NFD); an editor writes both as one character (NFC)."""
+    for names in (("e\u0301te\u0301", "hiver"), ("ao\u0302ut", "mai")):
+        for name in names:
+            fill(tmp_path / "train", 5, *[name])
+            fill(tmp_path / "test", 1, *[unicodedata.normalize("NFC", name)])
+    file = grouped("\u00e9t\u00e9, hiver\na\u00f4ut, mai\n")
+    source = find_source({"benchmark": f"folder:{tmp_path}", "grouping": file})
+    assert [unicodedata.normalize("NFC", name) for name in source.classes] == ["été", "hiver", "aôut", "mai"]
+    assert list_images(tmp_path, "test", source.classes).labels.tolist() == [0, 1, 2, 3]
+    assert list_images(tmp_path, "train", source.classes).labels.tolist() == [c for c in range(4) for _ in range(5)]
+
+
+def test_two_class_folders_that_look_the_same_are_refused(tmp_path):
+    fill(tmp_path, 5, *["e\u0301", "\u00e9", "b"])
+    assert [problem.rule for problem in refusals(list_images, tmp_path)] == ["classes-differ"]
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ('"a,b", c', ("a,b", "c")),
+        ('c,"a,b"', ("c", "a,b")),
+        ('"the ""best""", c', ('the "best"', "c")),
+        ('5" disk, c', ('5" disk', "c")),
+        ("'a', c,", ("'a'", "c")),
+    ],
+)
+def test_a_name_with_a_comma_or_a_quote_is_quoted_as_in_csv(grouped, line, names):
+    assert read_groups(grouped(f"{line}\nx, y\n"))[0] == names
+
+
+def test_a_class_with_a_comma_can_be_grouped(tmp_path, grouped):
+    fill(tmp_path / "images", 5, *["a,b", "c", "d", "e"])
+    source = find_source({"benchmark": f"folder:{tmp_path}/images", "grouping": grouped('"a,b", c\nd, e\n')})
+    assert source.classes == ("a,b", "c", "d", "e")

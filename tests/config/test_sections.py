@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clsearch.config.sections import BENCHMARKS, TaskConstruction, expand_home
+from clsearch.config.sections import BENCHMARKS, TaskConstruction, to_local_path
 from clsearch.data.datasets import SOURCES
 from clsearch.methods.registry import BUILT_IN, configure
 from tests.refusals import broken, refusals
@@ -159,7 +159,7 @@ def test_every_field_is_described_and_belongs_to_one_part():
 
 def test_a_home_that_does_not_exist_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert expand_home(tmp_path / "x") == tmp_path / "x"
+    assert to_local_path(tmp_path / "x") == tmp_path / "x"
     settings = {"epochs": 1, "data_root": "~nobody-of-this-name/x"}
     assert broken(configure, "finetuning", settings) == [("data_root", "home-exists")]
     assert configure("finetuning", {"epochs": 1, "data_root": "~/x"}).data_root == (tmp_path / "x").resolve()

@@ -151,16 +151,20 @@ def test_images_of_more_than_eight_bits_are_refused_with_file_and_mode(tmp_path)
     with Image.open(tmp_path / "train" / "cats" / "00.png") as image:
         mode = image.mode  # I;16, or I in older versions of Pillow
     problem = [f"benchmark: images must have 8 bits per channel; got mode {mode} in cats/00.png"]
-    assert refusal(read_header, listing) == problem
+    assert read_header(listing) == (1, 10, 12)
     assert refusal(decode_images, listing, None, None) == problem
     assert refusal(decode_images, listing, 8, 3) == problem
 
 
-def test_the_header_of_a_file_that_is_no_image_is_refused(tmp_path):
+def test_broken_images_are_all_named_wherever_they_lie_in_the_order(tmp_path):
     fill(tmp_path / "train")
-    (tmp_path / "train" / "cats" / "00.png").write_bytes(b"no image")
-    assert refusal(read_header, list_images(tmp_path)) == [
-        "benchmark: every image must be readable; got cats/00.png (cannot identify image file)"
+    for name in ("cats/00", "cats/01", "dogs/03"):
+        (tmp_path / "train" / f"{name}.png").write_bytes(b"no image")
+    listing = list_images(tmp_path)
+    assert read_header(listing) == (3, 10, 12)
+    assert refusal(decode_images, listing, None, None) == [
+        "benchmark: every image must be readable; got cats/00.png (cannot identify image file), "
+        "cats/01.png (cannot identify image file), dogs/03.png (cannot identify image file)"
     ]
 
 

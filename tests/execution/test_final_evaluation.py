@@ -11,14 +11,16 @@ import torch
 from PIL import Image
 
 from clsearch.data.datasets import Digits, read_data, training_data
-from clsearch.execution.final_evaluation import SealedError, measure, open_test
+from clsearch.data.image_folder import list_images
+from clsearch.execution.final_evaluation import SealedError, check_sealed, measure, open_test
 from clsearch.methods.registry import configure
 from clsearch.records.test_ledger import LEDGER, read_openings
-from clsearch.tasks.test_data import read_test, sealed_samples
+from clsearch.tasks.test_data import check_test, read_test, sealed_samples
 from clsearch.training.loop import learn_sequence, learn_task
 from clsearch.training.trial_setup import build_trial
-from tests.builders import write_images
-from tests.helpers import everything, forward, member_of, write_mnist
+from tests.builders import plan_of, write_images
+from tests.helpers import everything, forward, member_of, write_idx, write_mnist
+from tests.refusals import refusals
 
 pytestmark = pytest.mark.slow
 
@@ -338,7 +340,7 @@ def test_an_opening_says_of_which_data_when_for_what_and_on_which_seeds(tmp_path
     assert (opening.data, opening.study, opening.algorithm) == ("digits", "which-factor", "lwf")
     assert (opening.values, opening.seeds, opening.before) == (values, (3, 5), 0)
     (line,) = (tmp_path / LEDGER).read_text().splitlines()
-    assert json.loads(line) == vars(opening) | {"seeds": [3, 5]}
+    assert json.loads(line) == vars(opening) | {"seeds": [3, 5], "also": []}
 
 
 def test_an_opening_counts_those_of_the_same_data_before_it_whichever_study_it_was(tmp_path):
@@ -479,5 +481,85 @@ def test_more_training_images_or_another_order_of_classes_are_the_same_test_data
 
 def test_a_ledger_that_cannot_be_read_is_said_before_test_data_is(tmp_path):
     (tmp_path / "test_openings.jsonl").write_text("<<<<<<< HEAD\n")
-    with pytest.raises(SealedError, match="the ledger of test data must be whole and writable"):
+    with pytest.raises(SealedError, match=r"^results: the ledger of test data must be whole, .* line 1 is no JSON"):
         opened(config_of(), tmp_path)
+
+
+# What is checked before a search
+
+
+def planned_on(tmp_path, **settings):
+    return plan_of(tmp_path, space={}, hidden=(8,), **settings)
+
+
+def test_usable_test_data_and_a_whole_ledger_pass_and_no_opening_is_recorded(pets, tmp_path):
+    for settings in ({}, {"benchmark": f"folder:{pets}"}):
+        check_sealed(planned_on(tmp_path, **settings))
+    assert not (tmp_path / LEDGER).exists()
+    assert check_test(config_of()) is True
+
+
+def test_test_images_that_do_not_decode_are_all_named_before_the_search(pets, tmp_path):
+    config = config_of(benchmark=f"folder:{pets}")
+    listing = list_images(pets, "test")
+    broken = [listing.files[0][0].name, listing.files[2][-1].name]
+    for name in broken:
+        (pets / name).write_bytes(b"no image")
+    for plan in [planned_on(tmp_path, benchmark=f"folder:{pets}")] * 2:
+        (problem,) = refusals(check_sealed, plan)
+        assert problem.startswith("benchmark: every image must be readable; got ")
+        assert all(f"{name} (cannot identify image file)" in problem for name in broken)
+        assert problem.endswith("leave the final evaluation out (--no-final)")
+    check_sealed(planned_on(tmp_path, benchmark=f"folder:{pets}", final=False))
+    assert config.source.samples == 6 * 16
+    assert not (tmp_path / LEDGER).exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda root: write_idx(root / "MNIST/raw/t10k-images-idx3-ubyte", np.zeros((3, 28, 28), np.uint8)), "images"),
+        (lambda root: (root / "MNIST/raw/t10k-images-idx3-ubyte").write_bytes(b"cut"), "whole"),
+        (lambda root: (root / "MNIST/raw/t10k-labels-idx1-ubyte").write_bytes(b""), "whole"),
+        (
+            lambda root: write_idx(root / "MNIST/raw/t10k-labels-idx1-ubyte", np.full(30, 77, np.uint8)),
+            "classes 0 to 9",
+        ),
+        (
+            lambda root: write_idx(root / "MNIST/raw/t10k-labels-idx1-ubyte", np.zeros(30, np.uint8)),
+            "every class; none of 1",
+        ),
+    ],
+)
+def test_test_files_that_cannot_be_used_are_refused_before_the_search(tmp_path, damage, reason):
+    write_mnist(tmp_path / "data", "t10k", per_class=3, seed=1)
+    plan = planned_on(tmp_path, benchmark="split-mnist", data_root=tmp_path / "data")
+    check_sealed(plan)
+    damage(tmp_path / "data")
+    (problem,) = refusals(check_sealed, plan)
+    assert (problem.field, problem.rule) == ("data_root", "data-files-whole")
+    assert reason in problem
+    assert not (tmp_path / LEDGER).exists()
+
+
+def test_a_damaged_ledger_is_refused_before_the_search(tmp_path):
+    (tmp_path / LEDGER).write_text("{}\n")
+    (problem,) = refusals(check_sealed, planned_on(tmp_path))
+    assert (problem.field, problem.rule) == ("results", "ledger-whole")
+    assert "line 1 has no usable data, when, study, algorithm, values, seeds, before" in problem
+
+
+def test_a_mended_moved_or_regrouped_test_set_is_the_same(pets, tmp_path):
+    results = tmp_path / "results"
+    assert opened(config_of(benchmark=f"folder:{pets}"), results)[1].before == 0
+    image = pets / list_images(pets, "test").files[0][0].name
+    image.write_bytes(image.read_bytes() + b" ")  # another size is another content
+    assert opened(config_of(benchmark=f"folder:{pets}"), results)[1].before == 1
+    (tmp_path / "groups.txt").write_text("a, b\nc, d\n")
+    grouped = config_of(benchmark=f"folder:{pets}", grouping=tmp_path / "groups.txt", tasks=None)
+    assert opened(grouped, results)[1].before == 2
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(pets, tmp_path / "elsewhere" / pets.name)
+    image = tmp_path / "elsewhere" / pets.name / image.relative_to(pets)
+    image.write_bytes(image.read_bytes() + b" ")
+    assert opened(config_of(benchmark=f"folder:{moved}"), results)[1].before == 2  # those of the same classes

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from clsearch.records.test_ledger import LEDGER, Opening, read_openings, record_opening
+from clsearch.records.test_ledger import LEDGER, Opening, check_ledger, read_openings, record_opening
+from tests.refusals import refusals
 
 
 def opened(results, data="digits", study="mine", **settings):
@@ -39,7 +40,7 @@ def test_an_opening_says_what_was_opened_when_for_which_configuration_and_seeds(
     )
     assert earliest <= datetime.fromisoformat(found.when) <= latest
     assert datetime.fromisoformat(found.when).utcoffset() == timedelta(0)
-    assert lines_of(tmp_path) == read_openings(tmp_path) == [vars(found) | {"seeds": [1000, 1001]}]
+    assert lines_of(tmp_path) == read_openings(tmp_path) == [vars(found) | {"seeds": [1000, 1001], "also": []}]
 
 
 def test_each_opening_adds_a_line_after_the_others(tmp_path):
@@ -117,3 +118,40 @@ def test_openings_from_several_processes_each_have_a_count_of_their_own_and_none
         assert sum(line["study"] == f"study-{p}" for line in shared) == times
         own = [line["before"] for line in lines_of(tmp_path) if line["data"] == f"only of study-{p}"]
         assert own == list(range(times))
+
+
+WHOLE = {"data": "a", "when": "now", "study": "s", "algorithm": "lwf", "values": {}, "seeds": [1], "before": 0}
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (b"<<<<<<< HEAD", "is no JSON"),
+        (b'{"data": "a"', "is no JSON"),
+        (b"\xff\xfe", "is no JSON"),
+        (b"[" * 20_000, "is no JSON"),
+        (b"[]", "is no object"),
+        (json.dumps(WHOLE | {"before": "1"}).encode(), "has no usable before"),
+        (json.dumps(WHOLE | {"also": "x"}).encode(), "has no usable also"),
+        (json.dumps({**WHOLE, "data": None}).encode(), "has no usable data"),
+    ],
+)
+def test_a_damaged_line_is_refused_by_file_and_line_with_what_to_do(tmp_path, line, what):
+    (tmp_path / LEDGER).write_bytes(json.dumps(WHOLE).encode() + b"\n\n" + line + b"\n")
+    for call in (check_ledger, read_openings, opened):
+        (problem,) = refusals(call, tmp_path)
+        assert (problem.field, problem.rule) == ("results", "ledger-whole")
+        assert f"{LEDGER}: line 3 {what}. Mend the line" in problem
+
+
+def test_a_folder_in_place_of_the_ledger_is_refused(tmp_path):
+    (tmp_path / LEDGER).mkdir()
+    assert refusals(check_ledger, tmp_path)[0].rule == "ledger-whole"
+
+
+def test_a_ledger_of_an_earlier_version_is_read(tmp_path):
+    (tmp_path / LEDGER).write_text(json.dumps(WHOLE) + "\n")
+    check_ledger(tmp_path)
+    assert opened(tmp_path, "a").before == 1
+    assert opened(tmp_path, "b", also=("p",)).before == 0
+    assert opened(tmp_path, "c", also=("n", "p")).before == 1

@@ -60,3 +60,18 @@ def test_what_is_not_there_is_refused(whole: Path, tmp_path: Path) -> None:
         Study.open(whole).matrix(17)
     with pytest.raises(ConfigError, match="results: must be the folder of a study"):
         Study.open(tmp_path / "none")
+
+
+def test_reprs_are_short(whole: Path) -> None:
+    study = Study.open(whole)
+    assert study.best is not None
+    plan = small_plan(whole.parent)
+    for value in (study, study.record, study.best, study.final, plan, plan.options, plan.config, plan.config.source):
+        assert len(repr(value)) < 600
+        assert repr(value).startswith(f"{type(value).__name__}(")
+
+
+def test_a_wrong_benchmark_is_refused_without_its_values() -> None:
+    with pytest.raises(ConfigError) as refused:
+        Study(algorithm="lwf", epochs=1, benchmark=np.arange(10**6))  # type: ignore[arg-type]
+    assert len(str(refused.value)) < 300
