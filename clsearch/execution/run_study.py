@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from clsearch.common.files import write_atomically
+from clsearch.common.files import remove_file
 from clsearch.common.formatting import last_line
 from clsearch.data.datasets import Data
 from clsearch.execution.conclusion import add_final_evaluation, conclude
@@ -37,6 +37,7 @@ from clsearch.reporting.terminal import print_result
 from clsearch.tracking.sender import Tracker, quiet
 from clsearch.tracking.stores import mlflow_row
 from clsearch.training.first_task_cache import remove_unused
+from clsearch.training.state import previous_path, save_packed
 
 
 def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
@@ -102,8 +103,10 @@ def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResu
         line: Shows the current step.
     """
     line.print_line(f"results go to {plan.folder}")
+    writer = StudyWriter(plan)
+    writer.begin_new()
     study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
-    outputs = begin_outputs(plan, line)
+    outputs = begin_outputs(plan, line, writer)
     outputs.publisher.publish_description()
     if study is None:
         result = choose_task_by_task(plan, data, outputs)
@@ -128,9 +131,8 @@ class Outputs:
     line: ProgressLine
 
 
-def begin_outputs(plan: Plan, line: ProgressLine) -> Outputs:
+def begin_outputs(plan: Plan, line: ProgressLine, writer: StudyWriter) -> Outputs:
     """Write study.json, connect to MLflow, and load the trials that an earlier process completed."""
-    writer = StudyWriter(plan)
     writer.begin()
     remove_unused(plan.folder.parent / FIRST_TASKS)
     quiet()
@@ -139,6 +141,8 @@ def begin_outputs(plan: Plan, line: ProgressLine) -> Outputs:
     tracker.begin()
     mirror = Mirror(plan.folder, plan.options.mirror, warn)
     store = RecordStore(plan, writer, (tracker.update, line.update), mirror.update)
+    for damage in store.damaged:
+        line.warn(f"{damage.path.parent.name} is trained again: {damage}")
     writer.tidy(store.records)
     line.restore(store.trials())
     for record in store.records.values():
@@ -172,8 +176,10 @@ def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
     """
     decision, interrupted, tasks_decided = Decision(), False, 0
     progress, state_file = read_progress(plan.folder, plan.seeds, plan.tasks), plan.folder / STATE_FILE
+    for damage in progress.damaged:
+        outputs.line.warn(f"the search continues after task {progress.tasks}: {damage}")
     try:
-        for decision in decide(plan, data, progress, partial(write_atomically, state_file)):
+        for decision in decide(plan, data, progress, partial(save_packed, state_file)):
             task_decided = len(decision.kept) > tasks_decided
             outputs.publisher.publish_attempts(decision, task_decided)
             message = f"task {decision.attempts[-1].task}/{len(plan.tasks)} · {len(decision.attempts)} attempts"
@@ -186,7 +192,8 @@ def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
     except ray.exceptions.RayError as error:
         decision = replace(decision, reason=last_line(error))
     if decision.choice is not None:
-        state_file.unlink(missing_ok=True)
+        for path in (state_file, previous_path(state_file)):
+            remove_file(path)
     outputs.publisher.publish_choice(decision_json(plan, decision), latest(a.when for a in decision.attempts))
     ranking = Ranking((SCORE,), [], frozenset())
     return StudyResult(plan, [], [], ranking, decision.choice, decision, interrupted)

@@ -1,6 +1,7 @@
 """The ledger of test data: a line in results/test_openings.jsonl for each opening by any study there.
 
 A line is written before the data are read, so that every opening is counted; deleting a study does not lower the count.
+Nothing can derive the ledger again, so a damaged one is refused. Each line has its own digest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from clsearch.common.checked_files import DamagedFile, check_json, seal
 from clsearch.common.files import write_atomically
 from clsearch.records.json_types import OpeningJson
 
@@ -42,6 +44,19 @@ class Opening:
     seeds: tuple[int, ...]
     before: int
 
+    @classmethod
+    def from_json(cls, content: OpeningJson) -> Opening:
+        """Read a line of the ledger."""
+        return cls(
+            content["data"],
+            content["when"],
+            content["study"],
+            content["algorithm"],
+            content["values"],
+            tuple(content["seeds"]),
+            content["before"],
+        )
+
     def as_json(self) -> OpeningJson:
         """Return the line of the ledger."""
         return {
@@ -58,21 +73,42 @@ class Opening:
 def record_opening(
     results: Path, data: str, study: str, algorithm: str, values: Mapping[str, Any], seeds: Sequence[int]
 ) -> Opening:
-    """Write an opening to the ledger of a results folder. Raises OSError if it cannot be written."""
+    """Write an opening to the ledger of a results folder.
+
+    Raises:
+        OSError: It cannot be written.
+        DamagedFile: It cannot be read.
+    """
     ledger = results / LEDGER
     with FileLock(ledger.with_suffix(".lock"), timeout=60):
         before = sum(opening["data"] == data for opening in read_openings(results))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         opening = Opening(data, now, study, algorithm, dict(values), tuple(seeds), before)
-        lines = [*read_openings(results), opening.as_json()]
-        write_atomically(ledger, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+        line = json.dumps(seal(opening.as_json()), ensure_ascii=False).encode()
+        write_atomically(ledger, b"".join(text + b"\n" for text in [*_lines(ledger), line]))
     return opening
 
 
 def read_openings(results: Path) -> list[OpeningJson]:
-    """Read all openings of a results folder, oldest first."""
+    """Read all openings of a results folder, oldest first. Raises DamagedFile that names the line."""
+    ledger = results / LEDGER
+    found = []
+    for number, line in enumerate(_lines(ledger), start=1):
+        try:
+            found.append(check_json(ledger, line, OpeningJson))
+        except DamagedFile as error:
+            raise DamagedFile(ledger, f"line {number}: {error.why}") from None
+    return found
+
+
+def _lines(ledger: Path) -> list[bytes]:
+    """Return the lines of a ledger; none if there is no ledger. A ledger is never empty: that is damage."""
     try:
-        lines = (results / LEDGER).read_text(encoding="utf-8").splitlines()
+        lines = [line for line in ledger.read_bytes().splitlines() if line.strip()]
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.strip()]
+    except IsADirectoryError:
+        raise DamagedFile(ledger, "a folder") from None
+    if not lines:
+        raise DamagedFile(ledger, "no content")
+    return lines

@@ -220,7 +220,7 @@ def test_the_state_file_holds_the_state_after_each_task(tmp_path):
         read = LwFTrainable(config=CONFIG | {"state_file": str(path)}).state
         assert read.tasks_learned == learned
         assert_same_state(read, trainable.state)
-    assert [p.name for p in tmp_path.iterdir()] == [STATE_FILE]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.previous.pt", STATE_FILE]
 
 
 def test_a_trial_whose_file_is_complete_reports_its_end_again(tmp_path):

@@ -1,12 +1,14 @@
 """Saving, loading and going on."""
 
 import dataclasses
+import io
 import os
-import pickle
+from pathlib import Path
 
 import pytest
 import torch
 
+from clsearch.common.checked_files import DamagedFile, read_checked
 from clsearch.training.loop import learn_sequence, learn_task
 from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import build_trial
@@ -72,7 +74,7 @@ def test_a_states_file_holds_nothing_but_tensors_and_plain_values(tmp_path):
     run = small_run("lwf")
     state = learn_task(run, run.initial_state())
     state.save(tmp_path / "state.pt")
-    content = torch.load(tmp_path / "state.pt", weights_only=True)
+    content = torch.load(io.BytesIO(read_checked(tmp_path / "state.pt")), weights_only=True)
     assert content.keys() == vars(state).keys()
     assert torch.equal(content["params"]["head.weight"], state.params["head.weight"])
 
@@ -80,7 +82,7 @@ def test_a_states_file_holds_nothing_but_tensors_and_plain_values(tmp_path):
 def test_a_file_that_holds_objects_of_other_kinds_is_not_opened(tmp_path):
     run = small_run()
     torch.save(vars(run.initial_state()) | {"memory": tmp_path}, tmp_path / "state.pt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(DamagedFile, match="UnpicklingError"):
         TrialState.load(tmp_path / "state.pt", run.fingerprint, CPU)
 
 
@@ -138,7 +140,7 @@ def test_a_file_holds_the_packed_state(tmp_path):
     (tmp_path / "packed.pt").write_bytes(state.packed())
     assert_bit_equal(TrialState.load(tmp_path / "packed.pt", run.fingerprint, CPU), state)
     state.save(tmp_path / "saved.pt")
-    assert_bit_equal(TrialState.unpacked((tmp_path / "saved.pt").read_bytes(), run.fingerprint, CPU), state)
+    assert_bit_equal(TrialState.unpacked(read_checked(tmp_path / "saved.pt"), run.fingerprint, CPU), state)
 
 
 def test_what_is_packed_does_not_change_with_what_is_learned_later():
@@ -156,7 +158,7 @@ def test_a_packed_state_of_another_configuration_is_refused():
     with pytest.raises(ValueError, match=f"^state: {told}{other.fingerprint}$"):
         TrialState.unpacked(packed, other.fingerprint, CPU)
     with pytest.raises(ValueError, match=f"^there: {told}"):
-        TrialState.unpacked(packed, other.fingerprint, CPU, "there")
+        TrialState.unpacked(packed, other.fingerprint, CPU, Path("there"))
 
 
 @pytest.mark.parametrize("sequence", [None, (1, 2), (2, 3), (1, 2, 3)])
@@ -170,7 +172,7 @@ def test_a_state_of_other_tasks_is_refused(sequence):
 def test_packed_objects_of_other_kinds_are_not_unpacked(tmp_path):
     run = small_run()
     packed = dataclasses.replace(run.initial_state(), memory=tmp_path).packed()
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(DamagedFile, match="UnpicklingError"):
         TrialState.unpacked(packed, run.fingerprint, CPU)
 
 
