@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from rich.console import Console
 
+from clsearch.common.checked_files import DamagedFile
 from clsearch.common.files import remove_file
 from clsearch.common.formatting import last_line
 from clsearch.data.datasets import Data
@@ -28,7 +29,7 @@ from clsearch.records.mirror import Mirror
 from clsearch.records.ranking import Ranking
 from clsearch.records.resume import check_same, set_aside, study_lock
 from clsearch.records.store import RecordStore
-from clsearch.records.study_file import FIRST_TASKS
+from clsearch.records.study_file import FIRST_TASKS, read_best_json
 from clsearch.records.trials import latest
 from clsearch.records.writer import StudyWriter
 from clsearch.reporting.progress import ProgressLine
@@ -143,6 +144,10 @@ def begin_outputs(plan: Plan, line: ProgressLine, writer: StudyWriter) -> Output
     store = RecordStore(plan, writer, (tracker.update, line.update), mirror.update)
     for damage in store.damaged:
         line.warn(f"{damage.path.parent.name} is trained again: {damage}")
+    try:
+        read_best_json(plan.folder)
+    except DamagedFile as damage:
+        line.warn(f"the choice is derived again from the trials: {damage}")
     writer.tidy(store.records)
     line.restore(store.trials())
     for record in store.records.values():

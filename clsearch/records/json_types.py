@@ -141,6 +141,26 @@ class BestJson(TypedDict, total=False):
     importance: dict[str, float]
 
 
+class ChosenJson(TypedDict):
+    """What best.json has if the search chose a trial."""
+
+    label: str
+    number: int
+    values: dict[str, float]
+    config: dict[str, Any]
+    seeds: list[int]
+    metrics: dict[str, float]
+    objectives: list[str]
+    trials: dict[str, int]
+    cost: CostJson
+
+
+class ChosenPerTaskJson(TypedDict):
+    """What best.json has with protocol continual."""
+
+    per_task: list[dict[str, float]]
+
+
 class OpeningJson(TypedDict):
     """A line of the ledger of test data, see `test_ledger.Opening`."""
 

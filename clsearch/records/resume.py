@@ -26,9 +26,7 @@ from clsearch.records.study_file import (
     STUDY,
     description,
     has_lost_study_json,
-    read_best_json,
     read_comparison_json,
-    read_final_json,
     read_records,
     read_study_json,
     show_range,
@@ -112,13 +110,15 @@ def nothing_left(plan: Plan) -> bool:
 
 
 def is_complete(plan: Plan) -> bool:
-    """Return True if the files of a finished study hold all that its result is made from, and none is damaged."""
+    """Return True if the files of a finished study hold all that its result is made from, and none is damaged.
+
+    best.json and the tables are derived from them.
+    """
     from clsearch.records.evaluation import read_final  # torch and pandas, which a new study does not wait for
 
     folder = plan.folder
     try:
-        read_best_json(folder)
-        if plan.options.final and (read_final_json(folder) is None or read_final(folder) is None):
+        if plan.options.final and read_final(folder) is None:
             return False
     except DamagedFile:
         return False

@@ -17,6 +17,8 @@ from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
 from clsearch.records.json_types import (
     BestJson,
+    ChosenJson,
+    ChosenPerTaskJson,
     ComparisonJson,
     DataJson,
     DescriptionJson,
@@ -138,7 +140,10 @@ def read_comparison_json(folder: Path) -> ComparisonJson | None:
 
 def read_best_json(folder: Path) -> BestJson:
     """Read best.json of a study's folder; empty if its search has not ended. Raises DamagedFile."""
-    return read_json(folder / BEST, BestJson) or {}
+    content = read_json(folder / BEST, BestJson)
+    if content and content.get("label") is not None:
+        read_json(folder / BEST, ChosenPerTaskJson if content["label"] == "continual" else ChosenJson)
+    return content or {}
 
 
 def read_openings_json(folder: Path) -> OpeningsJson | None:

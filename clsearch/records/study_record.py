@@ -18,12 +18,14 @@ from clsearch.records.attempts import Decision, read_progress
 from clsearch.records.evaluation import FinalEvaluation, read_final, recorded_openings
 from clsearch.records.json_types import BestJson, RangeJson, StudyJson
 from clsearch.records.ranking import Ranking, rank
-from clsearch.records.study_file import RECORD, read_best_json, study_at
+from clsearch.records.study_file import BEST, FINAL, RECORD, read_best_json, study_at
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trial_metrics import unlearning_measurements
 from clsearch.records.trials import TrialRecord, read_trials_and_damage
 
 T = TypeVar("T")
+
+NO_FILE = "no such file"
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,11 @@ def read_study(folder: Path) -> StudyRecord:
     best, *about_best = read_or_damage(partial(read_best_json, folder), BestJson())
     openings, *about_openings = read_or_damage(partial(recorded_openings, folder), tuple[Opening, ...]())
     final, *about_final = (None,) if about_openings else read_or_damage(partial(read_final, folder), None)
+    if study["state"] == "finished":  # then all were written
+        about_best += [DamagedFile(folder / BEST, NO_FILE)] * (not about_best and not best)
+        lost = study["report_seeds"] and final is None and not (about_openings or about_final)
+        about_final += [DamagedFile(folder / FINAL, NO_FILE)] * bool(lost)
+        damaged += find_lost_records(folder, study)
     if about_best and progress.tasks == len(study["tasks"]):
         best = BestJson(per_task=[attempt.values for attempt in Decision(progress.attempts).kept])
     wanted = {name: place for place, name in enumerate(study["references"])}
@@ -168,6 +175,14 @@ def read_study(folder: Path) -> StudyRecord:
         damaged=(*damaged, *progress.damaged, *about_best, *about_openings, *about_final),
     )
     return found if found.final is None or evaluates_choice(found.final, found) else replace(found, final=None)
+
+
+def find_lost_records(folder: Path, study: StudyJson) -> tuple[DamagedFile, ...]:
+    """Find the trials and references of a finished study that have no record any more."""
+    labels = {path.name for path in folder.glob("trials/*") if path.is_dir()}
+    labels |= {f"reference_{name}" for name in study["references"]} if labels else set()
+    paths = [folder / "trials" / label / RECORD for label in sorted(labels)]
+    return tuple(DamagedFile(path, NO_FILE) for path in paths if not path.exists())
 
 
 def read_or_damage(read: Callable[[], T], instead: T) -> tuple[Any, ...]:
