@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -104,12 +105,9 @@ def read_json(path: Path, form: type[T]) -> T | None:
         NewerFile: A newer version of clsearch wrote it.
     """
     try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        return check_json(path, _read(path), form)
+    except FileNotFoundError:
         return None
-    except OSError as error:
-        raise DamagedFile(path, _reason(error)) from None
-    return check_json(path, text, form)
 
 
 def check_json(path: Path, text: bytes, form: type[T]) -> T:
@@ -198,12 +196,7 @@ def read_checked(path: Path, unmarked: bytes = b"") -> bytes:
         DamagedFile: It cannot be read, or its digest is that of other content.
         NewerFile: A newer version of clsearch wrote it.
     """
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
-    except OSError as error:
-        raise DamagedFile(path, _reason(error)) from None
+    content = _read(path)
     header, payload = content[:HEADER_BYTES], content[HEADER_BYTES:]
     if unmarked and content.startswith(unmarked):
         return content
@@ -218,6 +211,19 @@ def read_checked(path: Path, unmarked: bytes = b"") -> bytes:
     if found != str(FORMAT):
         raise NewerFile(path, int(found))
     return payload
+
+
+def _read(path: Path) -> bytes:
+    """Read a file. Raises FileNotFoundError, or DamagedFile if a folder or a pipe lies there."""
+    try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):
+            raise DamagedFile(path, "a folder" if stat.S_ISDIR(kind) else "no regular file")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    except OSError as error:
+        raise DamagedFile(path, _reason(error)) from None
 
 
 def append_digest(path: Path) -> None:

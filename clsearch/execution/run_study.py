@@ -39,6 +39,7 @@ from clsearch.tracking.sender import Tracker, quiet
 from clsearch.tracking.stores import mlflow_row
 from clsearch.training.first_task_cache import remove_unused
 from clsearch.training.state import previous_path, save_packed
+from clsearch.training.trial_setup import fingerprint
 
 
 def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
@@ -180,7 +181,8 @@ def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
         outputs: The outputs of the study.
     """
     decision, interrupted, tasks_decided = Decision(), False, 0
-    progress, state_file = read_progress(plan.folder, plan.seeds, plan.tasks), plan.folder / STATE_FILE
+    state_file, known = plan.folder / STATE_FILE, fingerprint(plan.config, plan.seeds, plan.tasks)
+    progress = read_progress(plan.folder, plan.seeds, plan.tasks, known)
     for damage in progress.damaged:
         outputs.line.warn(f"the search continues after task {progress.tasks}: {damage}")
     try:

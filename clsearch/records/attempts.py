@@ -137,8 +137,17 @@ class SavedProgress:
     damaged: tuple[DamagedFile, ...] = ()
 
 
-def read_progress(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> SavedProgress:
-    """Read a study's progress in the protocol: the attempts, and the state after the last task that has one."""
+def read_progress(
+    folder: Path, seeds: Sequence[int], tasks: Sequence[int], fingerprint: str | None = None
+) -> SavedProgress:
+    """Read a study's progress in the protocol: the attempts, and the state after the last task that has one.
+
+    Args:
+        folder: The study's folder.
+        seeds: Its seeds.
+        tasks: Its tasks.
+        fingerprint: That of its states; None to take any.
+    """
     attempts, damaged = read_attempts(folder, seeds)
     decided = 0
     kept = {a.task for a in attempts if a.kept and a.phase == METHOD_PHASE}
@@ -149,7 +158,9 @@ def read_progress(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> S
     for path in (folder / STATE_FILE, previous_path(folder / STATE_FILE)):
         try:
             packed = read_checked(path, UNMARKED)
-            learned = TrialState.tasks_in(packed, path)
+            found, learned = TrialState.summary(packed, path)
+            if fingerprint not in (None, found):
+                raise DamagedFile(path, "a state of another configuration or other seeds")
         except FileNotFoundError:
             continue
         except DamagedFile as error:

@@ -8,11 +8,15 @@ trials/<label>/unlearning.csv
                            for unlearning: accuracy on all tasks, before and after the requests
 trials/<label>/error.txt   of a trial whose worker died or raised an error: Ray's messages
 best.json                  the best configuration, and the command that reruns it
-attempts.csv               for protocol continual, instead of trials
+attempts.json, attempts.csv
+                           for protocol continual, instead of trials
 final.json, final.csv, final_accuracy.csv
                            the choice and its references on fresh seeds; openings of test data
 front.csv                  for several objectives
 report.html                figures and tables, see `reporting.html.report`
+
+What is read back has a digest, see `common.checked_files`; those of learning_curve.csv and final_accuracy.csv are in
+record.json and final.json.
 """
 
 from __future__ import annotations

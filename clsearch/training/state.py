@@ -98,9 +98,10 @@ class TrialState:
         return cls.unpacked(read_checked(path, UNMARKED), fingerprint, device, path)
 
     @staticmethod
-    def tasks_in(packed: bytes, place: Path) -> int:
-        """Return the number of tasks that a serialized state has learned. Raises DamagedFile."""
-        return int(_content_of(packed, place)["tasks_learned"])
+    def summary(packed: bytes, place: Path) -> tuple[str, int]:
+        """Return the fingerprint of a serialized state, and its number of learned tasks. Raises DamagedFile."""
+        content = _content_of(packed, place)
+        return content["fingerprint"], content["tasks_learned"]
 
     @classmethod
     def unpacked(cls, packed: bytes, fingerprint: str, device: torch.device, place: Path = Path("state")) -> TrialState:

@@ -312,6 +312,15 @@ def test_the_progress_of_continual_survives_each_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_state_of_another_study_is_passed_over(tmp_path: Path) -> None:
+    progress_in(tmp_path / "mine", 2, 2)
+    own = small_run(seeds=(0, 1)).fingerprint
+    assert read_progress(tmp_path / "mine", (0, 1), (1, 2, 3), own).tasks == 2
+    found = read_progress(tmp_path / "mine", (0, 1), (1, 2, 3), "another")
+    assert (found.tasks, len(found.damaged)) == (0, 2)
+
+
+@pytest.mark.slow
 def test_a_state_whose_attempts_are_lost_is_not_gone_on_with(tmp_path: Path) -> None:
     progress_in(tmp_path / "mine", 1, 2)
     assert read_progress(tmp_path / "mine", (0, 1), (1, 2, 3)).tasks == 1  # by the state before
