@@ -170,16 +170,21 @@ def readers(results: Path, trial: str) -> dict[str, Callable[[], Done]]:
         "show": lambda: run("show", folder),
         "best": lambda: run("best", folder),
         "report": lambda: run("report", folder),
-        "rerun": lambda: run("rerun", folder, trial),
+        "rerun": lambda: run("rerun", folder, "--trial", trial),
         "sync": lambda: run("sync", folder),
     }
+
+
+def is_named(file: Path, text: str) -> bool:
+    """Return True if a text says what is wrong with a file: `.../record.json: must be a whole file, ...`."""
+    return f"{file.name}: " in " ".join(text.split()) or f"no {file.name}" in text
 
 
 def judge(done: Done, whole: Done, file: Path) -> str:
     """Say what a command that reads did with a damaged file. whole: what it did with the whole one."""
     if done.code is None:
         return "TRACEBACK"
-    named = file.name in done.text or file.parent.name in done.text or "no study.json" in done.text
+    named = is_named(file, done.text)
     if done.code != whole.code:
         return "refused by name" if done.code == 2 and named else f"EXIT CODE {done.code}"
     if done.text == whole.text:
@@ -220,7 +225,7 @@ def judge_study(done: Done, results: Path, pristine: Path, file: Path) -> str:
     relative = file.relative_to(results)
     if done.code is None or "Traceback" in done.text:
         return "TRACEBACK"
-    named = any(word in done.text for word in (file.name, file.parent.name, "no study.json", "first task"))
+    named = is_named(file, done.text)
     if done.code == 2:
         before, after = contents(pristine), contents(results)
         own = {name for name in {*before, *after} if name.startswith(relative.as_posix())}
@@ -374,6 +379,8 @@ def examine(
             if (key := f"{name} {trial if name == 'rerun' else ''}") not in whole:
                 with copied(pristine, results):
                     whole[key] = command()
+                if whole[key].code != 0:
+                    raise SystemExit(f"{name} of a whole study failed:\n{whole[key].text}")
         for number, way in enumerate(options.damages):
             for name, command in commands.items():
                 with copied(pristine, results):

@@ -98,7 +98,7 @@ def test_the_judge_sees_what_is_wrong(tmp_path: Path) -> None:
     file, done = tmp_path / "best.json", DAMAGE.Done
     seen = [
         DAMAGE.judge(done(code, text), done(0, "94 %"), file)
-        for code, text in ((None, ""), (0, "93 %"), (1, "best.json"), (2, "no"), (0, "94 %"), (2, "best.json"))
+        for code, text in ((None, ""), (0, "93 %"), (1, "best.json: x"), (2, "no"), (0, "94 %"), (2, "best.json: x"))
     ]
     assert seen == ["TRACEBACK", "CHANGED", "EXIT CODE 1", "EXIT CODE 2", "unaffected", "refused by name"]
     assert [verdict in DAMAGE.GOOD for verdict in seen] == [False] * 4 + [True] * 2
