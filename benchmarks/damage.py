@@ -177,7 +177,7 @@ def readers(results: Path, trial: str) -> dict[str, Callable[[], Done]]:
 
 def is_named(file: Path, text: str) -> bool:
     """Return True if a text says what is wrong with a file: `.../record.json: must be a whole file, ...`."""
-    return f"{file.name}: " in " ".join(text.split()) or f"no {file.name}" in text
+    return f"{file.name}:" in "".join(text.split()) or f"no {file.name}" in text  # a terminal breaks lines anywhere
 
 
 def judge(done: Done, whole: Done, file: Path) -> str:

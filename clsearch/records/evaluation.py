@@ -258,13 +258,13 @@ def recorded_openings(folder: Path) -> tuple[Opening, ...]:
     return tuple(map(Opening.from_json, content["openings"])) if content else ()
 
 
-def read_final(folder: Path) -> FinalEvaluation | None:
+def read_final(folder: Path, expected: bool = False) -> FinalEvaluation | None:
     """Read the final evaluation from a study's folder; None if none was completed.
 
     Raises:
-        DamagedFile: final.json or the table of its matrices cannot be read.
+        DamagedFile: final.json or the table of its matrices cannot be read, or is missing although it is expected.
     """
-    content = read_final_json(folder)
+    content = read_final_json(folder, expected)
     if content is None:
         return None
     matrices = read_table(folder / FINAL_ACCURACY, content.get("tables", {}).get(FINAL_ACCURACY))

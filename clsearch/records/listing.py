@@ -107,8 +107,9 @@ def read_or_warn(read: Callable[[], T], warn: Warn) -> T | None:
 
 def make_entry(folder: Path, study: StudyJson, warn: Warn = print_nothing) -> Entry:
     """Make the entry of a study."""
-    best: BestJson = read_or_warn(partial(read_best_json, folder), warn) or {}
-    final = read_or_warn(partial(read_final_json, folder), warn)
+    finished = study["state"] == "finished"
+    best: BestJson = read_or_warn(partial(read_best_json, folder, finished), warn) or {}
+    final = read_or_warn(partial(read_final_json, folder, finished and bool(study["report_seeds"])), warn)
     state, continual = study_state(folder, study), study["protocol"] == "continual"
     if continual:  # its score is not the objective
         counts, (metric, score) = Counter[str](), next(iter(best.get("scores", {}).items()), ("", None))

@@ -44,6 +44,9 @@ RECORD = "record.json"
 ENDED = ("finished", "pruned", "failed")
 """Terminal trial states."""
 
+NO_FILE = "no such file"
+"""What is wrong with a file that a finished study has written and that is gone."""
+
 STATES = ("waiting", "running", "unfinished", *ENDED)
 """All trial states."""
 
@@ -138,9 +141,15 @@ def read_comparison_json(folder: Path) -> ComparisonJson | None:
     return read_json(folder / COMPARISON, ComparisonJson)
 
 
-def read_best_json(folder: Path) -> BestJson:
-    """Read best.json of a study's folder; empty if its search has not ended. Raises DamagedFile."""
+def read_best_json(folder: Path, expected: bool = False) -> BestJson:
+    """Read best.json of a study's folder; empty if its search has not ended.
+
+    Raises:
+        DamagedFile: It is damaged, or missing although it is expected.
+    """
     content = read_json(folder / BEST, BestJson)
+    if expected and not content:
+        raise DamagedFile(folder / BEST, NO_FILE)
     if content and content.get("label") is not None:
         read_json(folder / BEST, ChosenPerTaskJson if content["label"] == "continual" else ChosenJson)
     return content or {}
@@ -151,9 +160,15 @@ def read_openings_json(folder: Path) -> OpeningsJson | None:
     return read_json(folder / FINAL, OpeningsJson)
 
 
-def read_final_json(folder: Path) -> FinalJson | None:
-    """Read final.json of a study's folder; None if no final evaluation was completed. Raises DamagedFile."""
+def read_final_json(folder: Path, expected: bool = False) -> FinalJson | None:
+    """Read final.json of a study's folder; None if no final evaluation was completed.
+
+    Raises:
+        DamagedFile: It is damaged, or missing although it is expected.
+    """
     content = read_openings_json(folder)
+    if expected and content is None:
+        raise DamagedFile(folder / FINAL, NO_FILE)
     return read_json(folder / FINAL, FinalJson) if content and content["rows"] else None
 
 

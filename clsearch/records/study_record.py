@@ -18,14 +18,12 @@ from clsearch.records.attempts import Decision, read_progress
 from clsearch.records.evaluation import FinalEvaluation, read_final, recorded_openings
 from clsearch.records.json_types import BestJson, RangeJson, StudyJson
 from clsearch.records.ranking import Ranking, rank
-from clsearch.records.study_file import BEST, FINAL, RECORD, read_best_json, study_at
+from clsearch.records.study_file import NO_FILE, RECORD, read_best_json, study_at
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trial_metrics import unlearning_measurements
 from clsearch.records.trials import TrialRecord, read_trials_and_damage
 
 T = TypeVar("T")
-
-NO_FILE = "no such file"
 
 
 @dataclass(frozen=True)
@@ -151,14 +149,12 @@ def read_study(folder: Path) -> StudyRecord:
     whole, damaged = read_trials_and_damage(folder, study["objectives"])
     records = list(whole.values())
     progress = read_progress(folder, study["seeds"], study["tasks"])
-    best, *about_best = read_or_damage(partial(read_best_json, folder), BestJson())
+    finished = study["state"] == "finished"
+    best, *about_best = read_or_damage(partial(read_best_json, folder, finished), BestJson())
     openings, *about_openings = read_or_damage(partial(recorded_openings, folder), tuple[Opening, ...]())
-    final, *about_final = (None,) if about_openings else read_or_damage(partial(read_final, folder), None)
-    if study["state"] == "finished":  # then all were written
-        about_best += [DamagedFile(folder / BEST, NO_FILE)] * (not about_best and not best)
-        lost = study["report_seeds"] and final is None and not (about_openings or about_final)
-        about_final += [DamagedFile(folder / FINAL, NO_FILE)] * bool(lost)
-        damaged += find_lost_records(folder, study)
+    expected = finished and bool(study["report_seeds"])
+    final, *about_final = (None,) if about_openings else read_or_damage(partial(read_final, folder, expected), None)
+    damaged += find_lost_records(folder, study) if finished else ()
     if about_best and progress.tasks == len(study["tasks"]):
         best = BestJson(per_task=[attempt.values for attempt in Decision(progress.attempts).kept])
     wanted = {name: place for place, name in enumerate(study["references"])}
