@@ -158,7 +158,7 @@ def compared(disturbed: Path, calm: Path) -> dict[str, tuple[Any, Any, bool]]:
     trials, peace = (optuna_states(folder) for folder in folders)
     runs, calm_runs = mlflow_runs(disturbed), mlflow_runs(calm)
     same = sum(in_peace(record) for record in records.values())
-    left = [path.name for path in folders[0].rglob("*") if path.name == "state.pt" or path.suffix == ".tmp"]
+    left = [path.name for path in folders[0].rglob("*") if path.match("state*.pt") or path.suffix == ".tmp"]
     final = json.loads((folders[0] / "final.json").read_text())
     return {
         "trials and references in results/": (dict(states), dict(others), states == others),

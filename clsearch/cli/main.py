@@ -32,7 +32,7 @@ def list_studies(results: tyro.conf.Positional[Path] = Path("results")) -> int:
     from clsearch.common.redaction import printable
     from clsearch.records.listing import list_studies, list_table
 
-    entries = list_studies(results.expanduser())
+    entries = list_studies(results.expanduser(), lambda line: print(f"damaged: {line}", file=sys.stderr))
     if not entries:
         print(f"no study in {printable(str(results))}")
         return 0
@@ -94,22 +94,24 @@ def sync(folders: Folders, tracking_uri: str | None = None) -> int:
         folders: Folders of studies, results/<study>.
         tracking_uri: MLflow tracking server or store. Default: MLFLOW_TRACKING_URI, else SQLite in the results folder.
     """
-    from clsearch.common.errors import ConfigError
+    from clsearch.common.errors import ConfigError, print_problems
     from clsearch.common.redaction import printable, redact
     from clsearch.tracking.sync import sync as sync_one
 
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    refused = 0
     for folder in require_folders(folders):
         try:
             print(sync_one(folder, uri))
-        except ConfigError:
-            raise
+        except ConfigError as error:  # the others do not wait for this one
+            print_problems(error)
+            refused = 2
         except Exception as error:  # tracking stores raise many types
             message = printable(redact(str(error), uri).strip()).partition("\n")[0][:300]
             said = f"MLflow did not take the records of {folder} ({type(error).__name__}: {message})"
             print(f"error: {printable(said)}", file=sys.stderr)
             return 1
-    return 0
+    return refused
 
 
 def report(folders: Folders, output: Path = Path("comparison.html")) -> int:
@@ -119,20 +121,28 @@ def report(folders: Folders, output: Path = Path("comparison.html")) -> int:
         folders: Folders of studies, results/<study>.
         output: File of the page that compares several studies.
     """
+    from clsearch.common.errors import ConfigError, print_problems
     from clsearch.common.formatting import relative_path
     from clsearch.common.redaction import printable
     from clsearch.reporting.html.report import write_comparison, write_report
 
+    paths, whole, refused = [], [], 0
     try:
-        paths = [write_report(folder) for folder in require_folders(folders)]
-        if len(folders) > 1:
-            paths.append(write_comparison(folders, output.expanduser()))
+        for folder in require_folders(folders):
+            try:
+                paths.append(write_report(folder))
+                whole.append(folder)
+            except ConfigError as error:  # the others do not wait for this one
+                print_problems(error)
+                refused = 2
+        if len(whole) > 1:
+            paths.append(write_comparison(whole, output.expanduser()))
     except OSError as error:
         print(f"error: output: must be a file that can be written; got {printable(str(error))}", file=sys.stderr)
         return 1
     for path in paths:
         print(printable(relative_path(path)))
-    return 0
+    return refused
 
 
 def doctor(results: Path = Path("results"), data_root: Path | None = None, tracking_uri: str | None = None) -> int:

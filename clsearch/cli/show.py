@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import yaml
@@ -12,7 +13,7 @@ from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.records.listing import study_state
 from clsearch.records.study_record import StudyRecord, read_study
-from clsearch.reporting.answer_text import write_answer, write_notes, write_question
+from clsearch.reporting.answer_text import describe_damage, write_answer, write_notes, write_question
 from clsearch.reporting.file_names import REPORT
 from clsearch.reporting.provenance_text import describe_cost
 from clsearch.reporting.terminal import print_attempts, print_best, print_evaluation, print_lines, print_rows
@@ -58,8 +59,13 @@ def format_best(folder: Path, every_setting: bool = False) -> str:
         ConfigError: There is no study, or it has not chosen yet.
     """
     study = read_study(folder)
+    for line in describe_damage(study):
+        print(line, file=sys.stderr)
     if per_task := study.best.get("per_task"):
         return str(yaml.safe_dump({"per_task": per_task}, sort_keys=False))
+    if study.lost_choice:
+        found = study.best["config" if every_setting else "values"]
+        return str(yaml.safe_dump({name: v for name, v in found.items() if v is not None}, sort_keys=False))
     if study.chosen is None:
         text = f"results: must hold a study of which a trial has finished; got {relative_path(folder)}"
         raise ConfigError([Refusal("trial-finished", text)])

@@ -77,10 +77,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
+        set_folder_aside(path)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def set_folder_aside(path: Path) -> None:
+    """Rename a folder that lies in the place of a file to `<name>.damaged`, or a free name after it."""
+    if path.is_dir() and not path.is_symlink():
+        names = (f"{path.name}.damaged{mark}" for mark in ("", *(f".{n}" for n in range(1, 10_000))))
+        os.rename(path, next(place for name in names if not (place := path.with_name(name)).exists()))
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if there is one; a folder in its place stays."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

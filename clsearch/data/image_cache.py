@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clsearch.common.checked_files import append_digest, check_appended_digest
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import create_once
 from clsearch.data.image_folder import Listing, digest_words, find_problem, name_some
@@ -24,7 +25,7 @@ from clsearch.data.image_folder import Listing, digest_words, find_problem, name
 Progress = Callable[[int, int], None]
 """(images decoded, number of images)."""
 
-FORMAT = 1  # version of the cached arrays; another version decodes the images again
+FORMAT = 2  # version of the cached arrays; another version decodes the images again
 CONTENTS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")  # decided by the content, not by the suffix
 
 
@@ -137,9 +138,10 @@ def decode_images(
 
     def read(path: Path) -> np.ndarray | None:
         try:
+            check_appended_digest(path)
             images = np.asarray(np.lib.format.open_memmap(path, mode="r"))
             _, c, h, w = images.shape
-        except Exception:  # missing, truncated or corrupt: NumPy raises many types
+        except Exception:  # missing or damaged: NumPy raises many types
             return None
         fits = images.dtype == np.uint8 and len(images) == len(listing.labels) and c == (channels or c)
         return images if fits and (h, w) == (size or h, size or w) else None
@@ -187,6 +189,7 @@ def _decode(listing: Listing, size: int | None, channels: int | None, path: Path
     if problems := _problems([seen for finished in chunks for seen in finished.result()], size, channels):
         raise ConfigError(problems)
     rows.flush()
+    append_digest(path)
 
 
 def _fit(size: int | None, row: np.ndarray, image: Any) -> None:

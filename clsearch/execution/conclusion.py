@@ -107,7 +107,7 @@ def add_final_evaluation(result: StudyResult, data: Any, publisher: Publisher, l
     if not plan.options.final or result.choice is None or result.interrupted:
         return result
     try:
-        final = already_evaluated(plan, result.choice) or evaluate(
+        final = already_evaluated(plan, result.choice, line.warn) or evaluate(
             plan, result.choice, data, line.show_step, publisher.publish_opening
         )
         publisher.publish_evaluation(final)

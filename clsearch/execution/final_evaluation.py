@@ -16,6 +16,7 @@ from typing import Any
 import ray
 import torch
 
+from clsearch.common.checked_files import DamagedFile
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data, ImageFolder, Source, read_data
@@ -74,9 +75,19 @@ def rows_of(plan: Plan) -> list[tuple[Target, str]]:
     return [(target, algorithm) for target in targets_of(plan) for algorithm in (plan.algorithm, *plan.references)]
 
 
-def already_evaluated(plan: Plan, choice: Choice) -> FinalEvaluation | None:
-    """Return the final evaluation of an earlier process if it is the one that `evaluate` would make, else None."""
-    final = read_final(plan.folder)
+def already_evaluated(plan: Plan, choice: Choice, warn: Callable[[str], None]) -> FinalEvaluation | None:
+    """Return the final evaluation of an earlier process if it is the one that `evaluate` would make, else None.
+
+    Args:
+        plan: The study.
+        choice: The chosen configuration.
+        warn: Called if it is damaged, and test data must be opened again.
+    """
+    try:
+        final = read_final(plan.folder)
+    except DamagedFile as damage:
+        warn(f"the final evaluation is made again, and test data are opened again: {damage}")
+        return None
     if final is None or (final.choice, final.seeds) != (choice, plan.report_seeds):
         return None
     same = [(row.on, row.algorithm) for row in final.rows] == [(target.on, name) for target, name in rows_of(plan)]

@@ -137,6 +137,7 @@ class TrialReport:
         failed: Why it ended early; "" if it did not.
         out_of_memory: True if it failed for lack of memory, which says nothing about the searched values.
         unwritable: Why its state could not be saved; "" if it was.
+        note: A line for the user, about a damaged file; "" if there is none.
         accuracy, unlearning, columns, curve, epochs: See `records.trial_metrics.Measurements`.
     """
 
@@ -149,6 +150,7 @@ class TrialReport:
     failed: str = ""
     out_of_memory: bool = False
     unwritable: str = ""
+    note: str = ""
     accuracy: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0)))
     unlearning: dict[str, np.ndarray] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
@@ -187,6 +189,7 @@ class TrialReport:
         problems: dict[str, Any] = {"failed": self.failed} if self.failed else {}
         problems |= {OUT_OF_MEMORY: True} if self.out_of_memory else {}
         problems |= {"unwritable": self.unwritable} if self.unwritable else {}
+        problems |= {"note": self.note} if self.note else {}
         return {
             **self.metrics,
             "tasks_learned": self.tasks_learned,

@@ -6,10 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clsearch.common.formatting import last_line, relative_path
-from clsearch.records.attempts import ATTEMPTS, Decision
-from clsearch.records.evaluation import FinalEvaluation, accuracy_table, evaluation_json, metrics_table
+from clsearch.records.attempts import ATTEMPTS, ATTEMPTS_TABLE, Decision, attempts_json
+from clsearch.records.evaluation import (
+    FINAL_ACCURACY,
+    FinalEvaluation,
+    accuracy_table,
+    evaluation_json,
+    metrics_table,
+)
 from clsearch.records.json_types import BestJson
-from clsearch.records.study_file import FINAL
+from clsearch.records.study_file import BEST, FINAL
 from clsearch.records.study_record import read_study
 from clsearch.records.test_ledger import Opening
 from clsearch.records.writer import StudyWriter
@@ -36,13 +42,14 @@ class Publisher:
         """Write all attempts of the continual protocol so far. task_decided: the values of a task have just been
         chosen.
         """
-        self.writer.write_csv(ATTEMPTS, decision.table(self.writer.plan.seeds))
+        self.writer.write_json(ATTEMPTS, attempts_json(decision))
+        self.writer.write_csv(ATTEMPTS_TABLE, decision.table(self.writer.plan.seeds))
         if task_decided:
             self.tracker.send_decision(decision)
 
     def publish_choice(self, content: BestJson, when: int) -> None:
         """Write best.json and send it. when: the time of the choice, in milliseconds since 1970."""
-        self.writer.write_json("best.json", content)
+        self.writer.write_json(BEST, content)
         self.tracker.send_choice(content, when)
 
     def publish_opening(self, opening: Opening) -> None:
@@ -54,10 +61,9 @@ class Publisher:
     def publish_evaluation(self, final: FinalEvaluation) -> None:
         """Write the final evaluation and send it."""
         self.writer.write_csv("final.csv", metrics_table(final))
-        self.writer.write_csv("final_accuracy.csv", accuracy_table(final))
-        self.writer.write_json(
-            FINAL, evaluation_json(final)
-        )  # last: its presence means that the evaluation is complete
+        tables = {FINAL_ACCURACY: self.writer.write_csv(FINAL_ACCURACY, accuracy_table(final))}
+        # Last: its presence means that the evaluation is complete.
+        self.writer.write_json(FINAL, evaluation_json(final) | {"tables": tables})
         self.tracker.send_evaluation(final)
 
     def publish_description(self) -> None:

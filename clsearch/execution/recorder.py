@@ -27,11 +27,13 @@ class Recorder(tune.Callback):
     Args:
         store: The records.
         tasks: Number of tasks that a trial learns.
+        warn: Called with a line for the user.
     """
 
-    def __init__(self, store: RecordStore, tasks: int) -> None:
+    def __init__(self, store: RecordStore, tasks: int, warn: Callable[[str], None] = lambda line: None) -> None:
         self.store = store
         self.tasks = tasks
+        self.warn = warn
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray pickles its Tuner for a restore that is never used."""
@@ -53,6 +55,8 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         reports, going = reports_in(result), self._going(trial)
+        for note in dict.fromkeys(f"{label}: {report.note}" for label, report in reports.items() if report.note):
+            self.warn(note)
         for label in [
             label for label in reports if label in going
         ]:  # others ended, but their worker has not noticed yet

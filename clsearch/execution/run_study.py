@@ -11,7 +11,8 @@ from typing import Any
 import ray
 from rich.console import Console
 
-from clsearch.common.files import write_atomically
+from clsearch.common.checked_files import DamagedFile
+from clsearch.common.files import remove_file
 from clsearch.common.formatting import last_line
 from clsearch.common.redaction import redact_address
 from clsearch.data.datasets import Data
@@ -29,7 +30,7 @@ from clsearch.records.mirror import Mirror
 from clsearch.records.ranking import Ranking
 from clsearch.records.resume import check_same, set_aside, study_lock
 from clsearch.records.store import RecordStore
-from clsearch.records.study_file import FIRST_TASKS
+from clsearch.records.study_file import FIRST_TASKS, read_best_json
 from clsearch.records.trials import latest
 from clsearch.records.writer import StudyWriter
 from clsearch.reporting.progress import ProgressLine
@@ -38,6 +39,8 @@ from clsearch.reporting.terminal import print_result
 from clsearch.tracking.sender import Tracker, quiet
 from clsearch.tracking.stores import mlflow_row
 from clsearch.training.first_task_cache import remove_unused
+from clsearch.training.state import previous_path, save_packed
+from clsearch.training.trial_setup import fingerprint
 
 
 def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
@@ -105,8 +108,10 @@ def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResu
         line: Shows the current step.
     """
     line.print_line(f"results go to {plan.folder}")
+    writer = StudyWriter(plan)
+    writer.begin_new()
     study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
-    outputs = begin_outputs(plan, line)
+    outputs = begin_outputs(plan, line, writer)
     outputs.publisher.publish_description()
     if study is None:
         result = choose_task_by_task(plan, data, outputs)
@@ -131,9 +136,8 @@ class Outputs:
     line: ProgressLine
 
 
-def begin_outputs(plan: Plan, line: ProgressLine) -> Outputs:
+def begin_outputs(plan: Plan, line: ProgressLine, writer: StudyWriter) -> Outputs:
     """Write study.json, connect to MLflow, and load the trials that an earlier process completed."""
-    writer = StudyWriter(plan)
     writer.begin()
     remove_unused(plan.folder.parent / FIRST_TASKS)
     quiet()
@@ -142,6 +146,12 @@ def begin_outputs(plan: Plan, line: ProgressLine) -> Outputs:
     tracker.begin()
     mirror = Mirror(plan.folder, plan.options.mirror, warn)
     store = RecordStore(plan, writer, (tracker.update, line.update), mirror.update)
+    for damage in store.damaged:
+        line.warn(f"{damage.path.parent.name} is trained again: {damage}")
+    try:
+        read_best_json(plan.folder)
+    except DamagedFile as damage:
+        line.warn(f"the choice is derived again from the trials: {damage}")
     writer.tidy(store.records)
     line.restore(store.trials())
     for record in store.records.values():
@@ -174,9 +184,12 @@ def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
         outputs: The outputs of the study.
     """
     decision, interrupted, tasks_decided = Decision(), False, 0
-    progress, state_file = read_progress(plan.folder, plan.seeds, plan.tasks), plan.folder / STATE_FILE
+    state_file, known = plan.folder / STATE_FILE, fingerprint(plan.config, plan.seeds, plan.tasks)
+    progress = read_progress(plan.folder, plan.seeds, plan.tasks, known)
+    for damage in progress.damaged:
+        outputs.line.warn(f"the search continues after task {progress.tasks}: {damage}")
     try:
-        for decision in decide(plan, data, progress, partial(write_atomically, state_file)):
+        for decision in decide(plan, data, progress, partial(save_packed, state_file)):
             task_decided = len(decision.kept) > tasks_decided
             outputs.publisher.publish_attempts(decision, task_decided)
             message = f"task {decision.attempts[-1].task}/{len(plan.tasks)} · {len(decision.attempts)} attempts"
@@ -189,7 +202,8 @@ def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
     except ray.exceptions.RayError as error:
         decision = replace(decision, reason=last_line(error))
     if decision.choice is not None:
-        state_file.unlink(missing_ok=True)
+        for path in (state_file, previous_path(state_file)):
+            remove_file(path)
     outputs.publisher.publish_choice(decision_json(plan, decision), latest(a.when for a in decision.attempts))
     ranking = Ranking((SCORE,), [], frozenset())
     return StudyResult(plan, [], [], ranking, decision.choice, decision, interrupted)

@@ -49,7 +49,7 @@ def search(plan: Plan, data: ray.ObjectRef, store: RecordStore, study: optuna.St
     host = StudyHost(plan, store, slots(plan))
     searcher = OptunaSearcher(plan, study, host, ended)
     with suppress_side_effects():
-        make_tuner(plan, data, references, searcher, Recorder(store, len(plan.tasks)), host.slots).fit()
+        make_tuner(plan, data, references, searcher, Recorder(store, len(plan.tasks), line.warn), host.slots).fit()
 
 
 def make_tuner(

@@ -38,7 +38,7 @@ from clsearch.records.trials import STATE_FILE
 from clsearch.training.cohorts import initial_states, learn_together
 from clsearch.training.loop import DivergedError
 from clsearch.training.retraining import References, move_references, retrain
-from clsearch.training.state import TrialState
+from clsearch.training.state import TrialState, load_latest
 from clsearch.training.trial_setup import TrialSetup, build_trials
 
 
@@ -51,12 +51,14 @@ class WorkerTrial:
         state: Its present state.
         state_reported: True if the driver knows the state.
         ended: True if it has ended.
+        note: A line for the user, for its next report.
     """
 
     request: TrialRequest
     state: TrialState
     state_reported: bool
     ended: bool = False
+    note: str = ""
 
     @property
     def dropped(self) -> bool:
@@ -126,7 +128,7 @@ class ContinualTrainable(Trainable):
         self.request = request_in(config, self.algorithm, None if self.data is None else self.data.source)
         resources = self.trial_resources.required_resources if self.trial_resources else {}
         self.resources = WorkerResources(math.floor(resources.get("CPU", 1)), resources.get("GPU", 0))
-        self.out_of_memory, self.place = False, worker_location()
+        self.out_of_memory, self.place, self.notes = False, worker_location(), list[str]()
         try:
             self._build()
         except Exception as error:
@@ -141,11 +143,22 @@ class ContinualTrainable(Trainable):
         configs = [trial.config for trial in self.request.trials]
         self.run = self._run_of(configs)
         for trial, fresh in zip(self.request.trials, initial_states(self.run, configs), strict=True):
-            state = fresh
-            if trial.state_file is not None and trial.state_file.exists():
-                state = TrialState.load(trial.state_file, fresh.fingerprint, self.device)
-            self.cohort.append(WorkerTrial(trial, state, state_reported=state.tasks_learned == 0))
+            state, note = self._load(trial.state_file, fresh)
+            self.cohort.append(WorkerTrial(trial, state, state_reported=state.tasks_learned == 0, note=note))
         self.trained = self.cohort
+
+    def _load(self, path: Path | None, fresh: TrialState) -> tuple[TrialState, str]:
+        """Load the newest whole state of a configuration, else return `fresh`; and a line about damaged ones.
+
+        In a study the file is the trial's own, so a state of another configuration there is damage, too.
+        """
+        if path is None:
+            return fresh, ""
+        tasks = len(self.run.benchmark.tasks)
+        state, problems = load_latest(path, fresh, tasks, self.device, foreign=not self.asked_flat)
+        state = state or fresh
+        where = f"continues after task {state.tasks_learned}" if state.tasks_learned else "is trained from the start"
+        return state, f"its saved state was damaged ({'; '.join(problems)}), so it {where}" if problems else ""
 
     @property
     def state(self) -> TrialState:
@@ -155,7 +168,8 @@ class ContinualTrainable(Trainable):
     def _run_of(self, configs: Sequence[TrialConfig]) -> TrialSetup:
         request = self.request
         trial = build_trials(configs, request.seeds, self.device, self.data, request.tasks)
-        return measured_against(replace(trial, prefixes=request.first_tasks), self.references, self.data)
+        trial = replace(trial, prefixes=request.first_tasks, tell=self.notes.append)
+        return measured_against(trial, self.references, self.data)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._release()
@@ -214,6 +228,8 @@ class ContinualTrainable(Trainable):
         if group != self.trained:
             self.run, self.trained = self._run_of([trial.request.config for trial in group]), group
         outcomes = learn_together(self.run, [trial.state for trial in group])
+        group[0].note = "; ".join([group[0].note] * bool(group[0].note) + self.notes)
+        self.notes.clear()
         return [self._take_outcome(trial, outcome) for trial, outcome in zip(group, outcomes, strict=True)]
 
     def _take_outcome(self, trial: WorkerTrial, outcome: TrialState | DivergedError) -> TrialReport:
@@ -227,7 +243,7 @@ class ContinualTrainable(Trainable):
     def _report_state(self, trial: WorkerTrial) -> TrialReport:
         """Report the progress of a configuration, and note that the driver knows it."""
         report = self._report(trial)
-        trial.state_reported, trial.ended = True, report.done
+        trial.state_reported, trial.ended, trial.note = True, report.done, ""
         return report
 
     def _report(self, trial: WorkerTrial) -> TrialReport:
@@ -239,6 +255,7 @@ class ContinualTrainable(Trainable):
             seconds=state.seconds,
             shared_seconds=state.shared,
             place=self.place,
+            note=trial.note,
             accuracy=state.accuracy.numpy(),
             unlearning={name: values.numpy() for name, values in state.unlearning.items()},
             columns=self.run.columns,

@@ -6,17 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from clsearch.common.checked_files import DamagedFile, read_checked, read_json
 from clsearch.methods.registry import decaying
 from clsearch.planning.plan import Plan
-from clsearch.records.json_types import BestJson
+from clsearch.records.json_types import AttemptJson, AttemptsJson, BestJson
 from clsearch.records.ranking import Choice, Cost
-from clsearch.training.state import TrialState
+from clsearch.records.trials import read_table
+from clsearch.training.state import UNMARKED, TrialState, previous_path
 
-ATTEMPTS, STATE_FILE = "attempts.csv", "continual.pt"
-"""Files of a study's folder."""
+ATTEMPTS, ATTEMPTS_TABLE, STATE_FILE = "attempts.json", "attempts.csv", "continual.pt"
+"""Files of a study's folder. The table is for people; it is read back if the first is missing or damaged."""
 
 
 RATE_PHASE, METHOD_PHASE = "learning_rate", "method"
@@ -52,6 +55,12 @@ class Attempt:
     seconds: float
     kept: bool = False
     when: int = 0
+
+    @classmethod
+    def from_json(cls, content: AttemptJson) -> Attempt:
+        """Read an attempt of attempts.json."""
+        known: dict[str, Any] = {name: value for name, value in content.items() if name in AttemptJson.__annotations__}
+        return cls(**known | {"accuracies": tuple(content["accuracies"])})
 
     @property
     def accuracy(self) -> float:
@@ -119,39 +128,109 @@ class SavedProgress:
         attempts: All attempts.
         tasks: Number of tasks that have a state.
         state: The packed state after the last of them.
+        damaged: Files that could not be read, and cost progress or nothing.
     """
 
     attempts: tuple[Attempt, ...] = ()
     tasks: int = 0
     state: bytes | None = None
+    damaged: tuple[DamagedFile, ...] = ()
 
 
-def read_progress(folder: Path, seeds: Sequence[int], tasks: Sequence[int]) -> SavedProgress:
-    """Read a study's progress in the protocol: attempts.csv, and the state after the last task that has one."""
-    if not (folder / ATTEMPTS).exists():
-        return SavedProgress()
-    table = pd.read_csv(folder / ATTEMPTS, float_precision="round_trip").astype(object)
+def read_progress(
+    folder: Path, seeds: Sequence[int], tasks: Sequence[int], fingerprint: str | None = None
+) -> SavedProgress:
+    """Read a study's progress in the protocol: the attempts, and the state after the last task that has one.
+
+    Args:
+        folder: The study's folder.
+        seeds: Its seeds.
+        tasks: Its tasks.
+        fingerprint: That of its states; None to take any.
+    """
+    attempts, damaged = read_attempts(folder, seeds)
+    decided = 0
+    kept = {a.task for a in attempts if a.kept and a.phase == METHOD_PHASE}
+    while decided < len(tasks) and tasks[decided] in kept:
+        decided += 1
+    if decided == len(tasks):
+        return SavedProgress(attempts, len(tasks), damaged=damaged)
+    for path in (folder / STATE_FILE, previous_path(folder / STATE_FILE)):
+        try:
+            packed = read_checked(path, UNMARKED)
+            found, learned = TrialState.summary(packed, path)
+            if fingerprint not in (None, found):
+                raise DamagedFile(path, "a state of another configuration or other seeds")
+        except FileNotFoundError:
+            continue
+        except DamagedFile as error:
+            damaged = (*damaged, error)
+            continue
+        if learned <= decided:  # else attempts were lost on which the state rests
+            return SavedProgress(attempts, learned, packed, damaged)
+    return SavedProgress(attempts, damaged=damaged)
+
+
+def read_attempts(folder: Path, seeds: Sequence[int]) -> tuple[tuple[Attempt, ...], tuple[DamagedFile, ...]]:
+    """Read the attempts, from the table if attempts.json is missing (as in studies of 0.1) or damaged."""
+    damaged: tuple[DamagedFile, ...] = ()
+    try:
+        if (content := read_json(folder / ATTEMPTS, AttemptsJson)) is not None:
+            return tuple(map(Attempt.from_json, content["attempts"])), ()
+    except DamagedFile as error:
+        damaged = (error,)
+    table = folder / ATTEMPTS_TABLE
+    if not table.exists():
+        return (), damaged
+    try:
+        return read_attempts_table(table, seeds), damaged
+    except DamagedFile as error:
+        return (), (*damaged, error)
+
+
+def read_attempts_table(path: Path, seeds: Sequence[int]) -> tuple[Attempt, ...]:
+    """Read attempts.csv. Raises DamagedFile."""
+    table = read_table(path, None).astype(object)
     rows = table.where(table.notna(), None).to_dict("records")
-    attempts = tuple(
-        Attempt(
-            task=row["task"],
-            phase=row["phase"],
-            values={name: row[name] for name in (RATE_PHASE, *decaying()) if row.get(name) is not None},
-            accuracies=tuple(value for seed in seeds if (value := row.get(f"accuracy/seed_{seed}")) is not None),
-            bar=row["bar"],
-            seeds=len(seeds),
-            seconds=row["seconds"],
-            when=row["when"],
-            kept=row["kept"],
+    try:
+        return tuple(
+            Attempt(
+                task=int(row["task"]),
+                phase=row["phase"],
+                values={name: float(row[name]) for name in (RATE_PHASE, *decaying()) if row.get(name) is not None},
+                accuracies=tuple(
+                    float(value) for seed in seeds if (value := row.get(f"accuracy/seed_{seed}")) is not None
+                ),
+                bar=None if row["bar"] is None else float(row["bar"]),
+                seeds=len(seeds),
+                seconds=float(row["seconds"]),
+                when=int(row["when"]),
+                kept=row["kept"] in (True, "True"),
+            )
+            for row in rows
         )
-        for row in rows
-    )
-    if {a.task for a in attempts if a.kept and a.phase == METHOD_PHASE} == {*tasks}:
-        return SavedProgress(attempts, len(tasks))
-    if not (folder / STATE_FILE).exists():
-        return SavedProgress(attempts)
-    packed = (folder / STATE_FILE).read_bytes()
-    return SavedProgress(attempts, TrialState.tasks_in(packed), packed)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedFile(path, f"a table of another form ({error})") from None
+
+
+def attempts_json(decision: Decision) -> AttemptsJson:
+    """Return the content of attempts.json."""
+    return {"attempts": [attempt_json(attempt) for attempt in decision.attempts]}
+
+
+def attempt_json(attempt: Attempt) -> AttemptJson:
+    """Return an attempt's content in attempts.json."""
+    return {
+        "task": attempt.task,
+        "phase": attempt.phase,
+        "values": attempt.values,
+        "accuracies": list(attempt.accuracies),
+        "bar": attempt.bar,
+        "seeds": attempt.seeds,
+        "seconds": attempt.seconds,
+        "kept": attempt.kept,
+        "when": attempt.when,
+    }
 
 
 def attempt_metrics(attempt: Attempt, decision: Decision) -> dict[str, float]:

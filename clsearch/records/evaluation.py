@@ -14,17 +14,22 @@ import torch
 from torch import Tensor
 
 from clsearch import metrics
+from clsearch.common.checked_files import DamagedFile
 from clsearch.common.echo import ShortRepr
 from clsearch.common.statistics import Interval, interval, paired_difference
 from clsearch.planning.objectives import sign
 from clsearch.planning.plan import Plan
-from clsearch.records.json_types import FinalJson, FinalRowJson
+from clsearch.records.json_types import ChoiceJson, FinalJson, FinalRowJson
 from clsearch.records.ranking import Choice
-from clsearch.records.study_file import FINAL, read_final_json, stored
+from clsearch.records.study_file import FINAL, read_final_json, read_openings_json
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trial_metrics import to_tensor
+from clsearch.records.trials import read_table
 
 PARTS = ("validation", "test")
+
+FINAL_ACCURACY = "final_accuracy.csv"
+"""The matrices R of a final evaluation."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -235,7 +240,7 @@ def evaluation_json(final: FinalEvaluation) -> FinalJson:
     """Return the content of final.json."""
     return {
         "protocol": final.protocol,
-        "choice": asdict(final.choice),
+        "choice": cast(ChoiceJson, asdict(final.choice)),
         "tasks": {"searched": list(final.searched_tasks), "all": final.tasks},
         "seeds": {"selecting": list(final.searched_seeds), "reporting": list(final.seeds)},
         "openings": [opening.as_json() for opening in final.openings],
@@ -249,30 +254,43 @@ def evaluation_json(final: FinalEvaluation) -> FinalJson:
 
 
 def recorded_openings(folder: Path) -> tuple[Opening, ...]:
-    """Return the openings of test data in a study's folder, even if their evaluation failed."""
-    content = stored(folder / FINAL) or {}
-    return tuple(
-        Opening(**of | {"seeds": tuple(of["seeds"]), "also": tuple(of.get("also", ()))})
-        for of in content.get("openings", ())
-    )
+    """Return the openings of test data in a study's folder, even if their evaluation failed. Raises DamagedFile."""
+    content = read_openings_json(folder)
+    return tuple(map(Opening.from_json, content["openings"])) if content else ()
 
 
-def read_final(folder: Path) -> FinalEvaluation | None:
-    """Read the final evaluation from a study's folder; None if none was completed."""
-    content = read_final_json(folder)
+def read_final(folder: Path, expected: bool = False) -> FinalEvaluation | None:
+    """Read the final evaluation from a study's folder; None if none was completed.
+
+    Raises:
+        DamagedFile: final.json or the table of its matrices cannot be read, or is missing although it is expected.
+    """
+    content = read_final_json(folder, expected)
     if content is None:
         return None
-    matrices = pd.read_csv(folder / "final_accuracy.csv", float_precision="round_trip")
+    matrices = read_table(folder / FINAL_ACCURACY, content.get("tables", {}).get(FINAL_ACCURACY))
+    try:
+        return _final_of(content, matrices, recorded_openings(folder))
+    except DamagedFile:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a study of 0.1, whose tables have no digest
+        raise DamagedFile(folder / FINAL, f"content that {FINAL_ACCURACY} does not fit ({error!r})") from None
+
+
+def _final_of(content: FinalJson, matrices: pd.DataFrame, openings: tuple[Opening, ...]) -> FinalEvaluation:
+    """Make a final evaluation from its files."""
     rows, seeds, tasks = [], content["seeds"], content["tasks"]
     for row in content["rows"]:
         own = matrices[(matrices.configuration == row["configuration"]) & (matrices.on == row["on"])]
         names = [f"task_{j:02d}" for j in row["tasks"]]
         shape = (len(seeds["reporting"]), len(names) + 1, len(names))
         found: dict[str, Any] = {
-            part: torch.from_numpy(own.loc[own.part == part, names].to_numpy().reshape(shape)) for part in PARTS
+            part: torch.from_numpy(own.loc[own.part == part, names].to_numpy(dtype=float).reshape(shape))
+            for part in PARTS
         }
-        found |= {name: row[name] for name in ("configuration", "algorithm", "on", "benchmark", "seconds", "reason")}
-        found |= {name: tuple(row[name]) for name in ("tasks", "per_task")}
+        named: dict[str, Any] = dict(row)
+        found |= {name: named[name] for name in ("configuration", "algorithm", "on", "benchmark", "seconds", "reason")}
+        found |= {name: tuple(named[name]) for name in ("tasks", "per_task")}
         found["unlearning"] = {
             part: {name: to_tensor(values) for name, values in measured.items()}
             for part, measured in row.get("unlearning", {}).items()
@@ -284,9 +302,14 @@ def read_final(folder: Path) -> FinalEvaluation | None:
         searched_tasks=tuple(tasks["searched"]),
         searched_seeds=tuple(seeds["selecting"]),
         seeds=tuple(seeds["reporting"]),
-        choice=Choice(**content["choice"] | {"per_task": tuple(content["choice"]["per_task"])}),
+        choice=Choice(
+            content["choice"]["label"],
+            content["choice"]["values"],
+            content["choice"]["scores"],
+            tuple(content["choice"]["per_task"]),
+        ),
         rows=tuple(rows),
-        openings=recorded_openings(folder),
+        openings=openings,
         seconds=content["seconds"],
     )
 

@@ -1,8 +1,17 @@
-"""Types of the JSON files in results/. Their keys are the file format, which older studies share."""
+"""Types of the JSON files in results/. Their keys are the file format, which older studies share.
+
+Files are checked against them when they are read, see `common.checked_files`, which adds `format` and `digest`. A key
+that files of 0.1 do not have is NotRequired.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
+
+MatricesJson = list[list[list[float | None]]]
+"""R of each seed, [M][T+1][T]; null if not measured."""
 
 
 class RangeJson(TypedDict):
@@ -26,6 +35,13 @@ class DataJson(TypedDict):
     classes: list[str]
     groups: list[list[str]] | None
     identity: str | None
+
+
+class ComparisonJson(TypedDict):
+    """comparison.json: what is read back of it. studies: label -> name of the study."""
+
+    kind: NotRequired[str]
+    studies: dict[str, str]
 
 
 class ProvenanceJson(TypedDict):
@@ -57,12 +73,12 @@ class DescriptionJson(TypedDict):
     config: dict[str, Any]
     space: dict[str, RangeJson]
     data: DataJson
-    regularizers: str | None
-    preset: str | None
+    regularizers: NotRequired[str | None]
+    preset: NotRequired[str | None]
     references: list[str]
     protocol: str
     tasks: list[int]
-    learning_rates: list[float] | None
+    learning_rates: NotRequired[list[float] | None]
     report_benchmark: str | None
     reported_tasks: list[int]
     objectives: list[str]
@@ -125,6 +141,26 @@ class BestJson(TypedDict, total=False):
     importance: dict[str, float]
 
 
+class ChosenJson(TypedDict):
+    """What best.json has if the search chose a trial."""
+
+    label: str
+    number: int
+    values: dict[str, float]
+    config: dict[str, Any]
+    seeds: list[int]
+    metrics: dict[str, float]
+    objectives: list[str]
+    trials: dict[str, int]
+    cost: CostJson
+
+
+class ChosenPerTaskJson(TypedDict):
+    """What best.json has with protocol continual."""
+
+    per_task: list[dict[str, float]]
+
+
 class OpeningJson(TypedDict):
     """A line of the ledger of test data, see `test_ledger.Opening`."""
 
@@ -150,6 +186,15 @@ class SeedsJson(TypedDict):
 
     selecting: list[int]
     reporting: list[int]
+
+
+class ChoiceJson(TypedDict):
+    """See `ranking.Choice`."""
+
+    label: str
+    values: dict[str, float]
+    scores: dict[str, float]
+    per_task: list[dict[str, float]]
 
 
 class FinalRowJson(TypedDict):
@@ -181,14 +226,19 @@ class OpeningsJson(TypedDict):
 
 
 class FinalJson(OpeningsJson):
-    """final.json of a completed evaluation, see `evaluation.FinalEvaluation`."""
+    """final.json of a completed evaluation, see `evaluation.FinalEvaluation`.
+
+    Attributes:
+        tables: Digests of the tables that belong to it, by name.
+    """
 
     protocol: str
-    choice: dict[str, Any]
+    choice: ChoiceJson
     tasks: SearchedTasksJson
     seeds: SeedsJson
     optimism: list[dict[str, Any]]
     seconds: float
+    tables: NotRequired[dict[str, str]]
 
 
 class RecordJson(TypedDict):
@@ -204,12 +254,33 @@ class RecordJson(TypedDict):
     reason: str
     tasks_learned: int
     seconds: float
-    shared_seconds: float
+    shared_seconds: NotRequired[float]
     metrics: dict[str, float]
-    accuracy: list[Any]
-    unlearning: dict[str, Any]
-    times: list[int]
-    told: int
-    restarts: int
-    place: str
-    cohort: int
+    accuracy: MatricesJson
+    unlearning: NotRequired[dict[str, MatricesJson]]
+    times: NotRequired[list[int]]
+    told: NotRequired[int]
+    restarts: NotRequired[int]
+    place: NotRequired[str]
+    cohort: NotRequired[int]
+    tables: NotRequired[dict[str, str]]
+
+
+class AttemptJson(TypedDict):
+    """An attempt of the protocol continual, see `attempts.Attempt`."""
+
+    task: int
+    phase: str
+    values: dict[str, float]
+    accuracies: list[float]
+    bar: float | None
+    seeds: int
+    seconds: float
+    kept: bool
+    when: int
+
+
+class AttemptsJson(TypedDict):
+    """attempts.json: all attempts so far."""
+
+    attempts: list[AttemptJson]

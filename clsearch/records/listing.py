@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 from rich.table import Table
@@ -14,9 +17,19 @@ from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import humanize, make_table, relative_path, to_display_units
 from clsearch.methods.registry import label_of
 from clsearch.planning.objectives import sign
-from clsearch.records.json_types import StudyJson
+from clsearch.records.json_types import BestJson, FinalRowJson, StudyJson
 from clsearch.records.resume import lock_path
-from clsearch.records.study_file import ENDED, STUDY, read_study_json, stored
+from clsearch.records.study_file import (
+    ENDED,
+    has_lost_study_json,
+    read_best_json,
+    read_final_json,
+    read_records,
+    read_study_json,
+)
+
+DAMAGED = "damaged"
+"""State of a study in a list whose study.json cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +54,62 @@ class Entry:
     started: str
 
 
-def list_studies(results: Path) -> list[Entry]:
-    """List the studies of a results folder, newest first. Raises ConfigError if the folder does not exist."""
+Warn = Callable[[str], None]
+"""Called with a line about a damaged file."""
+
+T = TypeVar("T")
+
+
+def print_nothing(line: str) -> None:
+    """Warn nobody."""
+
+
+def list_studies(results: Path, warn: Warn = print_nothing) -> list[Entry]:
+    """List the studies of a results folder, newest first; damaged ones last, in the state `damaged`.
+
+    Args:
+        results: The results folder.
+        warn: Called with a line about each damaged file that was read.
+
+    Raises:
+        ConfigError: The folder does not exist.
+    """
     if not results.is_dir():
         text = f"results: must be a folder that exists; got {relative_path(results)}"
         raise ConfigError([Refusal("results-exist", text)])
-    folders = [path.parent for path in results.glob(f"*/{STUDY}")]
-    studies = [(folder, study) for folder in folders if (study := read_study_json(folder))]
-    found = [make_entry(folder, study) for folder, study in studies if "id" in study]
+    found = []
+    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+        try:
+            if (study := read_study_json(folder)) is not None:
+                found.append(make_entry(folder, study, warn))
+            elif has_lost_study_json(folder):
+                warn(f"{relative_path(folder)}: has trials and no study.json: put it back from a copy")
+                found.append(damaged_entry(folder))
+        except ConfigError as error:
+            warn(str(error))
+            found.append(damaged_entry(folder))
     return sorted(found, key=lambda entry: entry.started, reverse=True)
 
 
-def make_entry(folder: Path, study: StudyJson) -> Entry:
+def damaged_entry(folder: Path) -> Entry:
+    """Make the entry of a study whose study.json cannot be read."""
+    return Entry(folder.name, "", "", DAMAGED, "", "", "", "")
+
+
+def read_or_warn(read: Callable[[], T], warn: Warn) -> T | None:
+    """Read a file; None, with a warning, if it is damaged."""
+    try:
+        return read()
+    except ConfigError as error:
+        warn(str(error))
+        return None
+
+
+def make_entry(folder: Path, study: StudyJson, warn: Warn = print_nothing) -> Entry:
     """Make the entry of a study."""
-    best, final = (stored(folder / name) or {} for name in ("best.json", "final.json"))
+    finished = study["state"] == "finished"
+    best: BestJson = read_or_warn(partial(read_best_json, folder, finished), warn) or {}
+    final = read_or_warn(partial(read_final_json, folder, finished and bool(study["report_seeds"])), warn)
     state, continual = study_state(folder, study), study["protocol"] == "continual"
     if continual:  # its score is not the objective
         counts, (metric, score) = Counter[str](), next(iter(best.get("scores", {}).items()), ("", None))
@@ -63,8 +118,8 @@ def make_entry(folder: Path, study: StudyJson) -> Entry:
         if state in ("finished", "failed") and "trials" in best:
             counts, score = Counter(best["trials"]), best.get("metrics", {}).get(metric)
         else:
-            counts, score = progress_counts(folder, metric)
-    rows = final.get("rows", ()) if final.get("choice", {}).get("label") == best.get("label") else ()
+            counts, score = progress_counts(folder, metric, warn)
+    rows = final["rows"] if final is not None and final["choice"]["label"] == best.get("label") else []
     chosen = [row for row in rows if row["configuration"] == "chosen" and not row["reason"]]
     if state not in ("finished", "failed"):  # it can belong to an earlier choice
         chosen = []
@@ -75,17 +130,26 @@ def make_entry(folder: Path, study: StudyJson) -> Entry:
         state=state,
         trials="task by task" if continual else f"{sum(counts[name] for name in ENDED)}/{study['trials']}",
         best=" ".join([as_percent(metric, score), humanize(metric) if metric != "average_accuracy" else ""]).strip(),
-        test=as_percent("average_accuracy", chosen[0]["test"]["average_accuracy"]["mean"] if chosen else None),
+        test=as_percent("average_accuracy", test_score(chosen[0]) if chosen else None),
         started=study["started"][:16].replace("T", " "),
     )
 
 
-def progress_counts(folder: Path, objective: str) -> tuple[Counter[str], float | None]:
+def progress_counts(folder: Path, objective: str, warn: Warn = print_nothing) -> tuple[Counter[str], float | None]:
     """Count the trials in each state, and find the best value of an objective, of a running study."""
-    records = [stored(path) or {} for path in folder.glob("trials/trial_*/record.json")]
-    values = [r["metrics"][objective] for r in records if r.get("state") == "finished"]
+    found = read_records(folder, (objective,), "trial_*")
+    for damage in found.damaged:
+        warn(str(damage))
+    records = found.whole.values()
+    values = [record["metrics"][objective] for record in records if record["state"] == "finished"]
     best = max(values, key=lambda value: sign(objective) * value, default=None)
-    return Counter(str(record.get("state")) for record in records), best
+    return Counter(record["state"] for record in records), best
+
+
+def test_score(row: FinalRowJson) -> float | None:
+    """Return the average accuracy of a row of final.json on test data."""
+    found: float | None = row["test"].get("average_accuracy", {}).get("mean")
+    return found
 
 
 def as_percent(metric: str, value: float | None) -> str:

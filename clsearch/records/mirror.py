@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,13 +11,15 @@ from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from typing_extensions import TypedDict
 
+from clsearch.common.checked_files import check_json, read_json
 from clsearch.common.deadline import PROBE_SECONDS, call_within
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import TEMPORARY, temporary_folders
 from clsearch.common.formatting import relative_path
 from clsearch.common.redaction import printable, redact, redact_address
-from clsearch.records.study_file import RAY, STUDY, stored
+from clsearch.records.study_file import RAY, STUDY
 
 PATIENCE_SECONDS = 300.0
 """At a study's end, wait at most this long for the copy."""
@@ -123,10 +124,25 @@ def set_aside_copy(folder: Path, uri: str) -> None:
     """Move the copy of another study with the same name, for example one that was started over, to `<name>.1`."""
     store, root = fsspec.core.url_to_fs(uri)
     target = f"{root.rstrip('/')}/{folder.name}"
-    own, name = stored(folder / STUDY) or {}, f"{target}/{STUDY}"
-    if store.exists(name) and json.loads(store.cat_file(name)).get("id") != own.get("id"):
+    name = f"{target}/{STUDY}"
+    if store.exists(name) and id_in(Path(name), store.cat_file(name)) != id_in(folder / STUDY):
         free = next(place for n in range(1, 10_000) if not store.exists(place := f"{target}.{n}"))
         store.mv(target, free, recursive=True)
+
+
+class Identified(TypedDict):
+    """What a copy's study.json is read for."""
+
+    id: str
+
+
+def id_in(path: Path, text: bytes | None = None) -> str:
+    """Return the id in a study.json; "" if it cannot be read: such a copy is moved aside, too."""
+    try:
+        found = read_json(path, Identified) if text is None else check_json(path, text, Identified)
+    except ConfigError:
+        return ""
+    return "" if found is None else found["id"]
 
 
 def list_files(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:

@@ -14,12 +14,24 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from clsearch.common.checked_files import DamagedFile
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import missing_folders, remove_empty
 from clsearch.common.formatting import relative_path
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
-from clsearch.records.study_file import COMPARISON, FINAL, MAY_CHANGE, STUDY, description, show_range, stored
+from clsearch.records.study_file import (
+    COMPARISON,
+    ENDED,
+    MAY_CHANGE,
+    STUDY,
+    description,
+    has_lost_study_json,
+    read_comparison_json,
+    read_records,
+    read_study_json,
+    show_range,
+)
 
 
 def lock_path(folder: Path) -> Path:
@@ -59,22 +71,26 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
         comparison: The name of the comparison that it is part of.
 
     Raises:
-        ConfigError: The study differs; the message names each difference.
+        ConfigError: The study differs; the message names each difference. Or study.json is missing or damaged.
     """
     if plan.options.fresh:
         return
     if (plan.folder / COMPARISON).exists():
         text = f"name: must not be that of a comparison; got {plan.options.name}"
         raise ConfigError([Refusal("name-of-comparison", text)])
-    found = stored(plan.folder / STUDY)
+    try:
+        found = read_study_json(plan.folder)
+    except DamagedFile as damage:
+        text = f"{damage}: put it back from a copy{suggest_ways_out(plan.folder, comparison)}"
+        raise ConfigError([Refusal("file-whole", text)]) from None
     if found is None:
+        if has_lost_study_json(plan.folder):
+            text = (
+                f"name: must be a study that can be resumed; got {relative_path(plan.folder)}, which has trials and no "
+                f"study.json: put it back from a copy{suggest_ways_out(plan.folder, comparison)}"
+            )
+            raise ConfigError([Refusal("study-known", text)])
         return
-    if "id" not in found:
-        text = (
-            f"name: must be a study that can be resumed; got {relative_path(plan.folder)}"
-            f"{suggest_ways_out(plan.folder, comparison)}"
-        )
-        raise ConfigError([Refusal("study-known", text)])
     old, new = identity_settings(found), identity_settings(description(plan))
     where = f"as in the study in {relative_path(plan.folder)}"
     problems = [
@@ -88,14 +104,9 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
 
 
 def nothing_left(plan: Plan) -> bool:
-    """Return True if a folder holds exactly this study, finished."""
-    found = None if plan.options.fresh else stored(plan.folder / STUDY)
-    if not found or found.get("state") != "finished":
-        return False
-    if plan.options.final and not (stored(plan.folder / FINAL) or {}).get("rows"):
-        return False
-    trials = list(plan.folder.glob("trials/trial_*/record.json"))
-    if plan.protocol is not Protocol.CONTINUAL and len(trials) != plan.trials:
+    """Return True if a folder holds exactly this study, finished, and all that its result is made from."""
+    found = None if plan.options.fresh else read_study_json(plan.folder)
+    if not found or found["state"] != "finished" or not is_complete(plan):
         return False
     new: Mapping[str, Any] = description(plan)
     return identity_settings(found) == identity_settings(new) and all(
@@ -103,14 +114,44 @@ def nothing_left(plan: Plan) -> bool:
     )
 
 
+def is_complete(plan: Plan) -> bool:
+    """Return True if the files of a finished study hold all that its result is made from, and none is damaged.
+
+    best.json and the tables are derived from them.
+    """
+    from clsearch.records.evaluation import read_final  # torch and pandas, which a new study does not wait for
+
+    folder = plan.folder
+    try:
+        if plan.options.final and read_final(folder) is None:
+            return False
+    except DamagedFile:
+        return False
+    if plan.protocol is Protocol.CONTINUAL:
+        from clsearch.records.attempts import read_progress
+
+        progress = read_progress(folder, plan.seeds, plan.tasks)
+        return progress.tasks == len(plan.tasks)
+    found = read_records(folder, plan.objectives)
+    ended = [content for content in found.whole.values() if content["state"] in ENDED]
+    trials = [content for content in ended if content["number"] is not None]
+    references = {content["algorithm"] for content in ended if content["number"] is None}
+    expected = {*plan.references} if any(content["state"] == "finished" for content in trials) else set()
+    return not found.damaged and expected <= references and len(trials) == plan.trials
+
+
 def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> None:
     """Check that a comparison's folder is resumed by the comparison that created it. Raises ConfigError."""
-    if stored(folder / STUDY) is not None:
+    if (folder / STUDY).exists():
         raise ConfigError([Refusal("name-of-study", f"name: must not be that of a study; got {folder.name}")])
-    found = stored(folder / COMPARISON)
-    if found is not None and (found.get("kind"), found.get("studies")) != (kind, studies):
+    try:
+        found = read_comparison_json(folder)
+    except DamagedFile as damage:
+        text = f"{damage}: the comparison's command writes it anew once it is deleted{suggest_ways_out(folder, None)}"
+        raise ConfigError([Refusal("file-whole", text)]) from None
+    if found is not None and (found.get("kind"), found["studies"]) != (kind, studies):
         text = (
-            f"name: must be a comparison of {found.get('kind')}, {', '.join(found.get('studies', []))}, as in "
+            f"name: must be a comparison of {found.get('kind')}, {', '.join(found['studies'])}, as in "
             f"{relative_path(folder)}; got {kind}, {', '.join(studies)}"
             f"{suggest_ways_out(folder, None)}"
         )

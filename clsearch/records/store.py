@@ -11,7 +11,7 @@ from clsearch.common.redaction import printable, redact
 from clsearch.config.trial import TrialConfig
 from clsearch.planning.plan import Plan
 from clsearch.records.ranking import add_intransigence
-from clsearch.records.trials import STATE_FILE, TrialRecord, now, read_trials
+from clsearch.records.trials import TrialRecord, now, read_trials_and_damage, remove_state
 from clsearch.records.writer import StudyWriter
 
 TABLE_SECONDS = 10.0
@@ -29,6 +29,7 @@ class RecordStore:
 
     Attributes:
         records: Label -> record.
+        damaged: Records of an earlier process that cannot be read; their trials are trained again.
         error: Why records can no longer be written; None while they can.
     """
 
@@ -43,7 +44,7 @@ class RecordStore:
         self.writer = writer
         self.listeners = listeners
         self.on_end = on_end
-        self.earlier = read_trials(writer.folder)
+        self.earlier, self.damaged = read_trials_and_damage(writer.folder, plan.objectives)
         self.records = {label: record for label, record in self.earlier.items() if record.ended}
         self.changed: dict[str, TrialRecord] = {}
         self.tables_written = 0.0
@@ -62,6 +63,7 @@ class RecordStore:
             cohort: Number of configurations that train together, including itself.
         """
         earlier = self.earlier.get(label)
+        same = earlier is not None and earlier.values == values
         self.records[label] = TrialRecord(
             label=label,
             number=number,
@@ -70,7 +72,8 @@ class RecordStore:
             settings=config.flat(),
             seeds=self.plan.seeds,
             state="waiting",
-            times=earlier.times if earlier is not None and earlier.values == values else [],
+            times=earlier.times if earlier is not None and same else [],
+            tables=earlier.tables if earlier is not None and same else {},
             reported=now(),
             cohort=cohort,
         )
@@ -136,14 +139,13 @@ class RecordStore:
 
     def _write_again(self, records: list[TrialRecord]) -> list[TrialRecord]:
         for record in records:
-            self.records[record.label] = record
-            self.writer.write_trial(record)
+            self.records[record.label] = self.writer.write_trial(record)
         return records
 
     def _write_end(self, record: TrialRecord) -> None:
-        self.writer.write_trial(record)
+        self.records[record.label] = self.writer.write_trial(record)
         self.write_tables(TABLE_SECONDS)
-        (self.writer.trial_folder(record.label) / STATE_FILE).unlink(missing_ok=True)
+        remove_state(self.writer.trial_folder(record.label))
         self.on_end()
 
     def _write(self, write: Callable[[], None]) -> None:

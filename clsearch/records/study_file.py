@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+from clsearch.common.checked_files import DamagedFile, finite, read_json
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
-from clsearch.common.redaction import clean_values, redact
+from clsearch.common.redaction import clean_values
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import digest_source
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
-from clsearch.records.json_types import BestJson, DataJson, DescriptionJson, FinalJson, RangeJson, StudyJson
+from clsearch.records.json_types import (
+    BestJson,
+    ChosenJson,
+    ChosenPerTaskJson,
+    ComparisonJson,
+    DataJson,
+    DescriptionJson,
+    FinalJson,
+    OpeningsJson,
+    RangeJson,
+    RecordJson,
+    StudyJson,
+)
 
 STUDY, COMPARISON, BEST, FINAL = "study.json", "comparison.json", "best.json", "final.json"
 """Files of the folders of a study and of a comparison; the last one exists if test data were opened."""
@@ -25,8 +39,20 @@ RAY = "ray"
 JOURNAL = "optuna.journal"
 """Optuna's record of a search, in a study's folder."""
 
+RECORD = "record.json"
+"""File of a trial's folder."""
+
 ENDED = ("finished", "pruned", "failed")
 """Terminal trial states."""
+
+NO_FILE = "no such file"
+"""What is wrong with a file that a finished study has written and that is gone."""
+
+STATES = ("waiting", "running", "unfinished", *ENDED)
+"""All trial states."""
+
+FOUND_WITH_TRIALS = ("trials/*", JOURNAL, "attempts.*", "continual*.pt", BEST, FINAL)
+"""Patterns of what a study writes after study.json."""
 
 FIRST_TASKS = ".prefixes"
 """Folder next to the studies in which trials share the first task."""
@@ -85,11 +111,13 @@ def study_at(folder: Path) -> tuple[Path, StudyJson]:
     bare = len(folder.parts) == 1 and not folder.exists()
     folder = (Path("results") / folder if bare else folder).resolve()
     study = read_study_json(folder)
-    if study and "id" in study:
+    if study is not None:
         return folder, study
     problem = f"results: must be the folder of a study, results/<study>; got {relative_path(folder)}"
-    if compared := (stored(folder / COMPARISON) or {}).get("studies"):
-        others = ", ".join(relative_path(folder.parent / name) for name in compared.values())
+    if has_lost_study_json(folder):
+        problem += f", which has trials and no {STUDY}: put it back from a copy"
+    elif compared := read_comparison_json(folder):
+        others = ", ".join(relative_path(folder.parent / name) for name in compared["studies"].values())
         problem += f", a comparison of {others}: name one of them, or open {relative_path(folder)}/comparison.html"
     raise ConfigError([Refusal("study-folder", problem)])
 
@@ -100,38 +128,99 @@ def show_range(bounds: RangeJson) -> str:
 
 
 def read_study_json(folder: Path) -> StudyJson | None:
-    """Read study.json of a folder; None if it does not exist, and without `id` if it holds something else."""
-    return cast("StudyJson | None", clean_values(stored(folder / STUDY)))
+    """Read study.json of a folder, without secrets; None if it does not exist. Raises DamagedFile."""
+    return cast("StudyJson | None", clean_values(read_json(folder / STUDY, StudyJson)))
 
 
-def read_best_json(folder: Path) -> BestJson:
-    """Read best.json of a study's folder; empty if its search has not ended."""
-    return cast(BestJson, stored(folder / BEST) or {})
+def has_lost_study_json(folder: Path) -> bool:
+    """Return True if a folder has what a study writes and no study.json."""
+    return not (folder / STUDY).exists() and any(next(folder.glob(name), None) for name in FOUND_WITH_TRIALS)
 
 
-def read_final_json(folder: Path) -> FinalJson | None:
-    """Read final.json of a study's folder; None if no final evaluation was completed."""
-    content = stored(folder / FINAL)
-    return cast(FinalJson, content) if content and content.get("rows") else None
+def read_comparison_json(folder: Path) -> ComparisonJson | None:
+    """Read comparison.json of a folder; None if it does not exist. Raises DamagedFile."""
+    return read_json(folder / COMPARISON, ComparisonJson)
 
 
-def stored(path: Path) -> dict[str, Any] | None:
-    """Read a JSON file; None if it does not exist, {} if it is not a JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def read_best_json(folder: Path, expected: bool = False) -> BestJson:
+    """Read best.json of a study's folder; empty if its search has not ended.
+
+    Raises:
+        DamagedFile: It is damaged, or missing although it is expected.
+    """
+    content = read_json(folder / BEST, BestJson)
+    if expected and not content:
+        raise DamagedFile(folder / BEST, NO_FILE)
+    if content and content.get("label") is not None:
+        read_json(folder / BEST, ChosenPerTaskJson if content["label"] == "continual" else ChosenJson)
+    return content or {}
 
 
-def finite(content: Any) -> Any:
-    """Convert content for JSON: NaN and infinity become null, and addresses lose their secrets."""
-    if isinstance(content, str):
-        return redact(content)
-    if isinstance(content, dict):
-        return {k: finite(v) for k, v in content.items()}
-    if isinstance(content, list | tuple):
-        return [finite(v) for v in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+def read_openings_json(folder: Path) -> OpeningsJson | None:
+    """Read final.json of a study's folder, complete or not; None if it does not exist. Raises DamagedFile."""
+    return read_json(folder / FINAL, OpeningsJson)
+
+
+def read_final_json(folder: Path, expected: bool = False) -> FinalJson | None:
+    """Read final.json of a study's folder; None if no final evaluation was completed.
+
+    Raises:
+        DamagedFile: It is damaged, or missing although it is expected.
+    """
+    content = read_openings_json(folder)
+    if expected and content is None:
+        raise DamagedFile(folder / FINAL, NO_FILE)
+    return read_json(folder / FINAL, FinalJson) if content and content["rows"] else None
+
+
+@dataclass(frozen=True)
+class FoundRecords:
+    """The records of a study's trials and references.
+
+    Attributes:
+        whole: Label -> content of record.json.
+        damaged: The others.
+    """
+
+    whole: dict[str, RecordJson]
+    damaged: tuple[DamagedFile, ...]
+
+
+def read_records(folder: Path, objectives: Sequence[str], pattern: str = "*") -> FoundRecords:
+    """Read the record.json of trials and references of a study.
+
+    Args:
+        folder: The study's folder.
+        objectives: The metrics that a finished trial must have.
+        pattern: Matches the labels of the trials to read.
+    """
+    whole, damaged = {}, []
+    for path in sorted(folder.glob(f"trials/{pattern}/{RECORD}")):
+        try:
+            if (content := read_json(path, RecordJson)) is not None:
+                if problem := problem_of_record(path.parent.name, content, objectives):
+                    raise DamagedFile(path, problem)
+                whole[path.parent.name] = content
+        except DamagedFile as error:
+            damaged.append(error)
+    return FoundRecords(whole, tuple(damaged))
+
+
+def problem_of_record(label: str, content: RecordJson, objectives: Sequence[str]) -> str:
+    """Return what is wrong with a record.json that the types of its keys do not say; "" if nothing is."""
+    M, R = len(content["seeds"]), content["accuracy"]
+    parts = (R, *content.get("unlearning", {}).values())
+    shapes = {(len(matrix), len(row)) for part in parts for matrix in part for row in matrix}
+    ranked = content["state"] == "finished" and content["number"] is not None
+    missing = [name for name in objectives if ranked and name not in content["metrics"]]
+    if content["label"] != label:
+        return f"key label: {content['label']}"
+    if content["state"] not in STATES:
+        return f"key state: {content['state']}"
+    if len(shapes) > 1 or len(R) not in (0, M):
+        return f"key accuracy: other than one matrix for each of {M} seeds"
+    if ranked and not R:
+        return "key accuracy: none of a finished trial"
+    if content["tasks_learned"] < 0 or any(content["tasks_learned"] >= rows for rows, _ in shapes):
+        return f"key tasks_learned: {content['tasks_learned']}"
+    return f"key metrics.{missing[0]}: missing" if missing else ""

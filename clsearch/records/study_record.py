@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
+from clsearch.common.checked_files import DamagedFile
 from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
@@ -16,10 +19,12 @@ from clsearch.records.attempts import Decision, read_progress
 from clsearch.records.evaluation import FinalEvaluation, read_final, recorded_openings
 from clsearch.records.json_types import BestJson, RangeJson, StudyJson
 from clsearch.records.ranking import Ranking, rank
-from clsearch.records.study_file import read_best_json, study_at
+from clsearch.records.study_file import NO_FILE, RECORD, read_best_json, study_at
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trial_metrics import unlearning_measurements
-from clsearch.records.trials import TrialRecord, read_trials
+from clsearch.records.trials import TrialRecord, read_trials_and_damage
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,6 +40,7 @@ class StudyRecord(ShortRepr):
         decision: The decisions of the protocol continual.
         openings: The openings of test data.
         final: The final evaluation of the present choice; None if none was completed.
+        damaged: Files that cannot be read; what they hold is left out above.
     """
 
     folder: Path
@@ -45,6 +51,7 @@ class StudyRecord(ShortRepr):
     decision: Decision
     openings: tuple[Opening, ...]
     final: FinalEvaluation | None
+    damaged: tuple[DamagedFile, ...] = ()
 
     @property
     def name(self) -> str:
@@ -63,13 +70,20 @@ class StudyRecord(ShortRepr):
 
     @cached_property
     def ranking(self) -> Ranking:
-        """The ranking of the finished trials."""
-        return rank(self.trials, tuple(self.study["objectives"]))
+        """The ranking of the finished trials; empty if the chosen one is lost: the next one is not the answer."""
+        return rank([] if self.lost_choice else self.trials, tuple(self.study["objectives"]))
 
     @property
     def chosen(self) -> TrialRecord | None:
         """The best trial so far."""
         return self.ranking.best
+
+    @property
+    def lost_choice(self) -> str:
+        """The label of the chosen trial in best.json if its record is missing or damaged, else ""."""
+        label = self.best.get("label")
+        known = "per_task" in self.best or label in {record.label for record in self.trials}
+        return "" if label is None or known else label
 
     def in_state(self, state: str) -> list[TrialRecord]:
         """Return the trials in a state."""
@@ -127,9 +141,23 @@ def base_algorithm(algorithm: str) -> str:
 
 
 def read_study(folder: Path) -> StudyRecord:
-    """Read a study from its folder, ended or not. Raises ConfigError if there is none."""
+    """Read a study from its folder, ended or not, without what is damaged.
+
+    Raises:
+        ConfigError: There is none, or study.json is damaged.
+    """
     folder, study = study_at(folder)
-    records, best = list(read_trials(folder).values()), read_best_json(folder)
+    whole, damaged = read_trials_and_damage(folder, study["objectives"])
+    records = list(whole.values())
+    progress = read_progress(folder, study["seeds"], study["tasks"])
+    finished = study["state"] == "finished"
+    best, *about_best = read_or_damage(partial(read_best_json, folder, finished), BestJson())
+    openings, *about_openings = read_or_damage(partial(recorded_openings, folder), tuple[Opening, ...]())
+    expected = finished and bool(study["report_seeds"])
+    final, *about_final = (None,) if about_openings else read_or_damage(partial(read_final, folder, expected), None)
+    damaged += find_lost_records(folder, study) if finished else ()
+    if about_best and progress.tasks == len(study["tasks"]):
+        best = BestJson(per_task=[attempt.values for attempt in Decision(progress.attempts).kept])
     wanted = {name: place for place, name in enumerate(study["references"])}
     references = [record for record in records if record.number is None]
     found = StudyRecord(
@@ -138,11 +166,28 @@ def read_study(folder: Path) -> StudyRecord:
         trials=sorted((r for r in records if r.number is not None), key=lambda r: r.label),
         references=sorted(references, key=lambda r: wanted.get(r.algorithm, len(wanted))),
         best=best,
-        decision=Decision(read_progress(folder, study["seeds"], study["tasks"]).attempts),
-        openings=recorded_openings(folder),
-        final=read_final(folder),
+        decision=Decision(progress.attempts),
+        openings=openings,
+        final=final,
+        damaged=(*damaged, *progress.damaged, *about_best, *about_openings, *about_final),
     )
     return found if found.final is None or evaluates_choice(found.final, found) else replace(found, final=None)
+
+
+def find_lost_records(folder: Path, study: StudyJson) -> tuple[DamagedFile, ...]:
+    """Find the trials and references of a finished study that have no record any more."""
+    labels = {path.name for path in folder.glob("trials/*") if path.is_dir()}
+    labels |= {f"reference_{name}" for name in study["references"]} if labels else set()
+    paths = [folder / "trials" / label / RECORD for label in sorted(labels)]
+    return tuple(DamagedFile(path, NO_FILE) for path in paths if not path.exists())
+
+
+def read_or_damage(read: Callable[[], T], instead: T) -> tuple[Any, ...]:
+    """Return what is read; or `instead` and the damage."""
+    try:
+        return (read(),)
+    except DamagedFile as damage:
+        return instead, damage
 
 
 def evaluates_choice(final: FinalEvaluation, study: StudyRecord) -> bool:
@@ -151,6 +196,8 @@ def evaluates_choice(final: FinalEvaluation, study: StudyRecord) -> bool:
     """
     if study.best.get("per_task"):
         return list(final.choice.per_task) == study.best["per_task"]
+    if study.lost_choice:
+        return (final.choice.label, final.choice.values) == (study.lost_choice, study.best["values"])
     best = study.chosen
     return best is not None and (final.choice.label, final.choice.values) == (best.label, best.values)
 
@@ -161,6 +208,10 @@ def find_record(study: StudyRecord, trial: str) -> TrialRecord:
     for record in (*study.trials, *study.references):
         if trial in (str(record.number), record.label) or (record.number is None and trial == record.algorithm):
             return record
+    labels = (f"trial_{trial:0>5}", f"reference_{trial}", trial)
+    for damage in study.damaged:
+        if damage.path.name == RECORD and damage.path.parent.name in labels:
+            raise damage
     numbers = [record.number for record in study.trials if record.number is not None]
     known = [f"{min(numbers)} to {max(numbers)}"] * bool(numbers) + [r.algorithm for r in study.references]
     text = f"trial: must be one of {relative_path(study.folder)}: {', '.join(known) or 'it has none'}; got {trial}"

@@ -1,6 +1,7 @@
 """The ledger of test data: a line in results/test_openings.jsonl for each opening by any study there.
 
 A line is written before the data are read, so that every opening is counted; deleting a study does not lower the count.
+Nothing can derive the ledger again, so a damaged one is refused. Each line has its own digest.
 """
 
 from __future__ import annotations
@@ -10,31 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from filelock import FileLock
 
+from clsearch.common.checked_files import DamagedFile, check_json, seal
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import write_atomically
 from clsearch.common.formatting import relative_path
 from clsearch.records.json_types import OpeningJson
 
 LEDGER = "test_openings.jsonl"
-
-KEYS: dict[str, type] = {
-    "data": str,
-    "when": str,
-    "study": str,
-    "algorithm": str,
-    "values": dict,
-    "seeds": list,
-    "before": int,
-    "also": list,
-}
-"""Keys of a line -> type."""
-
-LATER: dict[str, Any] = {"also": []}
-"""Keys that lines of earlier versions lack -> value."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +48,20 @@ class Opening:
     seeds: tuple[int, ...]
     before: int
     also: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, content: OpeningJson) -> Opening:
+        """Read a line of the ledger."""
+        return cls(
+            content["data"],
+            content["when"],
+            content["study"],
+            content["algorithm"],
+            content["values"],
+            tuple(content["seeds"]),
+            content["before"],
+            tuple(content.get("also", ())),
+        )
 
     def as_json(self) -> OpeningJson:
         """Return the line of the ledger."""
@@ -99,21 +100,21 @@ def record_opening(
         before = sum(opening["data"] == data or bool({*also} & {*opening.get("also", ())}) for opening in earlier)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         opening = Opening(data, now, study, algorithm, dict(values), tuple(seeds), before, tuple(also))
-        lines = [*earlier, opening.as_json()]
-        write_atomically(ledger, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+        line = json.dumps(seal(opening.as_json()), ensure_ascii=False).encode()
+        write_atomically(ledger, b"".join(text + b"\n" for text in [*_lines(ledger), line]))
     return opening
 
 
 def read_openings(results: Path) -> list[OpeningJson]:
     """Read all openings of a results folder, oldest first. Raises ConfigError if the ledger is damaged."""
     ledger = results / LEDGER
-    try:
-        lines = ledger.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ConfigError([_damage(ledger, error.strerror or type(error).__name__)]) from None
-    return [_parse(ledger, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    found = []
+    for number, line in enumerate(_lines(ledger), start=1):
+        try:
+            found.append(check_json(ledger, line, OpeningJson))
+        except DamagedFile as error:
+            raise ConfigError([_damage(ledger, f"line {number}: {error.why}")]) from None
+    return found
 
 
 def check_ledger(results: Path) -> None:
@@ -121,17 +122,17 @@ def check_ledger(results: Path) -> None:
     read_openings(results)
 
 
-def _parse(ledger: Path, number: int, line: bytes) -> OpeningJson:
-    """Parse a line of a ledger: an object with the keys of an opening, of their types. Raises ConfigError."""
+def _lines(ledger: Path) -> list[bytes]:
+    """Return the lines of a ledger; none if there is no ledger. A ledger is never empty: that is damage."""
     try:
-        found = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise ConfigError([_damage(ledger, f"line {number} is no JSON")]) from None
-    if not isinstance(found, dict):
-        raise ConfigError([_damage(ledger, f"line {number} is no object")])
-    if wrong := [name for name, kind in KEYS.items() if not isinstance(found.get(name, LATER.get(name)), kind)]:
-        raise ConfigError([_damage(ledger, f"line {number} has no usable {', '.join(wrong)}")])
-    return cast(OpeningJson, found)
+        lines = [line for line in ledger.read_bytes().split(b"\n") if line.strip()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError([_damage(ledger, error.strerror or type(error).__name__)]) from None
+    if not lines:
+        raise ConfigError([_damage(ledger, "no content")])
+    return lines
 
 
 def _damage(ledger: Path, what: str) -> Refusal:

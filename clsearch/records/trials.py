@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import io
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 
+from clsearch.common.checked_files import DamagedFile, digest_of
 from clsearch.common.echo import ShortRepr
+from clsearch.common.files import remove_file
 from clsearch.records.json_types import RecordJson
-from clsearch.records.study_file import ENDED
+from clsearch.records.study_file import ENDED, read_records
+from clsearch.training.state import previous_path
 
 CURVE_FILE, STATE_FILE = "learning_curve.csv", "state.pt"
 """Files of a trial's folder; the second is its checkpoint."""
@@ -56,6 +59,7 @@ class TrialRecord(ShortRepr):
         restarts: Number of restarts after a worker died.
         place: The node, and the GPU, of the last training.
         cohort: Number of configurations that began with it, including itself.
+        tables: Digests of its tables that are read back, by name.
     """
 
     label: str
@@ -80,6 +84,7 @@ class TrialRecord(ShortRepr):
     restarts: int = 0
     place: str = ""
     cohort: int = 1
+    tables: dict[str, str] = field(default_factory=dict)
 
     @property
     def ended(self) -> bool:
@@ -116,11 +121,21 @@ def trials_table(records: Iterable[TrialRecord], searched: Iterable[str]) -> pd.
 
 
 def read_trials(folder: Path) -> dict[str, TrialRecord]:
-    """Read a study's trials and references by label, without their learning curves."""
-    found = {}
-    for path in sorted((folder / "trials").glob("*/record.json")):
-        found[path.parent.name] = record_from_json(json.loads(path.read_text(encoding="utf-8")))
-    return found
+    """Read a study's trials and references by label, without their learning curves and without damaged ones."""
+    return read_trials_and_damage(folder, ())[0]
+
+
+def read_trials_and_damage(
+    folder: Path, objectives: Sequence[str]
+) -> tuple[dict[str, TrialRecord], tuple[DamagedFile, ...]]:
+    """Read a study's trials and references by label, without their learning curves, and name the damaged ones.
+
+    Args:
+        folder: The study's folder.
+        objectives: The metrics that a finished trial must have.
+    """
+    found = read_records(folder, objectives)
+    return {label: record_from_json(content) for label, content in found.whole.items()}, found.damaged
 
 
 NOT_IN_RECORD_JSON = ("curve", "epochs", "columns")
@@ -137,16 +152,57 @@ def record_json(record: TrialRecord) -> RecordJson:
 def record_from_json(content: RecordJson) -> TrialRecord:
     """Make a record from its record.json, without its learning curve."""
     named: dict[str, Any] = {"reported" if name == "told" else name: value for name, value in content.items()}
-    return TrialRecord(**named | {"seeds": tuple(content["seeds"])})
+    known = {name: value for name, value in named.items() if name in TrialRecord.__dataclass_fields__}
+    return TrialRecord(**known | {"seeds": tuple(content["seeds"])})
 
 
-def with_curve(folder: Path, record: TrialRecord) -> TrialRecord:
-    """Return a record with its learning curve, read from the study's folder if the record does not have it."""
+def with_curve(
+    folder: Path, record: TrialRecord, warn: Callable[[DamagedFile], None] = lambda damage: None
+) -> TrialRecord:
+    """Return a record with its learning curve, read from the study's folder if the record does not have it.
+
+    Args:
+        folder: The study's folder.
+        record: The record.
+        warn: Called if the curve is damaged, and left out.
+    """
     path = folder / "trials" / record.label / CURVE_FILE
     if record.columns or not record.tasks_learned or not path.exists():
         return record
-    table, members = pd.read_csv(path, float_precision="round_trip"), len(record.seeds)
-    columns = [name for name in table.columns if name not in ("seed", "task", "epoch")]
-    curve = table[columns].to_numpy().reshape(-1, members, len(columns))
-    epochs = table[["task", "epoch"]].to_numpy()[::members]
+    try:
+        table, members = read_table(path, record.tables.get(CURVE_FILE)), len(record.seeds)
+        columns = [name for name in table.columns if name not in ("seed", "task", "epoch")]
+        curve = table[columns].to_numpy(dtype=float).reshape(-1, members, len(columns))
+        epochs = table[["task", "epoch"]].to_numpy(dtype=int)[::members]
+    except DamagedFile as damage:
+        warn(damage)
+        return record
+    except (KeyError, ValueError) as error:
+        warn(DamagedFile(path, f"a table of another form ({error})"))
+        return record
     return replace(record, columns=columns, curve=curve.tolist(), epochs=epochs.tolist())
+
+
+def read_table(path: Path, digest: str | None) -> pd.DataFrame:
+    """Read a table of a study. digest: that of the whole file; None if it is unknown, as in studies of 0.1.
+
+    Raises:
+        DamagedFile: It is missing or damaged.
+    """
+    try:
+        content = path.read_bytes()
+        if digest is not None and digest_of(content) != digest:
+            raise DamagedFile(path, "content that does not fit its digest")
+        return pd.read_csv(io.BytesIO(content), float_precision="round_trip")
+    except OSError as error:
+        raise DamagedFile(path, (error.strerror or str(error)).lower()) from None
+    except ValueError as error:  # pandas' own errors are such, too
+        if isinstance(error, DamagedFile):
+            raise
+        raise DamagedFile(path, f"no table ({error})") from None
+
+
+def remove_state(folder: Path) -> None:
+    """Remove the checkpoints of a trial that has ended. folder: the trial's."""
+    for path in (folder / STATE_FILE, previous_path(folder / STATE_FILE)):
+        remove_file(path)

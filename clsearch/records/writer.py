@@ -8,21 +8,25 @@ trials/<label>/unlearning.csv
                            for unlearning: accuracy on all tasks, before and after the requests
 trials/<label>/error.txt   of a trial whose worker died or raised an error: Ray's messages
 best.json                  the best configuration, and the command that reruns it
-attempts.csv               for protocol continual, instead of trials
+attempts.json, attempts.csv
+                           for protocol continual, instead of trials
 final.json, final.csv, final_accuracy.csv
                            the choice and its references on fresh seeds; openings of test data
 front.csv                  for several objectives
 report.html                figures and tables, see `reporting.html.report`
+
+What is read back has a digest, see `common.checked_files`; those of learning_curve.csv and final_accuracy.csv are in
+record.json and final.json.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -32,12 +36,13 @@ from uuid import uuid4
 
 import pandas as pd
 
+from clsearch.common.checked_files import digest_of, write_json
 from clsearch.common.files import TEMPORARY, write_atomically
 from clsearch.common.redaction import redact
 from clsearch.planning.plan import Plan
 from clsearch.records.json_types import ProvenanceJson, SessionJson, StudyJson
-from clsearch.records.study_file import MAY_CHANGE, RAY, STUDY, description, finite, read_study_json
-from clsearch.records.trials import CURVE_FILE, STATE_FILE, TrialRecord, record_json, trials_table
+from clsearch.records.study_file import MAY_CHANGE, RAY, RECORD, STUDY, description, read_study_json
+from clsearch.records.trials import CURVE_FILE, TrialRecord, record_json, remove_state, trials_table
 from clsearch.version import __version__
 
 PACKAGES = ("ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas")
@@ -51,8 +56,15 @@ class StudyWriter:
         self.folder = plan.folder
         self.study: StudyJson
 
+    def begin_new(self) -> None:
+        """Write study.json of a new study, before anything else is written in its folder."""
+        if not (self.folder / STUDY).exists():
+            self.begin()
+
     def begin(self) -> None:
-        """Write study.json; if it exists, add this process and the changed settings."""
+        """Write study.json, once; if an earlier process wrote it, add this process and the changed settings."""
+        if hasattr(self, "study"):
+            return
         made, found, new = provenance(), read_study_json(self.folder), description(self.plan)
         if found is None:
             self.study = {"id": uuid4().hex, **new, **made, "resumed": [], "state": "running"}
@@ -70,8 +82,8 @@ class StudyWriter:
         """Return the folder of all files of a trial, including its checkpoint."""
         return self.folder / "trials" / label
 
-    def write_trial(self, record: TrialRecord) -> None:
-        """Write the files of a trial."""
+    def write_trial(self, record: TrialRecord) -> TrialRecord:
+        """Write the files of a trial; return the record with the digests of its tables."""
         folder = self.trial_folder(record.label)
         tasks = [f"task_{j:02d}" for j in self.plan.tasks]
         rows = [
@@ -90,19 +102,21 @@ class StudyWriter:
             columns = ["requests", "seed", "tasks_learned", *tasks]
             self._csv(folder / "unlearning.csv", pd.DataFrame(both, columns=columns))
         path = folder / CURVE_FILE
-        if record.columns or not path.exists():  # otherwise the record was read back, and the file exists
+        if record.columns or not (record.tasks_learned or path.exists()):  # otherwise the record was read back
             curve = [
                 [seed, *at, *numbers]
                 for at, members in zip(record.epochs, record.curve, strict=True)
                 for seed, numbers in zip(record.seeds, members, strict=True)
             ]
             columns = ["seed", "task", "epoch", *record.columns]
-            self._csv(path, pd.DataFrame(curve, columns=columns))
+            digest = self._csv(path, pd.DataFrame(curve, columns=columns))
+            record = replace(record, tables=record.tables | {CURVE_FILE: digest})
         self.write_status(record)
+        return record
 
     def write_status(self, record: TrialRecord) -> None:
         """Write record.json of a trial."""
-        write_json(self.trial_folder(record.label) / "record.json", record_json(record))
+        write_json(self.trial_folder(record.label) / RECORD, record_json(record))
 
     def write_error(self, label: str, text: str) -> None:
         """Write the error of a failed trial, with tracebacks."""
@@ -120,7 +134,7 @@ class StudyWriter:
         """
         shutil.rmtree(self.folder / RAY, ignore_errors=True)
         for label in ended:
-            (self.trial_folder(label) / STATE_FILE).unlink(missing_ok=True)
+            remove_state(self.trial_folder(label))
         for path in [*self.folder.glob(TEMPORARY), *self.folder.glob(f"trials/*/{TEMPORARY}")]:
             path.unlink(missing_ok=True)
 
@@ -128,18 +142,14 @@ class StudyWriter:
         """Write a JSON file in the study's folder."""
         write_json(self.folder / name, content)
 
-    def write_csv(self, name: str, table: pd.DataFrame) -> None:
-        """Write a CSV file in the study's folder."""
-        self._csv(self.folder / name, table)
+    def write_csv(self, name: str, table: pd.DataFrame) -> str:
+        """Write a CSV file in the study's folder; return its digest."""
+        return self._csv(self.folder / name, table)
 
-    def _csv(self, path: Path, table: pd.DataFrame) -> None:
-        write_atomically(path, table.to_csv(index=False).encode())
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically; NaN and infinity become null."""
-    text = json.dumps(finite(content), indent=2, ensure_ascii=False)
-    write_atomically(path, (text + "\n").encode())
+    def _csv(self, path: Path, table: pd.DataFrame) -> str:
+        content = table.to_csv(index=False).encode()
+        write_atomically(path, content)
+        return digest_of(content)
 
 
 def provenance() -> ProvenanceJson:

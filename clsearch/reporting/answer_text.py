@@ -12,6 +12,9 @@ from clsearch.records.trials import TrialRecord
 
 ACCURACY = "average_accuracy"
 
+MOST_DAMAGED = 5
+"""Damaged files that are named; the others are counted."""
+
 
 def write_question(study: StudyRecord) -> str:
     """Give the question of the study, or a default one."""
@@ -40,7 +43,18 @@ def write_notes(study: StudyRecord) -> list[str]:
         f"{config['benchmark']}, {config['scenario']}-incremental, {len(content['tasks'])} tasks seen by the search; "
         f"protocol {humanize(content['protocol'])}; seeds {' '.join(map(str, content['seeds']))}."
     )
-    return lines
+    return lines + describe_damage(study)
+
+
+def describe_damage(study: StudyRecord) -> list[str]:
+    """Name the files that are damaged, and how they are mended."""
+    if not study.damaged:
+        return []
+    named = [f"Left out, because it is damaged: {damage}." for damage in study.damaged[:MOST_DAMAGED]]
+    more = len(study.damaged) - len(named)
+    if more:
+        named.append(f"Left out, because they are damaged: {count_of(more, 'other file')}.")
+    return [*named, "The study's command derives damaged files again, and trains trials again whose record is lost."]
 
 
 def explain_missing_picture(study: StudyRecord, section: str) -> list[str]:
@@ -68,7 +82,12 @@ def format_ends(found: Interval) -> str:
 
 
 def _describe_no_answer(study: StudyRecord) -> str:
-    """No trial has finished; the reason if trials failed."""
+    """No trial has finished, with the reason if trials failed; or the record of the best one is lost."""
+    if study.lost_choice:
+        return (
+            f"The record of {study.lost_choice}, the best trial, is missing or damaged, so the trials are not ranked. "
+            f"best.json has its values; the study's command trains it again."
+        )
     failed = study.in_state("failed")
     why = f" {count_of(len(failed), 'trial')} failed, the first with: {failed[0].reason}." if failed else ""
     return f"No trial has finished, so there is no answer.{why}"

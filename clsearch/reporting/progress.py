@@ -74,6 +74,10 @@ class ProgressLine:
         if not self.quiet:
             self.console.print(printable(line), soft_wrap=True, highlight=False, markup=False)
 
+    def warn(self, line: str) -> None:
+        """Print a warning that stays, with --quiet too."""
+        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
     def restore(self, records: Iterable[TrialRecord]) -> None:
         """Count the trials that ended in an earlier process."""
         for record in records:

@@ -115,6 +115,8 @@ class Tracker:
             self.thread.join(0.1)
         self.left = True
         if self.runs is not None:
+            for damage in self.runs.damaged:
+                self.warn(f"not sent to MLflow: {damage}")
             self.runs.close()  # the next process that holds the study must be the only sender
         if self.thread.is_alive() or self.behind:
             self.warn(

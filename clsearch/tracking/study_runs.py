@@ -15,6 +15,7 @@ import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from clsearch.common.checked_files import DamagedFile
 from clsearch.common.files import create_once
 from clsearch.metrics import over_seeds
 from clsearch.records.attempts import Decision, attempt_metrics
@@ -67,6 +68,7 @@ class Runs:
         self.known: set[str] = set()
         self.live: set[str] = set()
         self.sent: dict[str, int] = {}
+        self.damaged: list[DamagedFile] = []
 
     def connect(self) -> None:
         """Find or create the study's experiment, and find its runs."""
@@ -131,7 +133,7 @@ class Runs:
         label = make_run_label(record)
         if record.ended and label not in self.live and self.states.get(label) == record.state:
             return  # an earlier process sent everything
-        record = with_curve(self.folder, record)
+        record = with_curve(self.folder, record, self.damaged.append)
         kind, settings = "reference", record.settings
         if record.number is not None:
             kind, settings = "trial", settings | log_parameters(record.values, self.study["space"])

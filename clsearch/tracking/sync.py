@@ -6,12 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from clsearch.common.formatting import relative_path
-from clsearch.records.attempts import Decision, read_progress
-from clsearch.records.evaluation import recorded_openings
 from clsearch.records.resume import study_lock
-from clsearch.records.study_file import read_best_json, study_at
+from clsearch.records.study_file import study_at
 from clsearch.records.study_record import read_study
-from clsearch.records.trials import latest, read_trials
+from clsearch.records.trials import latest
+from clsearch.reporting.answer_text import describe_damage
 from clsearch.reporting.html.report import REPORT, write_report
 from clsearch.tracking.description import note_of
 from clsearch.tracking.sender import quiet
@@ -44,26 +43,25 @@ def sync(folder: Path, uri: str | None) -> str:
     lines = [f"{relative_path(folder)}: {len(runs.ids)} runs in MLflow, {len(runs.ids) - before} of them new"]
     if (store := shown_store(folder, uri)).startswith("sqlite:"):
         lines.append(f"{'MLflow':<8} {server_command(store)}")
-    lines += [f"{name:<8} {page}" for name, page in runs.pages(read_study(folder).ranking.trials).items()]
+    reading = read_study(folder)
+    lines += [f"{name:<8} {page}" for name, page in runs.pages(reading.ranking.trials).items()]
+    lines += [*describe_damage(reading), *(f"Not sent: {damage}." for damage in runs.damaged)]
     return "\n".join(lines)
 
 
 def send(runs: Runs, folder: Path) -> None:
     """Send everything in a study's folder."""
-    study, records = runs.study, read_trials(folder)
+    study, reading = runs.study, read_study(folder)
     runs.begin()
-    for record in records.values():
+    for record in (*reading.trials, *reading.references):
         runs.log_trial(record)
-    begun = read_progress(folder, study["seeds"], study["tasks"])
-    decision = Decision(begun.attempts)
-    if decision.kept:
-        runs.log_decision(decision)
-    if best := read_best_json(folder):
-        times = [record.reported for record in records.values() if record.number is not None]
-        runs.log_choice(best, latest([*times, *(attempt.when for attempt in begun.attempts)]))
-    if openings := recorded_openings(folder):
-        runs.log_openings(openings)
-    reading = read_study(folder)
+    if reading.decision.kept:
+        runs.log_decision(reading.decision)
+    if reading.best:
+        times = [record.reported for record in reading.trials]
+        runs.log_choice(reading.best, latest([*times, *(attempt.when for attempt in reading.decision.attempts)]))
+    if reading.openings:
+        runs.log_openings(reading.openings)
     if reading.final is not None:
         runs.log_evaluation(reading.final)
     with suppress(Exception):  # a failed report must not prevent the rest

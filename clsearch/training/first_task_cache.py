@@ -19,16 +19,17 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from clsearch.common.files import TEMPORARY, write_atomically
+from clsearch.common.checked_files import DamagedFile, read_checked, write_checked
+from clsearch.common.errors import ConfigError
+from clsearch.common.files import TEMPORARY
 from clsearch.config.sections import BACKBONES
 from clsearch.methods.base import TrainingScheme
 from clsearch.methods.registry import BUILT_IN, fields_of
-from clsearch.training.state import TrialState, slice_members, stack_states
+from clsearch.training.state import TrialState, find_misfit, slice_members, stack_states
 from clsearch.training.trial_setup import TrialSetup, identifying_settings
 
 TRAINING_PACKAGES = ("common", "config", "data", "methods", "networks", "tasks", "training")
@@ -60,7 +61,7 @@ def train_or_load_first_task(
     """Return a state trained on the first task: loads it if another trial has stored it, else trains and stores it.
 
     Several configurations that train together train it once. If the folder cannot be read or written, the trial trains
-    the task itself.
+    the task itself. A damaged file is trained and written anew, and the trial says so.
 
     Args:
         trial: The trial's setup.
@@ -70,21 +71,18 @@ def train_or_load_first_task(
     lead, G = trial.first_configuration, trial.configurations
     start = slice_members(state, 0, trial.seeds_each)
     path, began = _path(lead), time.perf_counter()
-    stored = _read(path, trial.device)
-    if stored is None:
+    try:
+        loaded = _read(path, start, lead)
+    except ConfigError as damage:
+        trial.tell(f"the first task that trials share was trained again: {damage}")
+        loaded = None
+    if loaded is None:
         trained = train(lead, start)
         _store(path, trained, lead.columns, time.perf_counter() - began)
         return stack_states([trained] * G)
     with suppress(OSError):
         path.touch()  # marks it as used
-    loaded = replace(
-        start,
-        params=stored["params"],
-        moments=stored["moments"],
-        curve=stack_members(stored["curve"], stored["columns"], trial.columns),
-        epochs=stored["epochs"],
-    )
-    return replace(stack_states([loaded] * G), shared=stored["seconds"])
+    return replace(stack_states([loaded] * G), shared=loaded.shared)
 
 
 def _path(lead: TrialSetup) -> Path:
@@ -101,7 +99,7 @@ def _store(path: Path, trained: TrialState, columns: tuple[str, ...], seconds: f
     with suppress(
         OSError
     ):  # then the trial's state cannot be written either, and that error ends the search with advice
-        write_atomically(path, buffer.getvalue())
+        write_checked(path, buffer.getvalue())
 
 
 def stack_members(curve: Tensor, columns: list[str], wanted: tuple[str, ...]) -> Tensor:
@@ -121,19 +119,35 @@ def stack_members(curve: Tensor, columns: list[str], wanted: tuple[str, ...]) ->
     return torch.stack([by_name.get(name, absent) for name in wanted], -1)
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """Load a file of `_store` to a device; None if it is missing or unusable."""
+def _read(path: Path, start: TrialState, lead: TrialSetup) -> TrialState | None:
+    """Load a file of `_store`: the state after the first task; None if there is none or its folder cannot be read.
+
+    Raises:
+        DamagedFile: The file is damaged, or holds something else.
+    """
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(read_checked(path)), map_location="cpu", weights_only=True)
+        curve, columns = content["curve"], content["columns"]
+        loaded = replace(
+            start,
+            params={name: value.to(lead.device) for name, value in content["params"].items()},
+            moments={name: value.to(lead.device) for name, value in content["moments"].items()},
+            curve=stack_members(curve, columns, lead.columns),
+            epochs=content["epochs"],
+            shared=float(content["seconds"]),
+        )
+        problem = find_misfit(loaded, start)
     except FileNotFoundError:
         return None
-    except (
-        Exception
-    ):  # torch raises many types for a corrupt file; the trial then trains the task and replaces the file
-        return None
-    for kind in ("params", "moments"):
-        content[kind] = {name: value.to(device) for name, value in content[kind].items()}
-    return content
+    except ConfigError:
+        raise
+    except Exception as error:  # torch raises many types for a file of something else
+        raise DamagedFile(path, f"no first task ({type(error).__name__}: {error})"[:200]) from None
+    if not problem and not curve.shape[0]:
+        problem = "a curve without epochs"
+    if problem:
+        raise DamagedFile(path, problem)
+    return loaded
 
 
 def cache_key(trial: TrialSetup) -> str:

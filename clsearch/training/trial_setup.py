@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ from clsearch.networks.validation import build_network
 from clsearch.tasks.benchmark import Benchmark, build_benchmark
 from clsearch.training.optimizers import Optimizer, build_optimizer
 from clsearch.training.state import TrialState
+
+
+def ignore_line(line: str) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class TrialSetup:
         references: Number of tasks learned -> parameters of a model that never saw the tasks unlearned by then, see
             `retraining`.
         prefixes: Folder in which trials share the first task, see `first_task_cache`; None for no sharing.
+        tell: Called with a line for the user, about a file that was damaged.
     """
 
     config: TrialConfig
@@ -56,6 +61,7 @@ class TrialSetup:
     configurations: int = 1
     references: Mapping[int, Params] = field(default_factory=dict)
     prefixes: Path | None = None
+    tell: Callable[[str], None] = ignore_line
 
     def with_hyperparameters(self, values: Mapping[str, float]) -> TrialSetup:
         """Return the setup with other values of some hyperparameters, the same for all members.

@@ -220,3 +220,21 @@ def test_a_report_keeps_its_metrics_without_the_matrices_that_they_come_from(tmp
 def test_a_report_of_what_could_not_be_built_has_no_metrics():
     assert TrialReport("a").metrics == {}
     assert TrialReport("a").measurements()["accuracy"] == []
+
+
+def test_a_cohort_whose_states_are_damaged_or_of_others_loses_tasks_and_no_number(tmp_path: Path) -> None:
+    config = cohort_of(tmp_path)
+    first = EWCTrainable(config=config)
+    for _ in range(2):
+        first.train()
+    (tmp_path / "a" / STATE_FILE).write_bytes(b"")
+    for name in (STATE_FILE, "state.previous.pt"):
+        (tmp_path / "b" / name).write_bytes((tmp_path / "c" / name).read_bytes())
+    second = EWCTrainable(config=config)
+    assert [trial.state.tasks_learned for trial in second.cohort] == [1, 0, 2]
+    results = played(second)
+    notes = {label: report.note for result in results for label, report in reports_in(result).items() if report.note}
+    assert {*notes} == {"a", "b"}
+    assert notes["a"].endswith("continues after task 1")
+    assert "a state of another configuration or other seeds" in notes["b"]
+    assert_as_alone(results)

@@ -1,7 +1,6 @@
 """Opening test data for a chosen configuration, and measuring it after every task on fresh seeds."""
 
 import itertools
-import json
 import shutil
 from datetime import UTC, datetime
 
@@ -339,8 +338,7 @@ def test_an_opening_says_of_which_data_when_for_what_and_on_which_seeds(tmp_path
     assert before <= datetime.fromisoformat(opening.when) <= datetime.now(UTC)
     assert (opening.data, opening.study, opening.algorithm) == ("digits", "which-factor", "lwf")
     assert (opening.values, opening.seeds, opening.before) == (values, (3, 5), 0)
-    (line,) = (tmp_path / LEDGER).read_text().splitlines()
-    assert json.loads(line) == vars(opening) | {"seeds": [3, 5], "also": []}
+    assert read_openings(tmp_path) == [vars(opening) | {"seeds": [3, 5], "also": []}]
 
 
 def test_an_opening_counts_those_of_the_same_data_before_it_whichever_study_it_was(tmp_path):

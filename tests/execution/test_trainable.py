@@ -220,7 +220,7 @@ def test_the_state_file_holds_the_state_after_each_task(tmp_path):
         read = LwFTrainable(config=CONFIG | {"state_file": str(path)}).state
         assert read.tasks_learned == learned
         assert_same_state(read, trainable.state)
-    assert [p.name for p in tmp_path.iterdir()] == [STATE_FILE]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.previous.pt", STATE_FILE]
 
 
 def test_a_trial_whose_file_is_complete_reports_its_end_again(tmp_path):
@@ -230,6 +230,40 @@ def test_a_trial_whose_file_is_complete_reports_its_end_again(tmp_path):
     assert again["done"]
     assert again["record"] == last["record"]
     assert metrics_of(again) == metrics_of(last)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("damaged", "left"), [(("state.pt",), 1), (("state.pt", "state.previous.pt"), 0)])
+@pytest.mark.parametrize("content", [b"", b"PK and no more", b"[]" * 999])
+def test_a_damaged_state_costs_the_trial_tasks_and_no_number(tmp_path, damaged, left, content):
+    straight = EWCTrainable(config=CONFIG)
+    expected = steps(straight, 3)
+    config = CONFIG | {"state_file": str(tmp_path / STATE_FILE)}
+    steps(EWCTrainable(config=config), 2)
+    for name in damaged:
+        (tmp_path / name).write_bytes(content)
+    second = EWCTrainable(config=config)
+    assert second.state.tasks_learned == left
+    first, *others = steps(second, 3)
+    assert first["note"].startswith("its saved state was damaged (state.pt: ")
+    where = "continues after task 1" if left else "is trained from the start"
+    assert first["note"].endswith(f"), so it {where}")
+    assert not any("note" in result for result in others)
+    assert_same_state(second.state, straight.state)
+    assert metrics_of(others[-1]) == metrics_of(expected[-1])
+
+
+def test_a_damaged_first_task_is_said_with_the_next_report(tmp_path):
+    config = CONFIG | {"prefixes": str(tmp_path)}
+    (expected,) = steps(LwFTrainable(config=config), 1)
+    assert "note" not in expected
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"")
+    first, second = steps(LwFTrainable(config=config), 2)
+    assert first["note"].startswith("the first task that trials share was trained again: ")
+    assert "note" not in second
+    assert metrics_of(first) == metrics_of(expected)
+    assert "note" not in steps(EWCTrainable(config=config), 1)[0]
 
 
 @pytest.mark.parametrize(

@@ -170,3 +170,13 @@ def test_a_state_that_cannot_be_written_ends_the_search_at_the_end_of_the_step(t
     with pytest.raises(OSError, match="disk full"):
         recorder.on_step_end(1, [trial])
     assert read_trials(host.plan.folder) == {}  # nothing is written after what could not be
+
+
+def test_the_user_is_told_of_a_damaged_file_once(tmp_path):
+    host, said = host_of(plan_of(tmp_path, space=FACTOR, cohort=2)), []
+    _, trial = asked_of(host, 2)
+    recorder = Recorder(host.store, 3, said.append)
+    note = "its saved state was damaged (state.pt: no content), so it is trained from the start"
+    recorder.on_trial_result(1, [trial], trial, result_of(report_of("trial_00000", 1, 0.5, note=note)))
+    recorder.on_trial_result(1, [trial], trial, result_of(report_of("trial_00000", 2, 0.5)))
+    assert said == [f"trial_00000: {note}"]

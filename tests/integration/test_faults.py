@@ -22,6 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from clsearch import LogRange, Study
 from clsearch.cli.main import main
+from clsearch.common.checked_files import read_checked
 from clsearch.data.datasets import read_data
 from clsearch.execution.final_evaluation import measure
 from clsearch.records.test_ledger import read_openings
@@ -183,9 +184,10 @@ def kill_workers(folder: Path, times: dict[str, int]) -> Iterator[list[str]]:
                 found = [process for process in workers_of("ray::LwFTrainable") if process.pid not in pids]
             for label in (label for label, wanted in times.items() if found and killed.count(label) < wanted):
                 with contextlib.suppress(FileNotFoundError):
-                    state = (folder / "trials" / label / "state.pt").read_bytes()
+                    file = folder / "trials" / label / "state.pt"
+                    state = read_checked(file)
                     # after its third task it could train another trial by the time it is killed
-                    if (label, state) not in seen and TrialState.tasks_in(state) <= 3:
+                    if (label, state) not in seen and TrialState.summary(state, file)[1] <= 3:
                         found[0].kill()
                         killed.append(label)
                         pids.add(found[0].pid)

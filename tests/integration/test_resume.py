@@ -25,6 +25,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from clsearch import Comparison, LogRange, Study
+from clsearch.common.checked_files import write_json
 from clsearch.methods.registry import configure
 from clsearch.records.test_ledger import read_openings
 from clsearch.records.trials import TrialRecord, read_trials
@@ -154,7 +155,7 @@ def test_the_benchmark_of_chaos_finds_nothing_wrong_with_it_and_what_is_wrong_wi
     record = less / "chaos" / "trials" / "trial_00000" / "record.json"
     content = json.loads(record.read_text())
     content["accuracy"][1][5][0] += 1e-9
-    record.write_text(json.dumps(content))
+    write_json(record, content)
     wrong = {what for what, (*_, good) in CHAOS.compared(less, results).items() if not good}
     assert wrong == {
         "trials and references in results/",

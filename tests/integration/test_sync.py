@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from clsearch import LogRange, Study
 from clsearch.cli.main import main
+from clsearch.common.checked_files import write_json
 from clsearch.records.resume import study_lock
 from tests.integration.servers import Served, free_ports
 from tests.integration.test_resume import CONTINUAL, study
@@ -115,7 +116,7 @@ def test_a_study_that_was_killed_is_sent_as_unfinished_from_a_process_of_its_own
     shutil.copytree(results / "sent", copy)
     content = json.loads((copy / "study.json").read_text())
     assert content["state"] == "finished"
-    (copy / "study.json").write_text(json.dumps(content | {"state": "running"}))
+    write_json(copy / "study.json", content | {"state": "running"})
     words = [sys.executable, "-m", "clsearch", "sync", "sent"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     environment.pop("MLFLOW_TRACKING_URI", None)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from clsearch.cli.main import main
+from clsearch.common.checked_files import write_json
 from clsearch.records.listing import list_studies, make_entry, study_state
 from clsearch.records.resume import study_lock
 from tests.builders import plan_of, record_of
@@ -48,8 +49,25 @@ def test_one_that_was_cut_off_is_listed_as_far_as_it_came(results: Path) -> None
 def test_the_newest_is_first(results: Path) -> None:
     folder = results / "cut"
     study = json.loads((folder / "study.json").read_text())
-    (folder / "study.json").write_text(json.dumps(study | {"started": "2999-01-01T00:00:00+00:00"}))
-    assert [entry.name for entry in list_studies(results)] == ["cut", "whole"]
+    write_json(folder / "study.json", study | {"started": "2999-01-01T00:00:00+00:00"})
+    assert [entry.name for entry in list_studies(results)] == ["cut", "whole", "other"]
+
+
+def test_a_damaged_study_is_named_and_the_others_are_listed(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (results / "cut" / "study.json").unlink()
+    (results / "whole" / "trials" / "trial_00001" / "record.json").write_text("")  # its best.json has the counts
+    (results / "whole" / "final.json").write_text("{")
+    entries = {entry.name: entry for entry in list_studies(results)}
+    assert [entries[name].state for name in ("whole", "cut", "other")] == ["finished", "damaged", "damaged"]
+    assert (entries["whole"].trials, entries["whole"].best, entries["whole"].test) == ("6/6", "91.00", "")
+    assert main(["list", str(results)]) == 0
+    seen = capsys.readouterr()
+    assert "whole" in seen.out
+    assert [line.partition(": ")[2].partition(";")[0] for line in seen.err.splitlines()] == [
+        f"{results}/cut: has trials and no study.json: put it back from a copy",
+        f"{results}/other/study.json: must be a whole file, as clsearch wrote it",
+        f"{results}/whole/final.json: must be a whole file, as clsearch wrote it",
+    ]
 
 
 @pytest.mark.slow

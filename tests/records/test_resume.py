@@ -10,7 +10,7 @@ from clsearch import LogRange
 from clsearch.common.errors import ConfigError
 from clsearch.common.files import atomic_path
 from clsearch.records.resume import check_same, check_same_comparison, set_aside, study_lock
-from clsearch.records.study_file import STUDY, stored
+from clsearch.records.study_file import read_study_json
 from clsearch.records.trials import read_trials
 from clsearch.records.writer import StudyWriter
 from tests.builders import plan_of, record_of
@@ -153,13 +153,25 @@ def test_starting_over_may_be_anything(tmp_path):
     check_same(plan_of(tmp_path, epochs=3, fresh=True))
 
 
-@pytest.mark.parametrize("content", ["{}", "[1]", "no json", '{"algorithm": "lwf"}'])
-def test_a_record_that_is_no_studys_is_never_gone_on_with(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{}", "key question: missing"),
+        ("[1]", "a list, not a JSON object"),
+        ("no json", "no JSON (Expecting value: line 1 column 1 (char 0))"),
+        ("", "no content"),
+        ('{"question": 1}', "key question: input should be a valid string, not '1'"),
+    ],
+)
+def test_a_record_that_is_no_studys_is_never_gone_on_with(tmp_path, content, why):
     plan = plan_of(tmp_path)
     plan.folder.mkdir()
     (plan.folder / "study.json").write_text(content)
     (problem,) = refusal(check_same, plan)
-    assert problem.startswith(f"name: must be a study that can be resumed; got {plan.folder}. A folder can only be")
+    file = plan.folder / "study.json"
+    assert problem.startswith(
+        f"{file}: must be a whole file, as clsearch wrote it; got {why}: put it back from a copy. A folder can only be"
+    )
 
 
 def test_the_free_name_that_is_offered_is_free(tmp_path):
@@ -187,11 +199,11 @@ def test_a_comparison_goes_on_with_the_same_studies(tmp_path):
 
 def test_study_json_says_when_a_study_was_gone_on_with_and_keeps_how_it_began(tmp_path):
     plan = begun(plan_of(tmp_path))
-    first = stored(plan.folder / STUDY)
+    first = read_study_json(plan.folder)
     assert first["resumed"] == []
     later = StudyWriter(plan_of(tmp_path, trials=99))
     later.begin()
-    second = stored(plan.folder / STUDY)
+    second = read_study_json(plan.folder)
     assert second["trials"] == 99
     assert later.study["id"] == second["id"] == first["id"]
     (session,) = second["resumed"]
@@ -201,7 +213,7 @@ def test_study_json_says_when_a_study_was_gone_on_with_and_keeps_how_it_began(tm
 
 
 def test_two_studies_have_two_ids(tmp_path):
-    ids = [stored(begun(plan_of(tmp_path, name=name)).folder / STUDY)["id"] for name in ("one", "two")]
+    ids = [read_study_json(begun(plan_of(tmp_path, name=name)).folder)["id"] for name in ("one", "two")]
     assert len({*ids}) == 2
 
 

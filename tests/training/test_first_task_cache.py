@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from clsearch.common.checked_files import header_of, read_checked
 from clsearch.methods.base import PenaltyOutput
 from clsearch.methods.registry import register
 from clsearch.training.first_task_cache import UNUSED_SECONDS, cache_key, code_digest, remove_unused
@@ -172,12 +175,39 @@ def test_a_file_that_is_not_whole_is_trained_and_written_anew(tmp_path):
     expected = learn_sequence(run_of(tmp_path))
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
-    for broken in (b"", whole[: len(whole) // 2], b"no file of torch's"):
-        file.write_bytes(broken)
-        found = learn_sequence(run_of(tmp_path))
+    content = torch.load(io.BytesIO(read_checked(file)), weights_only=True)
+
+    def packed(content: object) -> bytes:
+        torch.save(content, buffer := io.BytesIO())
+        return header_of(buffer.getvalue()) + buffer.getvalue()
+
+    def without(name: str) -> bytes:
+        return packed({key: value for key, value in content.items() if key != name})
+
+    def changed(change: Callable[[torch.Tensor], torch.Tensor], kind: str = "params") -> bytes:
+        return packed(content | {kind: {name: change(value) for name, value in content[kind].items()}})
+
+    broken = [b"", whole[: len(whole) // 2], b"no file of torch's", whole[:2000] + b"?" + whole[2001:]]
+    broken += [packed([1]), packed(content["curve"]), *map(without, content)]
+    broken += [changed(lambda value: value[:1]), changed(lambda value: value * torch.nan), changed(torch.Tensor.double)]
+    broken += [packed(content | {"curve": content["curve"][:0]}), packed(content | {"epochs": content["epochs"][:1]})]
+    broken += [packed(content | {"columns": ["loss"]}), packed(content | {"seconds": "long"})]
+    broken += [packed(content | {"params": {}}), packed(content | {"moments": {"velocity": 1}})]
+    for damaged in broken:
+        file.write_bytes(damaged)
+        said: list[str] = []
+        found = learn_sequence(replace(run_of(tmp_path), tell=said.append))
         assert found.shared == 0
+        assert len(said) == 1, said
+        assert said[0].startswith("the first task that trials share was trained again: ")
+        assert str(file) in said[0]
         assert_equal(found, expected)
-        assert learn_sequence(run_of(tmp_path)).shared > 0
+        assert learn_sequence(replace(run_of(tmp_path), tell=said.append)).shared > 0
+        assert len(said) == 1
+    file.unlink()
+    file.mkdir()
+    assert_equal(learn_sequence(run_of(tmp_path)), expected)
+    assert learn_sequence(run_of(tmp_path)).shared > 0
 
 
 def test_a_folder_that_cannot_be_made_costs_the_sharing_alone(tmp_path):

@@ -1,14 +1,16 @@
 """Saving, loading and going on."""
 
 import dataclasses
+import io
 import os
-import pickle
+from pathlib import Path
 
 import pytest
 import torch
 
+from clsearch.common.checked_files import DamagedFile, header_of, read_checked
 from clsearch.training.loop import learn_sequence, learn_task
-from clsearch.training.state import TrialState
+from clsearch.training.state import ForeignState, TrialState, load_latest, previous_path
 from clsearch.training.trial_setup import build_trial
 from tests.helpers import CPU, assert_bit_equal, small_config, small_run
 
@@ -72,7 +74,7 @@ def test_a_states_file_holds_nothing_but_tensors_and_plain_values(tmp_path):
     run = small_run("lwf")
     state = learn_task(run, run.initial_state())
     state.save(tmp_path / "state.pt")
-    content = torch.load(tmp_path / "state.pt", weights_only=True)
+    content = torch.load(io.BytesIO(read_checked(tmp_path / "state.pt")), weights_only=True)
     assert content.keys() == vars(state).keys()
     assert torch.equal(content["params"]["head.weight"], state.params["head.weight"])
 
@@ -80,7 +82,7 @@ def test_a_states_file_holds_nothing_but_tensors_and_plain_values(tmp_path):
 def test_a_file_that_holds_objects_of_other_kinds_is_not_opened(tmp_path):
     run = small_run()
     torch.save(vars(run.initial_state()) | {"memory": tmp_path}, tmp_path / "state.pt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(DamagedFile, match="UnpicklingError"):
         TrialState.load(tmp_path / "state.pt", run.fingerprint, CPU)
 
 
@@ -138,7 +140,7 @@ def test_a_file_holds_the_packed_state(tmp_path):
     (tmp_path / "packed.pt").write_bytes(state.packed())
     assert_bit_equal(TrialState.load(tmp_path / "packed.pt", run.fingerprint, CPU), state)
     state.save(tmp_path / "saved.pt")
-    assert_bit_equal(TrialState.unpacked((tmp_path / "saved.pt").read_bytes(), run.fingerprint, CPU), state)
+    assert_bit_equal(TrialState.unpacked(read_checked(tmp_path / "saved.pt"), run.fingerprint, CPU), state)
 
 
 def test_what_is_packed_does_not_change_with_what_is_learned_later():
@@ -156,7 +158,7 @@ def test_a_packed_state_of_another_configuration_is_refused():
     with pytest.raises(ValueError, match=f"^state: {told}{other.fingerprint}$"):
         TrialState.unpacked(packed, other.fingerprint, CPU)
     with pytest.raises(ValueError, match=f"^there: {told}"):
-        TrialState.unpacked(packed, other.fingerprint, CPU, "there")
+        TrialState.unpacked(packed, other.fingerprint, CPU, Path("there"))
 
 
 @pytest.mark.parametrize("sequence", [None, (1, 2), (2, 3), (1, 2, 3)])
@@ -170,7 +172,7 @@ def test_a_state_of_other_tasks_is_refused(sequence):
 def test_packed_objects_of_other_kinds_are_not_unpacked(tmp_path):
     run = small_run()
     packed = dataclasses.replace(run.initial_state(), memory=tmp_path).packed()
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(DamagedFile, match="UnpicklingError"):
         TrialState.unpacked(packed, run.fingerprint, CPU)
 
 
@@ -180,3 +182,107 @@ def test_an_unpacked_state_has_its_records_on_the_cpu_and_the_rest_on_the_device
     for part in (unpacked.params, unpacked.memory):
         assert {t.device.type for t in part.values()} == {"meta"}
     assert {unpacked.accuracy.device.type, unpacked.curve.device.type, unpacked.epochs.device.type} == {"cpu"}
+
+
+# --- damage ---
+
+
+def spoiled(content: dict, **changes: object) -> bytes:
+    """A state with other fields, whole for torch; None removes a field."""
+    changed = {name: value for name, value in {**content, **changes}.items() if value is not None}
+    torch.save(changed, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+DAMAGES = {
+    "empty": lambda whole, content: b"",
+    "cut": lambda whole, content: whole[: len(whole) // 2],
+    "garbage": lambda whole, content: b"no state" * 100,
+    "one bit": lambda whole, content: whole[:999] + bytes([whole[999] ^ 4]) + whole[1000:],
+    "one bit, without a digest": lambda whole, content: _flip_in_tensor(spoiled(content)),
+    "a list": lambda whole, content: spoiled_list(),
+    "a key too few": lambda whole, content: spoiled(content, params=None),
+    "a key too many": lambda whole, content: spoiled(content, more=1),
+    "wrong type": lambda whole, content: spoiled(content, tasks_learned="2"),
+    "no tensors": lambda whole, content: spoiled(content, memory={"teacher": 1.0}),
+    "wrong shape": lambda whole, content: spoiled(content, params={n: v[:, :1] for n, v in content["params"].items()}),
+    "other names": lambda whole, content: spoiled(content, params={}),
+    "NaN": lambda whole, content: spoiled(content, params={n: v * torch.nan for n, v in content["params"].items()}),
+    "other tasks": lambda whole, content: spoiled(content, tasks_learned=7),
+    "whole, with a header": lambda whole, content: header_of(b"x") + b"x",
+}
+
+
+def spoiled_list() -> bytes:
+    torch.save([1, 2], buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def _flip_in_tensor(whole: bytes) -> bytes:
+    """A file of 0.1 in which one bit of a parameter is another."""
+    place = whole.index(b"/data/0") + 300
+    return whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_state_is_passed_over_for_the_one_before_it(tmp_path, kind):
+    run = small_run("lwf", seeds=(0, 1))
+    path, fresh = tmp_path / "state.pt", run.initial_state()
+    first = learn_task(run, fresh)
+    second = learn_task(run, first)
+    assert load_latest(path, fresh, 3, CPU) == (None, [])
+    first.save(path)
+    second.save(path)
+    assert_bit_equal(load_latest(path, fresh, 3, CPU)[0], second)
+    path.write_bytes(DAMAGES[kind](path.read_bytes(), vars(second)))
+    found, problems = load_latest(path, fresh, 3, CPU)
+    assert_bit_equal(found, first)
+    assert len(problems) == 1
+    assert problems[0].startswith("state.pt: ")
+    assert_bit_equal(load_latest(path, fresh, 3, CPU)[0], first)  # which is the newest now
+    path.write_bytes(DAMAGES[kind](path.read_bytes(), vars(second)))
+    assert load_latest(path, fresh, 3, CPU) == (None, problems)
+
+
+def test_a_process_that_was_killed_between_two_renames_leaves_the_state_before(tmp_path):
+    run = small_run()
+    path, fresh = tmp_path / "state.pt", run.initial_state()
+    first = learn_task(run, fresh)
+    first.save(path)
+    path.rename(previous_path(path))
+    found, problems = load_latest(path, fresh, 3, CPU)
+    assert_bit_equal(found, first)
+    assert problems == []
+    assert path.exists()  # a worker whose state is removed drops out
+
+
+def test_a_folder_in_the_place_of_a_state_is_damage_and_stays(tmp_path):
+    run = small_run()
+    path, fresh = tmp_path / "state.pt", run.initial_state()
+    path.mkdir()
+    assert load_latest(path, fresh, 3, CPU) == (None, ["state.pt: a folder"])
+    learn_task(run, fresh).save(path)
+    assert load_latest(path, fresh, 3, CPU)[0].tasks_learned == 1
+    assert (tmp_path / "state.pt.damaged").is_dir()
+
+
+def test_a_state_of_another_trial_is_damage_where_the_file_is_the_trials_own(tmp_path):
+    run, other = small_run(), small_run(seeds=(1,))
+    learn_task(other, other.initial_state()).save(tmp_path / "state.pt")
+    with pytest.raises(ForeignState):
+        load_latest(tmp_path / "state.pt", run.initial_state(), 3, CPU)
+    found = load_latest(tmp_path / "state.pt", run.initial_state(), 3, CPU, foreign=True)
+    assert found == (None, ["state.pt: a state of another configuration or other seeds"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "settings"), CASES)
+def test_no_whole_state_is_taken_for_a_damaged_one(algorithm, settings, tmp_path):
+    run = small_run(algorithm, seeds=(0, 1), **settings)
+    state = fresh = run.initial_state()
+    for _ in run.benchmark.tasks:
+        state = learn_task(run, state)
+        state.save(tmp_path / "state.pt")
+        found, problems = load_latest(tmp_path / "state.pt", fresh, 3, CPU)
+        assert problems == []
+        assert_bit_equal(found, state)

@@ -118,8 +118,11 @@ def read_importances(study: StudyRecord) -> dict[str, float]:
     if not path.exists():
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    names = optuna.get_all_study_names(storage)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        names = optuna.get_all_study_names(storage)
+    except Exception:  # Optuna raises many types for a damaged journal, which costs the report one picture
+        return {}
     return compute_importances(optuna.load_study(study_name=names[0], storage=storage)) if names else {}
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from clsearch import LogRange, Range
 from clsearch.cli.main import main
+from clsearch.common.checked_files import write_json
 from clsearch.common.errors import ConfigError
 from clsearch.common.statistics import paired_difference
 from clsearch.execution.optuna_study import distributions_of, open_storage
@@ -350,7 +351,7 @@ def test_the_report_says_of_stopping_early_what_the_study_said(tmp_path) -> None
     best = json.loads((folder / "best.json").read_text())
     for rungs in (pruned.rungs, (replace(pruned.rungs[0], correlation=float("nan")),)):
         content = finite(best | {"pruning": asdict(replace(pruned, rungs=rungs))})
-        (folder / "best.json").write_text(json.dumps(content))
+        write_json(folder / "best.json", content)
         said = describe_cost(read_study(folder))
         assert said == [str(cost_of(records)), *describe_saving(replace(pruned, rungs=rungs), "asha", 9)]
 
@@ -364,10 +365,10 @@ def test_the_importances_of_a_search_that_has_not_ended_are_optunas_of_now(tmp_p
     assert set(whole) == set(plan.space)
     best = json.loads((folder / "best.json").read_text())
     assert whole == best["importance"]
-    (folder / "best.json").write_text(json.dumps(best | {"importance": {"distillation_factor": 1.0}}))
+    write_json(folder / "best.json", best | {"importance": {"distillation_factor": 1.0}})
     assert read_importances(read_study(folder)) == {"distillation_factor": 1.0}
     for stale in ({}, best | {"importance": {}, "trials": {"finished": 5}}):
-        (folder / "best.json").write_text(json.dumps(stale))
+        write_json(folder / "best.json", stale)
         assert read_importances(read_study(folder)) == whole
 
 
