@@ -50,7 +50,7 @@ LONG_WAITS = {
 }
 """Ray's own settings for a machine on which its processes start slowly."""
 
-REAPER = 'trap "" TERM HUP INT; read -r groups && while read -r line; do :; done; kill -9 -- $groups 2>/dev/null'
+REAPER = 'trap "" TERM HUP INT; read -r groups && while read -r line; do :; done; kill -s KILL -- $groups'
 """Shell program that kills process groups when its input ends: that is, when this process ends, however."""
 
 STOP_SECONDS = 10.0
@@ -73,7 +73,7 @@ def start_ray(verbose: bool = False, say: Callable[[str], None] = lambda line: N
     try:
         _init(verbose, folder)
     except Exception as error:
-        if time.monotonic() - began < SLOW_SECONDS:
+        if time.monotonic() - began < SLOW_SECONDS or few_files():
             raise ConfigError([_refusal(explain(error))]) from None
         say("Ray did not start in time; trying once more with longer waits")
         with longer_waits():
@@ -136,10 +136,10 @@ def _begin_reaper() -> None:
     The kernel ends only the processes that this one started; the agents of a raylet would stay for a minute.
     """
     reaper = subprocess.Popen(
-        ["/bin/sh", "-c", REAPER], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, text=True
+        ["/bin/sh", "-c", REAPER], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
     assert reaper.stdin is not None
-    reaper.stdin.write(" ".join(f"-{process.pid}" for process in _started.values()) + "\n")
+    reaper.stdin.write(" ".join(f"-{process.pid}" for process in _started.values()).encode() + b"\n")
     reaper.stdin.flush()
     _started["reaper"] = reaper
 
@@ -173,10 +173,10 @@ def explain(error: Exception, slow: bool = False) -> str:
     """Explain in a sentence why Ray did not start, and what helps."""
     said = str(error).strip().partition("\n")[0][:300]
     text = f"{type(error).__name__}: {said}"
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if "Too many open files" in str(error) or 0 < hard < OPEN_FILES:
+    if "Too many open files" in str(error) or few_files():
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return (
-            f"since only {soft} files may be open at a time ({text}). Raise the limit to {OPEN_FILES} or more "
+            f"since only {most} files may be open at a time ({text}). Raise the limit to {OPEN_FILES} or more "
             f"(ulimit -n, LimitNOFILE of systemd)"
         )
     if slow:
@@ -221,10 +221,16 @@ def unwritable(folder: Path) -> str:
     return ""
 
 
+def few_files() -> bool:
+    """Return True if this user may not open as many files as Ray needs."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft != resource.RLIM_INFINITY and soft < OPEN_FILES
+
+
 def raise_file_limit() -> None:
     """Raise the soft limit of open files, as far as this user may; processes that start later inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
+    if few_files():
         most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
@@ -295,7 +301,10 @@ def loopback_only() -> Iterator[None]:
 
 @contextmanager
 def private_token() -> Iterator[None]:
-    """Let only this user read the token that Ray makes for its first start, `~/.ray/auth_token`."""
+    """Let only this user read the token that Ray makes for its first start, `~/.ray/auth_token`, or made earlier."""
+    token = Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):
+        token.chmod(0o600)
     try:
         setup: Any = import_module("ray._private.authentication.authentication_token_setup")
         generate = setup.generate_and_save_token

@@ -25,6 +25,7 @@ def _environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_where_the_tests_run(tmp_path, capsys):
     assert main(["doctor", "--results", str(tmp_path / "new")]) == 0
     said = capsys.readouterr().out
@@ -78,11 +79,10 @@ def test_a_store_that_does_not_answer_is_a_problem_and_no_password_is_shown():
 
 
 def test_a_cluster_that_cannot_be_joined_is_a_problem(monkeypatch):
-    assert check_ray().remedy == ""
     with closed_port() as port:
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
             monkeypatch.setenv("RAY_ADDRESS", address)
-            found = check_ray()
+            (found,) = check_ray()
             assert found.found.startswith("ray_address: must be")
             assert address in found.found
             assert "RAY_ADDRESS" in found.remedy
@@ -93,7 +93,14 @@ def test_a_cluster_that_cannot_be_joined_is_a_problem(monkeypatch):
 def test_a_cluster_that_answers_is_none(monkeypatch, ray_session, local):
     for address in (ray_session, local):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        assert check_ray().remedy == ""
+        assert [found.remedy for found in check_ray()] == [""]
+
+
+def test_a_ray_that_does_not_start_is_a_problem(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/proc")
+    (found,) = check_ray()
+    assert found.found.startswith("ray: must start on this machine; got: Ray could not start, because its temporary")
+    assert found.remedy
 
 
 def test_results_that_cannot_be_written_are_a_problem(tmp_path):

@@ -32,6 +32,7 @@ class Host:
     def __init__(self, capacities=()):
         self.capacities = list(capacities)
         self.troubles = []
+        self.ending = False
 
     def make_trial_config(self, asked, algorithm):
         made = [{"label": label, "values": dict(values), "algorithm": algorithm} for label, values in asked.items()]
@@ -39,6 +40,9 @@ class Host:
 
     def has_capacity(self):
         return self.capacities.pop(0) if self.capacities else True
+
+    def is_ending(self):
+        return self.ending
 
     def abort(self, error):
         self.troubles.append(error)
