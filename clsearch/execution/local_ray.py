@@ -73,7 +73,8 @@ def start_ray(verbose: bool = False, say: Callable[[str], None] = lambda line: N
     try:
         _init(verbose, folder)
     except Exception as error:
-        if time.monotonic() - began < SLOW_SECONDS or few_files():
+        slow = time.monotonic() - began >= SLOW_SECONDS or "timed out" in str(error).lower()
+        if not slow or few_files():
             raise ConfigError([_refusal(explain(error))]) from None
         say("Ray did not start in time; trying once more with longer waits")
         with longer_waits():
@@ -184,7 +185,7 @@ def explain(error: Exception, slow: bool = False) -> str:
             f"even with longer waits ({text}). The machine is too busy, or its processes are slowed down: end other "
             f"work, or try again later"
         )
-    return f"({text}). python -m clsearch doctor checks this machine"
+    return f"because of {text}. python -m clsearch doctor checks this machine"
 
 
 def choose_temporary_folder() -> Path | None:

@@ -57,16 +57,16 @@ def test_a_temporary_folder_that_cannot_be_written_is_refused_before_ray_starts(
 def test_the_message_of_a_start_that_failed_names_the_cause_and_the_remedy():
     assert "ulimit -n" in explain(OSError(24, "Too many open files"))
     assert "too busy" in explain(Exception("The current node timed out during startup.\nMore"), slow=True)
-    assert explain(ValueError("no\nsecond line")).startswith("(ValueError: no). ")
+    assert explain(ValueError("no\nsecond line")).startswith("because of ValueError: no. ")
 
 
 def test_a_start_that_took_too_long_is_tried_once_more_with_longer_waits(monkeypatch):
     monkeypatch.setattr(local_ray, "SLOW_SECONDS", 0.0)
-    tried, said = [], []
+    tried, said, message = [], [], "no"
 
     def fail(verbose, folder):
         tried.append({name: os.environ.get(name) for name in LONG_WAITS})
-        raise TimeoutError("timed out")
+        raise RuntimeError(message)
 
     monkeypatch.setattr(local_ray, "_init", fail)
     assert broken(lambda: start_ray(say=said.append)) == [("ray", "ray-starts")]
@@ -75,6 +75,9 @@ def test_a_start_that_took_too_long_is_tried_once_more_with_longer_waits(monkeyp
     monkeypatch.setattr(local_ray, "SLOW_SECONDS", 1000.0)
     assert broken(lambda: start_ray(say=said.append)) == [("ray", "ray-starts")]
     assert len(tried) == 3
+    message = "Timed out waiting for a file"
+    assert broken(lambda: start_ray(say=said.append)) == [("ray", "ray-starts")]
+    assert len(tried) == 5
 
 
 def test_longer_waits_leave_the_environment_as_it_was(monkeypatch):
