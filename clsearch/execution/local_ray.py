@@ -119,7 +119,7 @@ def _init(verbose: bool, folder: Path | None) -> None:
     level = logging.INFO if verbose else logging.ERROR
     own: dict[str, Any] = {} if folder is None else {"_temp_dir": str(folder)}
     try:
-        with signal_handlers_kept(), processes_apart(), loopback_only(), private_token():
+        with signals_untouched(), processes_apart(), loopback_only(), private_token():
             mute(verbose)
             ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=verbose, **own)
     except BaseException:
@@ -256,6 +256,21 @@ def _reread_settings() -> None:
     """Have Ray's library in this process read its environment variables again."""
     with contextlib.suppress(ImportError, AttributeError):  # private to Ray: other versions can differ
         import_module("ray._raylet").Config.initialize("")
+
+
+@contextmanager
+def signals_untouched() -> Iterator[None]:
+    """Keep the present handlers of signals: Ray sets one that exits with code 15 at SIGTERM."""
+    utils: Any = import_module("ray._private.utils")
+    before = getattr(utils, "set_sigterm_handler", None)  # private to Ray: other versions can differ
+    if before is not None:
+        utils.set_sigterm_handler = lambda handler: None
+    try:
+        with signal_handlers_kept():
+            yield
+    finally:
+        if before is not None:
+            utils.set_sigterm_handler = before
 
 
 @contextmanager

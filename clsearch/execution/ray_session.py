@@ -18,9 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import last_line
-from clsearch.common.interrupts import signal_handlers_kept, signals_as_interrupt
+from clsearch.common.interrupts import signals_as_interrupt
 from clsearch.execution import preflight, ray_liveness
-from clsearch.execution.local_ray import mute, start_ray, stop_ray
+from clsearch.execution.local_ray import mute, signals_untouched, start_ray, stop_ray
 from clsearch.execution.ray_address import cluster_address
 from clsearch.execution.resources import node_name
 from clsearch.execution.supervision import supervised
@@ -79,7 +79,7 @@ def join_or_start(plan: Plan, say: Callable[[str], None]) -> None:
         return
     level = logging.INFO if verbose else logging.ERROR
     try:
-        with signal_handlers_kept():
+        with signals_untouched():
             mute(verbose)
             ray.init(address=address, logging_level=level, log_to_driver=verbose)
         ray_liveness.watch_joined()
