@@ -71,17 +71,17 @@ def start_ray(verbose: bool = False, say: Callable[[str], None] = lambda line: N
     raise_file_limit()
     began = time.monotonic()
     try:
-        _init(verbose, folder)
+        _start(verbose, folder)
     except Exception as error:
         slow = time.monotonic() - began >= SLOW_SECONDS or "timed out" in str(error).lower()
-        if not slow or few_files():
-            raise ConfigError([_refusal(explain(error))]) from None
+        if not slow or has_few_files():
+            raise _make_error(explain(error)) from None
         say("Ray did not start in time; trying once more with longer waits")
         with longer_waits():
             try:
-                _init(verbose, folder)
+                _start(verbose, folder)
             except Exception as again:
-                raise ConfigError([_refusal(explain(again, slow=True))]) from None
+                raise _make_error(explain(again, slow=True)) from None
 
 
 def stop_ray(hurry: bool = False) -> None:
@@ -113,7 +113,7 @@ _started: dict[str, subprocess.Popen[bytes]] = {}
 """Processes of the present Ray, if it was started here: name of the program -> process."""
 
 
-def _init(verbose: bool, folder: Path | None) -> None:
+def _start(verbose: bool, folder: Path | None) -> None:
     """Start Ray; leave no process if that fails."""
     _started.clear()
     level = logging.INFO if verbose else logging.ERROR
@@ -166,15 +166,15 @@ def _kill_started(their_children: bool) -> None:
     _started.clear()
 
 
-def _refusal(why: str) -> Refusal:
-    return Refusal("ray-starts", f"ray: must start on this machine; got: Ray could not start, {why}")
+def _make_error(why: str) -> ConfigError:
+    return ConfigError([Refusal("ray-starts", f"ray: must start on this machine; got: Ray could not start, {why}")])
 
 
 def explain(error: Exception, slow: bool = False) -> str:
     """Explain in a sentence why Ray did not start, and what helps."""
     said = str(error).strip().partition("\n")[0][:300]
     text = f"{type(error).__name__}: {said}"
-    if "Too many open files" in str(error) or few_files():
+    if "Too many open files" in str(error) or has_few_files():
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return (
             f"since only {most} files may be open at a time ({text}). Raise the limit to {OPEN_FILES} or more "
@@ -196,14 +196,14 @@ def choose_temporary_folder() -> Path | None:
     """
     usual = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
     if fits_sockets(usual):
-        if problem := unwritable(usual):
-            raise ConfigError([_refusal(f"because {problem}. Set TMPDIR to a folder with room")])
+        if problem := explain_unwritable(usual):
+            raise _make_error(f"because {problem}. Set TMPDIR to a folder with room")
         return None
     for folder in map(Path, SHORT_FOLDERS):
-        if not unwritable(folder):
+        if not explain_unwritable(folder):
             return folder
     text = f"because the path of its temporary folder is too long for sockets: {usual}. Set RAY_TMPDIR to a short one"
-    raise ConfigError([_refusal(text)])
+    raise _make_error(text)
 
 
 def fits_sockets(folder: Path) -> bool:
@@ -211,7 +211,7 @@ def fits_sockets(folder: Path) -> bool:
     return len(os.fsencode(folder / SESSION)) <= SOCKET_BYTES
 
 
-def unwritable(folder: Path) -> str:
+def explain_unwritable(folder: Path) -> str:
     """Explain why Ray cannot use a temporary folder; "" if it can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def unwritable(folder: Path) -> str:
     return ""
 
 
-def few_files() -> bool:
+def has_few_files() -> bool:
     """Return True if this user may not open as many files as Ray needs."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft != resource.RLIM_INFINITY and soft < OPEN_FILES
@@ -231,7 +231,7 @@ def few_files() -> bool:
 def raise_file_limit() -> None:
     """Raise the soft limit of open files, as far as this user may; processes that start later inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if few_files():
+    if has_few_files():
         most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 

@@ -38,7 +38,7 @@ def what_died() -> str:
 
 def watch_own(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
     """Watch the processes of a Ray that was started here. processes: the name of its program -> process."""
-    _look[:] = [lambda: next((text for name in ROLES if (text := _end_of(name, processes.get(name)))), "")]
+    _look[:] = [lambda: next((text for name in ROLES if (text := _describe_end(name, processes.get(name)))), "")]
 
 
 def watch_joined() -> None:
@@ -54,7 +54,7 @@ def watch_nothing() -> None:
     _look.clear()
 
 
-def _end_of(name: str, process: subprocess.Popen[bytes] | None) -> str:
+def _describe_end(name: str, process: subprocess.Popen[bytes] | None) -> str:
     code = None if process is None else process.poll()
     if code is None:
         return ""

@@ -107,7 +107,7 @@ class RecordStore:
 
     def leave_unfinished(self) -> list[TrialRecord]:
         """Write and return the trials that an interrupt cut off; their checkpoints stay."""
-        cut_off = [self._furthest(r) for r in self.records.values() if r.state in ("waiting", "running")]
+        cut_off = [self._keep_furthest(r) for r in self.records.values() if r.state in ("waiting", "running")]
         return self._write_again([replace(record, state="unfinished", reason="interrupted") for record in cut_off])
 
     def add_intransigence(self) -> list[TrialRecord]:
@@ -132,7 +132,7 @@ class RecordStore:
         own = {r.algorithm: r for r in self.records.values() if r.number is None}
         return [own[name] for name in self.plan.references if name in own]
 
-    def _furthest(self, record: TrialRecord) -> TrialRecord:
+    def _keep_furthest(self, record: TrialRecord) -> TrialRecord:
         """Return a trial's record, or that of an earlier process if this one has heard less of the trial."""
         earlier = self.earlier.get(record.label)
         behind = (

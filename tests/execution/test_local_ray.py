@@ -68,7 +68,7 @@ def test_a_start_that_took_too_long_is_tried_once_more_with_longer_waits(monkeyp
         tried.append({name: os.environ.get(name) for name in LONG_WAITS})
         raise RuntimeError(message)
 
-    monkeypatch.setattr(local_ray, "_init", fail)
+    monkeypatch.setattr(local_ray, "_start", fail)
     assert broken(lambda: start_ray(say=said.append)) == [("ray", "ray-starts")]
     assert tried == [dict.fromkeys(LONG_WAITS), LONG_WAITS]
     assert said == ["Ray did not start in time; trying once more with longer waits"]

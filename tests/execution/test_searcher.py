@@ -192,6 +192,14 @@ def test_what_is_told_after_the_end_changes_nothing(begin):
     assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 0.7, {3: 0.7})
 
 
+def test_an_error_at_the_end_of_a_search_leaves_the_trial_open(begin):
+    searcher = begin()
+    ask(searcher, 1)
+    searcher.host.ending = True
+    searcher.on_trial_complete("t0", error=True)
+    assert [trial.state for trial in reopened(searcher).trials] == [TrialState.RUNNING]
+
+
 def test_pruned_and_failed_trials_count_towards_the_budget(begin):
     searcher = begin(trials=3)
     ask(searcher, 2)
