@@ -13,15 +13,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.common.interrupts import LEAVE_AT_ONCE, signal_handlers_kept
+from clsearch.common.interrupts import LEAVE_AT_ONCE
 from clsearch.execution import ray_liveness
+from clsearch.execution.ray_internals import (
+    loopback_only,
+    mute,
+    private_token,
+    processes_apart,
+    reread_settings,
+    signals_untouched,
+)
 from clsearch.execution.ray_liveness import what_died
 
 SESSION = "session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
@@ -119,7 +126,7 @@ def _start(verbose: bool, folder: Path | None) -> None:
     level = logging.INFO if verbose else logging.ERROR
     own: dict[str, Any] = {} if folder is None else {"_temp_dir": str(folder)}
     try:
-        with signals_untouched(), processes_apart(), loopback_only(), private_token():
+        with signals_untouched(), processes_apart(_started), loopback_only(), private_token():
             mute(verbose)
             ray.init(address="local", include_dashboard=False, logging_level=level, log_to_driver=verbose, **own)
     except BaseException:
@@ -145,13 +152,6 @@ def _begin_reaper() -> None:
     _started["reaper"] = reaper
 
 
-def mute(verbose: bool) -> None:
-    """Have Ray print no messages of its processes, such as the last lines of their logs when one dies."""
-    worker: Any = import_module("ray._private.worker")
-    if not verbose and hasattr(worker, "print_to_stdstream"):  # private to Ray: other versions can differ
-        worker.print_to_stdstream = lambda *args, **kwargs: None
-
-
 def _kill_started(their_children: bool) -> None:
     """Kill what still runs of Ray. their_children: also workers and agents, which linger without a control service."""
     for process in _started.values():
@@ -163,6 +163,8 @@ def _kill_started(their_children: bool) -> None:
     for process in _started.values():
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1)
+        if process.stdin is not None:
+            process.stdin.close()
     _started.clear()
 
 
@@ -241,7 +243,7 @@ def longer_waits() -> Iterator[None]:
     """Have Ray wait longer for its own processes."""
     before = {name: os.environ.get(name) for name in LONG_WAITS}
     os.environ.update(LONG_WAITS)
-    _reread_settings()
+    reread_settings()
     try:
         yield
     finally:
@@ -250,93 +252,3 @@ def longer_waits() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = old
-
-
-def _reread_settings() -> None:
-    """Have Ray's library in this process read its environment variables again."""
-    with contextlib.suppress(ImportError, AttributeError):  # private to Ray: other versions can differ
-        import_module("ray._raylet").Config.initialize("")
-
-
-@contextmanager
-def signals_untouched() -> Iterator[None]:
-    """Keep the present handlers of signals: Ray sets one that exits with code 15 at SIGTERM."""
-    utils: Any = import_module("ray._private.utils")
-    before = getattr(utils, "set_sigterm_handler", None)  # private to Ray: other versions can differ
-    if before is not None:
-        utils.set_sigterm_handler = lambda handler: None
-    try:
-        with signal_handlers_kept():
-            yield
-    finally:
-        if before is not None:
-            utils.set_sigterm_handler = before
-
-
-@contextmanager
-def processes_apart() -> Iterator[None]:
-    """Start Ray's processes in sessions of their own, and note them.
-
-    A signal to this process's group (`timeout`, a terminal that closes) would end them first, and with them every trial
-    before it can be recorded. They end with this process nevertheless: Linux kills them (PR_SET_PDEATHSIG).
-    """
-    services: Any = import_module("ray._private.services")
-    popen = getattr(services, "ConsolePopen", None)  # private to Ray: other versions can differ
-    if popen is None:
-        yield
-        return
-
-    class Apart(popen):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{"start_new_session": True} | kwargs)
-            name = ray_liveness.name_of(self)
-            _started[name if name in ray_liveness.ROLES else f"{name} {self.pid}"] = self
-
-    services.ConsolePopen = Apart
-    try:
-        yield
-    finally:
-        services.ConsolePopen = popen
-
-
-@contextmanager
-def loopback_only() -> Iterator[None]:
-    """Have Ray use the loopback address, as it does on systems without clusters: then its ports are open to this
-    machine only.
-    """
-    constants: Any = import_module("ray._private.ray_constants")
-    before = getattr(constants, "ENABLE_RAY_CLUSTER", None)  # private to Ray: other versions can differ
-    if before is not None:
-        constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        if before is not None:
-            constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
-def private_token() -> Iterator[None]:
-    """Let only this user read the token that Ray makes for its first start, `~/.ray/auth_token`, or made earlier."""
-    token = Path.home() / ".ray" / "auth_token"
-    with contextlib.suppress(OSError):
-        token.chmod(0o600)
-    try:
-        setup: Any = import_module("ray._private.authentication.authentication_token_setup")
-        generate = setup.generate_and_save_token
-    except (ImportError, AttributeError):  # private to Ray: other versions can differ
-        yield
-        return
-
-    def generate_privately() -> None:
-        before = os.umask(0o077)
-        try:
-            generate()
-        finally:
-            os.umask(before)
-
-    setup.generate_and_save_token = generate_privately
-    try:
-        yield
-    finally:
-        setup.generate_and_save_token = generate

@@ -20,8 +20,9 @@ from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import last_line
 from clsearch.common.interrupts import signals_as_interrupt
 from clsearch.execution import preflight, ray_liveness
-from clsearch.execution.local_ray import mute, signals_untouched, start_ray, stop_ray
+from clsearch.execution.local_ray import start_ray, stop_ray
 from clsearch.execution.ray_address import cluster_address
+from clsearch.execution.ray_internals import mute, signals_untouched
 from clsearch.execution.resources import node_name
 from clsearch.execution.supervision import supervised
 from clsearch.planning.plan import Plan
