@@ -1,11 +1,13 @@
 """Test that a study survives the death of its processes.
 
-    python benchmarks/chaos.py --kills 10
+    python benchmarks/chaos.py --kills 12
 
-Starts a real study, kills its driver with SIGKILL at random moments, restarts the same command, and kills random
-workers in between. It then compares the study with an undisturbed one: the same number of trials, none duplicated or
-lost in results/, Optuna or MLflow, and each accuracy matrix equal, bit for bit, to that of the same configuration and
-seeds trained without Ray or interruption. The exit code is 0 if all of that holds.
+Starts a real study and ends it at random moments, in turn: its driver, Ray's raylet and Ray's control service (GCS)
+are killed with SIGKILL, its process group gets SIGTERM, as from `timeout`. It restarts the same command each time,
+and kills random workers in between. It prints how long each end took; more than 60 s counts as hung. It then compares
+the study with an undisturbed one: the same number of trials, none duplicated or lost in results/, Optuna or MLflow,
+and each accuracy matrix equal, bit for bit, to that of the same configuration and seeds trained without Ray or
+interruption. The exit code is 0 if all of that holds.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,10 +46,17 @@ LONGEST = 240.0
 """A session that takes longer than this, in seconds, counts as hung."""
 
 
+ENDING = 60.0
+"""A study that has not ended so many seconds after what should end it counts as hung."""
+
+ENDS = {"driver": -signal.SIGKILL, "process group": 130, "raylet": 1, "gcs_server": 1}
+"""What is ended, and the exit code of a study that was training."""
+
+
 @dataclass
 class Options:
-    kills: int = 10
-    """Number of times that the driver is killed."""
+    kills: int = 12
+    """Number of times that the study is ended, in each way in turn."""
     trials: int = 16
     """Number of trials of the study."""
     seed: int = 0
@@ -98,14 +108,36 @@ def workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return found
 
 
+def end(process: subprocess.Popen[bytes], what: str) -> float:
+    """End a session by ending a part of it; return the seconds until it has ended, or infinity."""
+    began = time.monotonic()
+    if what == "driver":
+        process.kill()
+    elif what == "process group":
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if child.name() == what:
+                    child.kill()
+                    break
+        else:
+            return end(process, "process group")  # Ray is not there yet
+    try:
+        process.wait(ENDING)
+    except subprocess.TimeoutExpired:
+        return float("inf")
+    return time.monotonic() - began
+
+
 def disturb(results: Path, options: Options) -> Counter[str]:
-    """Run the study to its end through all kills; return counts of events."""
-    moments, done = random.Random(options.seed), Counter[str]()
+    """Run the study to its end through all kills; print each; return counts of events."""
+    moments, done, ways = random.Random(options.seed), Counter[str](), list(ENDS)
     while True:
         with session(results, options.trials) as process:
-            began, killed_worker = time.monotonic(), False
+            began, killed_worker, ended = time.monotonic(), False, sum(done[f"{way} ended"] for way in ways)
             # At any time: at the start, in the search, in the final evaluation.
-            until = moments.uniform(1, 30) if done["driver killed"] < options.kills else LONGEST
+            until = moments.uniform(1, 30) if ended < options.kills else LONGEST
             strike = moments.uniform(0, until)
             while process.poll() is None and time.monotonic() - began < until:
                 time.sleep(0.02)
@@ -115,15 +147,19 @@ def disturb(results: Path, options: Options) -> Counter[str]:
                     done["worker killed"] += 1
             if process.poll() is not None:
                 done[f"ended with exit code {process.returncode}"] += 1
-                if done["driver killed"] >= options.kills:
+                if ended >= options.kills:
                     return done
                 (results / "chaos" / "final.json").unlink(missing_ok=True)  # so that the study is not finished
                 continue
             if until == LONGEST:
                 done["hung"] += 1
                 return done
-            process.kill()
-            done["driver killed"] += 1
+            way = ways[ended % len(ways)]
+            seconds = end(process, way)
+            print(f"{way} ended after {until:.0f} s: in {seconds:.1f} s, exit code {process.returncode}", flush=True)
+            done[f"{way} ended"] += 1
+            done["hung"] += seconds > ENDING
+            done["other exit codes"] += process.returncode not in (ENDS[way], -signal.SIGTERM, 130, 0)
 
 
 def optuna_states(folder: Path) -> Counter[str]:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 from clsearch.common.errors import (
     CLOSED_STDOUT_EXIT_CODE,
     ConfigError,
+    RayDiedError,
     print_problems,
     script_refusals,
     silence_closed_stdout,
 )
 from clsearch.common.formatting import relative_path
+from clsearch.common.interrupts import exit_process, signals_as_interrupt
 from clsearch.common.redaction import printable, redact, redact_address
 from clsearch.common.telemetry import disable_telemetry
 from clsearch.config.hyperparameters import Space
@@ -117,8 +119,8 @@ class Study:
     def main(self, args: list[str] | None = None) -> NoReturn:
         """Run the study as its script does, then exit the process.
 
-        Exit codes: 0 finished; 1 no trial finished, or the final evaluation failed; 2 refused before it started; 130
-        interrupted.
+        Exit codes: 0 finished; 1 no trial finished, the final evaluation failed, or Ray died; 2 refused before it
+        started; 130 interrupted.
 
         Args:
             args: Words of the command line; `sys.argv[1:]` if None.
@@ -158,14 +160,24 @@ add_settings(Study, StudySettings)
 def exit_with(run: Callable[[], int]) -> NoReturn:
     """Run the command of a script and exit with its exit code; with 2 if it is refused, 130 if it is interrupted."""
     disable_telemetry()
+    with signals_as_interrupt():
+        code = _exit_code(run)
+    exit_process(code)
+
+
+def _exit_code(run: Callable[[], int]) -> int:
+    """Run a command; print why it ended early; return its exit code."""
     try:
-        code = run()
+        return run()
     except ConfigError as error:
         print_problems(error)
-        sys.exit(2)
+        return 2
+    except RayDiedError as error:
+        print(f"error: {error}. All records are kept. Re-run the same command to resume.", file=sys.stderr)
+        return 1
     except OSError as error:
         if isinstance(error, BrokenPipeError) and silence_closed_stdout():
-            sys.exit(CLOSED_STDOUT_EXIT_CODE)
+            return CLOSED_STDOUT_EXIT_CODE
         if isinstance(error, ConnectionError):
             raise
         print(
@@ -173,11 +185,10 @@ def exit_with(run: Callable[[], int]) -> NoReturn:
             file=sys.stderr,
         )
         print("All records are kept. Re-run the same command to resume.", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:  # before or after the search; during it, Ray stops the trials
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(code)
+        return 1
+    except KeyboardInterrupt:  # before or after the search, or pressed twice
+        print("interrupted; re-run the same command to resume", file=sys.stderr)
+        return 130
 
 
 def _carry_out(plan: Plan) -> StudyResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -14,7 +15,7 @@ from clsearch.common.redaction import redact_address
 from clsearch.data.datasets import SOURCES
 from clsearch.data.image_cache import cache_folder
 from clsearch.execution.preflight import check_writable
-from clsearch.execution.ray_address import address_problem
+from clsearch.execution.ray_address import address_problem, connected
 from clsearch.tracking.store_check import check_tracking
 
 DISTRIBUTION = "clsearch-studies"
@@ -43,7 +44,7 @@ def run_checks(results: Path, data_root: Path | None, tracking_uri: str | None) 
     """Check everything that a study depends on, one after the other."""
     yield from check_packages()
     yield from check_devices()
-    yield check_ray()
+    yield from check_ray()
     yield from check_token()
     yield check_mlflow(tracking_uri)
     yield check_results(results)
@@ -90,17 +91,15 @@ def check_devices() -> Iterator[Finding]:
     yield Finding("GPU", "none visible to torch", remedy if smi else "")
 
 
-def check_ray() -> Finding:
-    """The cluster that RAY_ADDRESS names, else the resources of a local Ray."""
+def check_ray() -> Iterator[Finding]:
+    """The cluster that RAY_ADDRESS names, else a local Ray, which is started and stopped."""
     address = os.environ.get("RAY_ADDRESS", "")
     if address in ("", "local"):
-        shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
-        remedy = "" if shared > 256 * 1024**2 else "give the container more shared memory (docker run --shm-size 4g)"
-        found = f"local: {len(os.sched_getaffinity(0))} CPUs, {shared / 1024**3:.1f} GiB of shared memory"
-        return Finding("Ray", found, remedy)
+        yield check_start()
+        return
     problem = address_problem(address)
     remedy = "start the cluster, or set RAY_ADDRESS to another; unset it to use a local Ray"
-    return Finding("Ray", problem or f"RAY_ADDRESS={redact_address(address)}", remedy if problem else "")
+    yield Finding("Ray", problem or f"RAY_ADDRESS={redact_address(address)}", remedy if problem else "")
 
 
 def check_token() -> Iterator[Finding]:
@@ -110,6 +109,25 @@ def check_token() -> Iterator[Finding]:
         others = token.stat().st_mode & 0o077
         found = f"{token} is readable by others" if others else f"{token} is readable by its owner only"
         yield Finding("Ray's token", found, f"chmod 600 {token}" if others else "")
+
+
+def check_start() -> Finding:
+    """Start a Ray as a study does, and stop it."""
+    from clsearch.execution.local_ray import start_ray, stop_ray  # imports Ray, which takes a second
+
+    shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
+    remedy = "" if shared > 256 * 1024**2 else "give the container more shared memory (docker run --shm-size 4g)"
+    found = f"local: {len(os.sched_getaffinity(0))} CPUs, {shared / 1024**3:.1f} GiB of shared memory"
+    if connected():
+        return Finding("Ray", f"{found}, in use by this process", remedy)
+    began = time.monotonic()
+    try:
+        start_ray()
+    except ConfigError as error:
+        return Finding("Ray", "; ".join(error.problems), remedy or "see left")
+    took = time.monotonic() - began
+    stop_ray()
+    return Finding("Ray", f"{found}, starts in {took:.0f} s", remedy)
 
 
 def check_mlflow(uri: str | None) -> Finding:

@@ -93,6 +93,10 @@ class ConfigError(ValueError):
         return type(self), (self.problems,)
 
 
+class RayDiedError(RuntimeError):
+    """Ray ended under a study. The message names what died; records are kept, and the same command resumes."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion to append to the refusal of a word that resembles a known one; empty without one."""
     similar = get_close_matches(word[:MOST_COMPARED], list(known), 1, cutoff=0.7)

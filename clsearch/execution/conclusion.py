@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 import ray
 
+from clsearch.common.errors import RayDiedError
 from clsearch.common.formatting import last_line
 from clsearch.execution.final_evaluation import SealedError, already_evaluated, evaluate
 from clsearch.execution.publisher import Publisher
@@ -106,6 +107,8 @@ def add_final_evaluation(result: StudyResult, data: Any, publisher: Publisher, l
     plan = result.plan
     if not plan.options.final or result.choice is None or result.interrupted:
         return result
+    if result.died:
+        return replace(result, interrupted=True)
     try:
         final = already_evaluated(plan, result.choice, line.warn) or evaluate(
             plan, result.choice, data, line.show_step, publisher.publish_opening
@@ -113,8 +116,10 @@ def add_final_evaluation(result: StudyResult, data: Any, publisher: Publisher, l
         publisher.publish_evaluation(final)
     except SealedError as error:
         return replace(result, unsealed=str(error))
-    except ray.exceptions.RayError as error:  # a worker died, or the connection to the cluster was lost
+    except ray.exceptions.RayError as error:  # a worker died
         return replace(result, unsealed=last_line(error))
+    except RayDiedError as error:
+        return replace(result, interrupted=True, died=str(error))
     except KeyboardInterrupt:
         return replace(result, interrupted=True)
     return replace(result, final=final)

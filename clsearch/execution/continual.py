@@ -21,7 +21,7 @@ import torch
 
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
-from clsearch.execution.ray_tasks import side_by_side
+from clsearch.execution.ray_tasks import fetch, side_by_side, store_object
 from clsearch.methods.registry import decaying
 from clsearch.planning.plan import Plan
 from clsearch.planning.protocols import HALVINGS
@@ -58,7 +58,7 @@ def decide(
     """
     begun = begun or SavedProgress()
     decision, known = Decision(), begun.attempts
-    state = None if begun.state is None else ray.put(begun.state)
+    state = None if begun.state is None else store_object(begun.state)
     if begun.tasks:
         decision = Decision(tuple(a for a in known if a.task <= begun.tasks))
         yield decision
@@ -89,7 +89,7 @@ def decide(
             return
         decision, state = decision.with_kept(found), after
         yield decision
-        keep(ray.get(state))
+        keep(fetch(state))
     score = math.fsum(a.accuracy for a in decision.kept) / len(decision.kept)
     choice = Choice("continual", {}, {SCORE: score}, tuple(a.values for a in decision.kept))
     yield replace(decision, choice=choice, reason="")
@@ -113,7 +113,7 @@ def _rates(
     rates = [rate for rate in plan.rates if rate not in found]
     jobs = [(plan.config, plan.seeds, data, state, {"learning_rate": r}, True, None) for r in rates]
     for index, (result, _) in side_by_side(plan, _attempt, jobs, returns=2):
-        accuracies, seconds = ray.get(result)
+        accuracies, seconds = fetch(result)
         values = {"learning_rate": rates[index]}
         found[rates[index]] = Attempt(task, RATE_PHASE, values, accuracies, None, len(plan.seeds), seconds, when=now())
     return [found[rate] for rate in plan.rates]
@@ -131,7 +131,7 @@ def _method(
     """Try the method with these hyperparameters; return the attempt and, if it is accepted, the state after it."""
     job = (plan.config, plan.seeds, data, state, values, False, -math.inf if last else bar)
     ((_, (result, after)),) = side_by_side(plan, _attempt, [job], returns=2)
-    accuracies, seconds = ray.get(result)
+    accuracies, seconds = fetch(result)
     return Attempt(task, METHOD_PHASE, values, accuracies, bar, len(plan.seeds), seconds, when=now()), after
 
 

@@ -22,7 +22,7 @@ from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data, ImageFolder, Source, read_data
 from clsearch.data.image_folder import digest_words, list_images
 from clsearch.execution.data_loading import unreadable
-from clsearch.execution.ray_tasks import side_by_side, unlearning_references
+from clsearch.execution.ray_tasks import fetch, side_by_side, store_object, unlearning_references
 from clsearch.methods.registry import fields_of
 from clsearch.planning.plan import Plan
 from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation, read_final
@@ -138,7 +138,7 @@ def evaluate(
             tasks=target.tasks,
             settings={name: value for name, value in config.flat().items() if not any(name in v for v in per_task)},
             per_task=per_task,
-            **ray.get(result),
+            **fetch(result),
         )
         say(f"{what}: {len(found)}/{len(jobs)} configurations")
     rows_found = tuple(found[i] for i in sorted(found))
@@ -159,10 +159,10 @@ def _opened(
     for config in (target.config for target in targets):
         if config.source not in found:
             say(f"opening the test data of {config.benchmark}")
-            train = data if config.source == plan.config.source else ray.put(_training(config))
+            train = data if config.source == plan.config.source else store_object(_training(config))
             results, study = plan.folder.parent, plan.options.name
             test, _ = open_test(results, study, config, values, plan.report_seeds, plan.seeds, on_opening)
-            found[config.source] = (train, ray.put(test))
+            found[config.source] = (train, store_object(test))
     return found
 
 

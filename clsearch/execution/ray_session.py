@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
-import threading
+import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -20,10 +19,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import temporary_folders
 from clsearch.common.formatting import last_line
+from clsearch.common.interrupts import signals_as_interrupt
 from clsearch.common.redaction import redact, redact_address
-from clsearch.execution import preflight
+from clsearch.execution import preflight, ray_liveness
+from clsearch.execution.local_ray import start_ray, stop_ray
 from clsearch.execution.ray_address import cluster_address
+from clsearch.execution.ray_internals import mute, signals_untouched
 from clsearch.execution.resources import node_name
+from clsearch.execution.supervision import supervised
 from clsearch.planning.plan import Plan
 
 NODE_SECONDS = 60.0
@@ -31,56 +34,59 @@ NODE_SECONDS = 60.0
 
 
 @contextmanager
-def ray_session(plan: Plan) -> Iterator[None]:
+def ray_session(plan: Plan, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Use the Ray that this process is connected to, join the cluster that the study names, or start a Ray here.
 
-    Only a Ray that was joined or started here is left or shut down at the end.
+    Only a Ray that was joined or started here is left or shut down at the end. In between, SIGTERM and SIGHUP are
+    Ctrl-C: `ray job stop`, Slurm and Kubernetes send SIGTERM before they kill; Ray would exit at once.
+
+    Args:
+        plan: The study.
+        say: Called with a line if Ray is slow to start.
 
     Raises:
-        ConfigError: The cluster does not exist, has no node that holds a trial, or its nodes do not share the results
-            folder.
+        ConfigError: Ray does not start; the cluster does not exist, has no node that holds a trial, or its nodes do not
+            share the results folder.
+        RayDiedError: Ray died before the study began.
     """
-    joined = ray.is_initialized()
+    there = ray.is_initialized()
     if not plan.options.verbose:  # errors of trials are in their error.txt
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    if not joined:
-        join_or_start(plan)
-    try:
-        preflight.check_resources(plan, preflight.cluster_nodes())
-        nodes = [node for node in ray.nodes() if node["Alive"] and can_hold_trial(plan, node)]
-        check_shared(plan.options.results.resolve(), nodes)
-        with termination_as_interrupt():
+    with signals_as_interrupt():
+        try:
+            if not there:
+                join_or_start(plan, say)
+            else:
+                ray_liveness.watch_joined()
+            supervised(lambda: check_nodes(plan))
             yield
-    finally:
-        if not joined:
-            ray.shutdown()
+        finally:
+            if there:
+                ray_liveness.watch_nothing()
+            else:
+                stop_ray(hurry=isinstance(sys.exc_info()[1], KeyboardInterrupt))
 
 
-@contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """Handle SIGTERM as Ctrl-C, so that records are written before the process ends.
-
-    `ray job stop`, Slurm and Kubernetes send SIGTERM before they kill; Ray would exit at once.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def check_nodes(plan: Plan) -> None:
+    """Check that nodes can hold a trial and share the results folder. Raises ConfigError."""
+    preflight.check_resources(plan, preflight.cluster_nodes())
+    nodes = [node for node in ray.nodes() if node["Alive"] and can_hold_trial(plan, node)]
+    check_shared(plan.options.results.resolve(), nodes)
 
 
-def join_or_start(plan: Plan) -> None:
+def join_or_start(plan: Plan, say: Callable[[str], None]) -> None:
     """Join the cluster that a plan names, or start a Ray on this machine. Raises ConfigError if that fails."""
     address, verbose = cluster_address(plan), plan.options.verbose
-    own: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    if address is None:
+        start_ray(verbose, say)
+        return
+    level = logging.INFO if verbose else logging.ERROR
     try:
-        ray.init(logging_level=logging.INFO if verbose else logging.ERROR, log_to_driver=verbose, **own)
+        with signals_untouched():
+            mute(verbose)
+            ray.init(address=address, logging_level=level, log_to_driver=verbose)
+        ray_liveness.watch_joined()
     except Exception as error:
-        if address is None:
-            raise
         said = redact(str(error).strip(), address).partition("\n")[0]
         rule = "ray_address: must be a cluster which this machine belongs to and whose token it has"
         text = f"{rule}; got {redact_address(address)} ({type(error).__name__}: {said})"
@@ -170,7 +176,7 @@ def probe_folder(place: str, word: str, own: str) -> str:
 @contextmanager
 def suppress_side_effects() -> Iterator[None]:
     """Suppress unwanted side effects of Ray Tune, and restore the former state afterwards."""
-    with restore_interrupt_handler(), no_callback_telemetry(), tune_environment():
+    with no_callback_telemetry(), no_secrets_propagated(), tune_environment():
         yield
 
 
@@ -216,11 +222,20 @@ def no_callback_telemetry() -> Iterator[None]:
 
 
 @contextmanager
-def restore_interrupt_handler() -> Iterator[None]:
-    """Restore the former Ctrl-C handler: Ray Tune leaves its own, which swallows one interrupt."""
-    before = signal.getsignal(signal.SIGINT)
+def no_secrets_propagated() -> Iterator[None]:
+    """Keep AWS keys out of the workers' runtime environment, which Ray writes into its logs.
+
+    Workers of a Ray that was started here inherit the environment; those of a cluster have their nodes'. Trials need no
+    keys: the driver alone writes to a bucket (`--mirror`).
+    """
+    try:
+        cache: Any = import_module("ray.tune.execution.class_cache")
+        names = cache.ENV_VARS_TO_PROPAGATE
+    except (ImportError, AttributeError):  # private to Ray: other versions can differ
+        yield
+        return
+    cache.ENV_VARS_TO_PROPAGATE = {name for name in names if not name.startswith("AWS_")}
     try:
         yield
     finally:
-        if before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
+        cache.ENV_VARS_TO_PROPAGATE = names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -11,11 +12,13 @@ import torch
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
+from clsearch.execution.ray_liveness import what_died
 from clsearch.execution.resources import (
     WorkerResources,
     is_out_of_memory,
     memory_advice,
 )
+from clsearch.execution.supervision import supervised
 from clsearch.methods.base import Method
 from clsearch.methods.registry import CUSTOM_METHODS, accept
 from clsearch.planning.plan import Plan
@@ -36,6 +39,9 @@ def side_by_side(
     Yields:
         As jobs end: (index of the job, reference to its result, or a list of references if `returns` > 1). Fetching the
             result raises what the job raised.
+
+    Raises:
+        RayDiedError: Ray died.
     """
     options, share = plan.options, WorkerResources(plan.options.cpus_per_trial, plan.options.gpus_per_trial)
     resources = {"num_cpus": share.cpus, "num_gpus": share.gpus, "num_returns": returns}
@@ -45,15 +51,25 @@ def side_by_side(
         while waiting or running:
             while waiting and len(running) < (options.max_concurrent or len(jobs)):
                 index, job = waiting.pop(0)
-                found = remote.remote(function, share, plan.device, CUSTOM_METHODS, *job)
+                found = supervised(partial(remote.remote, function, share, plan.device, CUSTOM_METHODS, *job))
                 running[found if returns == 1 else found[0]] = (index, found)
-            (done,), _ = ray.wait(list(running))
+            (done,), _ = supervised(partial(ray.wait, list(running)))
             yield running.pop(done)
     finally:
-        if running:  # interrupted: their results are not needed
+        if running and not what_died():  # interrupted: their results are not needed
             _, left = ray.wait(list(running), num_returns=len(running), timeout=SETTLING_SECONDS)
             for unfinished in left:
                 ray.cancel(unfinished)
+
+
+def fetch(reference: ray.ObjectRef) -> Any:
+    """Fetch the result of a job. Raises what the job raised, or RayDiedError if Ray died."""
+    return supervised(partial(ray.get, reference))
+
+
+def store_object(value: Any) -> ray.ObjectRef:
+    """Put a value into the object store. Raises RayDiedError if Ray died."""
+    return supervised(partial(ray.put, value))
 
 
 def unlearning_references(
@@ -78,7 +94,7 @@ def unlearning_references(
     say("training models that never see the unlearned tasks, to measure against")
     ((_, found),) = side_by_side(plan, _retrained, [(plan.config, seeds, data)])
     try:
-        ray.get(found)
+        fetch(found)
     except ray.exceptions.RayTaskError as error:
         if not isinstance(error.cause, DivergedError):
             raise

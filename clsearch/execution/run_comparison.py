@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +15,7 @@ from clsearch.data.datasets import Data, Source
 from clsearch.execution.publisher import try_report
 from clsearch.execution.ray_address import cluster_address
 from clsearch.execution.ray_session import describe_cluster, ray_session
+from clsearch.execution.ray_tasks import store_object
 from clsearch.execution.run_study import open_study, run
 from clsearch.planning.plan import Plan
 from clsearch.records.mirror import Mirror
@@ -55,10 +55,10 @@ def execute_all(
     first = next(iter(plans.values()))
     if first.options.fresh:
         set_aside(folder)
-    with ray_session(first):
+    with ray_session(first, partial(console.print, markup=False)):
         if cluster_address(first):
             ProgressLine(console, 0, quiet=first.options.quiet).print_line(describe_cluster())
-        data = {source: ray.put(held.pop(source)) for source in list(held)}
+        data = {source: store_object(held.pop(source)) for source in list(held)}
         for number, (label, plan) in enumerate(plans.items(), start=1):
             line = ProgressLine(console, plan.trials, plan.objectives[0], plan.options.quiet)
             line.print_line(f"study {number}/{len(plans)}: {label}")

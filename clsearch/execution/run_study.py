@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import optuna
 import ray
 from rich.console import Console
 
 from clsearch.common.checked_files import DamagedFile
+from clsearch.common.errors import RayDiedError
 from clsearch.common.files import remove_file
 from clsearch.common.formatting import last_line
+from clsearch.common.interrupts import ignore_interrupts
 from clsearch.common.redaction import redact_address
 from clsearch.data.datasets import Data
 from clsearch.execution.conclusion import add_final_evaluation, conclude
@@ -22,6 +25,7 @@ from clsearch.execution.optuna_study import open_storage
 from clsearch.execution.publisher import Publisher
 from clsearch.execution.ray_address import cluster_address
 from clsearch.execution.ray_session import describe_cluster, ray_session
+from clsearch.execution.ray_tasks import store_object
 from clsearch.execution.search import search
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
@@ -59,10 +63,11 @@ def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
         line.show_step(
             f"joining the cluster {redact_address(address)}" if (address := cluster_address(plan)) else "starting Ray"
         )
-        with ray_session(plan):
+        with ray_session(plan, line.print_line):
             if address:
                 line.print_line(describe_cluster())
-            result = run(plan, ray.put(release_data()), line)  # the data stay there until this process leaves Ray
+            data = store_object(release_data())  # until this process leaves Ray
+            result = run(plan, data, line)
     print_result(Console(), result, mlflow_row(plan, bool(result.pages)))
     return result
 
@@ -106,22 +111,44 @@ def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResu
         plan: The study.
         data: A reference to its benchmark's data; None, without Ray, if the study is finished.
         line: Shows the current step.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed while the study ended. Its records are kept.
     """
     line.print_line(f"results go to {plan.folder}")
     writer = StudyWriter(plan)
     writer.begin_new()
     study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
     outputs = begin_outputs(plan, line, writer)
-    outputs.publisher.publish_description()
-    if study is None:
-        result = choose_task_by_task(plan, data, outputs)
-    else:
+    try:
+        outputs.publisher.publish_description()
+        result = choose_task_by_task(plan, data, outputs) if study is None else choose_by_search(study, data, outputs)
+        result = add_final_evaluation(result, data, outputs.publisher, line)
+        return end_outputs(result, outputs)
+    except KeyboardInterrupt:
+        leave_at_once(outputs)
+        raise
+
+
+def leave_at_once(outputs: Outputs) -> None:
+    """Mark what has not ended as unfinished, and wait for nobody."""
+    ignore_interrupts()
+    outputs.tracker.leave()
+    with suppress(OSError):
+        outputs.store.leave_unfinished()
+        outputs.writer.end("unfinished")
+
+
+def choose_by_search(study: optuna.Study, data: ray.ObjectRef | None, outputs: Outputs) -> StudyResult:
+    """Run the trials of a study that have not ended, and rank all. data: None if all have ended."""
+    plan, died = outputs.writer.plan, ""
+    try:
         if data is not None:
-            search(plan, data, outputs.store, study, line)
-        line.show_step("writing results")
-        result = conclude(plan, outputs.store, outputs.publisher, study)
-    result = add_final_evaluation(result, data, outputs.publisher, line)
-    return end_outputs(result, outputs)
+            search(plan, data, outputs.store, study, outputs.line)
+    except RayDiedError as error:
+        died = str(error)
+    outputs.line.show_step("writing results")
+    return replace(conclude(plan, outputs.store, outputs.publisher, study), died=died)
 
 
 @dataclass(frozen=True)
@@ -183,7 +210,7 @@ def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
         data: A reference to the data; None if every task is decided already.
         outputs: The outputs of the study.
     """
-    decision, interrupted, tasks_decided = Decision(), False, 0
+    decision, interrupted, died, tasks_decided = Decision(), False, "", 0
     state_file, known = plan.folder / STATE_FILE, fingerprint(plan.config, plan.seeds, plan.tasks)
     progress = read_progress(plan.folder, plan.seeds, plan.tasks, known)
     for damage in progress.damaged:
@@ -199,6 +226,8 @@ def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
                 outputs.mirror.update()
     except KeyboardInterrupt:
         interrupted = True
+    except RayDiedError as error:
+        interrupted, died = True, str(error)
     except ray.exceptions.RayError as error:
         decision = replace(decision, reason=last_line(error))
     if decision.choice is not None:
@@ -206,7 +235,7 @@ def choose_task_by_task(plan: Plan, data: Any, outputs: Outputs) -> StudyResult:
             remove_file(path)
     outputs.publisher.publish_choice(decision_json(plan, decision), latest(a.when for a in decision.attempts))
     ranking = Ranking((SCORE,), [], frozenset())
-    return StudyResult(plan, [], [], ranking, decision.choice, decision, interrupted)
+    return StudyResult(plan, [], [], ranking, decision.choice, decision, interrupted, died=died)
 
 
 def end_state(result: StudyResult) -> str:

@@ -15,6 +15,7 @@ from clsearch.execution.ray_session import suppress_side_effects
 from clsearch.execution.ray_tasks import slots, unlearning_references
 from clsearch.execution.recorder import Recorder
 from clsearch.execution.searcher import OptunaSearcher
+from clsearch.execution.supervision import SearchGuard, supervised
 from clsearch.execution.trainable import trainable_of
 from clsearch.execution.trial_host import StudyHost
 from clsearch.methods.registry import CUSTOM_METHODS
@@ -40,16 +41,20 @@ def search(plan: Plan, data: ray.ObjectRef, store: RecordStore, study: optuna.St
     Raises:
         OSError: The records cannot be written.
         ConfigError: A model that unlearning is measured against diverges.
+        RayDiedError: Ray died; what it was training can be resumed.
+        KeyboardInterrupt: Ctrl-C was pressed twice. After the first, the search ends as if it were done.
     """
     ended = {label: record.values for label, record in store.records.items()}
     if note := warn_of_large_cohort(plan):
         line.print_line(note)
     some_left = len(ended) < plan.trials + len(plan.references)
     references = unlearning_references(plan, plan.seeds, data, line.show_step) if some_left else None
-    host = StudyHost(plan, store, slots(plan))
+    guard = SearchGuard()
+    host = StudyHost(plan, store, guard, supervised(lambda: slots(plan)))
     searcher = OptunaSearcher(plan, study, host, ended)
     with suppress_side_effects():
-        make_tuner(plan, data, references, searcher, Recorder(store, len(plan.tasks), line.warn), host.slots).fit()
+        recorder = Recorder(store, len(plan.tasks), guard, line.warn)
+        guard.run(lambda: make_tuner(plan, data, references, searcher, recorder, host.slots).fit())
 
 
 def make_tuner(

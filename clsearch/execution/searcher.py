@@ -37,6 +37,9 @@ class TrialHost(Protocol):
     def has_capacity(self) -> bool:
         """Return True if one more trial of Ray Tune can be suggested now."""
 
+    def is_ending(self) -> bool:
+        """Return True if trials are cut off by the end of the search, whatever Ray Tune says of them."""
+
     def abort(self, error: OSError) -> None:
         """End the search, because its record cannot be written."""
 
@@ -196,8 +199,10 @@ class OptunaSearcher(Searcher):
         """Inform Optuna of the ends of a trial's configurations.
 
         Diverged trials are reported as pruned, as are those stopped early: TPE avoids their region. It ignores failed
-        trials, such as those whose worker died or ran out of memory.
+        trials, such as those whose worker died or ran out of memory. Those that were cut off stay open.
         """
+        if error and self.host.is_ending():
+            return
         reports = reports_in(result) if result and not error else {}
         for label in self.labels.pop(trial_id, []):
             self._tell_end(label, reports.get(label))

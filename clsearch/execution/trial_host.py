@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clsearch.execution.messages import REQUEST, CohortRequest, TrialRequest
+from clsearch.execution.supervision import SearchGuard
 from clsearch.planning.plan import Plan
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import FIRST_TASKS
@@ -18,12 +19,14 @@ class StudyHost:
     Args:
         plan: The study.
         store: Its records, which show the running trials.
+        guard: Ends the search.
         slots: Number of trials of Ray Tune that the cluster holds at a time.
     """
 
-    def __init__(self, plan: Plan, store: RecordStore, slots: int = 1) -> None:
+    def __init__(self, plan: Plan, store: RecordStore, guard: SearchGuard, slots: int = 1) -> None:
         self.plan = plan
         self.store = store
+        self.guard = guard
         self.slots = slots
         self.groups: list[list[str]] = []
 
@@ -62,6 +65,10 @@ class StudyHost:
         states = [{self.store.records[label].state for label in group} for group in self.groups]
         waiting = sum("waiting" in own for own in states)
         return waiting < max(1, self.slots - sum("running" in own for own in states))
+
+    def is_ending(self) -> bool:
+        """Return True if the search ends or Ray died: trials are cut off, and none fails."""
+        return self.guard.is_ending()
 
     def abort(self, error: OSError) -> None:
         """End the search after this step of Ray Tune (`Recorder.on_step_end`)."""

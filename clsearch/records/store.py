@@ -112,7 +112,7 @@ class RecordStore:
 
     def leave_unfinished(self) -> list[TrialRecord]:
         """Write and return the trials that an interrupt cut off; their checkpoints stay."""
-        cut_off = [record for record in self.records.values() if record.state in ("waiting", "running")]
+        cut_off = [self._keep_furthest(r) for r in self.records.values() if r.state in ("waiting", "running")]
         return self._write_again([replace(record, state="unfinished", reason="interrupted") for record in cut_off])
 
     def add_intransigence(self) -> list[TrialRecord]:
@@ -136,6 +136,14 @@ class RecordStore:
         """Return the references so far, in the study's order."""
         own = {r.algorithm: r for r in self.records.values() if r.number is None}
         return [own[name] for name in self.plan.references if name in own]
+
+    def _keep_furthest(self, record: TrialRecord) -> TrialRecord:
+        """Return a trial's record, or that of an earlier process if this one has heard less of the trial."""
+        earlier = self.earlier.get(record.label)
+        behind = (
+            earlier is not None and earlier.values == record.values and earlier.tasks_learned > record.tasks_learned
+        )
+        return earlier if behind and earlier is not None else record
 
     def _write_again(self, records: list[TrialRecord]) -> list[TrialRecord]:
         for record in records:

@@ -110,10 +110,11 @@ class StudyResult(ShortRepr, RecordedResult):
         ranking: The finished trials in order.
         choice: The choice of the search; None if there is none.
         decision: The attempts of the protocol `continual`, which has no trials; else None.
-        interrupted: Whether the study was stopped before it was done.
+        interrupted: Whether the study was stopped before it was done, or Ray died under it.
         final: The choice on fresh seeds; None with --no-final, without a choice, or for the reason in `unsealed`.
         unsealed: Why there is no final evaluation.
         pages: Addresses in MLflow that show the study, by name.
+        died: What died of Ray while the study ran; "" if nothing did.
     """
 
     plan: Plan
@@ -126,6 +127,7 @@ class StudyResult(ShortRepr, RecordedResult):
     final: FinalEvaluation | None = None
     unsealed: str = ""
     pages: dict[str, str] = field(default_factory=dict)
+    died: str = ""
 
     @cached_property
     def record(self) -> StudyRecord:  # type: ignore[override]
@@ -144,8 +146,8 @@ class StudyResult(ShortRepr, RecordedResult):
 
     @property
     def exit_code(self) -> int:
-        """0: done; 1: nothing could be chosen or the choice not be evaluated; 130: interrupted."""
+        """0: done; 1: nothing could be chosen, the choice not be evaluated, or Ray died; 130: interrupted."""
         if self.interrupted:
-            return 130
+            return 1 if self.died else 130
         evaluated = self.final is not None and self.final.reported is not None
         return 0 if self.choice is not None and (evaluated or not self.plan.options.final) else 1

@@ -97,7 +97,7 @@ def explain_attempts(plan: Plan, decision: Decision) -> list[str]:
 def describe_problems(result: StudyResult) -> list[str]:
     """Describe interruptions, failed trials and references, and a missing final evaluation."""
     records = result.records
-    lines = _describe_interruption(result)
+    lines = [*_describe_death(result), *_describe_interruption(result)]
     if failed := [record for record in records if record.state == "failed"]:
         lines.append(f"{len(failed)} of {len(records)} trials failed. The first reason: {failed[0].reason}")
     for reference in result.references:
@@ -107,6 +107,13 @@ def describe_problems(result: StudyResult) -> list[str]:
     if result.unsealed:
         lines.append(f"No final evaluation: {result.unsealed}")
     return lines
+
+
+def _describe_death(result: StudyResult) -> list[str]:
+    """Describe what died of Ray. What it was training has not failed."""
+    if not (result.died and result.interrupted):
+        return []
+    return [f"{result.died}. What was running is kept; the command below resumes it."]
 
 
 def _describe_interruption(result: StudyResult) -> list[str]:

@@ -124,6 +124,13 @@ class Tracker:
                 f"python -m clsearch sync {relative_path(self.folder)}"
             )
 
+    def leave(self) -> None:
+        """Send nothing more. `clsearch sync`, or the study when it is resumed, sends what is missing."""
+        self.left = True
+        self.ending.set()
+        self.trained.set()
+        self.tasks.put(None)
+
     def pages(self, ranked: Sequence[TrialRecord]) -> dict[str, str]:
         """Return `Runs.pages`; empty if some records were not sent."""
         if self.runs is None or self.behind or not self.connected or self.thread.is_alive():

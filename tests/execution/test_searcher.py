@@ -32,6 +32,7 @@ class Host:
     def __init__(self, capacities=()):
         self.capacities = list(capacities)
         self.troubles = []
+        self.ending = False
 
     def make_trial_config(self, asked, algorithm):
         made = [{"label": label, "values": dict(values), "algorithm": algorithm} for label, values in asked.items()]
@@ -39,6 +40,9 @@ class Host:
 
     def has_capacity(self):
         return self.capacities.pop(0) if self.capacities else True
+
+    def is_ending(self):
+        return self.ending
 
     def abort(self, error):
         self.troubles.append(error)
@@ -186,6 +190,14 @@ def test_what_is_told_after_the_end_changes_nothing(begin):
     searcher.on_trial_complete("t0", error=True)
     (trial,) = reopened(searcher).trials
     assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 0.7, {3: 0.7})
+
+
+def test_an_error_at_the_end_of_a_search_leaves_the_trial_open(begin):
+    searcher = begin()
+    ask(searcher, 1)
+    searcher.host.ending = True
+    searcher.on_trial_complete("t0", error=True)
+    assert [trial.state for trial in reopened(searcher).trials] == [TrialState.RUNNING]
 
 
 def test_pruned_and_failed_trials_count_towards_the_budget(begin):

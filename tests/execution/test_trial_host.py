@@ -12,6 +12,7 @@ from ray.tune.experiment import Trial
 from clsearch import LogRange
 from clsearch.execution.messages import REQUEST, CohortRequest, reports_in
 from clsearch.execution.recorder import Recorder
+from clsearch.execution.supervision import SearchGuard, SearchStopped
 from clsearch.execution.trial_host import StudyHost
 from clsearch.planning.plan import Plan
 from clsearch.records.store import RecordStore
@@ -37,7 +38,7 @@ def tiny(shape: tuple[int, int, int]) -> Tiny:
 
 
 def host_of(plan: Plan, slots: int = 1) -> StudyHost:
-    return StudyHost(plan, RecordStore(plan, StudyWriter(plan)), slots)
+    return StudyHost(plan, RecordStore(plan, StudyWriter(plan)), SearchGuard(), slots)
 
 
 def asked_of(host: StudyHost, count: int, first: int = 0) -> tuple[CohortRequest, Trial]:
@@ -124,7 +125,7 @@ def test_a_worker_that_goes_on_for_another_is_not_asked_for_what_has_ended(tmp_p
     host = host_of(plan)
     _, trial = asked_of(host, 2)
     host.store.end_trial("trial_00000", "failed", "training diverged")
-    Recorder(host.store, 3).on_trial_recover(1, [trial], trial)
+    Recorder(host.store, 3, host.guard).on_trial_recover(1, [trial], trial)
     assert trial.config[REQUEST].labels == ["trial_00001"]
     assert [record.restarts for record in host.store.records.values()] == [0, 1]
     assert states_in(host) == {"trial_00000": "failed", "trial_00001": "waiting"}
@@ -134,7 +135,7 @@ def test_reports_become_records_and_lose_their_matrices(tmp_path):
     plan = plan_of(tmp_path, space=FACTOR, cohort=2)
     host = host_of(plan)
     _, trial = asked_of(host, 2)
-    recorder = Recorder(host.store, 3)
+    recorder = Recorder(host.store, 3, host.guard)
     recorder.on_trial_start(1, [trial], trial)
     assert set(states_in(host).values()) == {"running"}
     lost = {"failed": "training diverged", "done": True}
@@ -154,7 +155,7 @@ def test_reports_become_records_and_lose_their_matrices(tmp_path):
 
 def test_a_trial_that_ends_early_without_a_reason_was_stopped(tmp_path):
     host = host_of(plan_of(tmp_path, space=FACTOR))
-    recorder = Recorder(host.store, 3)
+    recorder = Recorder(host.store, 3, host.guard)
     for number, learned in enumerate((2, 3)):
         _, trial = asked_of(host, 1, first=number)
         recorder.on_trial_result(1, [trial], trial, result_of(report_of(f"trial_0000{number}", learned, 0.5)))
@@ -165,7 +166,7 @@ def test_a_trial_that_ends_early_without_a_reason_was_stopped(tmp_path):
 def test_a_state_that_cannot_be_written_ends_the_search_at_the_end_of_the_step(tmp_path):
     host = host_of(plan_of(tmp_path, space=FACTOR))
     _, trial = asked_of(host, 1)
-    recorder = Recorder(host.store, 3)
+    recorder = Recorder(host.store, 3, host.guard)
     recorder.on_trial_result(1, [trial], trial, result_of(report_of("trial_00000", 1, 0.5, unwritable="disk full")))
     with pytest.raises(OSError, match="disk full"):
         recorder.on_step_end(1, [trial])
@@ -175,8 +176,40 @@ def test_a_state_that_cannot_be_written_ends_the_search_at_the_end_of_the_step(t
 def test_the_user_is_told_of_a_damaged_file_once(tmp_path):
     host, said = host_of(plan_of(tmp_path, space=FACTOR, cohort=2)), []
     _, trial = asked_of(host, 2)
-    recorder = Recorder(host.store, 3, said.append)
+    recorder = Recorder(host.store, 3, host.guard, said.append)
     note = "its saved state was damaged (state.pt: no content), so it is trained from the start"
     recorder.on_trial_result(1, [trial], trial, result_of(report_of("trial_00000", 1, 0.5, note=note)))
     recorder.on_trial_result(1, [trial], trial, result_of(report_of("trial_00000", 2, 0.5)))
     assert said == [f"trial_00000: {note}"]
+
+
+def test_a_trial_that_the_end_of_a_search_cuts_off_has_not_failed(tmp_path):
+    host = host_of(plan_of(tmp_path, space=FACTOR))
+    _, trial = asked_of(host, 1)
+    recorder = Recorder(host.store, 3, host.guard)
+    recorder.on_trial_start(1, [trial], trial)
+    host.guard.stopping.set()
+    assert host.is_ending()
+    recorder.on_trial_error(1, [trial], trial)
+    recorder.on_trial_recover(1, [trial], trial)
+    assert (states_in(host), host.store.records["trial_00000"].restarts) == ({"trial_00000": "running"}, 0)
+
+
+def test_a_search_that_was_left_behind_writes_nothing(tmp_path):
+    host = host_of(plan_of(tmp_path, space=FACTOR))
+    _, trial = asked_of(host, 1)
+    recorder = Recorder(host.store, 3, host.guard)
+    host.guard.run(lambda: None)
+    result = result_of(report_of("trial_00000", 1, 0.5))
+    for event in (
+        lambda: recorder.on_trial_start(1, [trial], trial),
+        lambda: recorder.on_trial_result(1, [trial], trial, result),
+        lambda: recorder.on_trial_complete(1, [trial], trial),
+        lambda: recorder.on_step_begin(1, [trial]),
+        lambda: recorder.on_step_end(1, [trial]),
+    ):
+        with pytest.raises(SearchStopped):
+            event()
+    recorder.on_trial_error(1, [trial], trial)
+    assert states_in(host) == {"trial_00000": "waiting"}
+    assert read_trials(host.plan.folder) == {}

@@ -1,4 +1,4 @@
-"""How a study ends that is not let run: on a disk that is full, at Ctrl-C; and what its mirror has by then."""
+"""How a study ends that is not let run: on a full disk, at Ctrl-C, with Ray; and what its mirror has by then."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -33,13 +35,16 @@ SWEEP = "studies/lwf_temperature_sweep.py"
 SMALL = ["--seeds", "1", "--hidden", "16", "--no-final", "--max-concurrent", "1"]
 
 
-def begun(words: list[str], *before: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    """A script in a process and a session of its own, away from any Ray of the tests. before: what enters a place."""
+def begun(words: list[str], *before: str, stderr: int = subprocess.PIPE, **more: str) -> subprocess.Popen[str]:
+    """A script in a process and a session of its own, away from any Ray of the tests.
+
+    before: what enters a place. more: variables of its environment.
+    """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
     return subprocess.Popen(
         [*before, sys.executable, *words],
         cwd=ROOT,
-        env=inherited,
+        env=inherited | more,
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
@@ -195,6 +200,105 @@ def test_ctrl_c_ends_a_script_and_all_that_it_started_and_says_how_to_go_on(tmp_
     assert "\x1b[1A\x1b[2K" in shown  # which moved, and were taken away
     (command,) = re.findall(r"^Resume +(.*)", said, re.MULTILINE)
     assert {SWEEP, "--trials", "40", "--results", str(tmp_path)} <= set(shlex.split(command))
+
+
+# Ray
+
+
+SECRETS = {
+    "AWS_ACCESS_KEY_ID": "planted-key-id",
+    "AWS_SECRET_ACCESS_KEY": "planted-secret-key",
+    "AWS_SESSION_TOKEN": "planted-session",
+    "AZURE_STORAGE_KEY": "planted-azure",
+    "GOOGLE_API_KEY": "planted-google",
+    "HF_TOKEN": "planted-hub",
+    "MLFLOW_TRACKING_PASSWORD": "planted-mlflow",
+}
+
+
+@dataclass
+class End:
+    """How a study ended. learned: label -> tasks learned, of the trials in its record."""
+
+    code: int
+    said: str
+    seconds: float
+    left: list[str]
+    states: set[str]
+    learned: dict[str, int]
+
+
+def ended(how: str, words: list[str], folder: Path, environment: dict[str, str]) -> End:
+    """Begin a study, end it while it trains, and see what is left. how: the process that is killed; or its group."""
+    process = begun(words, **environment)
+    with cleared_away(process) as own:
+        wait_for(lambda: "running" in states_in(folder), process)
+        own += psutil.Process(process.pid).children(recursive=True)
+        assert {"gcs_server", "raylet"} <= set(at_work(own))
+        assert listening([psutil.Process(process.pid), *own]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+        began = time.monotonic()
+        if how == "group":
+            for _ in range(2):  # as `timeout` does
+                os.killpg(process.pid, signal.SIGTERM)
+        elif how == "driver":
+            process.kill()
+        else:
+            next(one for one in own if one.name() == how).kill()
+        said, errors = process.communicate(timeout=100)
+        seconds = time.monotonic() - began
+        while (left := at_work(own)) and time.monotonic() < began + seconds + 15:
+            time.sleep(0.1)
+    records = [json.loads(path.read_text()) for path in folder.glob("trials/*/record.json")]
+    learned = {record["label"]: record["tasks_learned"] for record in records}
+    return End(process.returncode, said + errors, seconds, left, {record["state"] for record in records}, learned)
+
+
+def states_in(folder: Path) -> set[str]:
+    """The states of the trials that a study has recorded."""
+    return {json.loads(path.read_text())["state"] for path in folder.glob("trials/*/record.json")}
+
+
+def listening(processes: list[psutil.Process]) -> set[str]:
+    """The addresses at which processes listen."""
+    found: set[str] = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            found |= {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    return found
+
+
+def test_a_study_ends_with_ray_in_seconds_keeps_no_secret_and_goes_on(tmp_path: Path, store: Path) -> None:
+    """In turn a process group that is ended, Ray's processes that are killed, and the driver; each time it goes on."""
+    shutil.copy(store, tmp_path)
+    words = [SWEEP, *SMALL, "--epochs", "60", "--trials", "40", "--results", str(tmp_path)]
+    folder = tmp_path / "lwf_temperature_sweep"
+    (home := tmp_path / "home").mkdir()
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as session:  # sockets have short paths
+        environment = SECRETS | {"HOME": str(home), "RAY_TMPDIR": session}
+        hows = ("group", "raylet", "gcs_server", "driver")
+        ends = {how: ended(how, words, folder, environment) for how in hows}
+        kept = [path for place in (tmp_path, Path(session)) for path in place.rglob("*") if path.is_file()]
+        assert any(path.name == "raylet.out" for path in kept)
+        for secret in SECRETS.values():
+            assert not [path for path in kept if secret.encode() in path.read_bytes()]
+            assert not [end for end in ends.values() if secret in end.said]
+    assert {how: (end.code, end.left) for how, end in ends.items()} == {
+        "group": (130, []),
+        "raylet": (1, []),
+        "gcs_server": (1, []),
+        "driver": (-signal.SIGKILL, []),
+    }
+    for how in hows[:3]:
+        end = ends[how]
+        assert end.seconds < 40, end.seconds  # on a busy machine; benchmarks/chaos.py measures
+        assert end.states <= {"finished", "unfinished"}
+        assert "Traceback" not in end.said
+        assert re.search(r"^Resume +", end.said, re.MULTILINE)
+        assert ("Ray died: its " in end.said) is (how != "group")
+    for before, after in pairwise(ends[how] for how in hows[:3]):
+        assert before.learned.keys() <= after.learned.keys()
+        assert all(before.learned[label] <= after.learned[label] for label in before.learned)
+    assert (home / ".ray" / "auth_token").stat().st_mode & 0o77 == 0
 
 
 # The mirror

@@ -20,9 +20,11 @@ def test_the_exit_code_says_how_a_study_ended(tmp_path):
         found = StudyResult(plan, ranking.trials, [], ranking, choice_of(ranking), None, False)
         assert found.exit_code == expected  # chosen, and not evaluated
         assert replace(found, interrupted=True).exit_code == 130
+        assert replace(found, interrupted=True, died="Ray died: ...").exit_code == 1
         assert replace(found, choice=None).exit_code == 1
         evaluated = replace(found, final=final_of(plan, measured_of(plan, [0.9], [0.8]), scores=done))
         assert evaluated.exit_code == 0
+        assert replace(evaluated, died="Ray died: ...").exit_code == 0  # after it was done
         diverged = final_of(plan, measured_of(plan, [0.9], [0.8], reason="training diverged"), scores=done)
         assert replace(found, final=diverged).exit_code == expected
         assert replace(evaluated, interrupted=True).exit_code == 130
