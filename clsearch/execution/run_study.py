@@ -16,7 +16,7 @@ from clsearch.common.formatting import last_line
 from clsearch.data.datasets import Data
 from clsearch.execution.conclusion import add_final_evaluation, conclude
 from clsearch.execution.continual import decide
-from clsearch.execution.optuna_study import open_storage
+from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.publisher import Publisher
 from clsearch.execution.ray_address import cluster_address
 from clsearch.execution.ray_session import describe_cluster, ray_session
@@ -102,7 +102,7 @@ def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResu
         line: Shows the current step.
     """
     line.print_line(f"results go to {plan.folder}")
-    study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
+    study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan, line.print_line)
     outputs = begin_outputs(plan, line)
     outputs.publisher.publish_description()
     if study is None:

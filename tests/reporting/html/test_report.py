@@ -13,7 +13,8 @@ from clsearch import LogRange, Range
 from clsearch.cli.main import main
 from clsearch.common.errors import ConfigError
 from clsearch.common.statistics import paired_difference
-from clsearch.execution.optuna_study import distributions_of, open_storage
+from clsearch.execution.optuna_journal import open_storage
+from clsearch.execution.optuna_study import distributions_of
 from clsearch.planning.plan import Plan
 from clsearch.records.early_stopping import describe_saving, summarize_early_stopping
 from clsearch.records.evaluation import FinalEvaluation, accuracy_table, evaluation_json, metrics_table
