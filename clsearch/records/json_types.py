@@ -49,7 +49,12 @@ class SessionJson(ProvenanceJson):
 
 
 class DescriptionJson(TypedDict):
-    """The description of a study, see `study_file.description`."""
+    """The description of a study, see `study_file.description`.
+
+    Attributes:
+        regularizers, backbone_code: Digests of the user's own code; older studies have the first in another form and do
+            not have the second.
+    """
 
     question: str
     algorithm: str
@@ -58,6 +63,7 @@ class DescriptionJson(TypedDict):
     space: dict[str, RangeJson]
     data: DataJson
     regularizers: str | None
+    backbone_code: NotRequired[str | None]
     preset: str | None
     references: list[str]
     protocol: str

@@ -16,9 +16,13 @@ from filelock import FileLock, Timeout
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
+from clsearch.methods.registry import CODE, digest_classes
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
 from clsearch.records.study_file import COMPARISON, FINAL, MAY_CHANGE, STUDY, description, show_range, stored
+
+CODES = {"regularizers": "the regularizers", "backbone_code": "the backbone"}
+"""Digests of the user's own code in study.json, and what they are of."""
 
 
 def lock_path(folder: Path) -> Path:
@@ -56,6 +60,7 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
     Raises:
         ConfigError: The study differs; the message names each difference.
     """
+    described = description(plan)  # before training can change what it covers
     if plan.options.fresh:
         return
     if (plan.folder / COMPARISON).exists():
@@ -70,10 +75,12 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
             f"{suggest_ways_out(plan.folder, comparison)}"
         )
         raise ConfigError([Refusal("study-known", text)])
-    old, new = identity_settings(found), identity_settings(description(plan))
+    old, new = identity_settings(found), identity_settings(as_recorded(described, found, plan))
     where = f"as in the study in {relative_path(plan.folder)}"
     problems = [
-        f"{name}: must be {old.get(name, 'left out')}, {where}; got {new.get(name, 'none')}"
+        f"{name}: must be {CODES[name]} that it began with, {where}; got other code or values"
+        if name in CODES
+        else f"{name}: must be {old.get(name, 'left out')}, {where}; got {new.get(name, 'none')}"
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     ]
@@ -92,7 +99,7 @@ def nothing_left(plan: Plan) -> bool:
     trials = list(plan.folder.glob("trials/trial_*/record.json"))
     if plan.protocol is not Protocol.CONTINUAL and len(trials) != plan.trials:
         return False
-    new: Mapping[str, Any] = description(plan)
+    new = as_recorded(description(plan), found, plan)
     return identity_settings(found) == identity_settings(new) and all(
         found.get(name) == new[name] for name in MAY_CHANGE
     )
@@ -120,6 +127,14 @@ def suggest_ways_out(folder: Path, comparison: str | None) -> str:
         f". A folder can only be resumed by the study that created it: use another name (--name {free.name}), or start "
         f"over with --fresh, which moves the folder aside"
     )
+
+
+def as_recorded(described: Mapping[str, Any], found: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Return a description with the digests of code that a study.json has; older ones have fewer, in another form."""
+    old = found.get("regularizers")
+    if old is not None and not str(old).startswith(CODE):
+        described = {**described, "regularizers": digest_classes(plan.config)}
+    return {name: value for name, value in described.items() if name in found or name not in CODES}
 
 
 def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
+import torch
 
-from clsearch import LogRange
+from clsearch import LogRange, register
 from clsearch.common.errors import ConfigError
 from clsearch.common.files import atomic_path
+from clsearch.methods.registry import CUSTOM_METHODS, digest_classes
 from clsearch.records.resume import check_same, check_same_comparison, set_aside, study_lock
 from clsearch.records.study_file import STUDY, stored
 from clsearch.records.trials import read_trials
@@ -140,6 +143,104 @@ def test_images_may_lie_elsewhere_when_a_study_goes_on_and_must_be_the_same(tmp_
     next(moved.rglob("*.png")).unlink()
     (problem,) = refusal(check_same, plan_of(tmp_path, benchmark=f"folder:{moved}", tasks=2))
     assert problem.startswith("data (identity): must be ")
+
+
+# The user's own code
+
+
+class Own:
+    """A regularizer."""
+
+    logs = ()
+    trains_head = False
+
+    def __init__(self, strength):
+        self.strength = strength
+
+    def prepare(self, *others):
+        return None
+
+    def remember(self, network, benchmark, task, params, memory):
+        return memory
+
+
+class Other(Own):
+    """Another one."""
+
+
+def own_plan(folder, build, **settings):
+    register("own", build, settings=["penalty_factor"])
+    return plan_of(folder, "own", **({"space": {"penalty_factor": LogRange(1, 10)}} | settings))
+
+
+@pytest.fixture
+def no_method_stays():
+    yield
+    CUSTOM_METHODS.pop("own", None)
+
+
+def helper(factor):
+    return lambda config: Own(2 * factor)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (lambda config: Own(1), lambda config: Own(2)),
+        (partial(lambda strength, config: Own(strength), 1), partial(lambda strength, config: Own(strength), 2)),
+        (helper(1), helper(2)),
+        (lambda config: Own(1), lambda config: Other(1)),
+        (lambda config: Own(config.epochs), lambda config: Own(config.epochs + 1)),
+    ],
+)
+@pytest.mark.usefixtures("no_method_stays")
+def test_a_regularizer_that_changed_is_not_gone_on_with(tmp_path, before, after):
+    plan = begun(own_plan(tmp_path, before))
+    check_same(own_plan(tmp_path, before))
+    (problem,) = refusal(check_same, own_plan(tmp_path, after))
+    text = f"regularizers: must be the regularizers that it began with, as in the study in {plan.folder}; got other "
+    assert problem.startswith(text + "code or values. A folder can only be resumed")
+
+
+@pytest.mark.usefixtures("no_method_stays")
+def test_values_that_a_regularizer_draws_at_random_do_not_count(tmp_path):
+    for _ in range(2):
+        check_same(begun(own_plan(tmp_path, lambda config: Own(torch.rand(3)))))
+
+
+@pytest.mark.usefixtures("no_method_stays")
+def test_places_of_data_in_a_configuration_that_a_regularizer_keeps_do_not_count(tmp_path):
+    begun(own_plan(tmp_path, lambda config: Own(config), data_root=tmp_path / "here"))
+    check_same(own_plan(tmp_path, lambda config: Own(config), data_root=tmp_path / "there"))
+
+
+def made(shape, width=4):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, width))
+
+
+def made_otherwise(shape, width=4):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, width), torch.nn.ReLU())
+
+
+def test_a_backbone_that_changed_is_not_gone_on_with(tmp_path):
+    backbone = {"backbone": made, "hidden": None}
+    begun(plan_of(tmp_path, **backbone))
+    check_same(plan_of(tmp_path, **backbone))
+    made_otherwise.__qualname__ = "made"  # as after an edit
+    (problem,) = refusal(check_same, plan_of(tmp_path, **backbone | {"backbone": made_otherwise}))
+    assert problem.startswith("backbone_code: must be the backbone that it began with, as in the study in ")
+
+
+@pytest.mark.usefixtures("no_method_stays")
+def test_a_study_of_an_earlier_version_goes_on_with_its_own_digest_of_the_code(tmp_path):
+    plan = begun(own_plan(tmp_path, lambda config: Own(1)))
+    content = stored(plan.folder / STUDY)
+    del content["backbone_code"]
+    content["regularizers"] = digest_classes(plan.config)
+    (plan.folder / STUDY).write_text(json.dumps(content))
+    check_same(own_plan(tmp_path, lambda config: Own(1)))
+    (problem,) = refusal(check_same, own_plan(tmp_path, lambda config: Other(1)))
+    assert problem.startswith("regularizers: ")
 
 
 def test_another_algorithm_is_refused(tmp_path):
