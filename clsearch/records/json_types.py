@@ -84,11 +84,13 @@ class StudyJson(DescriptionJson, ProvenanceJson):
     """study.json.
 
     Attributes:
+        name: The name of its folder when it last ran; older studies have none.
         state: running, unfinished, finished or failed.
         resumed: The processes that resumed the study.
     """
 
     id: str
+    name: NotRequired[str]
     state: str
     resumed: list[SessionJson]
 

@@ -19,6 +19,7 @@ from clsearch.common.formatting import relative_path
 from clsearch.methods.registry import CODE, digest_classes
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
+from clsearch.records.identity import check_not_copy, check_not_renamed
 from clsearch.records.study_file import COMPARISON, FINAL, MAY_CHANGE, STUDY, description, show_range, stored
 
 CODES = {"regularizers": "the regularizers", "backbone_code": "the backbone"}
@@ -87,6 +88,7 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
     if problems:
         problems[-1] += suggest_ways_out(plan.folder, comparison)
         raise ConfigError(Refusal("same-study", problem) for problem in problems)
+    check_not_copy(plan.folder, found)
 
 
 def nothing_left(plan: Plan) -> bool:
@@ -110,13 +112,16 @@ def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> N
     if stored(folder / STUDY) is not None:
         raise ConfigError([Refusal("name-of-study", f"name: must not be that of a study; got {folder.name}")])
     found = stored(folder / COMPARISON)
-    if found is not None and (found.get("kind"), found.get("studies")) != (kind, studies):
+    if found is None:
+        return
+    if (found.get("kind"), {*found.get("studies", ())}) != (kind, {*studies}):
         text = (
             f"name: must be a comparison of {found.get('kind')}, {', '.join(found.get('studies', []))}, as in "
             f"{relative_path(folder)}; got {kind}, {', '.join(studies)}"
             f"{suggest_ways_out(folder, None)}"
         )
         raise ConfigError([Refusal("comparison-same", text)])
+    check_not_renamed(folder.parent, studies, found)
 
 
 def suggest_ways_out(folder: Path, comparison: str | None) -> str:
@@ -145,7 +150,7 @@ def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:
     """
     parts = ("config", "space", "data")
     places = {"data_root", "grouping"} | ({"benchmark"} if content.get("data", {}).get("identity") else set())
-    kept = (*MAY_CHANGE, "id", "state", "command", "preset", "versions", "commit", "started", "resumed")
+    kept = (*MAY_CHANGE, "id", "name", "state", "command", "preset", "versions", "commit", "started", "resumed")
     found = {name: value for name, value in content.items() if name not in (*parts, *kept)}
     found |= {name: value for name, value in content.get("config", {}).items() if name not in places}
     found |= {name: show_range(value) for name, value in content.get("space", {}).items()}

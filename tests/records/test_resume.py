@@ -1,6 +1,7 @@
 """Going on with a study: who holds it, what must be as it was, and what a killed process leaves."""
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -281,6 +282,74 @@ def test_a_comparison_goes_on_with_the_same_studies(tmp_path):
     (problem,) = refusal(check_same_comparison, folder, "methods", {"a": "all-a", "b": "all-b"})
     assert "name: must be a comparison of methods, a, as in " in problem
     assert "; got methods, a, b" in problem
+
+
+# Renamed and copied
+
+
+def test_a_renamed_study_goes_on_under_its_new_name(tmp_path):
+    plan = begun(plan_of(tmp_path))
+    first = stored(plan.folder / STUDY)
+    plan.folder.rename(tmp_path / "other")
+    renamed = plan_of(tmp_path, name="other", trials=99)
+    check_same(renamed)
+    begun(renamed)
+    assert stored(renamed.folder / STUDY)["id"] == first["id"]
+    assert (first["name"], stored(renamed.folder / STUDY)["name"]) == ("mine", "other")
+
+
+def test_a_copy_beside_its_original_is_refused_and_the_original_goes_on(tmp_path):
+    plan = begun(plan_of(tmp_path))
+    copy = plan_of(tmp_path, name="copy")
+    shutil.copytree(plan.folder, copy.folder)
+    (problem,) = refusal(check_same, copy)
+    assert problem.startswith(f"name: must be the only folder of its study; got {copy.folder}, whose study is also in ")
+    assert str(plan.folder) in problem
+    check_same(plan)
+    check_same(plan_of(tmp_path, name="copy", fresh=True))
+    shutil.move(plan.folder, tmp_path / "elsewhere" / "mine")
+    check_same(copy)  # now it is the only one
+
+
+def test_of_two_copies_from_before_names_were_recorded_none_goes_on(tmp_path):
+    plan = begun(plan_of(tmp_path))
+    content = stored(plan.folder / STUDY)
+    del content["name"]
+    (plan.folder / STUDY).write_text(json.dumps(content))
+    check_same(plan)
+    copy = plan_of(tmp_path, name="copy")
+    shutil.copytree(plan.folder, copy.folder)
+    for each in (plan, copy):
+        assert [problem.rule for problem in refusal(check_same, each)] == ["study-not-copied"]
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_renamed_comparison_says_how_to_rename_its_studies_and_then_goes_on(tmp_path, ids):
+    plans = {label: begun(plan_of(tmp_path, name=f"all-{label}")) for label in "ab"}
+    known = {label: stored(plan.folder / STUDY)["id"] for label, plan in plans.items()}
+    content = {"kind": "methods", "studies": {"a": "all-a", "b": "all-b"}} | ({"ids": known} if ids else {})
+    folder, new = tmp_path / "renamed", {"a": "renamed-a", "b": "renamed-b"}
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps(content))
+    plans["a"].folder.rename(tmp_path / "renamed-a")
+    (problem,) = refusal(check_same_comparison, folder, "methods", new)
+    assert problem.rule == "comparison-studies-named"
+    assert problem.endswith(f"Rename the folders: mv {tmp_path / 'all-b'} {tmp_path / 'renamed-b'}")
+    plans["b"].folder.rename(tmp_path / "renamed-b")
+    check_same_comparison(folder, "methods", new)
+
+
+def test_a_study_of_a_comparison_that_was_renamed_is_not_trained_again(tmp_path):
+    plan = begun(plan_of(tmp_path, name="all-a"))
+    content = {"kind": "methods", "studies": {"a": "all-a"}, "ids": {"a": stored(plan.folder / STUDY)["id"]}}
+    folder = tmp_path / "all"
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps(content))
+    plan.folder.rename(tmp_path / "anything")
+    (problem,) = refusal(check_same_comparison, folder, "methods", {"a": "all-a"})
+    assert f"mv {tmp_path / 'anything'} {tmp_path / 'all-a'}" in problem
+    shutil.rmtree(tmp_path / "anything")
+    check_same_comparison(folder, "methods", {"a": "all-a"})  # somebody deleted it: it begins anew
 
 
 # study.json
