@@ -33,6 +33,7 @@ from clsearch.tracking.run_metrics import (
     task_time,
 )
 from clsearch.tracking.run_store import MLFLOW_STATES, PARENT_TAG, RunStore, end_tags
+from clsearch.tracking.stores import PLACE, default_store
 from clsearch.tracking.ui import COMPARED, VIEW_TAG, base_of, comparison_page, trials_page, view_name, view_of
 
 NOTE = "mlflow.note.content"
@@ -51,10 +52,12 @@ class Runs(RunStore):
         space = {f"space/{name}": show_range(values) for name, values in study["space"].items()}
         own = {name: study[name] for name in ("sampler", "algorithm", "protocol", "objectives", "seeds")}
         tags = {"trials": str(study["trials"])}
+        if self.uri != default_store(self.folder):  # results folders can share it
+            tags[PLACE] = str(self.folder.resolve())
         self._run(PARENT, "study", study["algorithm"], self.folder.name, study["config"] | space | own, tags)
         self.client.update_run(self.ids[PARENT], name=self.folder.name)  # the folder can have been renamed
         self._adopt()
-        self.client.set_experiment_tag(self.experiment, VIEW_TAG + view_name(study), view_of(study))
+        self.client.set_experiment_tag(self.experiment, VIEW_TAG + view_name(study["id"]), view_of(study))
 
     def _adopt(self) -> None:
         """Make all runs children of the study's run, which was created anew if somebody deleted it."""
@@ -178,7 +181,7 @@ class Runs(RunStore):
         base = base_of(self.uri)
         if base is None or PARENT not in self.ids:
             return {}
-        found = {"Trials": trials_page(base, self.experiment, view_name(self.study))}
+        found = {"Trials": trials_page(base, self.experiment, view_name(self.study["id"]))}
         if (
             len(
                 own := [

@@ -5,7 +5,10 @@ import shutil
 import pytest
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
+from clsearch.common.errors import ConfigError
 from clsearch.records.writer import StudyWriter
+from clsearch.tracking.registration import check_registered_once
+from clsearch.tracking.sync import sync
 from tests.builders import plan_of, record_of
 from tests.tracking.sending import SPACE, VALUES, client_of, runs_of, sent, timed
 
@@ -77,3 +80,24 @@ def test_a_renamed_study_keeps_its_runs_under_its_new_name(moved, tmp_path):
     assert {run.info.run_id for run in runs.values()} > before
     assert "renamed" in runs
     assert client_of(tmp_path / "new").get_experiment_by_name("moves") is None
+
+
+def test_a_copy_in_another_results_folder_is_not_sent_to_the_store_of_its_original(store, tmp_path):
+    shutil.copy(store, tmp_path / "shared.db")
+    uri = f"sqlite:///{tmp_path}/shared.db"
+    plan, copy = (plan_of(tmp_path / name, "ewc", space=SPACE, name="copied", seeds=2, tasks=2) for name in "ab")
+    writer = StudyWriter(plan)
+    writer.begin()
+    assert sent(plan, uri=uri, study_id=writer.study["id"]) == []
+    check_registered_once(plan.folder, uri)
+    shutil.copytree(plan.folder, copy.folder)
+    with pytest.raises(ConfigError) as error:
+        check_registered_once(copy.folder, uri)
+    (problem,) = error.value.problems
+    assert (problem.field, problem.rule) == ("tracking_uri", "study-registered-once")
+    assert f"got those of {plan.folder}, of which {copy.folder} is a copy" in problem
+    check_registered_once(copy.folder, None)
+    with pytest.raises(ConfigError):
+        sync(copy.folder, uri)
+    shutil.rmtree(plan.folder)
+    check_registered_once(copy.folder, uri)  # it was moved
