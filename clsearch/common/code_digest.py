@@ -71,12 +71,12 @@ class _Digester:
             return hash_of("cycle", str(self.open[id(value)]))
         if id(value) not in self.done:
             self.open[id(value)] = len(self.open)
-            found = hash_of(*self.parts(value))
+            found = hash_of(*self.describe(value))
             del self.open[id(value)]
             self.done[id(value)] = found, value
         return self.done[id(value)][0]
 
-    def alone(self, value: Any) -> str:
+    def digest_alone(self, value: Any) -> str:
         """Return a digest of a value that does not depend on what was met before."""
         other = _Digester(self.skip, self.packages)
         other.open = dict(self.open)
@@ -92,16 +92,16 @@ class _Digester:
         name = str(getattr(value, "__qualname__", None) or getattr(value, "__name__", ""))
         return name if self.is_own(module) else f"{module}.{name}"
 
-    def parts(self, value: Any) -> Iterator[str]:
+    def describe(self, value: Any) -> Iterator[str]:
         """Yield texts that tell a value from others."""
         yield type(value).__name__
         match value:
             case list() | tuple() if type(value) in (list, tuple):
                 yield from map(self.digest, value)
             case dict() if type(value) is dict:
-                yield from self.pairs(value)
+                yield from self.describe_mapping(value)
             case set() | frozenset():  # their order depends on the process
-                yield from sorted(map(self.alone, value))
+                yield from sorted(map(self.digest_alone, value))
             case Enum():
                 yield from (self.name_of(type(value)), value.name, self.digest(value.value))
             case PurePath():  # the folder can differ between machines
@@ -113,31 +113,31 @@ class _Digester:
             case MethodType():
                 yield from map(self.digest, (value.__func__, value.__self__))
             case FunctionType():
-                yield from self.function(value)
+                yield from self.describe_function(value)
             case CellType():
                 with suppress(ValueError):  # empty: its function is being defined
                     yield self.digest(value.cell_contents)
             case type():
-                yield from self.kind(value)
+                yield from self.describe_class(value)
             case _:
-                yield from self.instance(value)
+                yield from self.describe_object(value)
 
-    def pairs(self, content: Mapping[Any, Any]) -> Iterator[str]:
+    def describe_mapping(self, content: Mapping[Any, Any]) -> Iterator[str]:
         """Yield a mapping's items in an order that depends on its keys alone."""
-        keyed = sorted(((self.alone(key), key) for key in content), key=lambda pair: pair[0])
+        keyed = sorted(((self.digest_alone(key), key) for key in content), key=lambda pair: pair[0])
         for key_digest, key in keyed:
             yield from (key_digest, self.digest(content[key]))
 
-    def function(self, function: FunctionType) -> Iterator[str]:
+    def describe_function(self, function: FunctionType) -> Iterator[str]:
         yield self.name_of(function)
         if not self.is_own(function.__module__):
             return
         yield text_of(function.__code__, function.__globals__)
         for part in (function.__defaults__, function.__kwdefaults__, function.__closure__, vars(function)):
             yield self.digest(part)
-        yield from self.reached(function.__code__, function.__globals__)
+        yield from self.describe_reached(function.__code__, function.__globals__)
 
-    def kind(self, kind: type) -> Iterator[str]:
+    def describe_class(self, kind: type) -> Iterator[str]:
         yield self.name_of(kind)
         if not self.is_own(kind.__module__):
             return
@@ -146,7 +146,7 @@ class _Digester:
             if not is_generated(name, member):
                 yield from (name, self.digest(member))
 
-    def instance(self, value: Any) -> Iterator[str]:
+    def describe_object(self, value: Any) -> Iterator[str]:
         """Yield the type of an object and its content, as pickle takes it apart; an address is no content."""
         yield self.digest(type(value))
         if (content := array_content(value)) is not None:
@@ -168,25 +168,25 @@ class _Digester:
         for part in content:
             yield self.digest(list(part) if isinstance(part, Iterator) else part)
 
-    def reached(self, code: CodeType, namespace: Mapping[str, Any]) -> Iterator[str]:
+    def describe_reached(self, code: CodeType, namespace: Mapping[str, Any]) -> Iterator[str]:
         """Yield what code reads from its module and from other modules of the user."""
         for part in nested(code):
             names = {*part.co_names}
             for step in dis.get_instructions(part):
                 if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in namespace:
-                    yield from (step.argval, *self.used(namespace[step.argval], names))
+                    yield from (step.argval, *self.describe_used(namespace[step.argval], names))
                 if step.opname == "IMPORT_NAME" and self.is_own(step.argval):
                     with suppress(ImportError):
-                        yield from self.used(importlib.import_module(step.argval), names)
+                        yield from self.describe_used(importlib.import_module(step.argval), names)
 
-    def used(self, value: Any, names: set[str]) -> Iterator[str]:
+    def describe_used(self, value: Any, names: set[str]) -> Iterator[str]:
         """Yield a value; of a module of the user, its members with these names."""
         if not isinstance(value, ModuleType) or not self.is_own(value.__name__):
             yield self.digest(value)
         elif id(value) not in self.open:
             self.open[id(value)] = len(self.open)
             for name in sorted(names & vars(value).keys()):
-                yield from (name, *self.used(vars(value)[name], names))
+                yield from (name, *self.describe_used(vars(value)[name], names))
             del self.open[id(value)]
 
 

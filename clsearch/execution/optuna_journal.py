@@ -202,13 +202,13 @@ def make_again(plan: Plan, records: Records) -> Path | None:
             state.unlink()
     with atomic_path(journal) as temporary:
         study = create(temporary, plan)
-        study.add_trials(frozen_trials(plan, records))
+        study.add_trials(make_trials(plan, records))
         skip_points(plan, study, max(records, default=0))
         kept = set_aside(journal)
     return kept
 
 
-def frozen_trials(plan: Plan, records: Records) -> Iterator[FrozenTrial]:
+def make_trials(plan: Plan, records: Records) -> Iterator[FrozenTrial]:
     """Make the trials of a journal from the records, as the searcher would have told them, in order."""
     points, finished = grid_of(plan), 0
     for number in range(max(records, default=-1) + 1):
@@ -218,16 +218,16 @@ def frozen_trials(plan: Plan, records: Records) -> Iterator[FrozenTrial]:
             yield create_trial(state=OptunaState.WAITING, system_attrs=attributes)
             continue
         generation = generation_attribute(finished // population_of(plan))
-        yield frozen_trial(plan, records[number], generation if plan.options.sampler == "nsga2" else {})
+        yield make_trial(plan, records[number], generation if plan.options.sampler == "nsga2" else {})
         finished += records[number].state == "finished"
 
 
-def frozen_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, int]) -> FrozenTrial:
+def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, int]) -> FrozenTrial:
     """Make a trial of a journal from its record."""
     diverged = record.state == "failed" and record.reason.startswith(DIVERGED)
     states = {"finished": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED, "failed": OptunaState.FAIL}
     state = OptunaState.PRUNED if diverged else states.get(record.state, OptunaState.RUNNING)
-    scores, values = progress(plan, record), None
+    scores, values = find_progress(plan, record), None
     if state is OptunaState.COMPLETE:
         values = [record.metrics[name] for name in plan.objectives]
     elif state is OptunaState.PRUNED and scores:  # as Optuna does
@@ -243,7 +243,7 @@ def frozen_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, i
     )
 
 
-def progress(plan: Plan, record: TrialRecord) -> dict[int, float]:
+def find_progress(plan: Plan, record: TrialRecord) -> dict[int, float]:
     """Return the objective after each learned task; Optuna takes none with several objectives."""
     if len(plan.objectives) > 1:
         return {}

@@ -45,11 +45,11 @@ def mend_addresses(database: Path, results: Path, experiment: str | None = None)
             only, given = ("", ()) if experiment is None else (" AND experiment_id = ?", (experiment,))
             query = f"SELECT {key}, {address} FROM {table} WHERE {address} LIKE ? AND {address} NOT LIKE ?{only}"
             rows = connection.execute(query, (f"file://%/{ARTIFACTS}/%", f"{base}/%", *given)).fetchall()
-            moved = [(new, own) for own, old in rows if (new := moved_address(old, base)) is not None]
+            moved = [(new, own) for own, old in rows if (new := find_moved_address(old, base)) is not None]
             connection.executemany(f"UPDATE {table} SET {address} = ? WHERE {key} = ?", moved)
 
 
-def moved_address(old: str, base: str) -> str | None:
+def find_moved_address(old: str, base: str) -> str | None:
     """Return an address below a base; None if what is there belongs to another results folder."""
     before, _, inside = old.rpartition(f"/{ARTIFACTS}/")
     study = inside.partition("/")[0]
