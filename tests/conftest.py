@@ -136,8 +136,8 @@ def ray_session() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create an empty MLflow store to copy; creating one takes seconds."""
+    from clsearch.tracking.run_store import new_store
     from clsearch.tracking.stores import STORE
-    from clsearch.tracking.study_runs import new_store
 
     path = tmp_path_factory.mktemp("store") / STORE
     new_store(path)

@@ -56,7 +56,7 @@ def written(
 
 
 def importances_of(plan: Plan) -> dict:
-    from clsearch.execution.optuna_study import open_storage  # loads Ray, which takes seconds
+    from clsearch.execution.optuna_journal import open_storage  # loads Ray, which takes seconds
     from clsearch.reporting.importances import compute_importances
 
     return compute_importances(open_storage(plan))

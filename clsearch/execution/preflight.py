@@ -23,6 +23,7 @@ from clsearch.execution.ray_address import check_address, check_outlives_job, co
 from clsearch.methods.registry import CUSTOM_METHODS
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.records.mirror import check_mirror
+from clsearch.tracking.registration import check_registered_once
 from clsearch.tracking.store_check import check_tracking
 
 RESERVED = ("mlartifacts", "mlflow.db", "test_openings.jsonl", "test_openings.lock")
@@ -48,6 +49,7 @@ def check(plan: Plan) -> None:
 def check_places(plan: Plan) -> None:
     """Check that the outputs of a study can be written. Raises ConfigError."""
     check_tracking(tracking_uri(plan))
+    check_registered_once(plan.folder, None if plan.options.fresh else tracking_uri(plan))
     check_writable(plan.options.results)
     check_mirror(plan.folder, plan.options.mirror)
 

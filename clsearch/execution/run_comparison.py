@@ -20,7 +20,7 @@ from clsearch.execution.run_study import open_study, run
 from clsearch.planning.plan import Plan
 from clsearch.records.mirror import Mirror
 from clsearch.records.resume import set_aside
-from clsearch.records.study_file import COMPARISON
+from clsearch.records.study_file import COMPARISON, read_study_json
 from clsearch.records.writer import provenance, write_json
 from clsearch.reporting.evaluation_text import describe_openings, describe_optimism
 from clsearch.reporting.file_names import COMPARISON_REPORT
@@ -85,6 +85,7 @@ def show(
         {
             **described,
             "studies": {label: plan.options.name for label, plan in plans.items()},
+            "ids": {label: study["id"] for label, plan in plans.items() if (study := read_study_json(plan.folder))},
             "seeds": {"selecting": list(first.seeds), "reporting": list(first.report_seeds)},
             **provenance(),
         },

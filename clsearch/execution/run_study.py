@@ -21,7 +21,7 @@ from clsearch.common.redaction import redact_address
 from clsearch.data.datasets import Data
 from clsearch.execution.conclusion import add_final_evaluation, conclude
 from clsearch.execution.continual import decide
-from clsearch.execution.optuna_study import open_storage
+from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.publisher import Publisher
 from clsearch.execution.ray_address import cluster_address
 from clsearch.execution.ray_session import describe_cluster, ray_session
@@ -118,7 +118,7 @@ def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResu
     line.print_line(f"results go to {plan.folder}")
     writer = StudyWriter(plan)
     writer.begin_new()
-    study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan)
+    study = None if plan.protocol is Protocol.CONTINUAL else open_storage(plan, line.print_line)
     outputs = begin_outputs(plan, line, writer)
     try:
         outputs.publisher.publish_description()

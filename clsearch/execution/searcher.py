@@ -12,13 +12,11 @@ from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
 from clsearch.execution.messages import TrialReport, replace_reports, reports_in
-from clsearch.execution.optuna_study import asked_of, distributions_of, sampler_for
+from clsearch.execution.optuna_journal import REASON, trial_label
+from clsearch.execution.optuna_study import asked_of, distributions_of, next_number, sampler_for
 from clsearch.methods.registry import fields_of
 from clsearch.planning.objectives import choose, sign
 from clsearch.planning.plan import Plan
-
-REASON = "reason"
-"""Attribute of diverged trials: the reason."""
 
 T = TypeVar("T")
 
@@ -107,7 +105,7 @@ class OptunaSearcher(Searcher):
     def _ask_for_trials(self) -> Iterator[tuple[str, dict[str, float]]]:
         """Yield label and searched values of new trials that train together."""
         for _ in range(min(self.plan.cohort, self.plan.trials - self.asked)):
-            self.study.sampler = sampler_for(self.plan, self.asked)
+            self.study.sampler = sampler_for(self.plan, next_number(self.study))
             trial = self.study.ask(fixed_distributions=self.distributions)
             self.asked += 1
             label = trial_label(trial.number)
@@ -256,11 +254,6 @@ class OptunaSearcher(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray pickles its Tuner for a restore that is never used; open files stay here."""
         return {}
-
-
-def trial_label(number: int) -> str:
-    """Return the name of a trial in folders and runs."""
-    return f"trial_{number:05d}"
 
 
 def reference_label(algorithm: str) -> str:

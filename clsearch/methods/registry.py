@@ -9,18 +9,24 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pydantic import create_model
 
 import clsearch.methods
+from clsearch.common.code_digest import digest_code
 from clsearch.common.errors import ConfigError, Refusal, script_refusals
 from clsearch.config.hyperparameters import Hyperparameter, Space
 from clsearch.config.sections import COMMON_SECTIONS, Section, hyperparameters_in
 from clsearch.config.trial import TrialConfig, config_class
 from clsearch.data.datasets import Source
 from clsearch.methods.base import Build, Method
+
+T = TypeVar("T")
+
+CODE = "code-"
+"""Beginning of digests of code; those of studies before version 0.2 cover less and have none."""
 
 
 def find_built_in() -> dict[str, Method]:
@@ -191,11 +197,47 @@ def default_space(config: TrialConfig) -> Space:
 
 
 def digest_source(config: TrialConfig) -> str | None:
-    """Return a digest of the source code of a registered method's regularizers, so that a study detects changes.
+    """Return a digest of a registered method's regularizers, so that a study detects changes.
+
+    It covers their code, the values that they are built with, and all of the user's code that they reach
+    (`code_digest`). It is computed once in a process, before training can change a value that it covers.
 
     Returns:
-        16 hex digits; None for a method of this package or if the source cannot be read.
+        None for a method of this package.
     """
+    method = CUSTOM_METHODS.get(config.algorithm)
+    return None if method is None else _digest_once(method, config, _digest_method)
+
+
+def digest_backbone(config: TrialConfig) -> str | None:
+    """Return the same of the factory of a user's own backbone; None for a backbone of this package."""
+    factory = config.backbone
+    return None if isinstance(factory, str) else _digest_once(factory, config, lambda made, _: digest_code([made]))
+
+
+_DIGESTS: dict[tuple[int, str], tuple[Any, str]] = {}
+"""Identity of a value, settings -> the value, its digest."""
+
+
+def _digest_once(value: T, config: TrialConfig, digest: Callable[[T, TrialConfig], str]) -> str:
+    key = id(value), repr(config.flat())
+    if key not in _DIGESTS:
+        _DIGESTS[key] = value, f"{CODE}{digest(value, config)}"
+    return _DIGESTS[key][1]
+
+
+def _digest_method(method: Method, config: TrialConfig) -> str:
+    """Digest builders and what they build; of what differs each time, as random values do, the class."""
+    try:
+        built = [[build(config) for build in method.builders] for _ in range(2)]
+    except Exception:  # the checks before a study build them too, and report it
+        return digest_code(method.builders, (TrialConfig,))
+    first, second = (digest_code([*method.builders, *own], (TrialConfig,)) for own in built)
+    return first if first == second else digest_code([*method.builders, *map(type, built[0])], (TrialConfig,))
+
+
+def digest_classes(config: TrialConfig) -> str | None:
+    """Return the digest that studies before version 0.2 have: of the source of a registered method's classes."""
     if config.algorithm not in CUSTOM_METHODS:
         return None
     try:

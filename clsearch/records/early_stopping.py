@@ -11,7 +11,7 @@ from clsearch.common.statistics import rank_correlation
 from clsearch.planning.options import Pruner
 from clsearch.planning.plan import Plan
 from clsearch.planning.protocols import GRACE
-from clsearch.records.trial_metrics import metric_per_seed
+from clsearch.records.trial_metrics import metric_of_each
 from clsearch.records.trials import TrialRecord
 
 REDUCTION = 3
@@ -100,7 +100,7 @@ def rank_correlation_after(plan: Plan, finished: Sequence[TrialRecord], tasks: i
     if len(finished) < 3:
         return float("nan")
     early, late = (
-        [sum(values) / len(values) for r in finished if (values := metric_per_seed(r, plan.objectives[0], learned))]
+        [sum(values) / len(values) for values in metric_of_each(finished, plan.objectives[0], learned)]
         for learned in (tasks, len(plan.tasks))
     )
     return rank_correlation(early, late)

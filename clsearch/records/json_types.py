@@ -65,7 +65,12 @@ class SessionJson(ProvenanceJson):
 
 
 class DescriptionJson(TypedDict):
-    """The description of a study, see `study_file.description`."""
+    """The description of a study, see `study_file.description`.
+
+    Attributes:
+        regularizers, backbone_code: Digests of the user's own code; older studies have the first in another form and do
+            not have the second.
+    """
 
     question: str
     algorithm: str
@@ -74,6 +79,7 @@ class DescriptionJson(TypedDict):
     space: dict[str, RangeJson]
     data: DataJson
     regularizers: NotRequired[str | None]
+    backbone_code: NotRequired[str | None]
     preset: NotRequired[str | None]
     references: list[str]
     protocol: str
@@ -94,11 +100,13 @@ class StudyJson(DescriptionJson, ProvenanceJson):
     """study.json.
 
     Attributes:
+        name: The name of its folder when it last ran; older studies have none.
         state: running, unfinished, finished or failed.
         resumed: The processes that resumed the study.
     """
 
     id: str
+    name: NotRequired[str]
     state: str
     resumed: list[SessionJson]
 

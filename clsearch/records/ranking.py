@@ -13,7 +13,7 @@ from clsearch.planning.objectives import choose, pareto_front, sign
 from clsearch.planning.plan import Plan
 from clsearch.records.json_types import BestJson, CostJson
 from clsearch.records.study_file import ENDED
-from clsearch.records.trial_metrics import accuracy_matrices, metric_per_seed
+from clsearch.records.trial_metrics import accuracy_matrices, metric_of_each, metric_per_seed
 from clsearch.records.trials import TrialRecord
 
 
@@ -118,13 +118,19 @@ def rank(records: list[TrialRecord], objectives: tuple[str, ...]) -> Ranking:
     first, best_ones = choose(gains), pareto_front(gains) if len(objectives) > 1 else []
     order = sorted(range(len(finished)), key=lambda i: (i != first, i not in best_ones, -gains[i, 0]))
     ranked = [finished[i] for i in order]
-    close = {r.label for r in ranked if are_indistinguishable(ranked[0], r, objectives)}
-    return Ranking(objectives, ranked, frozenset(close), tuple(finished[i].label for i in best_ones))
+    return Ranking(
+        objectives, ranked, labels_close_to_first(ranked, objectives), tuple(finished[i].label for i in best_ones)
+    )
 
 
-def are_indistinguishable(first: TrialRecord, second: TrialRecord, objectives: tuple[str, ...]) -> bool:
-    """Return True if two trials on the same seeds are not shown to differ in any objective."""
-    return all(indistinguishable(metric_per_seed(first, name), metric_per_seed(second, name)) for name in objectives)
+def labels_close_to_first(ranked: list[TrialRecord], objectives: tuple[str, ...]) -> frozenset[str]:
+    """Return the labels of trials on the same seeds that are not shown to differ from the first in any objective."""
+    scores = [metric_of_each(ranked, name) for name in objectives]
+    return frozenset(
+        record.label
+        for position, record in enumerate(ranked)
+        if all(indistinguishable(of_each[0], of_each[position]) for of_each in scores)
+    )
 
 
 def difference_to_reference(best: TrialRecord, reference: TrialRecord, name: str) -> Interval:

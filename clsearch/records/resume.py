@@ -18,8 +18,10 @@ from clsearch.common.checked_files import DamagedFile
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import missing_folders, remove_empty
 from clsearch.common.formatting import relative_path
+from clsearch.methods.registry import CODE, digest_classes
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
+from clsearch.records.identity import check_not_copy, check_not_renamed
 from clsearch.records.study_file import (
     COMPARISON,
     ENDED,
@@ -32,6 +34,9 @@ from clsearch.records.study_file import (
     read_study_json,
     show_range,
 )
+
+CODES = {"regularizers": "the regularizers", "backbone_code": "the backbone"}
+"""Digests of the user's own code in study.json, and what they are of."""
 
 
 def lock_path(folder: Path) -> Path:
@@ -73,6 +78,7 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
     Raises:
         ConfigError: The study differs; the message names each difference. Or study.json is missing or damaged.
     """
+    described = description(plan)  # before training can change what it covers
     if plan.options.fresh:
         return
     if (plan.folder / COMPARISON).exists():
@@ -91,16 +97,19 @@ def check_same(plan: Plan, comparison: str | None = None) -> None:
             )
             raise ConfigError([Refusal("study-known", text)])
         return
-    old, new = identity_settings(found), identity_settings(description(plan))
+    old, new = identity_settings(found), identity_settings(as_recorded(described, found, plan))
     where = f"as in the study in {relative_path(plan.folder)}"
     problems = [
-        f"{name}: must be {old.get(name, 'left out')}, {where}; got {new.get(name, 'none')}"
+        f"{name}: must be {CODES[name]} that it began with, {where}; got other code or values"
+        if name in CODES
+        else f"{name}: must be {old.get(name, 'left out')}, {where}; got {new.get(name, 'none')}"
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     ]
     if problems:
         problems[-1] += suggest_ways_out(plan.folder, comparison)
         raise ConfigError(Refusal("same-study", problem) for problem in problems)
+    check_not_copy(plan.folder, found)
 
 
 def nothing_left(plan: Plan) -> bool:
@@ -108,7 +117,7 @@ def nothing_left(plan: Plan) -> bool:
     found = None if plan.options.fresh else read_study_json(plan.folder)
     if not found or found["state"] != "finished" or not is_complete(plan):
         return False
-    new: Mapping[str, Any] = description(plan)
+    new = as_recorded(description(plan), found, plan)
     return identity_settings(found) == identity_settings(new) and all(
         found.get(name) == new[name] for name in MAY_CHANGE
     )
@@ -149,13 +158,16 @@ def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> N
     except DamagedFile as damage:
         text = f"{damage}: the comparison's command writes it anew once it is deleted{suggest_ways_out(folder, None)}"
         raise ConfigError([Refusal("file-whole", text)]) from None
-    if found is not None and (found.get("kind"), found["studies"]) != (kind, studies):
+    if found is None:
+        return
+    if (found.get("kind"), {*found["studies"]}) != (kind, {*studies}):
         text = (
             f"name: must be a comparison of {found.get('kind')}, {', '.join(found['studies'])}, as in "
             f"{relative_path(folder)}; got {kind}, {', '.join(studies)}"
             f"{suggest_ways_out(folder, None)}"
         )
         raise ConfigError([Refusal("comparison-same", text)])
+    check_not_renamed(folder.parent, studies, found)
 
 
 def suggest_ways_out(folder: Path, comparison: str | None) -> str:
@@ -168,6 +180,14 @@ def suggest_ways_out(folder: Path, comparison: str | None) -> str:
     )
 
 
+def as_recorded(described: Mapping[str, Any], found: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Return a description with the digests of code that a study.json has; older ones have fewer, in another form."""
+    old = found.get("regularizers")
+    if old is not None and not str(old).startswith(CODE):
+        described = {**described, "regularizers": digest_classes(plan.config)}
+    return {name: value for name, value in described.items() if name in found or name not in CODES}
+
+
 def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings of study.json that must not change on resume, as they are printed.
 
@@ -176,7 +196,7 @@ def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:
     """
     parts = ("config", "space", "data")
     places = {"data_root", "grouping"} | ({"benchmark"} if content.get("data", {}).get("identity") else set())
-    kept = (*MAY_CHANGE, "id", "state", "command", "preset", "versions", "commit", "started", "resumed")
+    kept = (*MAY_CHANGE, "id", "name", "state", "command", "preset", "versions", "commit", "started", "resumed")
     found = {name: value for name, value in content.items() if name not in (*parts, *kept)}
     found |= {name: value for name, value in content.get("config", {}).items() if name not in places}
     found |= {name: show_range(value) for name, value in content.get("space", {}).items()}

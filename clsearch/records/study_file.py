@@ -13,7 +13,7 @@ from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.common.redaction import clean_values
 from clsearch.data.datasets import Source
-from clsearch.methods.registry import digest_source
+from clsearch.methods.registry import digest_backbone, digest_source
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
 from clsearch.records.json_types import (
@@ -71,6 +71,7 @@ def description(plan: Plan) -> DescriptionJson:
         "space": space_json(plan),
         "data": describe_source(plan.config.source),
         "regularizers": digest_source(plan.config),
+        "backbone_code": digest_backbone(plan.config),
         "preset": plan.options.preset,
         "references": plan.references,
         "protocol": plan.protocol.value,

@@ -67,6 +67,25 @@ def metric_per_seed(measured: Measurements, name: str, learned: int | None = Non
     return metrics_per_seed(measured, learned or measured.tasks_learned)[name].tolist()
 
 
+def metric_of_each(measured: Sequence[Measurements], name: str, learned: int | None = None) -> list[list[float]]:
+    """Compute one metric of each seed of several trials, see `metric_per_seed`; those alike are computed together."""
+    groups: dict[object, list[int]] = {}
+    matrices = [np.array(one.accuracy, dtype=float) for one in measured]
+    for position, (one, R) in enumerate(zip(measured, matrices, strict=True)):
+        alike = (learned or one.tasks_learned, R.shape, np.isnan(R).tobytes(), position if one.unlearning else None)
+        groups.setdefault(alike, []).append(position)
+    found: dict[int, list[float]] = {}
+    for positions in groups.values():
+        first = measured[positions[0]]
+        if first.unlearning:
+            found[positions[0]] = metric_per_seed(first, name, learned)
+            continue
+        stacked = torch.from_numpy(np.stack([matrices[position] for position in positions]))
+        values = metrics.summary(stacked, learned or first.tasks_learned)[name]
+        found |= dict(zip(positions, values.tolist(), strict=True))
+    return [found[position] for position in range(len(measured))]
+
+
 def metrics_after(measured: Measurements, learned: int) -> dict[str, float]:
     """Compute the metrics of a trial after the first `learned` tasks.
 

@@ -66,12 +66,14 @@ class StudyWriter:
         if hasattr(self, "study"):
             return
         made, found, new = provenance(), read_study_json(self.folder), description(self.plan)
+        name = self.folder.name  # tells the original from a copy
         if found is None:
-            self.study = {"id": uuid4().hex, **new, **made, "resumed": [], "state": "running"}
+            self.study = {"id": uuid4().hex, "name": name, **new, **made, "resumed": [], "state": "running"}
         else:
             session: SessionJson = {"command": self.plan.command, **made}
             changed = cast(StudyJson, {name: value for name, value in new.items() if name in MAY_CHANGE})
-            self.study = {**found, **changed, "resumed": [*found["resumed"], session], "state": "running"}
+            resumed = [*found["resumed"], session]
+            self.study = {**found, **changed, "name": name, "resumed": resumed, "state": "running"}
         write_json(self.folder / STUDY, self.study)
 
     def end(self, state: str) -> None:

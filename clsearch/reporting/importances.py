@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+
+from clsearch.records.json_types import RangeJson
+from clsearch.records.trials import TrialRecord
 
 MIN_TRIALS = 4
 """With fewer finished trials no importance is computed."""
@@ -26,3 +32,17 @@ def compute_importances(study: optuna.Study) -> dict[str, float]:
         return optuna.importance.get_param_importances(study, evaluator=evaluator, target=target)
     except RuntimeError:  # its trees have no variance
         return {}
+
+
+def study_of(records: Iterable[TrialRecord], space: Mapping[str, RangeJson], objective: str) -> optuna.Study:
+    """Make an Optuna study of the finished trials among records, in memory."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    distributions: dict[str, BaseDistribution] = {
+        name: FloatDistribution(r["low"], r["high"], log=r["log"]) for name, r in space.items()
+    }
+    for record in records:
+        if record.state == "finished":
+            value = record.metrics[objective]
+            study.add_trial(optuna.trial.create_trial(value=value, params=record.values, distributions=distributions))
+    return study

@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from clsearch.records.evaluation import FinalEvaluation
 from clsearch.records.json_types import BestJson, StudyJson
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trials import TrialRecord
+from clsearch.reporting.trial_names import make_run_label
 from clsearch.tracking.stores import default_store
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ HEAD_START_SECONDS = 15.0
 """Wait at most this long for the first learned task before MLflow starts, because its start would occupy a worker's
 core.
 """
+PAUSE_SECONDS = 2.0
+"""Wait this long after everything was sent, so that tasks that are learned shortly after each other go together."""
 RETRY_SECONDS = 10.0
 """Wait this long after an error before records are sent again."""
 PATIENCE_SECONDS = 20.0
@@ -63,6 +67,8 @@ class Tracker:
         self.trained = threading.Event()
         self.progress = 0.0
         self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self.waiting: dict[str, TrialRecord] = {}
+        self.lock = threading.Lock()
         self.thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def begin(self) -> None:
@@ -71,10 +77,22 @@ class Tracker:
         self.tasks.put(lambda runs: runs.begin())
 
     def update(self, record: TrialRecord) -> None:
-        """Send a trial's present record."""
+        """Send a trial's present record, unless a later one comes before it is sent: that one has all its steps."""
         if record.tasks_learned:
             self.trained.set()
-        self.tasks.put(lambda runs: runs.log_trial(record))
+        key = make_run_label(record)
+        with self.lock:
+            if key not in self.waiting:
+                self.tasks.put(partial(self._send_latest, key, []))
+            self.waiting[key] = record
+
+    def _send_latest(self, key: str, taken: list[TrialRecord], runs: Runs) -> None:
+        """Send the latest record of a trial. taken: the one that an earlier try took and could not send."""
+        with self.lock:
+            if key in self.waiting:
+                taken[:] = [self.waiting.pop(key)]
+        if taken:
+            runs.log_trial(taken[0])
 
     def add(self, record: TrialRecord, name: str) -> None:
         """Send a metric, and its spread, that was added to an ended trial."""
@@ -144,6 +162,8 @@ class Tracker:
             self.progress = time.monotonic()
             if self.gone or self.left:
                 return
+            if self.tasks.empty():  # let records gather: of a trial, only the latest is sent
+                self.ending.wait(PAUSE_SECONDS)
 
     def _send(self, task: Task) -> None:
         refused = 0

@@ -12,6 +12,8 @@ from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.tracking.ui import HOST, PORT
 
 STORE = "mlflow.db"
+PLACE = "place"
+"""Tag of a study's run in a store that several results folders can share: its folder."""
 
 
 def default_store(folder: Path) -> str:

@@ -13,20 +13,17 @@ from typing import Any
 
 import numpy as np
 from mlflow.entities import Metric, Param, RunTag
-from mlflow.tracking import MlflowClient
 
-from clsearch.common.checked_files import DamagedFile
-from clsearch.common.files import create_once
 from clsearch.metrics import over_seeds
 from clsearch.records.attempts import Decision, attempt_metrics
 from clsearch.records.evaluation import PARTS, FinalEvaluation, evaluation_json
-from clsearch.records.json_types import BestJson, StudyJson
+from clsearch.records.json_types import BestJson
 from clsearch.records.study_file import FINAL, finite, show_range
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import TrialRecord, now, with_curve
-from clsearch.records.writer import code_version
 from clsearch.reporting.trial_names import format_run_name, format_setting, log_parameters, make_run_label
+from clsearch.tracking.artifact_places import local_path
 from clsearch.tracking.run_metrics import (
     choice_metrics,
     evaluation_run_name,
@@ -35,84 +32,19 @@ from clsearch.tracking.run_metrics import (
     interval_means,
     task_time,
 )
-from clsearch.tracking.stores import STORE, default_store
+from clsearch.tracking.run_store import MLFLOW_STATES, PARENT_TAG, RunStore, end_tags
+from clsearch.tracking.stores import PLACE, default_store
 from clsearch.tracking.ui import COMPARED, VIEW_TAG, base_of, comparison_page, trials_page, view_name, view_of
 
-ARTIFACTS = "mlartifacts"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes the user interface open on training runs, not on traces of language models."""
-MLFLOW_STATES = {"finished": "FINISHED", "failed": "FAILED", "pruned": "KILLED", "unfinished": "KILLED"}
 NOTE = "mlflow.note.content"
 """The tag that the user interface shows as a description, in Markdown."""
 PARENT = "study"
 """The parent's label."""
+MATRIX = "accuracy_matrix"
 
 
-class Runs:
-    """The runs of a study in MLflow. Errors of the store are raised.
-
-    Args:
-        study: study.json, whose `id` is a tag of all its runs.
-        folder: The study's folder.
-        uri: The store.
-    """
-
-    def __init__(self, study: StudyJson, folder: Path, uri: str) -> None:
-        self.study = study
-        self.folder = folder
-        self.uri = uri
-        served = uri.startswith(("http:", "https:", "databricks"))
-        self.artifacts = None if served else (folder.parent / ARTIFACTS / folder.name).as_uri()
-        self.ids: dict[str, str] = {}
-        self.states: dict[str, str] = {}
-        self.known: set[str] = set()
-        self.live: set[str] = set()
-        self.sent: dict[str, int] = {}
-        self.damaged: list[DamagedFile] = []
-
-    def connect(self) -> None:
-        """Find or create the study's experiment, and find its runs."""
-        if self.uri == default_store(self.folder):
-            create_once(self.folder.parent / STORE, lambda path: path if path.exists() else None, new_store)
-        self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        name = self.folder.name
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is not None and experiment.lifecycle_stage == "deleted":
-            self.client.restore_experiment(experiment.experiment_id)
-        self.experiment = (
-            experiment.experiment_id
-            if experiment is not None
-            else self.client.create_experiment(name, artifact_location=self.artifacts, tags=EXPERIMENT_TAGS)
-        )
-        self.find()
-
-    def close(self) -> None:
-        """Stop sending: another thread's next request raises AttributeError."""
-        vars(self).pop("client", None)
-
-    def find(self) -> None:
-        """Find the study's runs in the store, and delete duplicates.
-
-        A server that hung can create a run after its request timed out and a second one was created. Of two with one
-        label, the one that is in use or has parameters stays.
-        """
-        token: str | None = ""
-        while token is not None:
-            found = self.client.search_runs(
-                [self.experiment], f"tags.study_id = '{self.study['id']}'", page_token=token or None
-            )
-            for run in found:
-                label, run_id = run.data.tags["label"], run.info.run_id
-                held = self.ids.get(label, run_id)
-                if held != run_id and (label in self.live or not run.data.params):
-                    self.client.delete_run(run_id)
-                    continue
-                if held != run_id:
-                    self.client.delete_run(held)
-                ended = run.info.status != "RUNNING"  # tags are written before the status
-                self.ids[label], self.states[label] = run_id, run.data.tags["state"] if ended else "running"
-                self.known |= {label} if run.data.params else set()
-            token = found.token or None
+class Runs(RunStore):
+    """What is sent of a study to its runs in MLflow. Errors of the store are raised."""
 
     def begin(self) -> None:
         """Begin the study's own run."""
@@ -120,8 +52,19 @@ class Runs:
         space = {f"space/{name}": show_range(values) for name, values in study["space"].items()}
         own = {name: study[name] for name in ("sampler", "algorithm", "protocol", "objectives", "seeds")}
         tags = {"trials": str(study["trials"])}
+        if self.uri != default_store(self.folder):  # results folders can share it
+            tags[PLACE] = str(self.folder.resolve())
         self._run(PARENT, "study", study["algorithm"], self.folder.name, study["config"] | space | own, tags)
-        self.client.set_experiment_tag(self.experiment, VIEW_TAG + view_name(study), view_of(study))
+        self.client.update_run(self.ids[PARENT], name=self.folder.name)  # the folder can have been renamed
+        self._adopt()
+        self.client.set_experiment_tag(self.experiment, VIEW_TAG + view_name(study["id"]), view_of(study))
+
+    def _adopt(self) -> None:
+        """Make all runs children of the study's run, which was created anew if somebody deleted it."""
+        for label, parent in self.parents.items():
+            if parent not in ("", self.ids[PARENT]):
+                self.client.set_tag(self.ids[label], PARENT_TAG, self.ids[PARENT])
+                self.parents[label] = self.ids[PARENT]
 
     def log_description(self, note: str) -> None:
         """Set the description, in Markdown, of the study's run and of the experiment."""
@@ -130,28 +73,47 @@ class Runs:
 
     def log_trial(self, record: TrialRecord) -> None:
         """Log a trial's record: the first call creates its run, a final state ends it."""
-        label = make_run_label(record)
-        if record.ended and label not in self.live and self.states.get(label) == record.state:
+        label, ended = make_run_label(record), record.state in MLFLOW_STATES
+        unchanged = record.ended and label not in self.live and self.states.get(label) == record.state
+        if unchanged and self._has_artifacts(label, record):
             return  # an earlier process sent everything
         record = with_curve(self.folder, record, self.damaged.append)
         kind, settings = "reference", record.settings
         if record.number is not None:
             kind, settings = "trial", settings | log_parameters(record.values, self.study["space"])
-        run_id = self._child(label, kind, record.algorithm, format_run_name(record), settings, record.seeds)
-        for step in range(self.sent.get(label, 0) + 1, record.tasks_learned + 1):
-            values = record.metrics if step == record.tasks_learned else metrics_after(record, step)
-            self._log(run_id, values, step, task_time(record, step))
+        run_id, params = self._open_child(
+            label, kind, record.algorithm, format_run_name(record), settings, record.seeds
+        )
+        logged = [
+            Metric(name, value, task_time(record, step), step)
+            for step in range(self.sent.get(label, 0) + 1, record.tasks_learned + 1)
+            for name, value in self._metrics_at(record, step).items()
+        ]
+        if ended:
+            logged.append(Metric("seconds", record.seconds, task_time(record, record.tasks_learned), 0))
+        tags = end_tags(record.state, record.reason) if ended else []
+        self._send(run_id, label, logged, params, tags)
         self.sent[label] = record.tasks_learned
-        if record.state in MLFLOW_STATES:
-            self._log(run_id, {"seconds": record.seconds}, 0, task_time(record, record.tasks_learned))
-            if record.tasks_learned:
-                R = np.array(record.accuracy, dtype=float)
-                self._matrix(run_id, R, record.seeds, "accuracy_matrix", "Validation")
-            if record.unlearning:
-                self.client.log_dict(
-                    run_id, finite({"seeds": list(record.seeds)} | record.unlearning), "unlearning.json"
-                )
-            self._end_run(label, record.state, record.reason)
+        if ended:
+            self._log_measurements(run_id, record)
+            self._terminate(label, record.state)
+
+    def _metrics_at(self, record: TrialRecord, step: int) -> dict[str, float]:
+        return record.metrics if step == record.tasks_learned else metrics_after(record, step)
+
+    def _log_measurements(self, run_id: str, record: TrialRecord) -> None:
+        """Log the accuracy matrices of a trial, and what was measured of unlearning, as artifacts."""
+        if record.tasks_learned:
+            R = np.array(record.accuracy, dtype=float)
+            self._matrix(run_id, R, record.seeds, MATRIX, "Validation")
+        if record.unlearning:
+            self.client.log_dict(run_id, finite({"seeds": list(record.seeds)} | record.unlearning), "unlearning.json")
+
+    def _has_artifacts(self, label: str, record: TrialRecord) -> bool:
+        """Return True unless the artifacts of a trial are missing: somebody deleted them, or left them behind."""
+        if self.artifacts is None or not record.tasks_learned or not self.artifacts.startswith("file:"):
+            return True
+        return (local_path(self.artifacts) / self.ids[label] / "artifacts" / f"{MATRIX}.json").exists()
 
     def log_added_metric(self, record: TrialRecord, name: str) -> None:
         """Log a metric, and its spread, that was added to an ended trial."""
@@ -219,7 +181,7 @@ class Runs:
         base = base_of(self.uri)
         if base is None or PARENT not in self.ids:
             return {}
-        found = {"Trials": trials_page(base, self.experiment, view_name(self.study))}
+        found = {"Trials": trials_page(base, self.experiment, view_name(self.study["id"]))}
         if (
             len(
                 own := [
@@ -241,57 +203,18 @@ class Runs:
     def _child(
         self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: Sequence[int]
     ) -> str:
-        """Begin or resume a run below the study's."""
-        tags = {
-            "mlflow.parentRunId": self.ids[PARENT],
-            "seeds": format_setting(seeds),
-            "benchmark": params["benchmark"],
-        }
-        return self._run(
-            label, kind, algorithm, name, params | {"algorithm": algorithm, "seeds": format_setting(seeds)}, tags
-        )
+        """Begin or resume a run below the study's; return its id."""
+        run_id, unsent = self._open_child(label, kind, algorithm, name, params, seeds)
+        self._send(run_id, label, (), unsent)
+        return run_id
 
-    def _run(
-        self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], own: dict[str, str]
-    ) -> str:
-        """Begin the run of a label, or resume the run of an earlier process; return its id."""
-        if label in self.live:
-            return self.ids[label]
-        tags = self._tags(label, kind, algorithm) | own
-        if label in self.ids:
-            self.client.log_batch(self.ids[label], tags=[RunTag(key, value) for key, value in tags.items()])
-            self.client.update_run(self.ids[label], status="RUNNING")
-        else:
-            self.ids[label] = self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
-        if label not in self.known:  # parameters cannot be changed
-            self.client.log_batch(
-                self.ids[label], params=[Param(key, format_setting(value)) for key, value in params.items()]
-            )
-        self.known.add(label)
-        self.live.add(label)
-        return self.ids[label]
-
-    def _tags(self, label: str, kind: str, algorithm: str) -> dict[str, str]:
-        study = self.study
-        return {
-            "kind": kind,
-            "label": label,
-            "study": self.folder.name,
-            "study_id": study["id"],
-            "algorithm": algorithm,
-            "benchmark": study["config"]["benchmark"],
-            "scenario": study["config"]["scenario"],
-            "seeds": format_setting(study["seeds"]),
-            "protocol": study["protocol"],
-            "state": "running",
-            "code_version": code_version(),
-        }
-
-    def _end_run(self, label: str, state: str, reason: str = "") -> None:
-        tags = [RunTag("state", state)] + ([RunTag("reason", reason[:4000])] if reason else [])
-        self.client.log_batch(self.ids[label], tags=tags)
-        self.client.set_terminated(self.ids[label], MLFLOW_STATES[state])
-        self.states[label] = state
+    def _open_child(
+        self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: Sequence[int]
+    ) -> tuple[str, list[Param]]:
+        """Begin or resume a run below the study's; return its id, and the parameters that are to be sent."""
+        own = {PARENT_TAG: self.ids[PARENT], "seeds": format_setting(seeds), "benchmark": params["benchmark"]}
+        params = params | {"algorithm": algorithm, "seeds": format_setting(seeds)}
+        return self._open(label, kind, algorithm, name, params, own)
 
     def _matrix(
         self, run_id: str, R: np.ndarray, seeds: Sequence[int], name: str, of: str, tasks: Sequence[int] = ()
@@ -301,11 +224,3 @@ class Runs:
         from clsearch.reporting.figures import draw_accuracy_matrix
 
         self.client.log_figure(run_id, draw_accuracy_matrix(R, f"{of} accuracy (%)", tasks), f"{name}.png")
-
-    def _log(self, run_id: str, values: dict[str, float], step: int, when: int) -> None:
-        self.client.log_batch(run_id, metrics=[Metric(name, value, when, step) for name, value in values.items()])
-
-
-def new_store(path: Path) -> None:
-    """Create a SQLite store. MLflow takes seconds, and an incomplete store cannot be opened again."""
-    MlflowClient(tracking_uri=f"sqlite:///{path}", registry_uri=f"sqlite:///{path}")

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from clsearch.common.formatting import relative_path
+from clsearch.records.identity import check_not_copy
 from clsearch.records.resume import study_lock
 from clsearch.records.study_file import study_at
 from clsearch.records.study_record import read_study
@@ -13,6 +14,7 @@ from clsearch.records.trials import latest
 from clsearch.reporting.answer_text import describe_damage
 from clsearch.reporting.html.report import REPORT, write_report
 from clsearch.tracking.description import note_of
+from clsearch.tracking.registration import check_registered_once
 from clsearch.tracking.sender import quiet
 from clsearch.tracking.store_check import check_tracking
 from clsearch.tracking.stores import default_store, server_command, shown_store
@@ -34,6 +36,8 @@ def sync(folder: Path, uri: str | None) -> str:
     """
     folder, study = study_at(folder)
     check_tracking(uri)
+    check_not_copy(folder, study)
+    check_registered_once(folder, uri)
     quiet()
     with study_lock(folder):
         runs = Runs(study, folder, uri or default_store(folder))

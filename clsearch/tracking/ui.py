@@ -34,9 +34,9 @@ def base_of(uri: str) -> str | None:
     return f"http://{HOST}:{PORT}" if uri.startswith("sqlite:") else None
 
 
-def view_name(study: StudyJson) -> str:
+def view_name(study_id: str) -> str:
     """Return the name of the view of a study's trials; an experiment has several studies if one was started over."""
-    return f"trials-{study['id'][:8]}"
+    return f"trials-{study_id[:8]}"
 
 
 def view_of(study: StudyJson) -> str:

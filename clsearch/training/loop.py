@@ -27,6 +27,9 @@ from clsearch.training.unlearning import feature_distance, may_be_unlearned, rec
 CHECK_STEPS = 50
 """Steps between two checks for divergence; a check at every step would wait for the device each time."""
 
+DIVERGED = "training diverged"
+"""How the message about a diverged configuration begins."""
+
 
 class DivergedError(ArithmeticError):
     """A loss or a parameter became NaN or infinite, so no later number of the trial would be valid.
@@ -185,7 +188,7 @@ def _find_diverged(trial: TrialSetup, logged: Tensor, params: Params, task: Task
     for member in (~finite).nonzero().flatten().tolist():
         lost.setdefault(member // trial.seeds_each, []).append(trial.seeds[member])
     return {
-        position: f"training diverged in epoch {epoch} of task {task.index} (loss or parameters not finite; "
+        position: f"{DIVERGED} in epoch {epoch} of task {task.index} (loss or parameters not finite; "
         f"seeds {', '.join(map(str, seeds))})"
         for position, seeds in lost.items()
     }

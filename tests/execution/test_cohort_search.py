@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 
 from clsearch import LogRange
 from clsearch.execution.messages import reports_in
-from clsearch.execution.optuna_study import open_storage
+from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.searcher import OptunaSearcher
 from tests.builders import plan_of
 from tests.execution.reports import report_of as own

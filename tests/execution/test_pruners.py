@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState
 from scipy import stats
 
-from clsearch.execution.optuna_study import open_storage
+from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.pruners import MedianAtTask
 from clsearch.planning.options import Pruner
 from clsearch.records.early_stopping import describe_saving, rungs, summarize_early_stopping

@@ -16,7 +16,8 @@ from scipy.stats import qmc
 
 from clsearch import LogRange, Range
 from clsearch.common.errors import ConfigError
-from clsearch.execution.optuna_study import distributions_of, open_storage
+from clsearch.execution.optuna_journal import open_storage
+from clsearch.execution.optuna_study import distributions_of
 from clsearch.execution.searcher import reference_label, trial_label
 from clsearch.planning.spaces import grid
 from clsearch.records.study_file import JOURNAL

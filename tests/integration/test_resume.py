@@ -216,7 +216,13 @@ def test_a_study_that_is_done_is_told_again_and_nothing_is_trained_or_opened(
     assert mlflow_runs(results, "whole") == runs
 
 
-def test_more_trials_extend_a_study_and_keep_what_it_had(whole: StudyResult, results: Path) -> None:
+def test_more_trials_extend_a_study_and_keep_what_it_had(
+    whole: StudyResult, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even if Optuna's journal is damaged."""
+    journal = whole.plan.folder / "optuna.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:5], b"garbage\n", *lines[5:]]))
     second = study(results, "whole", trials=4, references=("finetuning", "joint")).run()
     assert [r.number for r in second.records] == [0, 1, 2, 3]
     assert [r.values for r in second.records[:2]] == [r.values for r in whole.records]
@@ -224,6 +230,8 @@ def test_more_trials_extend_a_study_and_keep_what_it_had(whole: StudyResult, res
     assert [r.algorithm for r in second.references] == ["finetuning", "joint"]
     assert "intransigence" in second.records[0].metrics
     assert len(optuna_trials(second.plan.folder)) == 4
+    assert "made again from the records of 2 trials" in " ".join(capsys.readouterr().err.split())
+    assert journal.with_name("optuna.journal.1").exists()
     labels = [f"trial_{number:05d}" for number in range(4)] + ["reference_finetuning", "reference_joint", "study"]
     runs = mlflow_runs(results, "whole")
     assert {run: count for run, count in runs.items() if run[0] != "final"} == {
@@ -231,6 +239,17 @@ def test_more_trials_extend_a_study_and_keep_what_it_had(whole: StudyResult, res
     }
     curves = list(second.plan.folder.glob("trials/*/learning_curve.csv"))
     assert {len(pd.read_csv(path)) for path in curves} == {10}  # five tasks, two seeds
+
+
+def test_a_renamed_study_goes_on_in_its_records_and_its_runs(whole: StudyResult, results: Path) -> None:
+    before, runs = written(whole.plan.folder), mlflow_runs(results, "whole")
+    for old, new in (("whole", "renamed"), ("renamed", "whole")):
+        (results / old).rename(results / new)
+        again = study(results, new, trials=4, references=("finetuning", "joint")).run()
+        assert again.exit_code == 0
+        assert [r.number for r in again.records] == [0, 1, 2, 3]
+        assert mlflow_runs(results, new) == runs
+    assert written(whole.plan.folder) == before
 
 
 def test_a_fresh_study_of_that_name_moves_the_first_one_aside(whole: StudyResult, results: Path) -> None:

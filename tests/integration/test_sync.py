@@ -16,6 +16,7 @@ from clsearch import LogRange, Study
 from clsearch.cli.main import main
 from clsearch.common.checked_files import write_json
 from clsearch.records.resume import study_lock
+from clsearch.tracking.stores import PLACE
 from tests.integration.servers import Served, free_ports
 from tests.integration.test_resume import CONTINUAL, study
 
@@ -30,7 +31,7 @@ def held(uri: str, name: str) -> dict[str, tuple[object, ...]]:
             key: sorted((p.step, p.value, p.timestamp) for p in client.get_metric_history(run.info.run_id, key))
             for key in run.data.metrics
         }
-        tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.")}
+        tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.") and k != PLACE}
         artifacts = sorted(artifact.path for artifact in client.list_artifacts(run.info.run_id))
         assert tags["label"] not in found
         found[tags["label"]] = (run.info.status, tags, run.data.params, points, artifacts)

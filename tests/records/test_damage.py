@@ -37,7 +37,7 @@ from clsearch.training.loop import learn_task
 from tests.builders import plan_of
 from tests.helpers import small_run
 from tests.refusals import broken
-from tests.reporting.html.test_report import evaluated, references_of, small_plan, trials_of, written
+from tests.study_folders import evaluated, references_of, small_plan, trials_of, written
 
 DAMAGE = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "damage.py")))
 NAME = DAMAGE.NAME

@@ -12,15 +12,15 @@ from clsearch import LogRange, Range
 from clsearch.records.ranking import (
     Cost,
     add_intransigence,
-    are_indistinguishable,
     best_json,
     choice_of,
     cost_of,
     difference_to_reference,
+    labels_close_to_first,
     rank,
     rerun_command,
 )
-from clsearch.records.trial_metrics import accuracy_matrices, metric_per_seed
+from clsearch.records.trial_metrics import accuracy_matrices, metric_of_each, metric_per_seed
 from tests.builders import plan_of, planned, record_of, study_of
 
 ACCURACY, FORGETTING = "average_accuracy", "average_forgetting"
@@ -251,21 +251,26 @@ def test_of_equal_trials_all_are_on_the_front_and_the_earliest_is_chosen(plan):
     assert ranking.best.number == 0
 
 
+def test_a_metric_of_many_trials_at_once_is_that_of_each(tmp_path, plan):
+    unlearning = plan_of(tmp_path, "amnesiac_lwf", unlearn=("2:1",), space={"distillation_factor": LogRange(1, 9)})
+    trials = [record_of(plan, n, [0.5 + 0.01 * n, 0.6, 0.7], learned=learned) for n, learned in enumerate((3, 2, 3, 1))]
+    trials += [record_of(unlearning, n, [0.5 + 0.01 * n, 0.6, 0.7]) for n in (4, 5)]
+    for learned in (None, 1):
+        found = metric_of_each(trials, ACCURACY, learned)
+        assert found == [pytest.approx(metric_per_seed(trial, ACCURACY, learned)) for trial in trials]
+    assert len({str(values) for values in metric_of_each(trials, ACCURACY)}) == len(trials)
+
+
 def test_alike_is_alike_in_every_objective(plan):
     best = record_of(plan, 0, BEST, forgetting=[0.1, 0.2, 0.3])
     in_both = record_of(plan, 1, LIKE, forgetting=[0.3, 0.1, 0.3])
     in_accuracy = record_of(plan, 2, LIKE, forgetting=[0.2, 0.31, 0.39])  # 10, 11 and 9 points more
     in_forgetting = record_of(plan, 3, WORSE, forgetting=[0.3, 0.1, 0.3])
-    both = (ACCURACY, FORGETTING)
-    assert [are_indistinguishable(best, other, both) for other in (best, in_both, in_accuracy, in_forgetting)] == [
-        1,
-        1,
-        0,
-        0,
-    ]
-    assert are_indistinguishable(best, in_accuracy, (ACCURACY,))
-    assert are_indistinguishable(best, in_forgetting, (FORGETTING,))
-    ranking = ranked([best, in_both, in_accuracy, in_forgetting], *both)
+    trials, both = [best, in_both, in_accuracy, in_forgetting], (ACCURACY, FORGETTING)
+    assert labels_close_to_first(trials, both) == {best.label, in_both.label}
+    assert labels_close_to_first(trials, (ACCURACY,)) >= {in_accuracy.label}
+    assert labels_close_to_first(trials, (FORGETTING,)) >= {in_forgetting.label}
+    ranking = ranked(trials, *both)
     assert ranking.best is best
     assert ranking.close == {best.label, in_both.label}
 

@@ -1,16 +1,20 @@
 """Going on with a study: who holds it, what must be as it was, and what a killed process leaves."""
 
 import json
+import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
+import torch
 
-from clsearch import LogRange
+from clsearch import LogRange, register
 from clsearch.common.errors import ConfigError
 from clsearch.common.files import atomic_path
+from clsearch.methods.registry import CUSTOM_METHODS, digest_classes
 from clsearch.records.resume import check_same, check_same_comparison, set_aside, study_lock
-from clsearch.records.study_file import read_study_json
+from clsearch.records.study_file import STUDY, read_study_json
 from clsearch.records.trials import read_trials
 from clsearch.records.writer import StudyWriter
 from tests.builders import plan_of, record_of
@@ -142,6 +146,104 @@ def test_images_may_lie_elsewhere_when_a_study_goes_on_and_must_be_the_same(tmp_
     assert problem.startswith("data (identity): must be ")
 
 
+# The user's own code
+
+
+class Own:
+    """A regularizer."""
+
+    logs = ()
+    trains_head = False
+
+    def __init__(self, strength):
+        self.strength = strength
+
+    def prepare(self, *others):
+        return None
+
+    def remember(self, network, benchmark, task, params, memory):
+        return memory
+
+
+class Other(Own):
+    """Another one."""
+
+
+def own_plan(folder, build, **settings):
+    register("own", build, settings=["penalty_factor"])
+    return plan_of(folder, "own", **({"space": {"penalty_factor": LogRange(1, 10)}} | settings))
+
+
+@pytest.fixture
+def no_method_stays():
+    yield
+    CUSTOM_METHODS.pop("own", None)
+
+
+def helper(factor):
+    return lambda config: Own(2 * factor)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (lambda config: Own(1), lambda config: Own(2)),
+        (partial(lambda strength, config: Own(strength), 1), partial(lambda strength, config: Own(strength), 2)),
+        (helper(1), helper(2)),
+        (lambda config: Own(1), lambda config: Other(1)),
+        (lambda config: Own(config.epochs), lambda config: Own(config.epochs + 1)),
+    ],
+)
+@pytest.mark.usefixtures("no_method_stays")
+def test_a_regularizer_that_changed_is_not_gone_on_with(tmp_path, before, after):
+    plan = begun(own_plan(tmp_path, before))
+    check_same(own_plan(tmp_path, before))
+    (problem,) = refusal(check_same, own_plan(tmp_path, after))
+    text = f"regularizers: must be the regularizers that it began with, as in the study in {plan.folder}; got other "
+    assert problem.startswith(text + "code or values. A folder can only be resumed")
+
+
+@pytest.mark.usefixtures("no_method_stays")
+def test_values_that_a_regularizer_draws_at_random_do_not_count(tmp_path):
+    for _ in range(2):
+        check_same(begun(own_plan(tmp_path, lambda config: Own(torch.rand(3)))))
+
+
+@pytest.mark.usefixtures("no_method_stays")
+def test_places_of_data_in_a_configuration_that_a_regularizer_keeps_do_not_count(tmp_path):
+    begun(own_plan(tmp_path, lambda config: Own(config), data_root=tmp_path / "here"))
+    check_same(own_plan(tmp_path, lambda config: Own(config), data_root=tmp_path / "there"))
+
+
+def made(shape, width=4):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, width))
+
+
+def made_otherwise(shape, width=4):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, width), torch.nn.ReLU())
+
+
+def test_a_backbone_that_changed_is_not_gone_on_with(tmp_path):
+    backbone = {"backbone": made, "hidden": None}
+    begun(plan_of(tmp_path, **backbone))
+    check_same(plan_of(tmp_path, **backbone))
+    made_otherwise.__qualname__ = "made"  # as after an edit
+    (problem,) = refusal(check_same, plan_of(tmp_path, **backbone | {"backbone": made_otherwise}))
+    assert problem.startswith("backbone_code: must be the backbone that it began with, as in the study in ")
+
+
+@pytest.mark.usefixtures("no_method_stays")
+def test_a_study_of_an_earlier_version_goes_on_with_its_own_digest_of_the_code(tmp_path):
+    plan = begun(own_plan(tmp_path, lambda config: Own(1)))
+    content = read_study_json(plan.folder)
+    del content["backbone_code"]
+    content["regularizers"] = digest_classes(plan.config)
+    (plan.folder / STUDY).write_text(json.dumps(content))
+    check_same(own_plan(tmp_path, lambda config: Own(1)))
+    (problem,) = refusal(check_same, own_plan(tmp_path, lambda config: Other(1)))
+    assert problem.startswith("regularizers: ")
+
+
 def test_another_algorithm_is_refused(tmp_path):
     begun(plan_of(tmp_path, "lwf"))
     problems = refusal(check_same, plan_of(tmp_path, "ewc", space={"penalty_factor": LogRange(1, 10)}))
@@ -192,6 +294,74 @@ def test_a_comparison_goes_on_with_the_same_studies(tmp_path):
     (problem,) = refusal(check_same_comparison, folder, "methods", {"a": "all-a", "b": "all-b"})
     assert "name: must be a comparison of methods, a, as in " in problem
     assert "; got methods, a, b" in problem
+
+
+# Renamed and copied
+
+
+def test_a_renamed_study_goes_on_under_its_new_name(tmp_path):
+    plan = begun(plan_of(tmp_path))
+    first = read_study_json(plan.folder)
+    plan.folder.rename(tmp_path / "other")
+    renamed = plan_of(tmp_path, name="other", trials=99)
+    check_same(renamed)
+    begun(renamed)
+    assert read_study_json(renamed.folder)["id"] == first["id"]
+    assert (first["name"], read_study_json(renamed.folder)["name"]) == ("mine", "other")
+
+
+def test_a_copy_beside_its_original_is_refused_and_the_original_goes_on(tmp_path):
+    plan = begun(plan_of(tmp_path))
+    copy = plan_of(tmp_path, name="copy")
+    shutil.copytree(plan.folder, copy.folder)
+    (problem,) = refusal(check_same, copy)
+    assert problem.startswith(f"name: must be the only folder of its study; got {copy.folder}, whose study is also in ")
+    assert str(plan.folder) in problem
+    check_same(plan)
+    check_same(plan_of(tmp_path, name="copy", fresh=True))
+    shutil.move(plan.folder, tmp_path / "elsewhere" / "mine")
+    check_same(copy)  # now it is the only one
+
+
+def test_of_two_copies_from_before_names_were_recorded_none_goes_on(tmp_path):
+    plan = begun(plan_of(tmp_path))
+    content = read_study_json(plan.folder)
+    del content["name"]
+    (plan.folder / STUDY).write_text(json.dumps(content))
+    check_same(plan)
+    copy = plan_of(tmp_path, name="copy")
+    shutil.copytree(plan.folder, copy.folder)
+    for each in (plan, copy):
+        assert [problem.rule for problem in refusal(check_same, each)] == ["study-not-copied"]
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_renamed_comparison_says_how_to_rename_its_studies_and_then_goes_on(tmp_path, ids):
+    plans = {label: begun(plan_of(tmp_path, name=f"all-{label}")) for label in "ab"}
+    known = {label: read_study_json(plan.folder)["id"] for label, plan in plans.items()}
+    content = {"kind": "methods", "studies": {"a": "all-a", "b": "all-b"}} | ({"ids": known} if ids else {})
+    folder, new = tmp_path / "renamed", {"a": "renamed-a", "b": "renamed-b"}
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps(content))
+    plans["a"].folder.rename(tmp_path / "renamed-a")
+    (problem,) = refusal(check_same_comparison, folder, "methods", new)
+    assert problem.rule == "comparison-studies-named"
+    assert problem.endswith(f"Rename the folders: mv {tmp_path / 'all-b'} {tmp_path / 'renamed-b'}")
+    plans["b"].folder.rename(tmp_path / "renamed-b")
+    check_same_comparison(folder, "methods", new)
+
+
+def test_a_study_of_a_comparison_that_was_renamed_is_not_trained_again(tmp_path):
+    plan = begun(plan_of(tmp_path, name="all-a"))
+    content = {"kind": "methods", "studies": {"a": "all-a"}, "ids": {"a": read_study_json(plan.folder)["id"]}}
+    folder = tmp_path / "all"
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps(content))
+    plan.folder.rename(tmp_path / "anything")
+    (problem,) = refusal(check_same_comparison, folder, "methods", {"a": "all-a"})
+    assert f"mv {tmp_path / 'anything'} {tmp_path / 'all-a'}" in problem
+    shutil.rmtree(tmp_path / "anything")
+    check_same_comparison(folder, "methods", {"a": "all-a"})  # somebody deleted it: it begins anew
 
 
 # study.json

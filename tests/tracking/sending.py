@@ -21,8 +21,10 @@ FOUND = {
 INTRANSIGENCE = {"intransigence": 0.25, "intransigence/std": 0.125}
 
 
-def tracker_of(plan, warnings, uri=None, study_id="an-id"):
-    return Tracker(description(plan) | {"id": study_id}, plan.folder, uri, warnings.append)
+def tracker_of(plan, warnings, uri=None, study_id=None):
+    return Tracker(
+        description(plan) | {"id": study_id or f"{plan.options.name} has this id"}, plan.folder, uri, warnings.append
+    )
 
 
 def artifacts(told, run):
@@ -31,7 +33,7 @@ def artifacts(told, run):
     return told.plan.folder.parent / "mlartifacts" / told.plan.options.name / run.info.run_id / "artifacts"
 
 
-def sent(plan, records=(), uri=None, finished=True, study_id="an-id"):
+def sent(plan, records=(), uri=None, finished=True, study_id=None):
     """Tell MLflow these records; gives the warnings."""
     warnings = []
     tracker = tracker_of(plan, warnings, uri, study_id)

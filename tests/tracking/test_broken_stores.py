@@ -111,7 +111,7 @@ def test_a_record_that_a_store_refuses_does_not_hold_up_the_others(told, results
 def test_a_store_whose_maker_was_killed_is_made_anew(tmp_path):
     """MLflow can't open a SQLite file whose tables were made in part."""
     half = "import sys, threading, os, time\nfrom pathlib import Path\n"
-    half += "from clsearch.tracking.study_runs import new_store\n"
+    half += "from clsearch.tracking.run_store import new_store\n"
     half += "threading.Thread(target=new_store, args=(Path(sys.argv[1]),), daemon=True).start()\n"
     half += (
         "while not os.path.exists(sys.argv[1]) or os.path.getsize(sys.argv[1]) < 1:\n    time.sleep(0.001)\nos._exit(9)"

@@ -34,7 +34,7 @@ def test_the_address_of_a_comparison_names_the_runs() -> None:
 
 
 def test_the_address_of_the_trials_names_the_view() -> None:
-    page = trials_page("http://here", "7", view_name({"id": "0123456789abcdef"}))
+    page = trials_page("http://here", "7", view_name("0123456789abcdef"))
     assert page == "http://here/#/experiments/7/runs?viewStateShareKey=trials-01234567"
 
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import optuna
 import plotly.graph_objects as go
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from clsearch.common.files import write_atomically
-from clsearch.records.study_file import JOURNAL
 from clsearch.records.study_record import StudyRecord, read_study
 from clsearch.reporting import captions, provenance_text
 from clsearch.reporting.answer_text import explain_missing_picture, write_answer, write_notes, write_question
@@ -28,7 +24,7 @@ from clsearch.reporting.html.search_plots import (
 )
 from clsearch.reporting.html.task_plots import plot_forgetting, plot_matrix, plot_tasks
 from clsearch.reporting.html.unlearning import make_unlearning_sections
-from clsearch.reporting.importances import compute_importances
+from clsearch.reporting.importances import compute_importances, study_of
 
 __all__ = ["COMPARISON_REPORT", "REPORT", "make_figures", "write_comparison", "write_report"]
 
@@ -108,22 +104,13 @@ def make_reproduction_section(study: StudyRecord) -> Section:
 
 
 def read_importances(study: StudyRecord) -> dict[str, float]:
-    """The importance of each hyperparameter, from best.json; computed from Optuna's journal if the search goes on.
+    """The importance of each hyperparameter, from best.json; computed from the trials if the search goes on.
 
     The computation takes seconds for hundreds of trials, so the end of a search stores its result.
     """
     if study.best.get("trials", {}).get("finished", 0) == len(study.in_state("finished")):
         return dict(study.best.get("importance", {}))
-    path = study.folder / JOURNAL
-    if not path.exists():
-        return {}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = JournalStorage(JournalFileBackend(str(path)))
-        names = optuna.get_all_study_names(storage)
-    except Exception:  # Optuna raises many types for a damaged journal, which costs the report one picture
-        return {}
-    return compute_importances(optuna.load_study(study_name=names[0], storage=storage)) if names else {}
+    return compute_importances(study_of(study.trials, study.space, study.objective))
 
 
 PICTURES: list[tuple[str, str, Plot, Caption]] = [

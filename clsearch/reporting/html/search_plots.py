@@ -150,28 +150,30 @@ def plot_workers(study: StudyRecord) -> go.Figure | None:
         return None
     origin = min(begin for begin, _, _ in spans)
     colors = {"finished": BLUE, "pruned": GREY, "failed": RED}
-    figure = go.Figure()
+    bars: dict[str, list[tuple[float, float, str, str]]] = {}  # one trace per kind: a trace takes milliseconds to make
     lanes: list[float] = []
-    seen: set[str] = set()
     for begin, end, record in sorted(spans, key=lambda span: span[0]):
         lane = next((n for n, free in enumerate(lanes) if free <= begin + 0.5), len(lanes))
         lanes[lane : lane + 1] = [end]
         kind = "reference" if record.number is None else record.state
         label = record.label if record.number is None else describe_trial(record, study.objective)
+        text = f"{label}<br>{end - begin:.1f} s, {record.place}"
+        bars.setdefault(kind, []).append((begin - origin, end - begin, f"{lane + 1}", text))
+    figure = go.Figure()
+    for kind, drawn in bars.items():
+        begins, lengths, workers, texts = zip(*drawn, strict=True)
         figure.add_bar(
-            x=[end - begin],
-            base=[begin - origin],
-            y=[f"{lane + 1}"],
+            x=lengths,
+            base=begins,
+            y=workers,
             orientation="h",
             name=kind,
-            legendgroup=kind,
-            showlegend=kind not in seen,
             marker={"color": colors.get(kind, "#009e73"), "line": {"width": 0.5}},
-            text=f"{label}<br>{end - begin:.1f} s, {record.place}",
+            text=texts,
             hoverinfo="text",
             textposition="none",
         )
-        seen.add(kind)
+    figure.update_yaxes(categoryorder="array", categoryarray=[f"{n}" for n in range(1, len(lanes) + 1)])
     figure.update_xaxes(title="seconds since the first trial began")
     figure.update_yaxes(title="worker", autorange="reversed", type="category")
     return apply_style(figure, 160 + 30 * min(len(lanes), 20), barmode="overlay")

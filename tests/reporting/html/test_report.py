@@ -14,7 +14,8 @@ from clsearch.cli.main import main
 from clsearch.common.checked_files import write_json
 from clsearch.common.errors import ConfigError
 from clsearch.common.statistics import paired_difference
-from clsearch.execution.optuna_study import distributions_of, open_storage
+from clsearch.execution.optuna_journal import open_storage
+from clsearch.execution.optuna_study import distributions_of
 from clsearch.planning.plan import Plan
 from clsearch.records.early_stopping import describe_saving, summarize_early_stopping
 from clsearch.records.ranking import cost_of
@@ -276,9 +277,11 @@ def test_a_bar_is_as_long_as_the_training_and_bars_of_a_worker_do_not_overlap(tm
         records.append(replace(record, seconds=float(seconds), times=times, place="here"))
     study = read_study(written(plan, records))
     assert [round(end - begin) for begin, end, _ in trial_spans(study)] == [10, 4, 7, 3]
-    bars = [(trace.y[0], trace.base[0], trace.x[0]) for trace in plot_workers(study).data]
-    assert [lane for lane, _, _ in bars] == ["1", "2", "2", "1"]
-    assert all("here" in trace.text for trace in plot_workers(study).data)
+    (trace,) = plot_workers(study).data
+    assert trace.y == ("1", "2", "2", "1")
+    assert trace.base == pytest.approx((0, 0.5, 5, 11))
+    assert trace.x == pytest.approx((10, 4, 7, 3))
+    assert all("here" in text for text in trace.text)
 
 
 # Several studies

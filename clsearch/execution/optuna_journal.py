@@ -1,0 +1,257 @@
+"""Optuna's journal: opened, compared with the trials' records, and made again from them if it is missing or damaged.
+
+The records hold all that the journal says of a trial: its number, values, progress, end and score. A trial that was
+asked for and has no record yet is in the journal alone, and is asked for again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
+
+from clsearch.common.errors import ConfigError, Refusal
+from clsearch.common.files import atomic_path
+from clsearch.common.formatting import count_of, relative_path
+from clsearch.config.hyperparameters import Space
+from clsearch.execution.optuna_study import (
+    asked_of,
+    distributions_of,
+    generation_attribute,
+    population_of,
+    skip_points,
+)
+from clsearch.execution.pruners import pruner_of
+from clsearch.planning.objectives import direction
+from clsearch.planning.plan import Plan
+from clsearch.planning.spaces import grid
+from clsearch.records.resume import set_aside
+from clsearch.records.study_file import JOURNAL
+from clsearch.records.trial_metrics import metrics_after
+from clsearch.records.trials import STATE_FILE, TrialRecord, read_trials
+from clsearch.training.loop import DIVERGED
+
+REASON = "reason"
+"""Attribute of diverged trials: the reason."""
+
+LEFT: dict[str, tuple[OptunaState, ...]] = {"finished": (OptunaState.COMPLETE,), "pruned": (OptunaState.PRUNED,)}
+LEFT["failed"] = (OptunaState.PRUNED, OptunaState.FAIL)
+"""State of an ended record -> states of its trial in the journal."""
+
+Records = Mapping[int, TrialRecord]
+"""Optuna's number -> record."""
+
+
+def open_storage(plan: Plan, say: Callable[[str], object] = lambda line: None) -> optuna.Study:
+    """Open the Optuna study of a plan in its journal, or create it, and queue the whole grid if there is one.
+
+    The process must hold the study (`resume.study_lock`).
+
+    Args:
+        plan: The study.
+        say: Called with a line about a journal that was made again.
+
+    Raises:
+        ConfigError: The study has asked for more trials than the plan has.
+    """
+    optuna.logging.set_verbosity(optuna.logging.INFO if plan.options.verbose else optuna.logging.WARNING)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    study = open_journal(plan, say)
+    # GridSampler raises at the last `tell` outside `optimize`; a queue gives the same points.
+    for point in islice(grid_of(plan), len(study.get_trials(deepcopy=False)), None):
+        study.enqueue_trial(point)
+    asked = len(asked_of(study))
+    if asked > plan.trials:
+        text = f"trials: must be at least {asked}, the number of trials that the study already has; got {plan.trials}"
+        raise ConfigError([Refusal("trials-begun", text)])
+    return study
+
+
+def grid_of(plan: Plan) -> Iterator[dict[str, float]]:
+    """Return the points of a grid search, in the order of its trials; none of another search."""
+    searched = plan.options.sampler == "grid" and plan.space
+    return iter(grid(plan.space, plan.options.grid_points) if searched else ())
+
+
+def open_journal(plan: Plan, say: Callable[[str], object]) -> optuna.Study:
+    """Open the Optuna study of a plan in its journal.
+
+    A journal that is missing, damaged or different from the trials' records is made again from the records. The process
+    must hold the study (`resume.study_lock`).
+
+    Args:
+        plan: The study.
+        say: Called with a line about a journal that was made again.
+    """
+    journal, records = plan.folder / JOURNAL, read_numbered(plan)
+    mend(journal)
+    study, problem = try_to_load(journal, plan, records)
+    if study is not None and not problem:
+        return study
+    if not records and (not journal.exists() or (journal.is_file() and not journal.stat().st_size)):
+        return create(journal, plan)
+    kept = make_again(plan, records)
+    place = f"; the old one is kept as {kept.name}" if kept else ""
+    source = f"from the records of {count_of(len(records), 'trial')}"
+    say(f"Optuna's journal {relative_path(journal)} {problem}: made again {source}{place}")
+    return load(journal, plan)
+
+
+def mend(journal: Path) -> None:
+    """Repair what a killed process can leave: a lock, which blocks every write, and an incomplete last line."""
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):
+        lock.unlink(missing_ok=True)
+    if journal.is_file():
+        with journal.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def read_numbered(plan: Plan) -> dict[int, TrialRecord]:
+    """Read the records of a plan's trials that hold its searched values, by Optuna's number."""
+    return {
+        record.number: record
+        for label, record in read_trials(plan.folder).items()
+        if record.number is not None
+        and label == trial_label(record.number)
+        and {*record.values} == {*plan.space}
+        and fits(record.values, plan.space)
+    }
+
+
+def fits(values: Mapping[str, float], space: Space) -> bool:
+    """Return True if a space has each of these values."""
+    return all(name in space and space[name].low <= value <= space[name].high for name, value in values.items())
+
+
+def try_to_load(journal: Path, plan: Plan, records: Records) -> tuple[optuna.Study | None, str]:
+    """Load the study in a journal, and say what is wrong with it; "" if nothing is."""
+    if not journal.exists():
+        return None, "was missing"
+    try:
+        check_lines(journal)
+        study = load(journal, plan)
+        return study, find_difference(study, plan, records)
+    except Exception as error:  # Optuna replays a journal without checks, so damage raises anything
+        return None, f"was damaged ({type(error).__name__})"
+
+
+def check_lines(journal: Path) -> None:
+    """Check that each line is an operation. Optuna overlooks damage in the last one, and fails when it is followed."""
+    for line in journal.read_bytes().splitlines():
+        _ = json.loads(line)["op_code"]
+
+
+def load(journal: Path, plan: Plan) -> optuna.Study:
+    """Load the study that was begun last in a journal; its name can be that of a folder that was renamed."""
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    name = optuna.get_all_study_names(storage)[-1]
+    return optuna.load_study(study_name=name, storage=storage, pruner=pruner_of(plan))
+
+
+def create(journal: Path, plan: Plan) -> optuna.Study:
+    """Create the study of a plan in a new journal."""
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(journal))),
+        study_name=plan.options.name,
+        directions=[direction(name) for name in plan.objectives],
+        pruner=pruner_of(plan),
+    )
+
+
+def find_difference(study: optuna.Study, plan: Plan, records: Records) -> str:
+    """Say where a journal differs from a plan or from records; "" if it agrees.
+
+    Of a trial whose record has no end, the journal may know more: Optuna hears of an end before the record is written.
+    """
+    if [each.name.lower() for each in study.directions] != [direction(name) for name in plan.objectives]:
+        return "had other objectives"
+    trials, ranges = study.get_trials(deepcopy=False), distributions_of(plan.space)
+    for trial in trials:
+        known = {name: ranges.get(name) for name in trial.distributions}
+        if trial.distributions != known or not fits(trial.params, plan.space):
+            return f"had other ranges in {trial_label(trial.number)}"
+    for number, record in sorted(records.items()):
+        if number >= len(trials) or not agrees(trials[number], record, plan.objectives):
+            return f"did not agree with the record of {record.label}"
+    return ""
+
+
+def agrees(trial: FrozenTrial, record: TrialRecord, objectives: tuple[str, ...]) -> bool:
+    """Return True if a trial of a journal says no other than its record."""
+    if trial.params != record.values or trial.state not in LEFT.get(record.state, (trial.state,)):
+        return False
+    return record.state != "finished" or trial.values == [record.metrics[name] for name in objectives]
+
+
+def make_again(plan: Plan, records: Records) -> Path | None:
+    """Make the journal from records; return the new place of the old one, None if there was none.
+
+    A number without a record waits to be asked for. What is left of its training goes: it gets other values.
+    """
+    journal, labels = plan.folder / JOURNAL, {record.label for record in records.values()}
+    for state in plan.folder.glob(f"trials/trial_*/{STATE_FILE}"):
+        if state.parent.name not in labels:
+            state.unlink()
+    with atomic_path(journal) as temporary:
+        study = create(temporary, plan)
+        study.add_trials(make_trials(plan, records))
+        skip_points(plan, study, max(records, default=0))
+        kept = set_aside(journal)
+    return kept
+
+
+def make_trials(plan: Plan, records: Records) -> Iterator[FrozenTrial]:
+    """Make the trials of a journal from the records, as the searcher would have told them, in order."""
+    points, finished = grid_of(plan), 0
+    for number in range(max(records, default=-1) + 1):
+        point = next(points, None)
+        if number not in records:
+            attributes = {} if point is None else {"fixed_params": point}
+            yield create_trial(state=OptunaState.WAITING, system_attrs=attributes)
+            continue
+        generation = generation_attribute(finished // population_of(plan))
+        yield make_trial(plan, records[number], generation if plan.options.sampler == "nsga2" else {})
+        finished += records[number].state == "finished"
+
+
+def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, int]) -> FrozenTrial:
+    """Make a trial of a journal from its record."""
+    diverged = record.state == "failed" and record.reason.startswith(DIVERGED)
+    states = {"finished": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED, "failed": OptunaState.FAIL}
+    state = OptunaState.PRUNED if diverged else states.get(record.state, OptunaState.RUNNING)
+    scores, values = find_progress(plan, record), None
+    if state is OptunaState.COMPLETE:
+        values = [record.metrics[name] for name in plan.objectives]
+    elif state is OptunaState.PRUNED and scores:  # as Optuna does
+        values = [scores[max(scores)]]
+    return create_trial(
+        state=state,
+        values=values,
+        params=record.values,
+        distributions=distributions_of(plan.space),
+        intermediate_values=scores,
+        user_attrs={REASON: record.reason} if diverged else {},
+        system_attrs=system_attributes,
+    )
+
+
+def find_progress(plan: Plan, record: TrialRecord) -> dict[int, float]:
+    """Return the objective after each learned task; Optuna takes none with several objectives."""
+    if len(plan.objectives) > 1:
+        return {}
+    (name,), learned = plan.objectives, record.tasks_learned
+    found = {step: metrics_after(record, step) for step in range(1, learned)} | {learned: record.metrics}
+    return {step: metrics[name] for step, metrics in found.items() if name in metrics}
+
+
+def trial_label(number: int) -> str:
+    """Return the name of a trial in folders and runs."""
+    return f"trial_{number:05d}"
