@@ -101,7 +101,7 @@ def record_opening(
         now = datetime.now(UTC).isoformat(timespec="seconds")
         opening = Opening(data, now, study, algorithm, dict(values), tuple(seeds), before, tuple(also))
         line = json.dumps(seal(opening.as_json()), ensure_ascii=False).encode()
-        write_atomically(ledger, b"".join(text + b"\n" for text in [*_lines(ledger), line]))
+        write_atomically(ledger, b"".join(text + b"\n" for text in [*_lines(ledger).values(), line]))
     return opening
 
 
@@ -109,7 +109,7 @@ def read_openings(results: Path) -> list[OpeningJson]:
     """Read all openings of a results folder, oldest first. Raises ConfigError if the ledger is damaged."""
     ledger = results / LEDGER
     found = []
-    for number, line in enumerate(_lines(ledger), start=1):
+    for number, line in _lines(ledger).items():
         try:
             found.append(check_json(ledger, line, OpeningJson))
         except DamagedFile as error:
@@ -122,12 +122,12 @@ def check_ledger(results: Path) -> None:
     read_openings(results)
 
 
-def _lines(ledger: Path) -> list[bytes]:
-    """Return the lines of a ledger; none if there is no ledger. A ledger is never empty: that is damage."""
+def _lines(ledger: Path) -> dict[int, bytes]:
+    """Return the lines of a ledger by their numbers; none without a ledger. It is never empty: that is damage."""
     try:
-        lines = [line for line in ledger.read_bytes().split(b"\n") if line.strip()]
+        lines = {n: line for n, line in enumerate(ledger.read_bytes().split(b"\n"), start=1) if line.strip()}
     except FileNotFoundError:
-        return []
+        return {}
     except OSError as error:
         raise ConfigError([_damage(ledger, error.strerror or type(error).__name__)]) from None
     if not lines:

@@ -8,32 +8,33 @@ import signal
 import subprocess
 import sys
 import time
+from subprocess import PIPE
 
 import pytest
 
 WAITS = """
-import signal, sys, time
+import os, signal, sys
 from clsearch.common.interrupts import ignore_interrupts, signals_as_interrupt
 {before}
 heard, said = 0, False
 with signals_as_interrupt():
-    until = time.monotonic() + {seconds}
-    while time.monotonic() < until:
+    while True:
         try:
             if not said:
                 said = True
                 print("ready", flush=True)
-            time.sleep(max(0, until - time.monotonic()))
+            if not os.read(0, 1):  # until the input ends
+                break
         except KeyboardInterrupt:
             heard += 1
             {inside}
-print("heard", heard)
+{after}
 """
 
 
-def waiting(seconds: float = 2.0, before: str = "", inside: str = "pass") -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", WAITS.format(seconds=seconds, before=before, inside=inside)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+def waiting(before: str = "", inside: str = "pass") -> subprocess.Popen[str]:
+    script = WAITS.format(before=before, inside=inside, after='print("heard", heard)')
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=PIPE, stdout=PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
@@ -43,13 +44,14 @@ def heard_by(process: subprocess.Popen[str], *signals: tuple[float, signal.Signa
     for seconds, number in signals:
         time.sleep(seconds)
         process.send_signal(number)
+    time.sleep(0.2)  # the last one arrives before the input ends
     said, _ = process.communicate(timeout=30)
     return int(said.split()[-1])
 
 
 @pytest.mark.slow
 def test_signals_in_short_order_are_one_interrupt_and_a_later_one_is_another():
-    process = waiting(3.0)
+    process = waiting()
     assert heard_by(process, (0, signal.SIGTERM), (0.1, signal.SIGHUP), (0, signal.SIGTERM), (1.5, signal.SIGINT)) == 2
 
 
@@ -64,11 +66,16 @@ def test_a_signal_that_is_ignored_stays_so_and_all_are_once_a_process_ends():
 @pytest.mark.slow
 def test_output_to_a_terminal_that_closes_is_no_error():
     own, theirs = pty.openpty()
-    script = WAITS.format(seconds=30, before="", inside="break").replace('print("heard", heard)', "sys.exit(7)")
-    script = script.replace("            break", "            print('more', flush=True)\n            break")
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=theirs, stderr=theirs)
+    script = WAITS.format(
+        before="signal.signal(signal.SIGHUP, signal.SIG_DFL)",  # nohup ignores it
+        inside="print('more', flush=True); break",
+        after="sys.exit(7)",
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=PIPE, stdout=theirs, stderr=theirs)
     os.close(theirs)
     assert b"ready" in os.read(own, 100)
     os.close(own)
     process.send_signal(signal.SIGHUP)
     assert process.wait(30) == 7
+    assert process.stdin is not None
+    process.stdin.close()

@@ -189,12 +189,6 @@ def test_memory_that_does_not_suffice_fails_those_that_go_on_with_the_remedy(tmp
         assert "a smaller --cohort (now 3), a smaller --batch-size or fewer --seeds" in report.failed
 
 
-def test_the_state_of_another_configuration_is_refused(tmp_path):
-    EWCTrainable(config=cohort_of(tmp_path)).train()
-    with pytest.raises(ValueError, match="must belong to this configuration and these seeds"):
-        EWCTrainable(config=cohort_of(tmp_path, FACTORS | {"b": 6.0}))
-
-
 def test_a_request_survives_the_way_to_a_worker_and_is_as_short_as_a_name(tmp_path):
     request = cohort_of(tmp_path)[REQUEST]
     sent = cloudpickle.loads(cloudpickle.dumps(request))

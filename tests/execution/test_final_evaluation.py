@@ -479,7 +479,7 @@ def test_more_training_images_or_another_order_of_classes_are_the_same_test_data
 
 def test_a_ledger_that_cannot_be_read_is_said_before_test_data_is(tmp_path):
     (tmp_path / "test_openings.jsonl").write_text("<<<<<<< HEAD\n")
-    with pytest.raises(SealedError, match=r"^results: the ledger of test data must be whole, .* line 1 is no JSON"):
+    with pytest.raises(SealedError, match=r"^results: the ledger of test data must be whole, .* line 1: no JSON"):
         opened(config_of(), tmp_path)
 
 
@@ -544,7 +544,7 @@ def test_a_damaged_ledger_is_refused_before_the_search(tmp_path):
     (tmp_path / LEDGER).write_text("{}\n")
     (problem,) = refusals(check_sealed, planned_on(tmp_path))
     assert (problem.field, problem.rule) == ("results", "ledger-whole")
-    assert "line 1 has no usable data, when, study, algorithm, values, seeds, before" in problem
+    assert "line 1: key data: missing" in problem
 
 
 def test_a_mended_moved_or_regrouped_test_set_is_the_same(pets, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from clsearch.cli.main import main
+from clsearch.common.checked_files import seal
 from clsearch.execution.rerun import rerun
 from clsearch.planning.plan import Plan
 from clsearch.records.trials import TrialRecord
@@ -85,7 +87,8 @@ def test_a_trial_that_comes_out_otherwise_is_told_by_how_much_and_exits_with_1(f
 def test_other_software_is_named(folder: Path) -> None:
     path = folder / "study.json"
     text = path.read_text()
-    path.write_text(text.replace(f'"torch": "{version("torch")}"', '"torch": "1.0"'))
+    content = json.loads(text)
+    path.write_text(json.dumps(seal(content | {"versions": content["versions"] | {"torch": "1.0"}})))
     try:
         found = rerun(folder, "0", None, "cpu", 1, lambda said: None)
     finally:

@@ -36,7 +36,7 @@ from clsearch.records.writer import StudyWriter
 from clsearch.training.loop import learn_task
 from tests.builders import plan_of
 from tests.helpers import small_run
-from tests.refusals import broken
+from tests.refusals import broken, refusals
 from tests.study_folders import evaluated, references_of, small_plan, trials_of, written
 
 DAMAGE = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "damage.py")))
@@ -250,9 +250,9 @@ def test_a_damaged_ledger_is_refused_by_its_line_and_stays(tmp_path: Path, damag
     content = damage(ledger.read_bytes())
     ledger.write_bytes(content)
     for call in (lambda: read_openings(tmp_path), lambda: record_opening(tmp_path, "digits", "a", "lwf", {}, (1,))):
-        with pytest.raises(DamagedFile) as error:
-            call()
-        assert error.value.why.startswith(why)
+        (problem,) = refusals(call)
+        assert problem.rule == "ledger-whole"
+        assert f"{LEDGER}: {why}" in problem
     assert ledger.read_bytes() == content
 
 

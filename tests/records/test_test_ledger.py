@@ -128,14 +128,14 @@ WHOLE = {"data": "a", "when": "now", "study": "s", "algorithm": "lwf", "values":
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        (b"<<<<<<< HEAD", "is no JSON"),
-        (b'{"data": "a"', "is no JSON"),
-        (b"\xff\xfe", "is no JSON"),
-        (b"[" * 20_000, "is no JSON"),
-        (b"[]", "is no object"),
-        (json.dumps(WHOLE | {"before": "1"}).encode(), "has no usable before"),
-        (json.dumps(WHOLE | {"also": "x"}).encode(), "has no usable also"),
-        (json.dumps({**WHOLE, "data": None}).encode(), "has no usable data"),
+        (b"<<<<<<< HEAD", "no JSON"),
+        (b'{"data": "a"', "no JSON"),
+        (b"\xff\xfe", "no JSON"),
+        (b"[" * 20_000, "no JSON"),
+        (b"[]", "a list, not a JSON object"),
+        (json.dumps(WHOLE | {"before": "1"}).encode(), "key before: "),
+        (json.dumps(WHOLE | {"also": "x"}).encode(), "key also: "),
+        (json.dumps({**WHOLE, "data": None}).encode(), "key data: "),
     ],
 )
 def test_a_damaged_line_is_refused_by_file_and_line_with_what_to_do(tmp_path, line, what):
@@ -143,7 +143,8 @@ def test_a_damaged_line_is_refused_by_file_and_line_with_what_to_do(tmp_path, li
     for call in (check_ledger, read_openings, opened):
         (problem,) = refusals(call, tmp_path)
         assert (problem.field, problem.rule) == ("results", "ledger-whole")
-        assert f"{LEDGER}: line 3 {what}. Mend the line" in problem
+        assert f"{LEDGER}: line 3: {what}" in problem
+        assert "Mend the line" in problem
 
 
 def test_a_folder_in_place_of_the_ledger_is_refused(tmp_path):

@@ -62,7 +62,7 @@ def test_images_that_differ_are_refused_with_the_option_that_brings_them_togethe
     write_images(pets, ["g", "h"], **form)
     text = refused("--benchmark", f"folder:{pets}")
     assert re.search(rf"^error: benchmark: {option}; got 24 .* \(a/\d+\.png\), 8 {kinds} \(g/\d+\.png\)$", text, re.M)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     assert cached(tmp_path) == []
 
 
@@ -71,7 +71,7 @@ def test_a_corrupt_image_is_refused_and_named(refused, tmp_path, pets):
         path.write_bytes(b"<html>This image has moved.</html>")
     text = refused("--benchmark", f"folder:{pets}")
     assert re.search(r"^error: benchmark: every image must be readable; got e/\d+\.png \(.*\), e/", text, re.M)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
     assert cached(tmp_path) == []
 
 

@@ -123,7 +123,8 @@ def test_in_what_is_said_while_a_study_runs(place, tmp_path):
     mirror.end()
     tracker = Tracker(read_study_json(study.folder), study.folder, place, warned.append)
     tracker.warn = warned.append
-    tracker._warn_once(OSError(f"cannot reach {place}; user planteduser with planted-password, planted-value"))
+    apart = "; user planteduser with planted-password, planted-value" if place == PLACES[0] else ""
+    tracker._warn_once(OSError(f"cannot reach {place}{apart}"))
     assert len(warned) >= 2
     assert_nowhere(*warned, str(check_mlflow(place)))
 
@@ -150,6 +151,7 @@ def test_in_a_question_and_in_a_record_of_an_earlier_version(tmp_path):
     StudyWriter(plan).begin()
     content = json.loads((plan.folder / "study.json").read_text())
     assert_nowhere(json.dumps(content))
+    del content["format"], content["digest"]  # as in 0.1
     content |= {"command": ["python", "--mirror", PLACES[1]], "question": question}
     (plan.folder / "study.json").write_text(json.dumps(content))
     shown = write_question(read_study(plan.folder)) + str(read_study_json(plan.folder))
