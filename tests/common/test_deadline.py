@@ -13,6 +13,8 @@ from clsearch.records.mirror import check_mirror
 from clsearch.tracking.store_check import check_tracking
 from tests.refusals import refusals
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 0.6
 
 

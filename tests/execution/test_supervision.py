@@ -17,6 +17,8 @@ from clsearch.execution import ray_liveness
 from clsearch.execution.ray_liveness import what_died
 from clsearch.execution.supervision import SearchGuard, SearchStopped, StopRequested, supervised
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def raylet() -> Iterator[subprocess.Popen[bytes]]:

@@ -20,7 +20,7 @@ from clsearch.reporting.trial_names import format_run_name
 from tests.integration.servers import Served
 from tests.reporting.html.test_report import SECTIONS
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.system]
 
 
 @pytest.fixture(scope="module")

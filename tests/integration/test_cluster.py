@@ -20,6 +20,8 @@ from clsearch.training.loop import learn_sequence
 from clsearch.training.trial_setup import build_trial
 from tests.integration.clusters import Nodes, cluster
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 
 TINY = ["--seeds", "2", "--hidden", "16", "--no-final", "--trials", "2"]

@@ -129,6 +129,7 @@ def test_a_studys_command_would_do_what_it_says(place: Path, capsys: pytest.Capt
     assert "task-seed trainings" in said.out
 
 
+@pytest.mark.system
 def test_the_first_steps_can_be_followed_in_their_order(place: Path, run_here, capsys) -> None:
     """With less training; the commands themselves are the page's."""
     for command in commands(ROOT / FIRST_STEPS):
@@ -151,6 +152,7 @@ def test_the_first_steps_can_be_followed_in_their_order(place: Path, run_here, c
     assert Study.open("results/best_on_ten").best.seeds == tuple(range(10))
 
 
+@pytest.mark.system
 def test_what_looks_at_a_study_does_what_the_pages_say(place: Path, run_here, server: Served, capsys) -> None:
     """On a small study of the name that the pages have; of others, a copy of it."""
     args = ["--trials", "15", "--seeds", "2", "--report-seeds", "2", *SMALL]
@@ -211,6 +213,7 @@ def test_the_page_of_the_own_algorithm_has_the_scripts(place: Path) -> None:
         assert (told.co_code, told.co_names) == (real.co_code, real.co_names)
 
 
+@pytest.mark.system
 def test_the_script_and_the_notebook_of_the_first_steps_run(place: Path, ray_session: str, capsys) -> None:
     script, notebook = fenced(ROOT / FIRST_STEPS, "python")
     (place / "wide_ewc.py").write_text(script)

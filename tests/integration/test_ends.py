@@ -30,6 +30,8 @@ from mlflow.tracking import MlflowClient
 
 from tests.integration.scripts import wait_for
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 SWEEP = "studies/lwf_temperature_sweep.py"
 SMALL = ["--seeds", "1", "--hidden", "16", "--no-final", "--max-concurrent", "1"]

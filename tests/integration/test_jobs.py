@@ -21,6 +21,8 @@ import pytest
 from tests.integration.clusters import own_environment
 from tests.integration.servers import free_ports
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 
 TINY = ["--trials", "2", "--seeds", "2", "--epochs", "1", "--hidden", "16", "--report-seeds", "2"]

@@ -59,6 +59,7 @@ def test_a_trial_that_does_not_fit_into_memory_fails_and_the_others_say_which_gp
     assert {record.restarts for record in read_trials(results / "greedy").values()} == {0}
 
 
+@pytest.mark.system
 def test_a_worker_that_the_nodes_memory_costs_says_so(tmp_path: Path) -> None:
     """Ray kills workers when a node's memory is nearly full, which it is here from the first byte."""
     study = f"Study(algorithm='lwf', space={{}}, trials=1, references=(), epochs=1, results={str(tmp_path)!r})"

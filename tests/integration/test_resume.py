@@ -99,6 +99,7 @@ def records_of(folder: Path) -> dict[str, TrialRecord]:
     return read_trials(folder)
 
 
+@pytest.mark.system
 def test_a_killed_study_ends_with_as_many_trials_as_it_was_to_have_and_none_twice(survivor) -> None:
     results, output = survivor
     mine = results / "chaos"
@@ -113,6 +114,7 @@ def test_a_killed_study_ends_with_as_many_trials_as_it_was_to_have_and_none_twic
     assert output.count("Best configuration") == 1
 
 
+@pytest.mark.system
 def test_every_matrix_of_a_killed_study_is_bit_for_bit_the_one_of_an_unbroken_training(survivor) -> None:
     records = records_of(survivor[0] / "chaos")
     assert len(records) == TRIALS + 2  # two are references
@@ -121,6 +123,7 @@ def test_every_matrix_of_a_killed_study_is_bit_for_bit_the_one_of_an_unbroken_tr
         assert len(record.times) == record.tasks_learned == 5
 
 
+@pytest.mark.system
 def test_mlflow_has_each_trial_of_a_killed_study_once_and_every_step_once(survivor) -> None:
     results, _ = survivor
     labels = [f"trial_{number:05d}" for number in range(TRIALS)] + ["reference_finetuning", "reference_joint"]
@@ -135,6 +138,7 @@ def test_mlflow_has_each_trial_of_a_killed_study_once_and_every_step_once(surviv
         assert run.data.metrics["average_accuracy"] == record.metrics["average_accuracy"]
 
 
+@pytest.mark.system
 def test_nothing_half_written_and_no_state_is_left_of_a_killed_study(survivor) -> None:
     mine = survivor[0] / "chaos"
     assert not list(mine.rglob(".*.tmp"))
@@ -143,6 +147,7 @@ def test_nothing_half_written_and_no_state_is_left_of_a_killed_study(survivor) -
     assert len(read_openings(survivor[0])) == 1
 
 
+@pytest.mark.system
 def test_the_benchmark_of_chaos_finds_nothing_wrong_with_it_and_what_is_wrong_with_less(
     survivor, tmp_path: Path
 ) -> None:

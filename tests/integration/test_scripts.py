@@ -14,6 +14,8 @@ import pytest
 
 from tests.integration.test_secrets import SECRETS, assert_nowhere
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 
 

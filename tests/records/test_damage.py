@@ -39,6 +39,8 @@ from tests.helpers import small_run
 from tests.refusals import broken, refusals
 from tests.study_folders import evaluated, references_of, small_plan, trials_of, written
 
+pytestmark = pytest.mark.slow
+
 DAMAGE = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "damage.py")))
 NAME = DAMAGE.NAME
 BEST = "trial_00002"

@@ -105,7 +105,7 @@ def test_in_an_option(option, place, tmp_path, caplog):
         said += [write_report(plan.folder).read_text(), str(read_study_json(plan.folder))]
         said += [file.read_text() for file in Path(results).rglob("*") if file.is_file()]
         assert vars(plan.options)[option] == place  # what connects has it all
-    else:
+    elif settings:
         said.append(ended(lambda: study_of(**settings).run()))
     file = tmp_path / "options.yml"
     for quoted in (json.dumps(place), f'"{place}', f"'{place}' x", f"{{a: {json.dumps(place)}}}"):
