@@ -29,7 +29,8 @@ from clsearch.common.errors import ConfigError
 from clsearch.common.files import write_atomically
 from clsearch.common.statistics import interval
 from clsearch.data.datasets import SOURCES, training_data
-from clsearch.execution.final_evaluation import measure, open_test
+from clsearch.execution.final_evaluation import measure
+from clsearch.execution.sealed_data import open_test
 from clsearch.methods.registry import configure
 from clsearch.metrics import average_accuracy
 from clsearch.records.writer import PACKAGES, code_version

@@ -224,7 +224,7 @@ def prepared(plan: Plan, data: Data | None = None) -> Data:
     check_same(plan)
     check(plan)
     from clsearch.execution.data_loading import load, load_report
-    from clsearch.execution.final_evaluation import check_sealed, fetch_test
+    from clsearch.execution.sealed_data import check_sealed, fetch_test
 
     if plan.options.download:
         fetch_test(plan)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from clsearch.planning.plan import Plan
-from clsearch.records.evaluation import FinalEvaluation, accuracy_table, evaluation_json, metrics_table
+from clsearch.records.evaluation import FinalEvaluation
+from clsearch.records.evaluation_file import accuracy_table, evaluation_json, metrics_table
 from clsearch.records.ranking import Choice, best_json, rank
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trials import TrialRecord

@@ -10,8 +10,9 @@ import ray
 
 from clsearch.common.errors import RayDiedError
 from clsearch.common.formatting import last_line
-from clsearch.execution.final_evaluation import SealedError, already_evaluated, evaluate
+from clsearch.execution.final_evaluation import already_evaluated, evaluate
 from clsearch.execution.publisher import Publisher
+from clsearch.execution.sealed_data import SealedError
 from clsearch.planning.plan import Plan
 from clsearch.records.early_stopping import early_stopping_json, summarize_early_stopping
 from clsearch.records.json_types import BestJson

@@ -10,7 +10,6 @@ from rich.console import Console
 from clsearch.common.formatting import format_duration, relative_path
 from clsearch.common.redaction import printable, redact_address
 from clsearch.data.datasets import Data
-from clsearch.execution.final_evaluation import rows_of
 from clsearch.execution.preflight import this_node
 from clsearch.execution.ray_address import joins
 from clsearch.execution.resources import WorkerResources
@@ -18,6 +17,7 @@ from clsearch.methods.registry import configure
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.planning.protocols import HALVINGS
+from clsearch.planning.targets import rows_of
 from clsearch.records.listing import progress_counts, study_state
 from clsearch.records.study_file import ENDED, read_study_json, show_range
 from clsearch.tracking.stores import shown_store

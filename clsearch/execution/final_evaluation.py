@@ -1,34 +1,29 @@
-"""The final evaluation: the only code that opens test data.
-
-It trains the chosen configuration and its references on seeds that the search never used. Each opening is recorded
-before it happens.
-"""
+"""The final evaluation: the choice and its references on seeds that the search never used, measured on test data."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
 
 from clsearch.common.checked_files import DamagedFile
-from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.trial import TrialConfig
-from clsearch.data.datasets import Data, ImageFolder, Source, read_data
-from clsearch.data.image_folder import digest_words, list_images
-from clsearch.execution.data_loading import unreadable
+from clsearch.data.datasets import Data, Source, read_data
 from clsearch.execution.ray_tasks import fetch, side_by_side, store_object, unlearning_references
+from clsearch.execution.sealed_data import open_test, read_for_evaluation
 from clsearch.methods.registry import fields_of
 from clsearch.planning.plan import Plan
-from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation, read_final
+from clsearch.planning.targets import Target, rows_of, targets_of
+from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
+from clsearch.records.evaluation_file import read_final
 from clsearch.records.ranking import Choice
-from clsearch.records.test_ledger import Opening, check_ledger, record_opening
-from clsearch.tasks.test_data import check_test, read_test, sealed_reader, sealed_samples
+from clsearch.records.test_ledger import Opening
+from clsearch.tasks.test_data import sealed_samples
 from clsearch.training.evaluation import drop_unlearned, measure_row
 from clsearch.training.loop import DivergedError, learn_task
 from clsearch.training.retraining import References, move_references
@@ -36,43 +31,6 @@ from clsearch.training.trial_setup import build_trial
 from clsearch.training.unlearning import without_unlearned
 
 PerTask = tuple[dict[str, float], ...]
-
-
-WITHOUT = ", as test data; or leave the final evaluation out (--no-final)"
-"""What to do if test data cannot be used."""
-
-
-class SealedError(RuntimeError):
-    """Test data cannot be opened, or the opening cannot be recorded. The findings of the search are kept."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A benchmark and tasks on which a choice is scored.
-
-    Attributes:
-        on: `reported` or `full_sequence`.
-        config: The configuration on the target's benchmark.
-        tasks: The tasks that are learned, from fresh weights.
-    """
-
-    on: str
-    config: TrialConfig
-    tasks: tuple[int, ...]
-
-
-def targets_of(plan: Plan) -> list[Target]:
-    """Return the target of the protocol, and the full sequence of the search's benchmark, on which protocols are
-    compared.
-    """
-    full = Target("full_sequence", plan.config, tuple(range(1, plan.config.tasks + 1)))
-    reported = Target("reported", plan.report or plan.config, plan.reported)
-    return [full] if (reported.config, reported.tasks) == (full.config, full.tasks) else [reported, full]
-
-
-def rows_of(plan: Plan) -> list[tuple[Target, str]]:
-    """Return the configurations to measure: the choice, then its references, on each target."""
-    return [(target, algorithm) for target in targets_of(plan) for algorithm in (plan.algorithm, *plan.references)]
 
 
 def already_evaluated(plan: Plan, choice: Choice, warn: Callable[[str], None]) -> FinalEvaluation | None:
@@ -118,7 +76,7 @@ def evaluate(
         openings.append(opening)
         on_opening(opening)
 
-    opened = _opened(plan, targets_of(plan), choice, data, say, note)
+    opened = _open_data(plan, targets_of(plan), choice, data, say, note)
     rows = rows_of(plan)
     settings = [settings_of(plan, choice, algorithm, target) for target, algorithm in rows]
     jobs = [
@@ -128,7 +86,7 @@ def evaluate(
     found: dict[int, EvaluatedConfiguration] = {}
     what = f"final evaluation on {len(plan.report_seeds)} fresh seeds"
     say(what)
-    for index, result in side_by_side(plan, _measured, jobs):
+    for index, result in side_by_side(plan, _measure_in_worker, jobs):
         (target, algorithm), (config, per_task) = rows[index], settings[index]
         found[index] = EvaluatedConfiguration(
             configuration="chosen" if algorithm == plan.algorithm else algorithm,
@@ -145,7 +103,7 @@ def evaluate(
     return FinalEvaluation.of(plan, choice, rows_found, tuple(openings), time.perf_counter() - began)
 
 
-def _opened(
+def _open_data(
     plan: Plan,
     targets: Sequence[Target],
     choice: Choice,
@@ -159,15 +117,15 @@ def _opened(
     for config in (target.config for target in targets):
         if config.source not in found:
             say(f"opening the test data of {config.benchmark}")
-            train = data if config.source == plan.config.source else store_object(_training(config))
+            train = data if config.source == plan.config.source else store_object(_read_training(config))
             results, study = plan.folder.parent, plan.options.name
             test, _ = open_test(results, study, config, values, plan.report_seeds, plan.seeds, on_opening)
             found[config.source] = (train, store_object(test))
     return found
 
 
-def _training(config: TrialConfig) -> Data:
-    return _read(partial(read_data, config.source, config.data_root), config)
+def _read_training(config: TrialConfig) -> Data:
+    return read_for_evaluation(partial(read_data, config.source, config.data_root), config)
 
 
 def settings_of(plan: Plan, choice: Choice, algorithm: str, target: Target) -> tuple[TrialConfig, PerTask]:
@@ -179,112 +137,6 @@ def settings_of(plan: Plan, choice: Choice, algorithm: str, target: Target) -> t
     own = fields_of(algorithm)
     per_task = tuple({name: value for name, value in task.items() if name in own} for task in choice.per_task)
     return plan.trial_config(choice.values, algorithm, target.config), per_task
-
-
-def open_test(
-    results: Path,
-    study: str,
-    config: TrialConfig,
-    values: Mapping[str, Any],
-    seeds: Sequence[int],
-    searched: Sequence[int],
-    on_opening: Callable[[Opening], None] = lambda opening: None,
-) -> tuple[Data, Opening]:
-    """Open the test data of a benchmark for a chosen configuration. No other function returns test data.
-
-    Args:
-        results: The results folder; its ledger records the opening before the data are read.
-        study: The name of the study, for the ledger.
-        config: The configuration, which names the benchmark.
-        values: The chosen hyperparameters.
-        seeds: The seeds to measure on.
-        searched: The seeds of the search.
-        on_opening: Called after the opening is recorded and before the data are read.
-
-    Raises:
-        ValueError: The search used one of the seeds.
-        SealedError: The data cannot be read, or the opening cannot be recorded.
-    """
-    if used := sorted({*seeds} & {*searched}):
-        raise ValueError(f"seeds: must be fresh, none that the search used; got {' '.join(map(str, used))} among them")
-    try:
-        opening = record_opening(
-            results, test_identity(config), study, config.algorithm, values, seeds, lasting_identities(config)
-        )
-    except ConfigError as error:
-        raise SealedError("; ".join(error.problems)) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise SealedError(f"results: the ledger of test data must be whole and writable; got: {error!r}") from None
-    on_opening(opening)
-    return _read(partial(read_test, config), config), opening
-
-
-def test_identity(config: TrialConfig) -> str:
-    """Return the identity of test data: the source's name, or a digest of a folder's test images."""
-    read = config.source.read
-    if isinstance(read, ImageFolder):
-        return list_images(read.folder, "test", sorted(config.source.classes)).identity
-    return config.source.name
-
-
-def lasting_identities(config: TrialConfig) -> tuple[str, ...]:
-    """Return digests of the place, and of the name and the classes, of a user's own images.
-
-    They stay the same when a file is mended, while `test_identity` changes. A source with a name needs none.
-    """
-    read = config.source.read
-    if not isinstance(read, ImageFolder):
-        return ()
-    folder = read.folder.resolve()
-    return digest_words(["place", str(folder)])[:16], digest_words(
-        ["name", folder.name, *sorted(config.source.classes)]
-    )[:16]
-
-
-def check_sealed(plan: Plan) -> None:
-    """Check before the search that the final evaluation will find usable test data and a whole ledger.
-
-    The sealed module decodes the data, and says only whether it could.
-
-    Raises:
-        ConfigError: Test data cannot be decoded, or the ledger is damaged.
-    """
-    if not plan.options.final:
-        return
-    check_ledger(plan.folder.parent)
-    for config in {target.config.source: target.config for target in targets_of(plan)}.values():
-        try:
-            check_test(config)
-        except ConfigError as error:
-            raise ConfigError(Refusal(problem.rule, f"{problem}{WITHOUT}") for problem in error.problems) from None
-        except Exception as error:  # readers raise many types
-            problem = unreadable(config, False, error)
-            raise ConfigError([Refusal(problem.rule, f"{problem}{WITHOUT}")]) from None
-
-
-def fetch_test(plan: Plan) -> None:
-    """Download the test files that the final evaluation needs, before the search.
-
-    torchvision's reader decodes the files that it downloads; the decoded data are discarded here.
-
-    Raises:
-        ConfigError: The files cannot be downloaded.
-    """
-    for config in (plan.config, plan.report or plan.config):
-        if plan.options.final and config.source.missing_files(config.data_root, "test"):
-            try:
-                sealed_reader(config)(config.data_root, True, None)
-            except Exception as error:  # readers raise many types
-                raise ConfigError([unreadable(config, True, error)]) from None
-
-
-def _read(read: Callable[[], Data], config: TrialConfig) -> Data:
-    try:
-        return read()
-    except ConfigError as error:
-        raise SealedError("; ".join(error.problems)) from None
-    except Exception as error:  # readers raise many types
-        raise SealedError(unreadable(config, False, error)) from None
 
 
 def measure(
@@ -338,7 +190,7 @@ def measure(
     return found | {"seconds": time.perf_counter() - began, "reason": reason}
 
 
-def _measured(
+def _measure_in_worker(
     device: torch.device,
     config: TrialConfig,
     seeds: Sequence[int],

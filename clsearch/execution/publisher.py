@@ -7,13 +7,8 @@ from pathlib import Path
 
 from clsearch.common.formatting import last_line, relative_path
 from clsearch.records.attempts import ATTEMPTS, ATTEMPTS_TABLE, Decision, attempts_json
-from clsearch.records.evaluation import (
-    FINAL_ACCURACY,
-    FinalEvaluation,
-    accuracy_table,
-    evaluation_json,
-    metrics_table,
-)
+from clsearch.records.evaluation import FinalEvaluation
+from clsearch.records.evaluation_file import FINAL_ACCURACY, accuracy_table, evaluation_json, metrics_table
 from clsearch.records.json_types import BestJson
 from clsearch.records.study_file import BEST, FINAL
 from clsearch.records.study_record import read_study

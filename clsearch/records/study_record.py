@@ -16,7 +16,8 @@ from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.config.unlearning import Requests, parse_requests
 from clsearch.records.attempts import Decision, read_progress
-from clsearch.records.evaluation import FinalEvaluation, read_final, recorded_openings
+from clsearch.records.evaluation import FinalEvaluation
+from clsearch.records.evaluation_file import read_final, recorded_openings
 from clsearch.records.json_types import BestJson, RangeJson, StudyJson
 from clsearch.records.ranking import Ranking, rank
 from clsearch.records.study_file import NO_FILE, RECORD, read_best_json, study_at

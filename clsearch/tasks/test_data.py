@@ -1,4 +1,4 @@
-"""Test data of a benchmark. Only `clsearch.execution.final_evaluation` may import this module (an import contract)."""
+"""Test data of a benchmark. Only the final evaluation imports this module (an import contract)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from mlflow.entities import Metric, Param, RunTag
 
 from clsearch.metrics import over_seeds
 from clsearch.records.attempts import Decision, attempt_metrics
-from clsearch.records.evaluation import PARTS, FinalEvaluation, evaluation_json
+from clsearch.records.evaluation import PARTS, FinalEvaluation
+from clsearch.records.evaluation_file import evaluation_json
 from clsearch.records.json_types import BestJson
 from clsearch.records.study_file import FINAL, finite, show_range
 from clsearch.records.test_ledger import Opening

@@ -15,7 +15,7 @@ from torchvision import datasets
 from clsearch.common.errors import ConfigError
 from clsearch.data.datasets import SOURCES, read_data
 from clsearch.execution.data_loading import load
-from clsearch.execution.final_evaluation import fetch_test
+from clsearch.execution.sealed_data import fetch_test
 from tests.builders import closed_port, plan_of, write_images
 from tests.helpers import write_mnist
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from clsearch.data.datasets import Digits, read_data, training_data
 from clsearch.data.image_folder import list_images
-from clsearch.execution.final_evaluation import SealedError, check_sealed, measure, open_test
+from clsearch.execution.final_evaluation import measure
+from clsearch.execution.sealed_data import SealedError, check_sealed, open_test
 from clsearch.methods.registry import configure
 from clsearch.records.test_ledger import LEDGER, read_openings
 from clsearch.tasks.test_data import check_test, read_test, sealed_samples

@@ -230,7 +230,9 @@ def test_a_worker_that_is_killed_in_the_final_evaluation_is_replaced_and_changes
 
     def kill() -> None:
         while not ended.wait(0.05):  # the search of all processes takes a core
-            for process in workers_of("ray::_measured") if (results / "replaced" / "final.json").exists() else []:
+            for process in (
+                workers_of("ray::_measure_in_worker") if (results / "replaced" / "final.json").exists() else []
+            ):
                 process.kill()
                 killed.set()
                 return
@@ -252,7 +254,7 @@ def test_an_interrupt_in_the_final_evaluation_ends_the_study_with_what_the_searc
     ray_session: str, results: Path
 ) -> None:
     def interrupt() -> None:
-        while not ((results / "stopped" / "final.json").exists() and workers_of("ray::_measured")):
+        while not ((results / "stopped" / "final.json").exists() and workers_of("ray::_measure_in_worker")):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -26,7 +26,7 @@ from clsearch.records.attempts import (
     attempts_json,
     read_progress,
 )
-from clsearch.records.evaluation import FINAL_ACCURACY
+from clsearch.records.evaluation_file import FINAL_ACCURACY
 from clsearch.records.resume import check_same, nothing_left
 from clsearch.records.store import RecordStore
 from clsearch.records.study_record import find_record, read_study

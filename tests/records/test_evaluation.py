@@ -10,14 +10,8 @@ import torch
 from scipy import stats
 
 from clsearch import LogRange, Study, metrics
-from clsearch.records.evaluation import (
-    EvaluatedConfiguration,
-    FinalEvaluation,
-    accuracy_table,
-    evaluation_json,
-    intervals_as_json,
-    metrics_table,
-)
+from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
+from clsearch.records.evaluation_file import accuracy_table, evaluation_json, intervals_as_json, metrics_table
 from clsearch.records.ranking import Choice
 from clsearch.records.study_file import finite
 from clsearch.records.test_ledger import Opening

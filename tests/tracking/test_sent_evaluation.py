@@ -8,7 +8,7 @@ from scipy import stats
 
 from clsearch.methods.registry import fields_of
 from clsearch.records.attempts import METHOD_PHASE, RATE_PHASE, Attempt, Decision
-from clsearch.records.evaluation import evaluation_json
+from clsearch.records.evaluation_file import evaluation_json
 from clsearch.records.study_file import finite
 from tests.builders import final_of, measured_of, plan_of
 from tests.tracking.sending import (
