@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 SIZE := This takes about 6.5 GB and some minutes (README.md has a line for a CPU-only torch, which is smaller).
 
-.PHONY: study test test-system lint docs bench build test-lowest clean
+.PHONY: study test test-system lint docs bench build environments test-lowest clean
 
 study: $(VENV)/.installed
 	$(BIN)/python studies/lwf_temperature_sweep.py
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --all --numprocesses 2 --dist loadfile --ignore tests/integration
+	$(BIN)/python -m pytest --all --numprocesses 2 --dist loadfile -m "not (smoke and slow)" --ignore tests/integration
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not system" tests/integration
 
 test-system: $(VENV)/.installed-dev
@@ -29,6 +29,8 @@ docs: $(VENV)/.installed-docs
 
 build: $(VENV)/.installed-dev
 	.ci/check_build.sh $(BIN)/python
+
+environments: $(VENV)/.installed-dev $(LOWEST)/.installed
 
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest --numprocesses 2 --dist loadfile

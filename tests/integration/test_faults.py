@@ -31,33 +31,10 @@ from clsearch.tracking import sender as tracking
 from clsearch.training.loop import learn_sequence
 from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import build_trial
-from tests.integration.servers import Served, stop, wait_for_answer
+from tests.integration.servers import Served, wait_for_answer
 
 SPACE = {"distillation_factor": LogRange(0.1, 10)}
 TINY = {"algorithm": "lwf", "space": SPACE, "hidden": (16,), "seeds": 2, "final": False}
-
-
-def test_a_server_that_dies_costs_the_study_nothing_but_a_warning(
-    ray_session: str,
-    results: Path,
-    own_server: Served,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    uri, process = own_server
-    folder = results / "orphaned"
-
-    def kill() -> None:
-        while not (folder / "study.json").exists():
-            time.sleep(0.01)
-        stop(process)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    result = Study(name="orphaned", results=results, tracking_uri=uri, trials=2, epochs=1, **TINY).run()
-    killer.join()
-    assert result.exit_code == 0
-    assert set(pd.read_csv(folder / "trials.csv").state) == {"finished"}
-    assert capsys.readouterr().err.count("MLflow does not accept records") == 1
 
 
 def test_a_server_that_hangs_costs_the_study_seconds_and_is_brought_up_to_date_later(

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -315,7 +316,8 @@ def test_the_studys_own_store_is_a_file_beside_it(tmp_path):
     assert default_store(plan_of(tmp_path, name="x").folder) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def test_an_error_without_words_is_told_too(tmp_path):
+def test_an_error_without_words_is_told_too(tmp_path, store):
+    shutil.copy(store, tmp_path)
     warnings = []
     tracker = tracker_of(plan_of(tmp_path), warnings)
     tracker.thread.start()
