@@ -33,7 +33,7 @@ DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u
 def redact_address(address: str) -> str:
     """Return an address without user, password, values of its query and fragment.
 
-    A user and a password may contain any character, as some libraries allow. What cannot be told from a password is
+    A user and a password can contain any character, as some libraries allow. Text that could be part of a password is
     left out too.
 
     >>> redact_address("postgresql://bob:s3@cret@host:5432/runs?sslmode=require")
