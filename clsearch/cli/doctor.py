@@ -15,7 +15,7 @@ from clsearch.common.redaction import redact_address
 from clsearch.data.datasets import SOURCES
 from clsearch.data.image_cache import cache_folder
 from clsearch.execution.preflight import check_writable
-from clsearch.execution.ray_address import address_problem, connected
+from clsearch.ray_runtime.address import address_problem, connected
 from clsearch.tracking.store_check import check_tracking
 
 DISTRIBUTION = "clsearch-studies"
@@ -113,7 +113,7 @@ def check_token() -> Iterator[Finding]:
 
 def check_start() -> Finding:
     """Start a Ray as a study does, and stop it."""
-    from clsearch.execution.local_ray import start_ray, stop_ray  # imports Ray, which takes a second
+    from clsearch.ray_runtime.local import start_ray, stop_ray  # imports Ray, which takes a second
 
     shared = shutil.disk_usage("/dev/shm").free if os.path.isdir("/dev/shm") else 0
     remedy = "" if shared > 256 * 1024**2 else "give the container more shared memory (docker run --shm-size 4g)"

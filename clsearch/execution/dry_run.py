@@ -11,13 +11,13 @@ from clsearch.common.formatting import format_duration, relative_path
 from clsearch.common.redaction import printable, redact_address
 from clsearch.data.datasets import Data
 from clsearch.execution.preflight import this_node
-from clsearch.execution.ray_address import joins
 from clsearch.execution.resources import WorkerResources
 from clsearch.methods.registry import configure
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.planning.protocols import HALVINGS
 from clsearch.planning.targets import rows_of
+from clsearch.ray_runtime.address import joins
 from clsearch.records.listing import progress_counts, study_state
 from clsearch.records.study_file import ENDED, read_study_json, show_range
 from clsearch.tracking.stores import shown_store

@@ -19,9 +19,9 @@ from clsearch.common.files import temporary_folders
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import ImageFolder
 from clsearch.data.image_folder import Part, list_images
-from clsearch.execution.ray_address import check_address, check_outlives_job, connected, joins
 from clsearch.methods.registry import CUSTOM_METHODS
 from clsearch.planning.plan import Plan, tracking_uri
+from clsearch.ray_runtime.address import check_address, check_outlives_job, connected, joins
 from clsearch.records.mirror import check_mirror
 from clsearch.tracking.registration import check_registered_once
 from clsearch.tracking.store_check import check_tracking

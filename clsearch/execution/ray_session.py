@@ -21,13 +21,14 @@ from clsearch.common.files import temporary_folders
 from clsearch.common.formatting import last_line
 from clsearch.common.interrupts import signals_as_interrupt
 from clsearch.common.redaction import redact, redact_address
-from clsearch.execution import preflight, ray_liveness
-from clsearch.execution.local_ray import start_ray, stop_ray
-from clsearch.execution.ray_address import cluster_address
-from clsearch.execution.ray_internals import mute, signals_untouched
+from clsearch.execution import preflight
 from clsearch.execution.resources import node_name
-from clsearch.execution.supervision import supervised
 from clsearch.planning.plan import Plan
+from clsearch.ray_runtime import liveness
+from clsearch.ray_runtime.address import cluster_address
+from clsearch.ray_runtime.internals import mute, signals_untouched
+from clsearch.ray_runtime.local import start_ray, stop_ray
+from clsearch.ray_runtime.supervision import supervised
 
 NODE_SECONDS = 60.0
 """Timeout after which a node counts as one that does not share the results folder."""
@@ -57,12 +58,12 @@ def ray_session(plan: Plan, say: Callable[[str], None] = lambda line: None) -> I
             if not there:
                 join_or_start(plan, say)
             else:
-                ray_liveness.watch_joined()
+                liveness.watch_joined()
             supervised(lambda: check_nodes(plan))
             yield
         finally:
             if there:
-                ray_liveness.watch_nothing()
+                liveness.watch_nothing()
             else:
                 stop_ray(hurry=isinstance(sys.exc_info()[1], KeyboardInterrupt))
 
@@ -85,7 +86,7 @@ def join_or_start(plan: Plan, say: Callable[[str], None]) -> None:
         with signals_untouched():
             mute(verbose)
             ray.init(address=address, logging_level=level, log_to_driver=verbose)
-        ray_liveness.watch_joined()
+        liveness.watch_joined()
     except Exception as error:
         said = redact(str(error).strip(), address).partition("\n")[0]
         rule = "ray_address: must be a cluster which this machine belongs to and whose token it has"

@@ -12,16 +12,16 @@ import torch
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data
-from clsearch.execution.ray_liveness import what_died
 from clsearch.execution.resources import (
     WorkerResources,
     is_out_of_memory,
     memory_advice,
 )
-from clsearch.execution.supervision import supervised
 from clsearch.methods.base import Method
 from clsearch.methods.registry import CUSTOM_METHODS, accept
 from clsearch.planning.plan import Plan
+from clsearch.ray_runtime.liveness import what_died
+from clsearch.ray_runtime.supervision import supervised
 from clsearch.training.loop import DivergedError
 from clsearch.training.retraining import References, move_references, retrain
 

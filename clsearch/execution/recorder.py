@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from clsearch.common.formatting import last_line
 from clsearch.execution.messages import REQUEST, CohortRequest, TrialReport, replace_reports, reports_in
 from clsearch.execution.resources import memory_advice
-from clsearch.execution.supervision import SearchGuard
+from clsearch.ray_runtime.supervision import SearchGuard
 from clsearch.records.store import RecordStore
 from clsearch.records.trials import TrialRecord, now
 

@@ -13,11 +13,11 @@ from rich.table import Table
 from clsearch.common.formatting import make_table, print_full_width, relative_path
 from clsearch.data.datasets import Data, Source
 from clsearch.execution.publisher import try_report
-from clsearch.execution.ray_address import cluster_address
 from clsearch.execution.ray_session import describe_cluster, ray_session
 from clsearch.execution.ray_tasks import store_object
 from clsearch.execution.run_study import open_study, run
 from clsearch.planning.plan import Plan
+from clsearch.ray_runtime.address import cluster_address
 from clsearch.records.mirror import Mirror
 from clsearch.records.resume import set_aside
 from clsearch.records.study_file import COMPARISON, read_study_json

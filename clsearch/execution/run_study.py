@@ -23,12 +23,12 @@ from clsearch.execution.conclusion import add_final_evaluation, conclude
 from clsearch.execution.continual import decide
 from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.publisher import Publisher
-from clsearch.execution.ray_address import cluster_address
 from clsearch.execution.ray_session import describe_cluster, ray_session
 from clsearch.execution.ray_tasks import store_object
 from clsearch.execution.search import search
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
+from clsearch.ray_runtime.address import cluster_address
 from clsearch.records.attempts import SCORE, STATE_FILE, Decision, decision_json, read_progress
 from clsearch.records.mirror import Mirror
 from clsearch.records.ranking import Ranking

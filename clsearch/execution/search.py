@@ -15,11 +15,11 @@ from clsearch.execution.ray_session import suppress_side_effects
 from clsearch.execution.ray_tasks import slots, unlearning_references
 from clsearch.execution.recorder import Recorder
 from clsearch.execution.searcher import OptunaSearcher
-from clsearch.execution.supervision import SearchGuard, supervised
 from clsearch.execution.trainable import trainable_of
 from clsearch.execution.trial_host import StudyHost
 from clsearch.methods.registry import CUSTOM_METHODS
 from clsearch.planning.plan import Plan
+from clsearch.ray_runtime.supervision import SearchGuard, supervised
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import RAY
 from clsearch.reporting.progress import ProgressLine

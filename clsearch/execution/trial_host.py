@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clsearch.execution.messages import REQUEST, CohortRequest, TrialRequest
-from clsearch.execution.supervision import SearchGuard
 from clsearch.planning.plan import Plan
+from clsearch.ray_runtime.supervision import SearchGuard
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import FIRST_TASKS
 from clsearch.records.trials import STATE_FILE

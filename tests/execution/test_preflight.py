@@ -9,11 +9,11 @@ import torch
 from clsearch import LogRange
 from clsearch.common.errors import ConfigError
 from clsearch.execution import preflight
-from clsearch.execution import ray_address as addresses
 from clsearch.execution.preflight import Node
 from clsearch.execution.search import warn_of_large_cohort
 from clsearch.methods.registry import register
 from clsearch.planning.plan import tracking_uri
+from clsearch.ray_runtime import address as addresses
 from clsearch.tracking.store_check import check_tracking
 from tests.builders import closed_port, http_port, plan_of, silent_port, write_images
 from tests.helpers import write_mnist

@@ -12,9 +12,9 @@ from ray.tune.experiment import Trial
 from clsearch import LogRange
 from clsearch.execution.messages import REQUEST, CohortRequest, reports_in
 from clsearch.execution.recorder import Recorder
-from clsearch.execution.supervision import SearchGuard, SearchStopped
 from clsearch.execution.trial_host import StudyHost
 from clsearch.planning.plan import Plan
+from clsearch.ray_runtime.supervision import SearchGuard, SearchStopped
 from clsearch.records.store import RecordStore
 from clsearch.records.trials import read_trials
 from clsearch.records.writer import StudyWriter

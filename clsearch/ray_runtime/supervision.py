@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import ray
 
 from clsearch.common.errors import RayDiedError
-from clsearch.execution.ray_liveness import what_died
+from clsearch.ray_runtime.liveness import what_died
 
 POLL_SECONDS = 0.1
 

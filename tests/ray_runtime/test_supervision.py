@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from clsearch.common.errors import RayDiedError
-from clsearch.execution import ray_liveness
-from clsearch.execution.ray_liveness import what_died
-from clsearch.execution.supervision import SearchGuard, SearchStopped, StopRequested, supervised
+from clsearch.ray_runtime import liveness
+from clsearch.ray_runtime.liveness import what_died
+from clsearch.ray_runtime.supervision import SearchGuard, SearchStopped, StopRequested, supervised
 
 pytestmark = pytest.mark.slow
 
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.slow
 def raylet() -> Iterator[subprocess.Popen[bytes]]:
     """A process that is watched as Ray's."""
     with subprocess.Popen(["sleep", "100"]) as process:
-        ray_liveness.watch_own({"raylet": process})
+        liveness.watch_own({"raylet": process})
         yield process
-        ray_liveness.watch_nothing()
+        liveness.watch_nothing()
         process.kill()
 
 
@@ -102,15 +102,15 @@ def test_a_cluster_that_was_joined_has_died_if_nobody_listens_for_long(tmp_path,
     with socket.socket(socket.AF_UNIX) as local, socket.create_server(("127.0.0.1", 0)) as service:
         local.bind(path)
         local.listen()
-        probe = ray_liveness._Probe(path, service.getsockname())
-        monkeypatch.setattr(ray_liveness, "PROBE_SECONDS", 0.01)
+        probe = liveness._Probe(path, service.getsockname())
+        monkeypatch.setattr(liveness, "PROBE_SECONDS", 0.01)
         time.sleep(0.02)
         assert probe.look() == ""
         service.close()
         time.sleep(0.02)
         assert probe.look() == ""  # it may come back
-        monkeypatch.setattr(ray_liveness, "RECONNECT_SECONDS", 0.01)
+        monkeypatch.setattr(liveness, "RECONNECT_SECONDS", 0.01)
         time.sleep(0.02)
         assert "control service (GCS) has not answered" in probe.look()
-    assert "raylet of this node does not answer" in ray_liveness._Probe(path, ("127.0.0.1", 1))._probe()
+    assert "raylet of this node does not answer" in liveness._Probe(path, ("127.0.0.1", 1))._probe()
     assert what_died() == ""

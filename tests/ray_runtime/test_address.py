@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from clsearch.common.errors import ConfigError
-from clsearch.execution import ray_address as addresses
-from clsearch.execution.ray_address import (
+from clsearch.ray_runtime import address as addresses
+from clsearch.ray_runtime.address import (
     JOB,
     address_problem,
     check_address,

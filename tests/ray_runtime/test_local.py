@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from clsearch.common.errors import ConfigError
-from clsearch.execution import local_ray
-from clsearch.execution.local_ray import (
+from clsearch.ray_runtime import local
+from clsearch.ray_runtime.local import (
     LONG_WAITS,
     REAPER,
     SHORT_FOLDERS,
@@ -39,7 +39,7 @@ def test_a_temporary_folder_that_is_too_long_for_sockets_is_replaced_by_a_short_
     assert str(choose_temporary_folder()) in SHORT_FOLDERS
     assert all(fits_sockets(Path(folder)) for folder in SHORT_FOLDERS)
     assert not (tmp_path / ("x" * 60)).exists()
-    monkeypatch.setattr(local_ray, "SHORT_FOLDERS", ("/proc/ray",))
+    monkeypatch.setattr(local, "SHORT_FOLDERS", ("/proc/ray",))
     assert broken(choose_temporary_folder) == [("ray", "ray-starts")]
 
 
@@ -61,18 +61,18 @@ def test_the_message_of_a_start_that_failed_names_the_cause_and_the_remedy():
 
 
 def test_a_start_that_took_too_long_is_tried_once_more_with_longer_waits(monkeypatch):
-    monkeypatch.setattr(local_ray, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(local, "SLOW_SECONDS", 0.0)
     tried, said, message = [], [], "no"
 
     def fail(verbose, folder):
         tried.append({name: os.environ.get(name) for name in LONG_WAITS})
         raise RuntimeError(message)
 
-    monkeypatch.setattr(local_ray, "_start", fail)
+    monkeypatch.setattr(local, "_start", fail)
     assert broken(lambda: start_ray(say=said.append)) == [("ray", "ray-starts")]
     assert tried == [dict.fromkeys(LONG_WAITS), LONG_WAITS]
     assert said == ["Ray did not start in time; trying once more with longer waits"]
-    monkeypatch.setattr(local_ray, "SLOW_SECONDS", 1000.0)
+    monkeypatch.setattr(local, "SLOW_SECONDS", 1000.0)
     assert broken(lambda: start_ray(say=said.append)) == [("ray", "ray-starts")]
     assert len(tried) == 3
     message = "Timed out waiting for a file"
@@ -91,7 +91,7 @@ def test_longer_waits_leave_the_environment_as_it_was(monkeypatch):
 
 def test_the_limit_of_open_files_is_raised_as_far_as_it_may():
     words = (
-        "import resource\nfrom clsearch.execution.local_ray import raise_file_limit\n"
+        "import resource\nfrom clsearch.ray_runtime.local import raise_file_limit\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (200, {hard}))\nraise_file_limit()\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )

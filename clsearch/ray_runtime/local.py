@@ -20,8 +20,8 @@ import ray
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.interrupts import LEAVE_AT_ONCE
-from clsearch.execution import ray_liveness
-from clsearch.execution.ray_internals import (
+from clsearch.ray_runtime import liveness
+from clsearch.ray_runtime.internals import (
     loopback_only,
     mute,
     private_token,
@@ -29,7 +29,7 @@ from clsearch.execution.ray_internals import (
     reread_settings,
     signals_untouched,
 )
-from clsearch.execution.ray_liveness import what_died
+from clsearch.ray_runtime.liveness import what_died
 
 SESSION = "session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """The longest path that Ray makes a socket of, below its temporary folder."""
@@ -113,7 +113,7 @@ def stop_ray(hurry: bool = False) -> None:
         if stopping.is_alive():
             LEAVE_AT_ONCE.set()
         _kill_started(their_children=hurry or stopping.is_alive())
-        ray_liveness.watch_nothing()
+        liveness.watch_nothing()
 
 
 _started: dict[str, subprocess.Popen[bytes]] = {}
@@ -134,7 +134,7 @@ def _start(verbose: bool, folder: Path | None) -> None:
             ray.shutdown()
         _kill_started(their_children=True)
         raise
-    ray_liveness.watch_own(_started)
+    liveness.watch_own(_started)
     _begin_reaper()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clsearch.common.interrupts import signal_handlers_kept
-from clsearch.execution import ray_liveness
+from clsearch.ray_runtime import liveness
 
 
 def mute(verbose: bool) -> None:
@@ -59,8 +59,8 @@ def processes_apart(started: dict[str, subprocess.Popen[bytes]]) -> Iterator[Non
     class Apart(popen):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{"start_new_session": True} | kwargs)
-            name = ray_liveness.name_of(self)
-            started[name if name in ray_liveness.ROLES else f"{name} {self.pid}"] = self
+            name = liveness.name_of(self)
+            started[name if name in liveness.ROLES else f"{name} {self.pid}"] = self
 
     services.ConsolePopen = Apart
     try:

@@ -1,0 +1,1 @@
+"""Start, watch and leave Ray; none of it knows studies."""
