@@ -77,13 +77,27 @@ def host_and_port(address: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
+SETTINGS = b"\x04"
+"""The type of HTTP/2's frame with which both ends of a gRPC connection begin: its fourth byte (RFC 9113)."""
+
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
+"""How a gRPC client begins: HTTP/2's preface and an empty frame of settings (RFC 9113, section 3.4)."""
+
+
 def unanswered(host: str, port: int) -> str:
-    """Explain why nothing answers at a port; "" if something answers."""
+    """Explain why no Ray answers at a port; "" if one does.
+
+    Ray's control service speaks gRPC, so it answers a greeting at once. Ray itself would wait for a silent one.
+    """
     try:
-        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+        with socket.create_connection((host, port), timeout=PROBE_SECONDS) as connection:
+            connection.sendall(HELLO)
+            answer = connection.recv(9)
+    except TimeoutError:
+        return f"no answer within {PROBE_SECONDS:g} s"
     except OSError as error:
         return str(error)
-    return ""
+    return "" if answer[3:4] == SETTINGS or os.environ.get("RAY_USE_TLS") else "what listens there is not Ray"
 
 
 def check_outlives_job(plan: Plan) -> None:

@@ -15,7 +15,7 @@ from clsearch.methods.registry import register
 from clsearch.planning.plan import tracking_uri
 from clsearch.ray_runtime import address as addresses
 from clsearch.tracking.store_check import check_tracking
-from tests.builders import closed_port, http_port, plan_of, silent_port, write_images
+from tests.builders import EMPTY_SETTINGS, closed_port, http_port, plan_of, silent_port, talking_port, write_images
 from tests.helpers import write_mnist
 
 
@@ -372,7 +372,7 @@ def test_more_than_this_machine_has_is_refused(tmp_path, option, value):
 
 
 def test_another_machines_resources_are_not_judged_by_this_ones(tmp_path, monkeypatch):
-    with silent_port() as port:
+    with talking_port(EMPTY_SETTINGS) as port:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         preflight.check(plan_of(tmp_path, cpus_per_trial=9999, gpus_per_trial=99, device="cuda"))
 

@@ -1,6 +1,5 @@
 """Which Ray a study runs in, and what a job may not write to."""
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from clsearch.ray_runtime.address import (
     cluster_address,
     host_and_port,
 )
-from tests.builders import closed_port, plan_of
+from tests.builders import EMPTY_SETTINGS, closed_port, plan_of, silent_port, talking_port
 
 
 @pytest.fixture(autouse=True)
@@ -80,15 +79,22 @@ def test_what_is_no_address_is_refused_as_it_is():
     assert address_problem("head:port").endswith("of a cluster's head; got head:port")
 
 
-def test_a_cluster_must_answer(tmp_path, monkeypatch):
+def test_a_cluster_must_answer_as_ray_does(tmp_path, monkeypatch):
     monkeypatch.setattr(addresses, "connected", lambda: False)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        check_address(plan_of(tmp_path, ray_address=f"127.0.0.1:{server.getsockname()[1]}"))
-    with (
-        closed_port() as port,
-        pytest.raises(ConfigError, match=f"must be a cluster that answers; got 127.0.0.1:{port}"),
-    ):
+    monkeypatch.setattr(addresses, "PROBE_SECONDS", 0.2)
+    with talking_port(EMPTY_SETTINGS) as port:
         check_address(plan_of(tmp_path, ray_address=f"127.0.0.1:{port}"))
+    others = (
+        (silent_port(), "no answer within 0.2 s"),
+        (talking_port(b"HTTP/1.1 400 Bad"), "is not Ray"),
+        (closed_port(), "refused"),
+    )
+    for other, reason in others:
+        with other as port, pytest.raises(ConfigError) as refused:
+            check_address(plan_of(tmp_path, ray_address=f"127.0.0.1:{port}"))
+        rule = f"ray_address: must be a cluster that answers; got 127.0.0.1:{port} ("
+        assert str(refused.value).startswith(rule)
+        assert reason in str(refused.value)
     assert address_problem("auto") == ""
 
 
