@@ -2,7 +2,8 @@
 
 Study                        one question, one search, one record
 Comparison                   several studies and one table
-SPACES, LogRange, Range      search spaces
+SPACES, Range, LogRange, IntRange, Choice, When
+                             search spaces
 register, Method, Section, Hyperparameter, PenaltyOutput
                              a method of your own
 ConfigError, Refusal         refused input
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from clsearch import metrics, trainables
     from clsearch.common.errors import ConfigError, Refusal
     from clsearch.comparison import Comparison
-    from clsearch.config.hyperparameters import Hyperparameter, LogRange, Range
+    from clsearch.config.domains import Choice, IntRange, LogRange, Range
+    from clsearch.config.hyperparameters import Hyperparameter
     from clsearch.config.sections import Section
+    from clsearch.config.spaces import When
     from clsearch.methods.base import Method, PenaltyOutput
     from clsearch.methods.base import PenaltyOutput as Terms
     from clsearch.methods.registry import register
@@ -32,27 +35,32 @@ if TYPE_CHECKING:
     from clsearch.study import Study
 
 _HOMES = {
+    "Choice": "clsearch.config.domains",
     "Comparison": "clsearch.comparison",
     "ConfigError": "clsearch.common.errors",
     "Hyperparameter": "clsearch.config.hyperparameters",
-    "LogRange": "clsearch.config.hyperparameters",
+    "IntRange": "clsearch.config.domains",
+    "LogRange": "clsearch.config.domains",
     "Method": "clsearch.methods.base",
     "PenaltyOutput": "clsearch.methods.base",
-    "Range": "clsearch.config.hyperparameters",
+    "Range": "clsearch.config.domains",
     "Refusal": "clsearch.common.errors",
     "SPACES": "clsearch.planning.spaces",
     "Section": "clsearch.config.sections",
     "Study": "clsearch.study",
     "StudySettings": "clsearch.planning.study_settings",
+    "When": "clsearch.config.spaces",
     "register": "clsearch.methods.registry",
 }
 """Public name -> the module that defines it."""
 
 __all__ = [
     "SPACES",
+    "Choice",
     "Comparison",
     "ConfigError",
     "Hyperparameter",
+    "IntRange",
     "LogRange",
     "Method",
     "PenaltyOutput",
@@ -62,6 +70,7 @@ __all__ = [
     "Study",
     "StudySettings",
     "Terms",
+    "When",
     "__version__",
     "metrics",
     "register",

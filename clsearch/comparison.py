@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Collection, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
@@ -13,8 +13,8 @@ from clsearch.common.formatting import relative_path
 from clsearch.common.redaction import printable, redact, redact_address
 from clsearch.common.telemetry import disable_telemetry
 from clsearch.common.words import redact_words
-from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
+from clsearch.config.spaces import SearchSpace, SpaceLike
 from clsearch.data.datasets import Data, Source
 from clsearch.methods.registry import fields_of, method_named, methods, preset_settings, presets
 from clsearch.planning.command_line import Invocation, parse
@@ -22,6 +22,7 @@ from clsearch.planning.config_file import dump_options
 from clsearch.planning.options import ADDRESSES, Options, Protocol
 from clsearch.planning.plan import Plan, make_plan
 from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCH_OPTIONS
+from clsearch.planning.search_fields import search_fields
 from clsearch.planning.study_settings import SharedSettings, add_settings
 from clsearch.study import exit_with, prepared
 
@@ -78,7 +79,7 @@ class Comparison:
         studies: Mapping[str, Mapping[str, Any]],
         algorithm: str,
         kind: str,
-        space: Space | None = None,
+        space: SpaceLike | None = None,
         question: str = "",
         **settings: Unpack[SharedSettings],
     ) -> None:
@@ -105,7 +106,7 @@ class Comparison:
         """Label -> plan of the study as the script declares it. Raises ConfigError."""
         return self.plans_of(self.settings, self.space)
 
-    def plans_of(self, settings: dict[str, Any], space: Space) -> dict[str, Plan]:
+    def plans_of(self, settings: dict[str, Any], space: SpaceLike) -> dict[str, Plan]:
         """Make the plan of each study from these settings. Raises ConfigError that names the study."""
         known = {"algorithm", *Options.model_fields, *(name for one in methods().values() for name in one.fields)}
         every = {*settings}.union(*self.studies.values())
@@ -115,10 +116,10 @@ class Comparison:
                 Refusal("setting-known", f"{name}: unknown{did_you_mean(name, known)}; known are {listed}")
                 for name in unknown
             )
-        plans = {}
+        plans, whole = {}, SearchSpace.of(space)
         for label, own in self.studies.items():
             try:
-                shared = {name: values for name, values in space.items() if name not in own}
+                shared = whole.only(partial(_not_in, own))
                 plans[label] = self._plan(label, settings | dict(own), shared)
             except ConfigError as error:
                 raise ConfigError(
@@ -131,7 +132,7 @@ class Comparison:
             raise ConfigError([Refusal("same-budget", text)])
         return plans
 
-    def _plan(self, label: str, settings: dict[str, Any], space: Space) -> Plan:
+    def _plan(self, label: str, settings: dict[str, Any], space: SearchSpace) -> Plan:
         """Make the plan of one study from the shared settings that act in it."""
         algorithm = settings.pop("algorithm", self.algorithm)
         method = method_named(algorithm)
@@ -139,7 +140,7 @@ class Comparison:
             del settings["preset"]
         settings = preset_settings(algorithm, settings.get("preset")) | settings
         protocol = settings.get("protocol", Protocol.END_OF_SEQUENCE)
-        ranges = {name: values for name, values in space.items() if name in fields_of(algorithm)}
+        ranges = space.only(lambda name: name in fields_of(algorithm))
         searched = {*ranges} | {name for name in method.search_space if self.follow and name not in settings}
         idle = {name for other, names in PROTOCOL_OPTIONS.items() if other != protocol for name in names}
         if protocol == Protocol.CONTINUAL or not searched:
@@ -162,7 +163,7 @@ class Comparison:
             settings, space, asked = self.parsed(args)
             if asked.print_config:
                 hidden = {n: redact_address(v) for n, v in settings.items() if n in ADDRESSES and v is not None}
-                print(dump_options(settings | hidden, space), end="")
+                print(dump_options(settings | hidden, space, search_fields(self.algorithm)), end="")
                 return 0
             name, plans = settings["name"], self.plans_of(settings, space)
             if asked.dry_run:
@@ -188,10 +189,12 @@ class Comparison:
         settings, space, _ = self.parsed(args)
         return settings["name"], self.plans_of(settings, space)
 
-    def parsed(self, args: list[str] | None = None) -> tuple[dict[str, Any], Space, Invocation]:
+    def parsed(self, args: list[str] | None = None) -> tuple[dict[str, Any], SearchSpace, Invocation]:
         """Return settings and space under a command line, and what to do with them. Raises ConfigError."""
         settled = set.intersection(*(set(own) for own in self.studies.values())) - {"algorithm"}
-        shown = {name: values for plan in self.plans.values() for name, values in plan.space.items()} | self.space
+        shown = SearchSpace()
+        for space in (SearchSpace.of(self.space), *(plan.space for plan in self.plans.values())):
+            shown = SearchSpace.of([shown, space.only(partial(_not_in, shown))])
         settings, space, asked = parse(
             self.algorithm, self.question, self.settings, shown, args, self.follow, without={"final", *settled}
         )
@@ -239,6 +242,10 @@ class Comparison:
 
 
 add_settings(Comparison, SharedSettings)
+
+
+def _not_in(names: Collection[str], name: str) -> bool:
+    return name not in names
 
 
 def looks_at_disk(settings: Mapping[str, Any]) -> bool:

@@ -20,14 +20,15 @@ from clsearch.common.formatting import relative_path
 from clsearch.common.interrupts import exit_process, signals_as_interrupt
 from clsearch.common.redaction import printable, redact, redact_address
 from clsearch.common.telemetry import disable_telemetry
-from clsearch.config.hyperparameters import Space
 from clsearch.config.sections import FOLDER
+from clsearch.config.spaces import SearchSpace, SpaceLike
 from clsearch.data.datasets import Data
 from clsearch.methods.registry import known_fields, preset_settings
 from clsearch.planning.command_line import Invocation, find_untied, parse
-from clsearch.planning.config_file import format_plan, to_words
+from clsearch.planning.config_file import WHEN, format_plan, to_flag, to_words
 from clsearch.planning.options import ADDRESSES, Options
 from clsearch.planning.plan import Plan, make_plan
+from clsearch.planning.search_fields import search_fields, write_whens, write_words
 from clsearch.planning.study_settings import StudySettings, add_settings
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class Study:
     Args:
         algorithm: Name of the method: finetuning, joint, independent, lwf, ewc, lwf_ewc, amnesiac_finetuning,
             amnesiac_lwf, amnesiac_ewc, or one that `clsearch.register` added.
-        space: Hyperparameter -> the range to search, a `Range` or a `LogRange`. By default the algorithm's own
-            hyperparameters that no keyword fixes, over ranges that follow the settings. `{}` trains one configuration.
+        space: Hyperparameter -> a `Range`, `LogRange`, `IntRange`, `Choice`, Optuna distribution, or one value; with
+            conditional parts, a list of such dicts and `When`. By default the algorithm's own hyperparameters that no
+            keyword fixes, over ranges that follow the settings. `{}` trains one configuration.
         question: The question that the study answers; shown in its help and its report.
         **settings: Options of the study and settings that all trials share, see `StudySettings`; None stands for the
             default. Exactly one of `epochs` and `iterations` is required. A registered method takes its own fields too;
@@ -70,7 +72,7 @@ class Study:
     """
 
     def __init__(
-        self, *, algorithm: str, space: Space | None = None, question: str = "", **settings: Unpack[StudySettings]
+        self, *, algorithm: str, space: SpaceLike | None = None, question: str = "", **settings: Unpack[StudySettings]
     ) -> None:
         self.algorithm = algorithm
         self.question = printable(redact(question.strip()))
@@ -149,8 +151,7 @@ class Study:
         validated = {**vars(self.plan.config), **vars(self.plan.options)}
         given = {name: validated[name] for name in self.settings if name not in self.plan.space}
         settings, space, asked = parse(self.algorithm, self.question, given, self.plan.space, args, self.follow)
-        changed = {name: r for name, r in space.items() if self.follow or self.plan.space.get(name) != r}
-        command = _command(self.algorithm, settings, changed, given, self.plan.space)
+        command = _command(self, settings, space, given)
         return make_plan(self.algorithm, space, self.question, settings, command, self.follow), asked
 
 
@@ -251,30 +252,37 @@ def _check_effect(plan: Plan, data: Data) -> None:
         check_sensitivity(plan, data, lambda name: status.update(f"checking that {name} acts"))
 
 
-def _command(
-    algorithm: str, settings: dict[str, Any], changed: Space, script_settings: dict[str, Any], script_space: Space
-) -> list[str]:
+def _command(study: Study, settings: dict[str, Any], space: SearchSpace, script_settings: dict[str, Any]) -> list[str]:
     """Write the command of a study: the script and every option that differs from its default, without secrets.
 
     Args:
-        algorithm: Name of the algorithm.
+        study: The study as its script declares it.
         settings: All settings of the study.
-        changed: Ranges that differ from the script's.
+        space: Its search space.
         script_settings: Settings of the script.
-        script_space: Ranges of the script.
     """
-    words = [relative_path(Path(sys.executable)), sys.argv[0]]
-    for name, values in changed.items():
-        words += to_words(name, values)
+    words = [relative_path(Path(sys.executable)), sys.argv[0], *_space_words(study, space)]
     tied = find_untied(settings, script_settings)
     known = Options.model_fields | known_fields()
-    preset = preset_settings(algorithm, settings.get("preset"))
+    preset = preset_settings(study.algorithm, settings.get("preset"))
     for name, value in settings.items():
         if name == "fresh":  # the recorded command resumes the study
             continue
         if name in ADDRESSES and value is not None:
             value = redact_address(value)
-        named = name in (*script_space, *tied) or name in preset
+        named = name in (*study.plan.space, *tied) or name in preset
         if named or value != script_settings.get(name, known[name].default):
             words += to_words(name, value)
     return [redact(word) for word in words]
+
+
+def _space_words(study: Study, space: SearchSpace) -> list[str]:
+    """Write the parts of a search space that differ from the script's; conditional parts all together."""
+    fields, words, script = search_fields(study.algorithm), list[str](), study.plan.space
+    for part in space.parts:
+        if not part.conditions and (study.follow or part not in script.parts):
+            words += [to_flag(part.name), *write_words(fields[part.name], part.domain)]
+    conditional = [part for part in space.parts if part.conditions]
+    if conditional and (study.follow or conditional != [part for part in script.parts if part.conditions]):
+        words += to_words(WHEN, write_whens(fields, space))
+    return words

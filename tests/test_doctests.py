@@ -8,7 +8,8 @@ import pytest
 from clsearch.methods import registry
 
 MODULES = (
-    "clsearch.config.hyperparameters",
+    "clsearch.config.domains",
+    "clsearch.config.spaces",
     "clsearch.methods.base",
     "clsearch.methods.registry",
     "clsearch.metrics",

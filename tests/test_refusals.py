@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ from unittest import mock
 import pytest
 
 import clsearch
-from clsearch import Comparison, LogRange, Method, Range, Section, Study, register
+from clsearch import Choice, Comparison, IntRange, LogRange, Method, Range, Section, Study, When, register
 from clsearch.config.data_source import find_source, read_groups
 from clsearch.methods.registry import configure
+from clsearch.planning.search_fields import search_fields
 from tests.refusals import refusals
 
 PACKAGES = ("config", "planning", "methods", "study.py", "comparison.py")
@@ -86,7 +88,7 @@ class Wide(Section):
     batch_size: int = 3
 
 
-LWF_SEARCHES = "learning_rate, distillation_factor, distillation_temperature"
+LWF_SEARCHES = ", ".join(search_fields("lwf"))
 
 WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     # config: one field
@@ -297,7 +299,7 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "trials-of-grid": (
         study(sampler="grid", trials=24),
-        "trials: a grid of 5 points in 2 dimensions has 25 trials, so leave --trials out; got 24",
+        "trials: a grid of 5 points per range in 2 dimensions has 25 trials, so leave --trials out; got 24",
     ),
     # planning: spaces and objectives
     "largest-seed": (
@@ -344,9 +346,93 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         study(space={"penalty_factor": LogRange(1, 2)}),
         f"penalty_factor: not a hyperparameter that lwf can search; known are {LWF_SEARCHES}",
     ),
-    "space-of-ranges": (
+    "space-of-domains": (
         study(space={"learning_rate": (0.1, 1)}),
-        "learning_rate: must be a Range or a LogRange, from low to high; got (0.1, 1)",
+        "learning_rate: must be a Range, an IntRange, a Choice or one value; got (0.1, 1)",
+    ),
+    "when-in-list": (
+        study(space={"optimizer": When("optimizer", "sgd", {})}),
+        "optimizer: a When stands beside the dicts of a list, not under a name; "
+        "got When(name='optimizer', value='sgd', space={})",
+    ),
+    "range-whole": (
+        study(space={"epochs": IntRange(0.2, 0.8)}, epochs=None),
+        "epochs: an IntRange must have whole ends and a whole step; got IntRange(low=0.2, high=0.8, log=False, step=1)",
+    ),
+    "range-of-numbers": (
+        study(space={"momentum": Range(0, math.nan)}),
+        "momentum: a range must have two finite numbers as its ends; got 0 and nan",
+    ),
+    "log-range-positive": (
+        study(space={"momentum": Range(0, 0.9, log=True)}),
+        "momentum: a logarithmic range must lie above 0; got 0 to 0.9 (log)",
+    ),
+    "log-without-step": (
+        study(space={"momentum": Range(0.1, 0.9, log=True, step=0.1)}),
+        "momentum: a logarithmic range has no step; got 0.1 to 0.9 (log) in steps of 0.1",
+    ),
+    "step-in-range": (
+        study(space={"momentum": Range(0.1, 0.9, step=1)}),
+        "momentum: a step must be above 0 and at most the length of its range; got 0.1 to 0.9 in steps of 1",
+    ),
+    "choice-of-values": (
+        study(space={"optimizer": Choice()}),
+        "optimizer: a choice must have at least one value; got none",
+    ),
+    "choice-once": (
+        study(space={"optimizer": Choice("sgd", "sgd")}),
+        "optimizer: a choice must have each value once; got sgd twice",
+    ),
+    "choice-only": (
+        study(space={"optimizer": Range(0, 1)}),
+        "optimizer: must be a Choice, because it is not a number; got 0 to 1",
+    ),
+    "whole-range": (
+        study(space={"batch_size": Range(1, 2)}),
+        "batch_size: must be an IntRange or a Choice, because it is a whole number; got 1 to 2",
+    ),
+    "one-domain": (
+        study(space=[{"momentum": Range(0, 0.5)}, {"momentum": Range(0, 0.9)}]),
+        "momentum: must have one domain at a time; got 0 to 0.5 and 0 to 0.9",
+    ),
+    "condition-cycle": (
+        study(
+            space=[
+                When("optimizer", "sgd", {"batch_size": Choice(16, 32)}),
+                When("batch_size", 16, {"optimizer": Choice("sgd", "adam")}),
+            ]
+        ),
+        "batch_size: conditions must not form a cycle; got one among batch_size, optimizer",
+    ),
+    "condition-known": (
+        study(space=[When("optimiser", "sgd", {"momentum": Range(0, 0.9)})]),
+        "optimiser: a condition must name a hyperparameter or a setting (did you mean optimizer?); "
+        "got one for momentum",
+    ),
+    "condition-on-values": (
+        study(space=[{"momentum": Range(0, 0.9)}, When("momentum", 0, {"batch_size": Choice(1, 2)})]),
+        "momentum: a condition needs a Choice, an IntRange or a fixed setting; got 0 to 0.9",
+    ),
+    "condition-searched": (
+        study(space=[{"optimizer": Choice("sgd", "adam")}, When("optimizer", "adamw", {"momentum": Range(0, 0.9)})]),
+        "optimizer: a condition must name values that are searched, sgd, adam; got adamw",
+    ),
+    "domain-keys": (
+        command("--momentum", "{low: 0}"),
+        "momentum: must have low and high, and can have log and step, or must have choice alone; got {'low': 0}",
+    ),
+    "space-yaml": (
+        command("--momentum", "{low: 0"),
+        re.compile(r"momentum: must be YAML, such as \{low: 1, high: 8\}; got '\{low: 0' \(.*\)"),
+    ),
+    "when-needs-if": (
+        command("--when", "{momentum: [0, 0.9]}"),
+        "when: each part under `when` must have a line `if: {hyperparameter: value}`; got {'momentum': [0, 0.9]}",
+    ),
+    "value-given": (command("--momentum"), "momentum: must have a value; got none"),
+    "space-file": (
+        with_file("- 1", command("--space", "PATH/file")),
+        "space: must have a line `hyperparameter: domain` each; got [1]",
     ),
     "searched-acts": (
         study(space={"distillation_temperature": LogRange(1, 2)}, distance="mse"),
@@ -418,10 +504,10 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         "references: must be finetuning alone (with the same requests) if tasks are unlearned, because others do not "
         "unlearn; got joint",
     ),
-    "unlearning-one-rate": (
+    "unlearning-one-value": (
         study("amnesiac_lwf", unlearn={3: 1}, space={"learning_rate": LogRange(0.01, 1)}),
         "learning_rate: must have one value if tasks are unlearned, because the model that all trials are measured "
-        "against is trained with it; got a range",
+        "against has it; got 0.01 to 1 (log)",
     ),
     "no-forward-transfer": (
         study(objectives=("forward_transfer",), references=("independent",)),
@@ -455,10 +541,6 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         "of permuted-digits",
     ),
     # planning: command lines and files
-    "value-or-range": (
-        command("--learning-rate", "0.1", "0.2", "0.3"),
-        "learning_rate: takes one value or a range of two; got 0.1 0.2 0.3",
-    ),
     "config-named": (command("--config"), "config: must name a YAML file of options; got nothing"),
     "config-yaml": (
         command("--config", "PATH/none"),
@@ -473,12 +555,12 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         re.compile(r"config: epoch in .*file is no option \(did you mean epochs\?\); known are backbone, .*"),
     ),
     "config-values": (
-        options("epochs: {a: 1}"),
-        re.compile(r"config: epochs in .*file must be a value or a list of values; got \{'a': 1\}"),
+        options("trials: {a: 1}"),
+        re.compile(r"config: trials in .*file must be a value or a list of values; got \{'a': 1\}"),
     ),
     "config-one-value": (
-        options("epochs: [1, 2]"),
-        re.compile(r"config: epochs in .*file must be one value; got \[1, 2\]"),
+        options("trials: [1, 2]"),
+        re.compile(r"config: trials in .*file must be one value; got \[1, 2\]"),
     ),
     # comparisons
     "comparison-kind": (
@@ -510,5 +592,7 @@ def test_every_rule_has_its_wording_here() -> None:
         file for name in PACKAGES for file in ((root / name).rglob("*.py") if (root / name).is_dir() else [root / name])
     ]
     ids = {id for file in files for id in re.findall(r'(?:Refusal|RuleError)\(\s*"([a-z0-9-]+)"', file.read_text())}
-    ids |= {"config-values", "config-one-value"}  # pairs of id and words
+    ids |= {"config-values", "config-one-value"}  # pairs of id and words, as are those of domains
+    ids |= {"range-whole", "range-of-numbers", "log-range-positive", "log-without-step", "step-in-range"}
+    ids |= {"range-increases", "choice-of-values", "choice-once", "config-yaml"}
     assert ids == {*WORDING}

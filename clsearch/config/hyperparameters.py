@@ -1,67 +1,11 @@
-"""Ranges of numbers to search, and the mark that makes a field searchable."""
+"""Marks of fields that a study searches: numbers that members of a cohort can differ in, and the scale of others."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-
-@dataclass(frozen=True)
-class Range:
-    """The values of a number from low to high, on a linear or logarithmic scale.
-
-    Args:
-        low: Lower end, included; above 0 for a logarithmic range.
-        high: Upper end, included; a search space needs low < high.
-        log: Search the logarithm evenly instead of the number.
-
-    Example:
-        >>> Range(1.0, 3.0).points(3)
-        [1.0, 2.0, 3.0]
-    """
-
-    low: float
-    high: float
-    log: bool = False
-
-    def points(self, n: int) -> list[float]:
-        """Return n >= 2 values from low to high, both included, evenly spaced on the range's scale."""
-        steps = [i / (n - 1) for i in range(n)]
-        if self.log:
-            low, high = math.log(self.low), math.log(self.high)
-            inner = [math.exp(low + s * (high - low)) for s in steps[1:-1]]
-            inner = [float(f"{value:.12g}") for value in inner]  # 1000, not 1000.0000000000007
-        else:
-            inner = [self.low + s * (self.high - self.low) for s in steps[1:-1]]
-        return [self.low, *inner, self.high]
-
-    def scaled(self, by: float) -> Range:
-        """Return the range times a number, with its ends rounded to one digit.
-
-        Example:
-            >>> LogRange(0.1, 100.0).scaled(32)
-            Range(low=3.0, high=3000.0, log=True)
-        """
-        return Range(float(f"{self.low * by:.0e}"), float(f"{self.high * by:.0e}"), self.log)
-
-
-def LogRange(low: float, high: float) -> Range:
-    """Return a range whose logarithm is searched evenly.
-
-    Args:
-        low: Lower end, included, above 0.
-        high: Upper end, included.
-
-    Example:
-        >>> LogRange(0.01, 100.0).points(3)
-        [0.01, 1.0, 100.0]
-    """
-    return Range(low, high, log=True)
-
-
-Space = dict[str, Range]
-"""Hyperparameter -> the range to search."""
+from clsearch.config.domains import Range
 
 
 @dataclass(frozen=True)
@@ -85,3 +29,14 @@ class Hyperparameter:
     symbol: str | None = None
     decays: bool = False
     special: float | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mark a numeric field whose ranges are logarithmic unless they say otherwise: `Annotated[int, Scale(log=True)]`.
+
+    Args:
+        log: True for a logarithmic scale.
+    """
+
+    log: bool

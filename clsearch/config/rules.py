@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from clsearch.common.errors import Refusal
-from clsearch.config.sections import FOLDER, Scenario, TaskConstruction, TrainingConfig, backbone_name
+from clsearch.config.domains import backbone_name
+from clsearch.config.sections import FOLDER, Scenario, TaskConstruction, TrainingConfig
 from clsearch.config.unlearning import request_problems
 
 if TYPE_CHECKING:

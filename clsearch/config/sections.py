@@ -6,7 +6,6 @@ import errno
 import re
 from collections.abc import Iterable
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 from clsearch.common.echo import MOST_OF_REPR, echo, shorten
 from clsearch.common.errors import RuleError, did_you_mean
 from clsearch.common.redaction import is_control
-from clsearch.config.hyperparameters import Hyperparameter, LogRange
+from clsearch.config.domains import LogRange, backbone_name
+from clsearch.config.hyperparameters import Hyperparameter, Scale
 from clsearch.data.datasets import SOURCES, Source
 
 DERIVED: Any = None
@@ -249,34 +249,20 @@ class NetworkConfig(Section):
         return backbone_name(value)
 
 
-def backbone_name(backbone: Any) -> str:
-    """Write a backbone: its name, or the address of its function with the arguments of a partial."""
-    if isinstance(backbone, str):
-        return backbone
-    if isinstance(backbone, partial):
-        words = [*map(_word, backbone.args), *(f"{name}={_word(value)}" for name, value in backbone.keywords.items())]
-        return f"{backbone_name(backbone.func)}({', '.join(words)})"
-    made = backbone if hasattr(backbone, "__qualname__") else type(backbone)
-    return f"{made.__module__}.{made.__qualname__}"
-
-
-def _word(argument: Any) -> str:
-    """Write an argument; the repr of a function has a memory address, which differs between processes."""
-    return backbone_name(argument) if callable(argument) else repr(argument)
-
-
 class TrainingConfig(Section):
     """Training"""
 
     epochs: int | None = Field(None, ge=1, description="Passes over the data of each task; or give --iterations.")
     iterations: int | None = Field(None, ge=1, description="Training steps per task; or give --epochs.")
-    batch_size: int = Field(32, ge=1, description="Samples per training step.")
+    batch_size: Annotated[int, Scale(log=True)] = Field(32, ge=1, description="Samples per training step.")
     learning_rate: Annotated[float, Hyperparameter(LogRange(1e-4, 1.0), symbol="lr")] = Field(
         0.1, gt=0, description="Learning rate of the optimizer."
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer.")
     momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of SGD.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay: L2 for sgd and adam, decoupled for adamw.")
+    weight_decay: Annotated[float, Scale(log=True)] = Field(
+        0.0, ge=0, description="Weight decay: L2 for sgd and adam, decoupled for adamw."
+    )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Number format of the backbone in training: bfloat16 (torch.autocast) is faster on GPUs that "

@@ -97,7 +97,7 @@ def decide(
 
 def _factors(plan: Plan) -> Iterator[tuple[dict[str, float], bool]]:
     """Yield the factors to try, strongest first, each with True if it is the last."""
-    tops = {name: plan.space[name].high for name in decaying() if name in plan.space}
+    tops = {name: float(plan.space[name].ends[-1] or 0) for name in decaying() if name in plan.space}
     most = HALVINGS if tops else 0
     for halving in range(most + 1):
         yield {name: top / 2**halving for name, top in tops.items()}, halving == most

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from clsearch.common.formatting import format_duration, relative_path
 from clsearch.common.redaction import printable, redact_address
+from clsearch.config.spaces import show_conditions
 from clsearch.data.datasets import Data
 from clsearch.execution.preflight import this_node
 from clsearch.execution.resources import WorkerResources
@@ -19,7 +20,7 @@ from clsearch.planning.protocols import HALVINGS
 from clsearch.planning.targets import rows_of
 from clsearch.ray_runtime.address import joins
 from clsearch.records.listing import progress_counts, study_state
-from clsearch.records.study_file import ENDED, read_study_json, show_range
+from clsearch.records.study_file import ENDED, read_study_json
 from clsearch.tracking.stores import shown_store
 from clsearch.training.loop import DivergedError, learn_sequence
 from clsearch.training.trial_setup import build_trial, build_trials
@@ -79,10 +80,7 @@ def print_dry_run(plan: Plan, data: Data) -> None:
     """Print the estimate of a study."""
     console = Console()
     rows = [("Study", f"{plan.options.name}: {plan.algorithm} on {plan.config.benchmark}, {plan.protocol} protocol")]
-    rows += [
-        ("Search", f"{name}, {show_range({'low': values.low, 'high': values.high, 'log': values.log})}")
-        for name, values in plan.space.items()
-    ]
+    rows += [("Search", f"{part.name}, {part.domain}{show_conditions(part)}") for part in plan.space.parts]
     for name, value in [*rows, *training_rows(plan, probe(plan, data), steps_of(plan, data)), *place_rows(plan)]:
         console.print(printable(f"{name:<10} {value}"), highlight=False, markup=False, soft_wrap=True)
 

@@ -20,22 +20,25 @@ from optuna.trial import TrialState as OptunaState
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import atomic_path
 from clsearch.common.formatting import count_of, relative_path
-from clsearch.config.hyperparameters import Space
+from clsearch.config.domains import Plain, Values
+from clsearch.config.spaces import SearchSpace
 from clsearch.execution.optuna_study import (
     asked_of,
     distributions_of,
     generation_attribute,
+    params_of,
     population_of,
     skip_points,
+    values_of,
 )
 from clsearch.execution.pruners import pruner_of
 from clsearch.planning.objectives import direction
 from clsearch.planning.plan import Plan
-from clsearch.planning.spaces import grid
 from clsearch.records.resume import set_aside
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import STATE_FILE, TrialRecord, read_trials
+from clsearch.reporting.importances import distribution_of
 from clsearch.training.loop import DIVERGED
 
 REASON = "reason"
@@ -74,10 +77,10 @@ def open_storage(plan: Plan, say: Callable[[str], object] = lambda line: None) -
     return study
 
 
-def grid_of(plan: Plan) -> Iterator[dict[str, float]]:
-    """Return the points of a grid search, in the order of its trials; none of another search."""
-    searched = plan.options.sampler == "grid" and plan.space
-    return iter(grid(plan.space, plan.options.grid_points) if searched else ())
+def grid_of(plan: Plan) -> Iterator[dict[str, Plain]]:
+    """Return the points of a grid search in Optuna's names, in the order of its trials; none of another search."""
+    points = plan.space.grid(plan.options.grid_points) if plan.options.sampler == "grid" and plan.space else ()
+    return (params_of(plan.space, point) for point in points)
 
 
 def open_journal(plan: Plan, say: Callable[[str], object]) -> optuna.Study:
@@ -119,16 +122,8 @@ def read_numbered(plan: Plan) -> dict[int, TrialRecord]:
     return {
         record.number: record
         for label, record in read_trials(plan.folder).items()
-        if record.number is not None
-        and label == trial_label(record.number)
-        and {*record.values} == {*plan.space}
-        and fits(record.values, plan.space)
+        if record.number is not None and label == trial_label(record.number) and plan.space.has(record.values)
     }
-
-
-def fits(values: Mapping[str, float], space: Space) -> bool:
-    """Return True if a space has each of these values."""
-    return all(name in space and space[name].low <= value <= space[name].high for name, value in values.items())
 
 
 def try_to_load(journal: Path, plan: Plan, records: Records) -> tuple[optuna.Study | None, str]:
@@ -176,19 +171,33 @@ def find_difference(study: optuna.Study, plan: Plan, records: Records) -> str:
     trials, ranges = study.get_trials(deepcopy=False), distributions_of(plan.space)
     for trial in trials:
         known = {name: ranges.get(name) for name in trial.distributions}
-        if trial.distributions != known or not fits(trial.params, plan.space):
+        if trial.distributions != known or (trial.params and not asks_all(trial, plan.space)):
             return f"had other ranges in {trial_label(trial.number)}"
     for number, record in sorted(records.items()):
-        if number >= len(trials) or not agrees(trials[number], record, plan.objectives):
+        if number >= len(trials) or not agrees(trials[number], record, plan):
             return f"did not agree with the record of {record.label}"
     return ""
 
 
-def agrees(trial: FrozenTrial, record: TrialRecord, objectives: tuple[str, ...]) -> bool:
+def asks_all(trial: FrozenTrial, space: SearchSpace) -> bool:
+    """Return True if a trial has a value of each entry that applies, or can still get it."""
+    values = values_of(space, trial.params)
+    return space.has(values) or (trial.state is OptunaState.RUNNING and may_have(space, values))
+
+
+def may_have(space: SearchSpace, values: Values) -> bool:
+    """Return True if each value is one of its domain, if not all are there yet."""
+    parts = {part.name: part.domain for part in space.active_parts(values)}
+    return all(name in parts and parts[name].contains(value) for name, value in values.items())
+
+
+def agrees(trial: FrozenTrial, record: TrialRecord, plan: Plan) -> bool:
     """Return True if a trial of a journal says no other than its record."""
-    if trial.params != record.values or trial.state not in LEFT.get(record.state, (trial.state,)):
+    if values_of(plan.space, trial.params) != record.values or trial.state not in LEFT.get(
+        record.state, (trial.state,)
+    ):
         return False
-    return record.state != "finished" or trial.values == [record.metrics[name] for name in objectives]
+    return record.state != "finished" or trial.values == [record.metrics[name] for name in plan.objectives]
 
 
 def make_again(plan: Plan, records: Records) -> Path | None:
@@ -235,8 +244,8 @@ def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, int
     return create_trial(
         state=state,
         values=values,
-        params=record.values,
-        distributions=distributions_of(plan.space),
+        params=params_of(plan.space, record.values),
+        distributions={part.key: distribution_of(part.domain) for part in plan.space.active_parts(record.values)},
         intermediate_values=scores,
         user_attrs={REASON: record.reason} if diverged else {},
         system_attrs=system_attributes,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from clsearch.common.seeding import derive_seed
-from clsearch.config.hyperparameters import Space
+from clsearch.config.domains import Domain, IntRange, Plain, Range
+from clsearch.config.spaces import SearchSpace
 from clsearch.planning.plan import Plan
+from clsearch.reporting.importances import distribution_of
 
 _ASKED = (OptunaState.RUNNING, OptunaState.COMPLETE, OptunaState.PRUNED, OptunaState.FAIL)
 
@@ -22,9 +25,41 @@ def asked_of(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=_ASKED)
 
 
-def distributions_of(space: Space) -> dict[str, BaseDistribution]:
-    """Convert a space to Optuna's distributions."""
-    return {name: FloatDistribution(r.low, r.high, log=r.log) for name, r in space.items()}
+def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Convert a space to Optuna's distributions, by the keys of its entries."""
+    return {part.key: distribution_of(part.domain) for part in space.parts}
+
+
+def suggest_values(trial: optuna.trial.Trial, space: SearchSpace) -> dict[str, Plain]:
+    """Ask Optuna for the value of each entry of a space that applies; a trial that has them keeps them.
+
+    Returns:
+        Hyperparameter -> plain value.
+    """
+    values: dict[str, Plain] = {}
+    for part in space.parts:
+        if part.applies(values):
+            values[part.name] = suggest_value(trial, part.key, part.domain)
+    return values
+
+
+def suggest_value(trial: optuna.trial.Trial, key: str, domain: Domain) -> Plain:
+    """Ask Optuna for a value of a domain."""
+    if isinstance(domain, Range):
+        return trial.suggest_float(key, domain.low, domain.high, log=domain.log, step=domain.step)
+    if isinstance(domain, IntRange):
+        return trial.suggest_int(key, domain.low, int(domain.ends[1] or 0), log=domain.log, step=domain.step)
+    return trial.suggest_categorical(key, domain.ends)
+
+
+def params_of(space: SearchSpace, values: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Return the values of a trial by the keys that Optuna knows."""
+    return {part.key: values[part.name] for part in space.active_parts(values) if part.name in values}
+
+
+def values_of(space: SearchSpace, params: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Return Optuna's values of a trial by hyperparameter."""
+    return {part.name: params[part.key] for part in space.parts if part.key in params}
 
 
 def next_number(study: optuna.Study) -> int:
@@ -49,7 +84,8 @@ def sampler_for(plan: Plan, number: int) -> BaseSampler:
         case "tpe":
             with warnings.catch_warnings():  # multivariate is experimental before Optuna 5
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return TPESampler(seed=derived, constant_liar=True, multivariate=True)
+                group = plan.space.conditional
+                return TPESampler(seed=derived, constant_liar=True, multivariate=True, group=group)
         case "nsga2":
             return NSGAIISampler(population_size=population_of(plan), seed=derived)
         case "qmc":  # one sequence; Optuna keeps the position in its storage

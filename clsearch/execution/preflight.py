@@ -134,7 +134,8 @@ def check_cohort(plan: Plan) -> None:
     """
     if plan.options.cohort == 1 or plan.algorithm not in CUSTOM_METHODS:
         return
-    ends = [plan.trial_config({name: getattr(r, end) for name, r in plan.space.items()}) for end in ("low", "high")]
+    chosen = (plan.space.first, plan.space.pick(lambda part: part.domain.ends[-1]))
+    ends = [plan.trial_config(values) for values in chosen]
     for build in CUSTOM_METHODS[plan.algorithm].builders:
         low, high = (pickle_by_content(build(config)) for config in ends)
         if low != high:

@@ -11,9 +11,10 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
+from clsearch.config.domains import Values
 from clsearch.execution.messages import TrialReport, replace_reports, reports_in
 from clsearch.execution.optuna_journal import REASON, trial_label
-from clsearch.execution.optuna_study import asked_of, distributions_of, next_number, sampler_for
+from clsearch.execution.optuna_study import asked_of, next_number, sampler_for, suggest_values, values_of
 from clsearch.methods.registry import fields_of
 from clsearch.planning.objectives import choose, sign
 from clsearch.planning.plan import Plan
@@ -24,7 +25,7 @@ T = TypeVar("T")
 class TrialHost(Protocol):
     """Runs the trials that a searcher suggests."""
 
-    def make_trial_config(self, asked: Mapping[str, dict[str, float]], algorithm: str | None) -> dict[str, Any]:
+    def make_trial_config(self, asked: Mapping[str, Values], algorithm: str | None) -> dict[str, Any]:
         """Make Ray Tune's config for configurations that train together, or for a reference.
 
         Args:
@@ -61,14 +62,13 @@ class OptunaSearcher(Searcher):
         plan: Plan,
         study: optuna.Study,
         host: TrialHost,
-        ended: Mapping[str, Mapping[str, float]] | None = None,
+        ended: Mapping[str, Values] | None = None,
     ) -> None:
         super().__init__()
         self.plan = plan
         self.study = study
         self.host = host
         self.aborted = False
-        self.distributions = distributions_of(plan.space)
         self.ended = ended or {}
         self.references = [
             name for name in plan.references if self._shared_hyperparameters(name) or not self._is_done(name, {})
@@ -102,17 +102,17 @@ class OptunaSearcher(Searcher):
             return self.host.make_trial_config(asked, None)
         return self._next_late_reference(trial_id)
 
-    def _ask_for_trials(self) -> Iterator[tuple[str, dict[str, float]]]:
+    def _ask_for_trials(self) -> Iterator[tuple[str, Values]]:
         """Yield label and searched values of new trials that train together."""
         for _ in range(min(self.plan.cohort, self.plan.trials - self.asked)):
             self.study.sampler = sampler_for(self.plan, next_number(self.study))
-            trial = self.study.ask(fixed_distributions=self.distributions)
+            trial = self.study.ask()
             self.asked += 1
             label = trial_label(trial.number)
             self.open[label] = trial
-            yield label, trial.params
+            yield label, suggest_values(trial, self.plan.space)
 
-    def _resume_trials(self) -> Iterator[tuple[str, dict[str, float]]]:
+    def _resume_trials(self) -> Iterator[tuple[str, Values]]:
         """Yield trials that an earlier process asked for.
 
         If Optuna knows the end of a trial whose record was not written, Optuna is not informed again.
@@ -123,20 +123,18 @@ class OptunaSearcher(Searcher):
             label = trial_label(frozen.number)
             if frozen.state.is_finished():
                 self.known[label] = frozen
-                yield label, frozen.params
+                yield label, values_of(self.plan.space, frozen.params)
                 continue
             trial = optuna.trial.Trial(self.study, frozen._trial_id)
-            for name, values in self.plan.space.items():  # as suggested; new if the process died in between
-                trial.suggest_float(name, values.low, values.high, log=values.log)
             self.open[label] = trial
-            yield label, trial.params
+            yield label, suggest_values(trial, self.plan.space)  # as suggested; new if the process died in between
 
-    def _ask_for_reference(self, trial_id: str, algorithm: str, values: dict[str, float]) -> dict[str, Any]:
+    def _ask_for_reference(self, trial_id: str, algorithm: str, values: Values) -> dict[str, Any]:
         label = reference_label(algorithm)
         self.labels[trial_id] = [label]
         return self.host.make_trial_config({label: values}, algorithm)
 
-    def _is_done(self, reference: str, values: Mapping[str, float]) -> bool:
+    def _is_done(self, reference: str, values: Values) -> bool:
         """Return True if a reference ended in an earlier process with these values."""
         return self.ended.get(reference_label(reference)) == values
 
@@ -154,7 +152,8 @@ class OptunaSearcher(Searcher):
         name = self.references.pop(0)
         signs = np.array([sign(name) for name in self.plan.objectives])
         best = finished[choose(signs * np.array([trial.values for trial in finished]))]
-        values = {key: best.params[key] for key in self._shared_hyperparameters(name)}
+        chosen = values_of(self.plan.space, best.params)
+        values = {key: chosen[key] for key in self._shared_hyperparameters(name) if key in chosen}
         if self._is_done(name, values):
             return self._next_late_reference(trial_id)
         return self._ask_for_reference(trial_id, name, values)

@@ -15,10 +15,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from clsearch.common.errors import ConfigError, Refusal
+from clsearch.config.domains import Plain, show_value
+from clsearch.config.spaces import Part
 from clsearch.data.datasets import Data
 from clsearch.execution.resources import is_out_of_memory
 from clsearch.methods.registry import method_named
 from clsearch.planning.plan import Plan
+from clsearch.planning.spaces import pick_with
 from clsearch.tasks.benchmark import shrink
 from clsearch.training.loop import DivergedError, learn_task
 from clsearch.training.state import TrialState
@@ -38,6 +41,12 @@ hundred times as much.
 
 MIN_RELATIVE_EFFECT = 1e-4
 """A smaller effect, relative to the change of the parameters in task 2, counts as none."""
+
+ALWAYS_ACT = ("epochs", "iterations", "fisher_samples")
+"""Hyperparameters whose effect the small part of the tasks would hide."""
+
+STRENGTHS = ("low", "middle", "high")
+"""Where a hyperparameter lets the others act most."""
 
 OTHERS_AT = (("low", "middle", "high"), ("middle", "middle", "middle"), ("high", "middle", "low"))
 """Settings of the other hyperparameters, by their strong end (low, middle or high), tried in this order: at the strong
@@ -91,68 +100,81 @@ def check_sensitivity(plan: Plan, data: Data, say: Callable[[str], None] = lambd
 
 
 def find_insensitive(plan: Plan, data: Data, say: Callable[[str], None] = lambda name: None) -> list[Refusal]:
-    """Return a refusal for each searched hyperparameter without effect."""
+    """Return a refusal for each searched hyperparameter without effect, and for each choice like the first one."""
     probe = SensitivityProbe(plan, data)
     problems = []
-    for name, values in plan.space.items():
-        say(name)
-        pairs = []
-        for long, others in itertools.product((False, True), other_values(plan, name)):
-            low, high = (probe.outcome(others | {name: end}, long) for end in (values.low, values.high))
-            pairs.append((low, high))
-            if sensitivity(low, high) >= MIN_RELATIVE_EFFECT:
-                break
-        else:
-            problems.append(Refusal("hyperparameter-acts", explain_insensitivity(plan, name, pairs)))
+    for part in plan.space.parts:
+        first, *others = part.domain.ends
+        if part.name in ALWAYS_ACT:
+            continue
+        say(part.name)
+        for other in others:
+            pairs = []
+            for long, pair in itertools.product((False, True), value_pairs(plan, part, first, other)):
+                low, high = (probe.outcome(values, long) for values in pair)
+                pairs.append((low, high))
+                if sensitivity(low, high) >= MIN_RELATIVE_EFFECT:
+                    break
+            else:
+                problems.append(Refusal("hyperparameter-acts", explain_insensitivity(part, (first, other), pairs)))
     return problems
 
 
-def other_values(plan: Plan, name: str) -> list[dict[str, float]]:
-    """Return settings of the other searched hyperparameters, those with the largest expected effect first, without
-    duplicates.
+def value_pairs(plan: Plan, part: Part, first: Plain, other: Plain) -> list[tuple[dict[str, Plain], dict[str, Plain]]]:
+    """Return pairs of values of all hyperparameters that differ in one, those with the largest expected effect first.
+
+    Args:
+        plan: The study.
+        part: The entry of the space that is checked.
+        first, other: Its values.
     """
-    found: list[dict[str, float]] = []
     known = method_named(plan.algorithm).hyperparameters
+    found: list[tuple[dict[str, Plain], dict[str, Plain]]] = []
     for ends in OTHERS_AT:
-        setting = {}
-        for other, values in plan.space.items():
-            end = ends[("low", "middle", "high").index(known[other].strongest)]
-            setting[other] = dict(zip(("low", "middle", "high"), values.points(3), strict=True))[end]
-        del setting[name]
-        if setting not in found:
-            found.append(setting)
+
+        def choose(each: Part, ends: tuple[str, ...] = ends) -> Plain:
+            if not each.domain.numeric:
+                return each.domain.ends[0]
+            strongest = known[each.name].strongest if each.name in known else "middle"
+            points = each.domain.points(3)
+            return points[{"low": 0, "middle": len(points) // 2, "high": -1}[ends[STRENGTHS.index(strongest)]]]
+
+        pair = pick_with(plan.space, {part.key: first}, choose), pick_with(plan.space, {part.key: other}, choose)
+        if pair not in found:
+            found.append(pair)
     return found
 
 
 class SensitivityProbe:
     """Trains a small part of the first two tasks, each setting once, on the trials' device if this machine has it.
 
-    Task 1 is trained once for all settings with the same learning rate: no other searched hyperparameter affects it.
+    Task 1 is trained once for all settings that differ in hyperparameters of the method alone, which do not affect it.
     """
 
     def __init__(self, plan: Plan, data: Data) -> None:
         self.plan = plan
         self.data = data
         self.device = plan.device if torch.cuda.is_available() else "cpu"
-        self.firsts: dict[tuple[float, bool], TrialState | None] = {}
-        self.outcomes: dict[tuple[float | bool, ...], TwoTaskOutcome | None] = {}
+        self.firsts: dict[object, TrialState | None] = {}
+        self.outcomes: dict[object, TwoTaskOutcome | None] = {}
 
-    def outcome(self, values: dict[str, float], long: bool) -> TwoTaskOutcome | None:
+    def outcome(self, values: dict[str, Plain], long: bool) -> TwoTaskOutcome | None:
         """Learn two tasks with these hyperparameters; return None if training diverges. long: train for the study's own
         length.
         """
-        key = (*(values[name] for name in self.plan.space), long)
+        key = (tuple(values.items()), long)
         if key not in self.outcomes:
             self.outcomes[key] = self._train_two_tasks(values, long)
         return self.outcomes[key]
 
-    def _train_two_tasks(self, values: dict[str, float], long: bool) -> TwoTaskOutcome | None:
+    def _train_two_tasks(self, values: dict[str, Plain], long: bool) -> TwoTaskOutcome | None:
         trial = self._run(values, long)
-        key = (trial.config.learning_rate, long)
+        late = {name for name in trial.config.hyperparameters if name != "learning_rate"}
+        key = (tuple((name, value) for name, value in values.items() if name not in late), long)
         if key not in self.firsts:
             self.firsts[key] = _learned(trial, trial.initial_state())
         first = self.firsts[key]
-        second = None if first is None else _learned(trial, first)
+        second = None if first is None else _learned(trial, replace(first, fingerprint=trial.fingerprint))
         if first is None or second is None:
             return None
         before, after = (
@@ -161,9 +183,9 @@ class SensitivityProbe:
         penalties = second.curve[second.epochs[:, 0] == 2, 0, trial.columns.index("penalty")]
         return TwoTaskOutcome(after, (after - before).norm().item(), penalties.max().item())
 
-    def _run(self, values: dict[str, float], long: bool) -> TrialSetup:
-        still = {"unlearn": ()}  # unlearning would remove the effect of a value
-        whole = self.plan.trial_config(values | still)
+    def _run(self, values: dict[str, Plain], long: bool) -> TrialSetup:
+        still = {"unlearn": ()} if self.plan.config.unlearns else {}  # it would remove the effect of a value
+        whole = self.plan.trial_config(values, changed=still)
         trial = build_trial(whole, self.plan.seeds[:1], self.device, self.data, self.plan.tasks)
         config, benchmark = trial.config, shrink(trial.benchmark, 2, SAMPLES_PER_TASK)
         epoch = math.ceil(max(max(task.train.sizes) for task in benchmark.tasks) / config.batch_size)
@@ -171,7 +193,7 @@ class SensitivityProbe:
         if long:
             most = MAX_STEPS["mlp" if config.backbone == "mlp" else "other"]
             steps = max(steps, min(most, config.iterations or (config.epochs or 0) * epoch))
-        short = self.plan.trial_config(values | still | {"iterations": steps, "epochs": None})
+        short = self.plan.trial_config(values, changed=still | {"iterations": steps, "epochs": None})
         return replace(trial, config=short, benchmark=benchmark)
 
 
@@ -189,17 +211,20 @@ def sensitivity(low: TwoTaskOutcome | None, high: TwoTaskOutcome | None) -> floa
     """
     if low is None or high is None:
         return 0.0 if low is high else math.inf
+    if low.params.shape != high.params.shape:  # of networks of different sizes
+        return math.inf
     apart, moved = (high.params - low.params).norm().item(), max(low.moved, high.moved)
     return apart / moved if moved else 0.0
 
 
 def explain_insensitivity(
-    plan: Plan, name: str, pairs: list[tuple[TwoTaskOutcome | None, TwoTaskOutcome | None]]
+    part: Part, values: tuple[Plain, Plain], pairs: list[tuple[TwoTaskOutcome | None, TwoTaskOutcome | None]]
 ) -> str:
-    """Explain a hyperparameter without effect."""
-    values = plan.space[name]
-    rule = f"{name}: must act: the parameters after task 2 must differ between the ends of its range"
-    got = f"got {values.low:g} to {values.high:g}"
+    """Explain a hyperparameter without effect, or a choice like the first one."""
+    name, numeric = part.name, part.domain.numeric
+    where = "between the ends of its range" if numeric else "between its choices"
+    rule = f"{name}: must act: the parameters after task 2 must differ {where}"
+    got = f"got {show_value(values[0])} {'to' if numeric else 'and'} {show_value(values[1])}"
     shown = [(low, high) for low, high in pairs if low is not None and high is not None]
     if not shown:
         return f"{rule}; {got}, and training diverged at both. Try a smaller learning rate or range"

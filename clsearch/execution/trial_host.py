@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from clsearch.config.domains import Values
 from clsearch.execution.messages import REQUEST, CohortRequest, TrialRequest
 from clsearch.planning.plan import Plan
 from clsearch.ray_runtime.supervision import SearchGuard
@@ -30,7 +31,7 @@ class StudyHost:
         self.slots = slots
         self.groups: list[list[str]] = []
 
-    def make_trial_config(self, asked: Mapping[str, dict[str, float]], algorithm: str | None) -> dict[str, Any]:
+    def make_trial_config(self, asked: Mapping[str, Values], algorithm: str | None) -> dict[str, Any]:
         """Validate configurations, begin their records, and make the request for a worker.
 
         Args:

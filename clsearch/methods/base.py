@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from clsearch.config.hyperparameters import Hyperparameter, Space
+from clsearch.config.domains import Domains
+from clsearch.config.hyperparameters import Hyperparameter
 from clsearch.config.sections import COMMON_SECTIONS, Section, hyperparameters_in
 from clsearch.config.trial import TrialConfig
 from clsearch.config.unlearning import UnlearningConfig
@@ -175,7 +176,7 @@ class Method:
     derive: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     rules: tuple[Callable[[TrialConfig], Sequence[str]], ...] = ()
     unsearchable: Callable[[Mapping[str, Any]], dict[str, str]] | None = None
-    ranges: Callable[[TrialConfig], Space] | None = None
+    ranges: Callable[[TrialConfig], Domains] | None = None
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     trainable: str | None = None
 
@@ -236,7 +237,7 @@ class Method:
         return {k: v for part in self.all_parts if part.unsearchable for k, v in part.unsearchable(settings).items()}
 
     @property
-    def search_space(self) -> Space:
+    def search_space(self) -> Domains:
         """Its own hyperparameters with their ranges; if there are none, those of every method.
 
         A method that unlearns never searches the learning rate, because all its trials are compared with one reference
@@ -245,7 +246,7 @@ class Method:
         searched = self.own_hyperparameters or ({} if self.unlearns else self.hyperparameters)
         return {name: mark.range for name, mark in searched.items()}
 
-    def default_space(self, config: TrialConfig) -> Space:
+    def default_space(self, config: TrialConfig) -> Domains:
         """Return the ranges that a study of a configuration searches if it names none."""
         space = self.search_space
         for part in self.all_parts:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.config.hyperparameters import Hyperparameter, LogRange, Range, Space
+from clsearch.config.domains import Domains, LogRange, Range
+from clsearch.config.hyperparameters import Hyperparameter
 from clsearch.config.sections import Scenario, Section
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.base import Hyperparameters, Memory, Method, Penalty, recall
@@ -80,7 +81,7 @@ def check_anchors(config: TrialConfig) -> list[Refusal]:
     return problems
 
 
-def default_ranges(config: TrialConfig) -> Space:
+def default_ranges(config: TrialConfig) -> Domains:
     """Return the range of the factor, which depends on the estimator and the scale of the Fisher information."""
     assert isinstance(config, EWCConfig)
     factor = EWC.own_hyperparameters["penalty_factor"]

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from clsearch.common.errors import Refusal
-from clsearch.config.hyperparameters import Hyperparameter, LogRange
+from clsearch.config.domains import LogRange
+from clsearch.config.hyperparameters import Hyperparameter
 from clsearch.config.sections import DERIVED, Scenario, Section
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.base import Hyperparameters, Memory, Method, Penalty, PenaltyOutput, Student, recall

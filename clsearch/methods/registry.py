@@ -17,7 +17,8 @@ from pydantic import create_model
 import clsearch.methods
 from clsearch.common.code_digest import digest_code
 from clsearch.common.errors import ConfigError, Refusal, script_refusals
-from clsearch.config.hyperparameters import Hyperparameter, Space
+from clsearch.config.domains import Domains
+from clsearch.config.hyperparameters import Hyperparameter
 from clsearch.config.sections import COMMON_SECTIONS, Section, hyperparameters_in
 from clsearch.config.trial import TrialConfig, config_class
 from clsearch.data.datasets import Source
@@ -191,7 +192,7 @@ def preset_settings(algorithm: str, preset: str | None) -> dict[str, Any]:
     return {} if known is None else known.preset(preset)
 
 
-def default_space(config: TrialConfig) -> Space:
+def default_space(config: TrialConfig) -> Domains:
     """Return the ranges that a study searches if it names none."""
     return method_named(config.algorithm).default_space(config)
 

@@ -6,26 +6,42 @@ import dataclasses
 import re
 import sys
 import types
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Union, get_origin
 
 from pydantic.fields import FieldInfo
 
-from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.redaction import redact_address
 from clsearch.common.words import check_words, parse_quietly, redact_words
-from clsearch.config.hyperparameters import Range, Space
-from clsearch.config.sections import BACKBONES, BENCHMARKS, FOLDER, Section, backbone_name
-from clsearch.methods.registry import known_fields, method_named, preset_settings, searchable
-from clsearch.planning.config_file import expand_config_files, to_flag
+from clsearch.config.domains import Choice, Domain, IntRange, Range, backbone_name, to_plain
+from clsearch.config.sections import BENCHMARKS, FOLDER, Section
+from clsearch.config.spaces import SearchSpace
+from clsearch.methods.registry import known_fields, method_named, preset_settings
+from clsearch.planning.config_file import expand_config_files, read_yaml, to_flag
 from clsearch.planning.options import ADDRESSES, Options, Protocol, ResourceOptions, SelectionOptions, StudyOptions
 from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCH_OPTIONS
+from clsearch.planning.search_fields import (
+    NOT_SEARCHED,
+    SearchField,
+    ValueKind,
+    read_flow,
+    read_space,
+    read_when,
+    read_words,
+    search_fields,
+    write_word,
+    write_words,
+)
 
 EVERY_BENCHMARK = (*BENCHMARKS, f"{FOLDER}PATH")
-OPEN_NAMES = {"benchmark": EVERY_BENCHMARK, "report_benchmark": EVERY_BENCHMARK, "backbone": BACKBONES}
+OPEN_NAMES = {"benchmark": EVERY_BENCHMARK, "report_benchmark": EVERY_BENCHMARK}
 """Options that take a name from an open list -> names to show."""
+
+EITHER_NAME = {"epochs": "iterations", "iterations": "epochs"}
+"""Setting -> the one that it excludes."""
 
 TIED = {
     "backbone": ("hidden",),
@@ -44,12 +60,17 @@ class Invocation:
     Attributes:
         config: YAML file of options: a line `option: value` for each, a list for several values. Other options of the
             command line win.
+        space: YAML file of a search space that replaces the script's: a line `hyperparameter: domain` for each, and
+            conditional parts under `when`.
+        when: Conditional parts of the search space, each in YAML: "{if: {optimizer: sgd}, momentum: [0, 0.99]}".
         print_config: Print all options as such a file and exit.
         dry_run: Print the planned trials, their estimated duration (from a short probe) and the results folder, and
             exit.
     """
 
     config: Path | None = None
+    space: Path | None = None
+    when: tuple[str, ...] = ()
     print_config: bool = False
     dry_run: bool = False
 
@@ -66,21 +87,21 @@ def parse(
     algorithm: str,
     question: str,
     settings: dict[str, Any],
-    space: Space,
+    space: SearchSpace,
     args: list[str] | None,
     follow: bool = False,
     without: Collection[str] = (),
-) -> tuple[dict[str, Any], Space, Invocation]:
+) -> tuple[dict[str, Any], SearchSpace, Invocation]:
     """Read a command line.
 
-    A searchable number takes one value, which fixes it, or two, the range to search. Help and unknown options end the
-    process (exit codes 0 and 2).
+    A setting that can be searched takes one value, which fixes it, or several, the domain to search. Help and unknown
+    options end the process (exit codes 0 and 2).
 
     Args:
         algorithm: Name of the algorithm.
         question: Description of the study, shown in the help.
         settings: Settings of the script, the defaults of the options.
-        space: Ranges of the script.
+        space: Search space of the script.
         args: Words of the command line; `sys.argv[1:]` if None.
         follow: The script's space is the default one: leave out ranges that the user does not give, because the default
             ranges follow the settings.
@@ -94,31 +115,81 @@ def parse(
     """
     trial_sections = method_named(algorithm).sections
     sections: tuple[type[Section], ...] = (StudyOptions, SelectionOptions, *trial_sections, ResourceOptions)
-    groups = [_group(section, settings, space, without) for section in sections]
+    searched = {
+        name: dataclasses.replace(field, log=space[name].log) if name in space and space[name].numeric else field
+        for name, field in search_fields(algorithm).items()
+        if name not in without
+    }
+    groups = [_group(section, settings, space, searched, without) for section in sections]
     names = {field.name for group in groups for field in dataclasses.fields(group)}
     known = {name: field for section in sections for name, field in section.model_fields.items() if name in names}
     own_words = sys.argv[1:] if args is None else args
     check_words(own_words)
-    args = expand_config_files(own_words, known)
+    args = spell_flags(expand_config_files(own_words, known, searched), searched)
     check_words(args)
     hidden = settings | {name: redact_address(settings[name]) for name in ADDRESSES if settings.get(name)}
-    shown_groups = [_group(section, hidden, space, without) for section in sections] if hidden != settings else groups
+    shown_groups = [_group(s, hidden, space, searched, without) for s in sections] if hidden != settings else groups
     values, asked = _read(groups, args, question, shown_groups)
     # tyro reads underscores as hyphens too.
     flags = {word.partition("=")[0].replace("_", "-") for word in args}
-    new_settings, new_space = _merge(values, space, flags)
-    if new_settings["backbone"] == backbone_name(settings.get("backbone", "")):  # the text of the script's function
+    given = {
+        name: None if values[name] is None else read_words(searched[name], values[name])
+        for name in searched
+        if to_flag(name) in flags
+    }
+    base = {} if follow else space
+    new_space = _read_space(base, given, asked, searched)
+    fixed = {name: one for name, one in given.items() if not isinstance(one, Range | IntRange | Choice)}
+    searches = bool(new_space) or (follow and any(name not in fixed for name in space))
+    new_settings = _merge(values, fixed, settings, new_space, searches, flags)
+    if new_settings.get("backbone") == backbone_name(settings.get("backbone", "")):  # the text of the script's function
         new_settings["backbone"] = settings["backbone"]
     dropped = [name for name in find_untied(new_settings, settings) if to_flag(name) not in flags]
     new_settings = {name: value for name, value in new_settings.items() if name not in dropped}
     if "--preset" in flags:
         new_settings = _with_preset(algorithm, new_settings, settings, flags)
-    if follow:
-        new_space = {name: values for name, values in new_space.items() if to_flag(name) in flags}
-        # A value that neither the script nor the user gave can become searched if another option changes.
-        unnamed = [name for name in searchable() if name not in settings and to_flag(name) not in flags]
-        new_settings = {name: value for name, value in new_settings.items() if name not in unnamed}
     return new_settings, new_space, asked
+
+
+def spell_flags(words: Sequence[str], searched: Mapping[str, SearchField]) -> list[str]:
+    """Write `--flag` and `--no-flag` of settings that are true or false with a value, since they can have several."""
+    flags = {to_flag(name) for name, field in searched.items() if field.kind is ValueKind.FLAG}
+    spelled: list[str] = []
+    for word, following in pairwise([*words, "--"]):
+        name = word.replace("_", "-")
+        if name.replace("--no-", "--", 1) in flags - {name}:
+            spelled += [name.replace("--no-", "--", 1), "false"]
+        elif name in flags and following.startswith("--"):
+            spelled += [word, "true"]
+        else:
+            spelled.append(word)
+    return spelled
+
+
+def _read_space(
+    base: Mapping[str, Domain], given: Mapping[str, Any], asked: Invocation, searched: Mapping[str, SearchField]
+) -> SearchSpace:
+    """Make the search space of a command line: the script's or a file's, changed by the options.
+
+    Args:
+        base: The script's space; empty if it is the default one.
+        given: Name of an option of the command line -> one value, or a domain.
+        asked: What to do.
+        searched: The fields that can be searched.
+
+    Raises:
+        ConfigError: For a space that breaks a rule.
+    """
+    space = SearchSpace.of(base)
+    if asked.space is not None:
+        space = SearchSpace.of(read_space(searched, read_yaml("space", asked.space, "a search space"), "space"))
+    replaced = {*given} | {other for name, other in EITHER_NAME.items() if name in given and other not in given}
+    space = space.only(lambda name: name not in replaced)
+    if asked.when:
+        space = SearchSpace(part for part in space.parts if not part.conditions)
+    domains = {name: value for name, value in given.items() if isinstance(value, Range | IntRange | Choice)}
+    whens = [read_when(searched, read_flow("when", word), "when") for word in asked.when]
+    return SearchSpace.of([space, domains, *whens])
 
 
 def _read(
@@ -160,49 +231,62 @@ def _with_preset(algorithm: str, given: dict[str, Any], script: dict[str, Any], 
     return kept | {name: value for name, value in new.items() if name not in named}
 
 
-def _merge(values: dict[str, Any], space: Space, flags: set[str]) -> tuple[dict[str, Any], Space]:
-    """Split the values of all options into settings and ranges, and undo script settings that the user replaces."""
-    known = searchable()
-    new_settings, new_space = {}, {}
-    for name, value in values.items():
-        if name not in known:
-            new_settings[name] = value
-        elif len(value) == 1:
-            new_settings[name] = value[0]
-        elif len(value) == 2:
-            new_space[name] = Range(value[0], value[1], log=space[name].log if name in space else known[name].range.log)
-        else:
-            text = f"{name}: takes one value or a range of two; got {' '.join(map(str, value))}"
-            raise ConfigError([Refusal("value-or-range", text)])
+def _merge(
+    values: dict[str, Any],
+    fixed: Mapping[str, Any],
+    script: Mapping[str, Any],
+    space: SearchSpace,
+    searches: bool,
+    flags: set[str],
+) -> dict[str, Any]:
+    """Make the settings of a command line, and undo script settings that the user replaces.
+
+    Args:
+        values: Option -> value, that of the script unless the user gave one.
+        fixed: Name of a field that can be searched -> the one value that the user gave.
+        script: Settings of the script.
+        space: The search space.
+        searches: True if something is searched.
+        flags: Options that the user gave.
+    """
+    fields = {*known_fields()} - {*NOT_SEARCHED}
+    kept = {name: script[name] for name in values if name in fields and name in script}
+    others = {name: value for name, value in values.items() if name not in fields}
+    new_settings = {name: value for name, value in (others | kept | dict(fixed)).items() if name not in space}
     # A script sets one of the two; a user who gives the other replaces it, and giving both is refused later.
-    for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
-        if f"--{given}" in flags and f"--{other}" not in flags:
+    for one, other in EITHER_NAME.items():
+        if to_flag(one) in flags and to_flag(other) not in flags:
             new_settings[other] = None
     # The script's number of trials was for its own space and sampler.
-    if "--trials" not in flags and (not new_space or "--sampler" in flags):
+    if "--trials" not in flags and (not searches or "--sampler" in flags):
         new_settings["trials"] = None
     if new_settings.get("protocol") is Protocol.CONTINUAL:  # no sampler chooses
         new_settings = {k: v for k, v in new_settings.items() if k not in SEARCH_OPTIONS or to_flag(k) in flags}
     # An explicit None stays: it undoes the script's setting.
-    return {name: v for name, v in new_settings.items() if v is not None or to_flag(name) in flags}, new_space
+    return {n: v for n, v in new_settings.items() if v is not None or to_flag(n) in flags}
 
 
-def _group(section: type[Section], settings: dict[str, Any], space: Space, without: Collection[str]) -> type:
+def _group(
+    section: type[Section],
+    settings: dict[str, Any],
+    space: SearchSpace,
+    searched: Mapping[str, SearchField],
+    without: Collection[str],
+) -> type:
     """Make tyro's dataclass of one section; its defaults are the script's."""
-    known = searchable()
     rows = []
+    unconditional = {part.name: part.domain for part in space.parts if not part.conditions}
     for name, field in section.model_fields.items():
         if name in without:
             continue
         default = settings.get(name, field.default)
-        if name in known:
-            default = (space[name].low, space[name].high) if name in space else (default,)
-            kind: Any = Annotated[tuple[float, ...], _argument(field, "FLOAT [FLOAT]")]
+        if name in searched:
+            # Plain words for tyro, so that the section's own rules refuse them.
+            kind: Any = Annotated[tuple[str, ...] | None, _argument(field, searched[name].metavar)]
+            default = _default_words(searched[name], unconditional.get(name), default)
         elif name in OPEN_NAMES:
-            # Plain text for tyro, so that the section's own rule refuses unknown names.
             text = str | None if field.default is None else str
             kind = Annotated[text, _argument(field, "{" + ",".join(OPEN_NAMES[name]) + "}")]
-            default = backbone_name(default) if name == "backbone" else default
         else:
             kind = Annotated[_optional(field), _argument(field, None)]
         rows.append((name, kind, dataclasses.field(default=default)))
@@ -210,6 +294,16 @@ def _group(section: type[Section], settings: dict[str, Any], space: Space, witho
     group = dataclasses.make_dataclass(re.sub(r"\W+", "_", heading), rows)
     group.__doc__ = section.__doc__
     return group
+
+
+def _default_words(field: SearchField, domain: Domain | None, default: Any) -> tuple[str, ...] | None:
+    """Write the script's value or domain of a field as words."""
+    if domain is not None:
+        return tuple(write_words(field, domain))
+    if default is None:
+        return None
+    several = isinstance(default, tuple | list)
+    return tuple(write_word(one) for one in default) if several else (write_word(to_plain(default)),)
 
 
 def _optional(field: FieldInfo) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,34 @@ from clsearch.common.errors import ConfigError, Refusal, RuleError, did_you_mean
 from clsearch.common.files import read_small_text
 from clsearch.common.formatting import relative_path
 from clsearch.common.redaction import redact_address
-from clsearch.config.hyperparameters import Range, Space
+from clsearch.config.domains import Choice, IntRange, Range
 from clsearch.config.sections import check_text, to_local_path
+from clsearch.config.spaces import SearchSpace
 from clsearch.config.trial import rule_of
-from clsearch.methods.registry import searchable
+from clsearch.planning.option_yaml import parse_options
 from clsearch.planning.options import ADDRESSES, SelectionOptions, StudyOptions
 from clsearch.planning.plan import Plan
+from clsearch.planning.search_fields import SearchField, read_value, search_fields, write_value, write_whens, write_word
 
 MOST_BYTES = 100_000
 """Size of a file of options; it holds a few lines."""
 
-MOST_DEPTH = 4
-"""Levels of a file of options; two are in use."""
+WHEN = "when"
+"""Option that holds the conditional parts of a search space."""
 
 EITHER = {"--epochs": "--iterations", "--iterations": "--epochs"}
 """Option -> the option that excludes it: the command line's replaces the file's."""
 
 
-def expand_config_files(args: list[str], known: Mapping[str, FieldInfo]) -> list[str]:
+def expand_config_files(
+    args: list[str], known: Mapping[str, FieldInfo], searched: Mapping[str, SearchField]
+) -> list[str]:
     """Replace each `--config FILE` by the options of the file, ahead of all others, so that the others win.
 
     Args:
         args: Words of a command line.
         known: Name of each option that a file can hold -> its field.
+        searched: The fields that can be searched.
 
     Raises:
         ConfigError: For a file that cannot be read or holds a wrong option.
@@ -54,7 +60,7 @@ def expand_config_files(args: list[str], known: Mapping[str, FieldInfo]) -> list
     given = {to_flag(word.partition("=")[0].lstrip("-")) for word in own if word.startswith("--")}
     read: dict[str, Any] = {}
     for file in files:
-        read |= read_options(file, known)
+        read |= read_options(file, known, searched)
     kept = {name: value for name, value in read.items() if EITHER.get(to_flag(name)) not in given}
     return [*(word for name, value in kept.items() for word in to_words(name, value)), *own]
 
@@ -68,20 +74,25 @@ def _config_path(name: str) -> Path:
         raise ConfigError([Refusal(error.rule, f"config: {error}; got {echo(name)}")]) from None
 
 
-def read_options(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    """Read a file: name of an option -> value, a list for several values. Raises ConfigError."""
+def read_yaml(option: str, file: Path, what: str) -> Any:
+    """Read a YAML file that an option names. Raises ConfigError."""
     try:
-        content = parse_options(read_small_text(file, MOST_BYTES))
+        return parse_options(read_small_text(file, MOST_BYTES))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        text = f"config: must be a YAML file of options; got {relative_path(file)}: {reason}"
-        raise ConfigError([Refusal("config-yaml", text)]) from None
+        text = f"{option}: must be a YAML file of {what}; got {relative_path(file)}: {reason}"
+        raise ConfigError([Refusal("config-yaml" if option == "config" else "space-yaml", text)]) from None
+
+
+def read_options(file: Path, known: Mapping[str, FieldInfo], searched: Mapping[str, SearchField]) -> dict[str, Any]:
+    """Read a file: name of an option -> value, a list for several values. Raises ConfigError."""
+    content = read_yaml("config", file, "options")
     if not isinstance(content, dict):
         text = f"config: must be a YAML file with a line `option: value` for each option; got {relative_path(file)}"
         raise ConfigError([Refusal("config-options", text)])
     options = {str(name).replace("-", "_"): value for name, value in content.items()}
     where = f"in {relative_path(file)}"
-    if unknown := [name for name in options if name not in known]:
+    if unknown := [name for name in options if name not in (*known, WHEN)]:
         listed = ", ".join(sorted(known))
         raise ConfigError(
             Refusal(
@@ -89,7 +100,11 @@ def read_options(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
             )
             for name in unknown
         )
-    problems = {name: find_type_problem(name, value, known[name]) for name, value in options.items()}
+    problems = {
+        name: find_type_problem(value, known[name], searched.get(name))
+        for name, value in options.items()
+        if name != WHEN
+    }
     if wrong := {name: problem for name, problem in problems.items() if problem is not None}:
         raise ConfigError(
             Refusal(rule, f"config: {name} {where} {words}; got {echo(options[name])}")
@@ -98,41 +113,25 @@ def read_options(file: Path, known: Mapping[str, FieldInfo]) -> dict[str, Any]:
     return options
 
 
-def parse_options(text: str) -> Any:
-    """Parse YAML of options.
-
-    Raises:
-        ValueError: For a text that is not YAML, nests deeper than options do, or repeats a part by an alias, with which
-            a short text can stand for an endless one. The message repeats no line, which can hold a password.
-    """
-    import yaml
-
-    depth = 0
-    try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # step by step, while loading would recurse
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MOST_DEPTH or isinstance(event, yaml.AliasEvent):
-                what = "aliases" if isinstance(event, yaml.AliasEvent) else f"more than {MOST_DEPTH} levels"
-                raise ValueError(f"has {what}")
-        return yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = "" if mark is None else f" in line {mark.line + 1}"
-        raise ValueError(f"{error.problem or 'not YAML'}{where}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{getattr(error, 'reason', 'not YAML')}") from None
-
-
-def find_type_problem(name: str, value: Any, field: FieldInfo) -> tuple[str, str] | None:
+def find_type_problem(value: Any, field: FieldInfo, searched: SearchField | None) -> tuple[str, str] | None:
     """Find the rule of its type that a value in a file breaks: id and words. Other rules are checked later."""
+    if searched is not None and isinstance(value, dict | list):
+        try:
+            value = read_value(searched, value)
+        except ConfigError as error:
+            (problem,) = error.problems
+            return problem.rule, problem.partition(": ")[2].partition("; got ")[0]
+        if isinstance(value, Range | IntRange | Choice):
+            return None
     if isinstance(value, dict):
         return "config-values", "must be a value or a list of values"
     if value is None:
         return None
-    kind: Any = tuple[float, ...] if name in searchable() else field.annotation
+    kind: Any = field.annotation
     several, many = isinstance(value, list), "tuple" in str(kind)
+    one_of_many = many and not isinstance(value, list | tuple)
     try:
-        TypeAdapter(kind).validate_python([value] if many and not several else value)
+        TypeAdapter(kind).validate_python([value] if one_of_many else value)
     except ValidationError as error:
         if several and not many:
             return "config-one-value", "must be one value"
@@ -149,14 +148,20 @@ def to_words(name: str, value: Any) -> list[str]:
     """Write an option and its value as words of a command line."""
     flag = to_flag(name)
     match value:
-        case Range():
-            return [flag, repr(value.low), repr(value.high)]
         case True | False if name != "train_head":  # it can be None, so it takes a value
             return [flag if value else flag.replace("--", "--no-", 1)]
+        case dict():
+            return [flag, json.dumps(value)]
         case tuple() | list():
-            return [flag, *map(str, value)]
+            nested = name == WHEN or any(isinstance(one, list) for one in value)
+            return [flag, *(write_nested(one) if nested else str(one) for one in value)]
         case _:
             return [flag, str(value)]
+
+
+def write_nested(value: Any) -> str:
+    """Write a list, or a part of a search space, as one word."""
+    return json.dumps(value) if isinstance(value, dict) else write_word(value)
 
 
 def format_plan(plan: Plan, script: dict[str, Any]) -> str:
@@ -175,18 +180,20 @@ def format_plan(plan: Plan, script: dict[str, Any]) -> str:
     named = {name: options[name] for name in (*first, *plan.config.flat(), *options)}
     kept = {n: v for n, v in named.items() if v is not None or script.get(n) is not None}
     unset = {n: "" for n in named if n not in kept and n not in plan.space}
+    fields = search_fields(plan.algorithm)
     unset |= {"trials": str(plan.trials)} if "trials" in unset else {}
     lines = "".join(f"# {name}: {value}".rstrip() + "\n" for name, value in unset.items())
-    return f"{dump_options(kept, plan.space)}# Not set:\n{lines}"
+    return f"{dump_options(kept, plan.space, fields)}# Not set:\n{lines}"
 
 
-def dump_options(settings: dict[str, Any], space: Space) -> str:
-    """Write settings and ranges as YAML."""
+def dump_options(settings: dict[str, Any], space: SearchSpace, fields: Mapping[str, SearchField]) -> str:
+    """Write settings and a search space as YAML."""
     import yaml
 
-    plain = {name: to_plain(value) for name, value in settings.items()}
-    ranges = {name: [values.low, values.high] for name, values in space.items()}
-    return str(yaml.safe_dump(plain | ranges, sort_keys=False, allow_unicode=True))
+    searched = {part.name: write_value(fields[part.name], part.domain) for part in space.parts if not part.conditions}
+    plain = {name: to_plain(value) for name, value in settings.items() if name not in space} | searched
+    whens = write_whens(fields, space)
+    return str(yaml.safe_dump(plain | ({WHEN: whens} if whens else {}), sort_keys=False, allow_unicode=True))
 
 
 def to_plain(value: Any) -> Any:

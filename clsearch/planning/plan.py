@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal, did_you_mean
-from clsearch.config.hyperparameters import Space
+from clsearch.config.domains import Domains, Values
+from clsearch.config.spaces import SearchSpace, SpaceLike
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import (
     configure,
@@ -32,7 +33,7 @@ from clsearch.planning.protocols import (
     reporting_seeds,
     searched_tasks,
 )
-from clsearch.planning.spaces import check_space
+from clsearch.planning.spaces import add_defaults, check_space, read_written_space, resolve_space
 
 DEFAULT_TRIALS = 32
 NSGA2_TRIALS = 8
@@ -46,9 +47,9 @@ class Plan(ShortRepr):
     Args:
         question: The question that the study answers.
         algorithm: Name of the algorithm.
-        space: Hyperparameter -> the range to search.
+        space: The search space.
         settings: Flat settings that all trials share, as given; defaults that follow other fields are not filled in.
-        config: A complete configuration of the study, with the low end of each range.
+        config: A complete configuration of the study, with the low end of each range and the first of each choice.
         report: The same on the benchmark that two_phase reports on; None with other protocols.
         options: Every option that is not part of a trial's configuration.
         trials: Number of configurations.
@@ -57,7 +58,7 @@ class Plan(ShortRepr):
 
     question: str
     algorithm: str
-    space: Space
+    space: SearchSpace
     settings: dict[str, Any]
     config: TrialConfig
     report: TrialConfig | None
@@ -126,26 +127,32 @@ class Plan(ShortRepr):
         return self.options.results.resolve() / self.options.name
 
     def trial_config(
-        self, values: Mapping[str, Any], algorithm: str | None = None, on: TrialConfig | None = None
+        self,
+        values: Values,
+        algorithm: str | None = None,
+        on: TrialConfig | None = None,
+        changed: Mapping[str, Any] | None = None,
     ) -> TrialConfig:
         """Make the configuration of a trial.
 
         Args:
-            values: Its hyperparameters.
+            values: Its hyperparameters, plain.
             algorithm: Another algorithm than the study's, with the same settings.
             on: `report`, for a trial on the benchmark to report on.
+            changed: Settings in place of the study's.
         """
         algorithm, settings = algorithm or self.algorithm, self.settings
         if on is not None and on is self.report:
             settings = report_settings(settings, self.config, on.benchmark)
         known = fields_of(algorithm)
-        settings = {k: v for k, v in (settings | dict(values)).items() if k in known}
+        whole = settings | self.space.settings_of(values) | dict(changed or {})
+        settings = {name: value for name, value in whole.items() if name in known}
         return configure(algorithm, settings, (on or self.config).source)
 
 
 def make_plan(
     algorithm: str,
-    space: Space,
+    space: SpaceLike,
     question: str,
     settings: dict[str, Any],
     command: list[str] | None,
@@ -155,7 +162,7 @@ def make_plan(
 
     Args:
         algorithm: Name of the algorithm.
-        space: Hyperparameter -> the range to search.
+        space: The search space, as its user wrote it.
         question: The question that the study answers.
         settings: Flat options and settings; None stands for the default.
         command: The script and its options; None outside a script.
@@ -165,26 +172,30 @@ def make_plan(
     Raises:
         ConfigError: With one line per problem.
     """
-    given = {k: v for k, v in settings.items() if k in Options.model_fields}
-    shared = {k: v for k, v in settings.items() if k not in (given.keys() | space.keys()) and v is not None}
     _check_known(algorithm, settings)
+    written, fixed = read_written_space(algorithm, space)
+    settings = settings | fixed
+    given = {k: v for k, v in settings.items() if k in Options.model_fields}
+    shared = {k: v for k, v in settings.items() if k not in (given.keys() | written.keys()) and v is not None}
     options = Options.of(given)
-    config = configure(algorithm, shared)
+    config = configure(algorithm, shared | written.settings_of(written.first))
     if options.preset and not preset_settings(algorithm, options.preset):
         text = f"preset: must set something that acts in {algorithm}; got {options.preset}"
         raise ConfigError([Refusal("preset-acts", text)])
     if follow:
-        space = _default_space(config, options, shared) | space
-    trials = count_trials(options, space)
+        written = add_defaults(written, _default_space(config, options, shared))
+    searched = resolve_space(written, config)
+    trials = count_trials(options, searched)
     if problems := check_budget(options, config, trials):
         raise ConfigError(problems)
-    check_space(algorithm, space, shared, config.source)
-    config = configure(algorithm, shared | {name: r.low for name, r in space.items()}, config.source)
-    if problems := check_protocol(options, {*given}, config, space):
+    check_space(algorithm, searched, shared, config.source)
+    first = shared | searched.settings_of(searched.first)
+    config = configure(algorithm, first, config.source)
+    if problems := check_protocol(options, {*given}, config, searched):
         raise ConfigError(problems)
-    _check_trials(options, space)
-    report = _report_config(options, shared | {name: r.low for name, r in space.items()}, config)
-    plan = Plan(question, algorithm, space, shared, config, report, options, trials, command)
+    _check_trials(options, searched)
+    report = _report_config(options, first, config)
+    plan = Plan(question, algorithm, searched, shared, config, report, options, trials, command)
     _check_references(plan)
     return plan
 
@@ -204,7 +215,7 @@ def _check_references(plan: Plan) -> None:
     """Refuse references that the settings do not allow. Raises ConfigError."""
     for reference in plan.references:
         try:
-            plan.trial_config({}, reference)
+            plan.trial_config(plan.space.first, reference)
         except ConfigError as error:
             hint = f"Leave {reference} out of the references"
             raise ConfigError(Refusal(problem.rule, f"{problem}. {hint}") for problem in error.problems) from None
@@ -225,24 +236,24 @@ def _report_config(options: Options, settings: dict[str, Any], config: TrialConf
     return report
 
 
-def _default_space(config: TrialConfig, options: Options, fixed: Mapping[str, Any]) -> Space:
-    """Return the algorithm's default ranges of hyperparameters that are not fixed and that the protocol searches."""
+def _default_space(config: TrialConfig, options: Options, named: Collection[str]) -> Domains:
+    """Return the algorithm's default ranges of hyperparameters that nobody named and that the protocol searches."""
     continual = options.protocol is Protocol.CONTINUAL
     return {
         name: values
         for name, values in default_space(config).items()
-        if name not in fixed and (not continual or name in decaying())
+        if name not in named and (not continual or name in decaying())
     }
 
 
-def count_trials(options: Options, space: Space) -> int:
+def count_trials(options: Options, space: SearchSpace) -> int:
     """Count the configurations of a study."""
     if options.protocol is Protocol.CONTINUAL or not space:
         return 1
-    return options.grid_points ** len(space) if options.sampler == "grid" else options.trials or DEFAULT_TRIALS
+    return space.count_grid(options.grid_points) if options.sampler == "grid" else options.trials or DEFAULT_TRIALS
 
 
-def _check_trials(options: Options, space: Space) -> None:
+def _check_trials(options: Options, space: SearchSpace) -> None:
     """Refuse a number of trials that does not fit the space or the sampler. Raises ConfigError."""
     if options.protocol is Protocol.CONTINUAL:
         return
@@ -255,8 +266,8 @@ def _check_trials(options: Options, space: Space) -> None:
         raise ConfigError([Refusal("two-generations", text)])
     if space and options.sampler == "grid" and asked not in (None, points):
         rule = (
-            f"a grid of {options.grid_points} points in {len(space)} dimensions has {points} trials, so leave --trials "
-            "out"
+            f"a grid of {options.grid_points} points per range in {len(space)} dimensions has {points} trials, so "
+            "leave --trials out"
         )
         raise ConfigError([Refusal("trials-of-grid", f"trials: {rule}; got {asked}")])
 

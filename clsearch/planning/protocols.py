@@ -13,8 +13,9 @@ from typing import Any
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.data_source import class_counts
-from clsearch.config.hyperparameters import Space
 from clsearch.config.rules import LARGEST, SMALLEST
+from clsearch.config.sections import COMMON_SECTIONS
+from clsearch.config.spaces import SearchSpace
 from clsearch.config.trial import TrialConfig
 from clsearch.config.unlearning import unlearned_by
 from clsearch.methods.registry import decaying
@@ -77,7 +78,7 @@ def report_settings(settings: dict[str, Any], config: TrialConfig, benchmark: st
     return kept | {"benchmark": benchmark, "scenario": config.scenario.value, "tasks": config.tasks}
 
 
-def check_protocol(options: Options, given: set[str], config: TrialConfig, space: Space) -> list[Refusal]:
+def check_protocol(options: Options, given: set[str], config: TrialConfig, space: SearchSpace) -> list[Refusal]:
     """Check the rules of a study's protocol.
 
     Args:
@@ -124,7 +125,7 @@ def _option_problems(options: Options, tasks: int) -> list[Refusal]:
     return problems
 
 
-def _continual_problems(options: Options, given: set[str], config: TrialConfig, space: Space) -> list[Refusal]:
+def _continual_problems(options: Options, given: set[str], config: TrialConfig, space: SearchSpace) -> list[Refusal]:
     """Check what continual can search, and that no option of a sampler is given."""
     if config.algorithm in ("joint", "independent"):
         rule = f"continual continues from the current model, which {config.algorithm} does not have"
@@ -150,7 +151,7 @@ def _continual_problems(options: Options, given: set[str], config: TrialConfig, 
     return problems
 
 
-def _unlearning_problems(options: Options, config: TrialConfig, space: Space) -> list[Refusal]:
+def _unlearning_problems(options: Options, config: TrialConfig, space: SearchSpace) -> list[Refusal]:
     """Check that a study of unlearning has a request, and one model to measure all trials against."""
     problems = []
     if not config.unlearn:
@@ -162,12 +163,11 @@ def _unlearning_problems(options: Options, config: TrialConfig, space: Space) ->
     if others := [name for name in options.references if name != "finetuning"]:
         rule = "must be finetuning alone (with the same requests) if tasks are unlearned, because others do not unlearn"
         problems.append(Refusal("unlearning-references", f"references: {rule}; got {' '.join(others)}"))
-    if "learning_rate" in space:
-        rule = (
-            "must have one value if tasks are unlearned, because the model that all trials are measured against is "
-            "trained with it"
-        )
-        problems.append(Refusal("unlearning-one-rate", f"learning_rate: {rule}; got a range"))
+    common = {name for section in COMMON_SECTIONS for name in section.model_fields}
+    rule = "must have one value if tasks are unlearned, because the model that all trials are measured against has it"
+    problems += [
+        Refusal("unlearning-one-value", f"{name}: {rule}; got {space[name]}") for name in space if name in common
+    ]
     return problems
 
 

@@ -2,66 +2,178 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import combinations, islice, product
 from typing import Any
 
-from clsearch.common.errors import ConfigError, Refusal
-from clsearch.config.hyperparameters import Range, Space
+from clsearch.common.errors import ConfigError, Refusal, did_you_mean
+from clsearch.config.domains import Choice, Domain, Domains, IntRange, Plain
+from clsearch.config.spaces import Part, SearchSpace, SpaceLike, flatten, order_parts, resolve_fixed
+from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import BUILT_IN, configure, method_named
+from clsearch.planning.search_fields import NOT_SEARCHED, SearchField, ValueKind, search_fields
 
-SPACES: dict[str, Space] = {name: method.search_space for name, method in BUILT_IN.items()}
+SPACES: dict[str, Domains] = {name: method.search_space for name, method in BUILT_IN.items()}
 """Algorithm -> its own hyperparameters over their default ranges (those with the default Fisher information)."""
 
+MOST_EXAMPLES = 500
+"""Combinations of choices that are checked before a search."""
 
-def check_space(algorithm: str, space: Space, settings: dict[str, Any], source: Source | None = None) -> None:
-    """Refuse a hyperparameter that the algorithm cannot search or that cannot act, and a range that breaks a rule.
+
+def read_written_space(algorithm: str, written: SpaceLike) -> tuple[SearchSpace, dict[str, Any]]:
+    """Check a space that a user wrote, and split it into what is searched and what has one value.
 
     Args:
         algorithm: Name of the algorithm.
-        space: Hyperparameter -> the range to search.
+        written: The space.
+
+    Returns:
+        The space, and the settings with one value that no condition limits.
+
+    Raises:
+        ConfigError: With one line per problem.
+    """
+    names, known = dict.fromkeys(name for _, _, name in flatten(written, ())), method_named(algorithm).fields
+    problems = [problem for name in names for problem in _name_problems(algorithm, name, known)]
+    try:
+        space = SearchSpace.of(written)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    fields = search_fields(algorithm)
+    several = [
+        Refusal("space-of-domains", f"{part.name}: must be a Range, an IntRange, a Choice or one value; got {value!r}")
+        for part in space.parts
+        for value in getattr(part.domain, "values", ())
+        if isinstance(value, tuple | dict | set) and fields[part.name].kind is not ValueKind.SEVERAL
+    ]
+    wrong = [problem for part in space.parts for problem in _kind_problems(fields[part.name], part.domain)]
+    if several or wrong:
+        raise ConfigError(dict.fromkeys([*several, *wrong]))
+    fixed = {
+        part.name: part.domain.values[0]
+        for part in space.parts
+        if not part.conditions and isinstance(part.domain, Choice) and len(part.domain.values) == 1
+    }
+    return SearchSpace(part for part in space.parts if part.name not in fixed), fixed
+
+
+def _name_problems(algorithm: str, name: str, known: Iterable[str]) -> list[Refusal]:
+    """Refuse a name that the algorithm does not have or that no study searches."""
+    fields = search_fields(algorithm)
+    if name in NOT_SEARCHED:
+        return [Refusal("searchable", f"{name}: not searched, because it is {NOT_SEARCHED[name]}")]
+    if name not in known:
+        rule = f"not a hyperparameter that {algorithm} can search{did_you_mean(name, fields)}"
+        return [Refusal("searchable", f"{name}: {rule}; known are {', '.join(fields)}")]
+    return []
+
+
+def add_defaults(space: SearchSpace, defaults: Domains) -> SearchSpace:
+    """Add the default ranges of hyperparameters that a space does not have; the defaults give the order."""
+    parts = [
+        part
+        for name, domain in defaults.items()
+        for part in ([p for p in space.parts if p.name == name] or [Part(name, name, domain)])
+    ]
+    return SearchSpace(order_parts([*parts, *(part for part in space.parts if part not in parts)]))
+
+
+def resolve_space(space: SearchSpace, config: TrialConfig) -> SearchSpace:
+    """Decide the conditions on settings that are not searched. Raises ConfigError for one on what is not there."""
+    fixed = {name: getattr(config, name) for name in config.acting_fields() if name not in space}
+    return resolve_fixed(space, fixed, config.acting_fields())
+
+
+def check_space(algorithm: str, space: SearchSpace, settings: Mapping[str, Any], source: Source | None = None) -> None:
+    """Refuse a domain whose values the field cannot have, and values that do not go together.
+
+    Args:
+        algorithm: Name of the algorithm.
+        space: The space; its names are fields of the algorithm.
         settings: Flat settings that all trials share.
         source: Of the benchmark, if it is known.
 
     Raises:
         ConfigError: With one line per problem.
     """
-    method = method_named(algorithm)
-    known = [name for name in method.fields if name in method.hyperparameters]
-    rule = f"not a hyperparameter that {algorithm} can search; known are {', '.join(known)}"
-    problems = [Refusal("searchable", f"{name}: {rule}") for name in space if name not in known]
-    problems += [
-        Refusal("space-of-ranges", f"{name}: must be a Range or a LogRange, from low to high; got {values!r}")
-        for name, values in space.items()
-        if not isinstance(values, Range)
-    ]
-    idle = method.idle_hyperparameters(settings)
-    problems += [Refusal("searched-acts", f"{name}: {idle[name]}") for name in space if name in idle]
-    for name, values in space.items():
-        if name in known and isinstance(values, Range):
-            problems += _range_problems(algorithm, name, values, settings, source)
+    idle = method_named(algorithm).idle_hyperparameters(dict(settings) | space.settings_of(space.first))
+    problems = [Refusal("searched-acts", f"{name}: {idle[name]}") for name in space if name in idle]
+    if not problems:
+        problems = _value_problems(algorithm, space, settings, source)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(dict.fromkeys(problems))
 
 
-def _range_problems(
-    algorithm: str, name: str, values: Range, settings: dict[str, Any], source: Source | None
+def _kind_problems(field: SearchField, domain: Domain) -> list[Refusal]:
+    """Refuse a range of what is not a number, and fractions of what is a whole number."""
+    if isinstance(domain, Choice) or (field.kind is ValueKind.NUMBER and domain.numeric):
+        return []
+    if field.kind is ValueKind.WHOLE:
+        if isinstance(domain, IntRange):
+            return []
+        text = f"{field.name}: must be an IntRange or a Choice, because it is a whole number; got {domain}"
+        return [Refusal("whole-range", text)]
+    return [Refusal("choice-only", f"{field.name}: must be a Choice, because it is not a number; got {domain}")]
+
+
+def _value_problems(
+    algorithm: str, space: SearchSpace, settings: Mapping[str, Any], source: Source | None
 ) -> list[Refusal]:
-    """Check the bounds of one range, first as values of the field (so above 0), then as a range."""
-    for bound in (values.low, values.high):
+    """Configure examples of the space, and return why some are refused."""
+    problems: dict[Refusal, None] = {}
+    for values in islice(example_values(space), MOST_EXAMPLES):
         try:
-            configure(algorithm, settings | {name: bound}, source)
+            configure(algorithm, dict(settings) | space.settings_of(values), source)
         except ConfigError as error:
-            if broken := [problem for problem in error.problems if problem.field == name]:
-                return broken
-    shown = f"{values.low:g} to {values.high:g}"
-    if not values.low < values.high:
-        return [Refusal("range-increases", f"{name}: a range must go from low to high; got {shown}")]
-    return []
+            for problem in error.problems:
+                together = problem.rule.endswith(("-only", "-acts", "-needed")) and problem.field in space
+                hint = f". Search {problem.field} in a When(...), where it acts" if together else ""
+                problems[Refusal(problem.rule, f"{problem}{hint}")] = None
+    return list(problems)
 
 
-def grid(space: Space, n: int) -> Iterable[dict[str, float]]:
-    """Generate all combinations of n points per dimension."""
-    for values in product(*(range_.points(n) for range_ in space.values())):
-        yield dict(zip(space, values, strict=True))
+def example_values(space: SearchSpace) -> Iterator[dict[str, Plain]]:
+    """Generate values that show what a space can have: each end and each choice, and pairs of choices."""
+    yield space.first
+    for part in space.parts:
+        for end in part.domain.ends:
+            yield pick_with(space, {part.key: end})
+    for one, other in combinations([part for part in space.parts if not part.domain.numeric], 2):
+        for first, second in product(one.domain.ends, other.domain.ends):
+            yield pick_with(space, {one.key: first, other.key: second})
+
+
+def first_end(part: Part) -> Plain:
+    """Return the low end of a range, or the first choice."""
+    return part.domain.ends[0]
+
+
+def pick_with(
+    space: SearchSpace, wanted: Mapping[str, Plain], others: Callable[[Part], Plain] = first_end
+) -> dict[str, Plain]:
+    """Return values of a trial in which some entries apply and have given values.
+
+    Args:
+        space: The space.
+        wanted: Key of an entry -> its plain value.
+        others: The value of an entry that no condition decides.
+    """
+    needed: dict[str, tuple[Plain, ...]] = {}
+    for part in reversed(space.parts):  # an entry follows those that its conditions name
+        if part.key in wanted or (part.name in needed and _contains_any(part.domain, needed[part.name])):
+            needed |= dict(part.conditions)
+
+    def choose(part: Part) -> Plain:
+        if part.key in wanted:
+            return wanted[part.key]
+        allowed = [value for value in needed.get(part.name, ()) if part.domain.contains(value)]
+        return allowed[0] if allowed else others(part)
+
+    return space.pick(choose)
+
+
+def _contains_any(domain: Domain, values: Iterable[Plain]) -> bool:
+    return any(domain.contains(value) for value in values)

@@ -223,7 +223,7 @@ def attempt_json(attempt: Attempt) -> AttemptJson:
     return {
         "task": attempt.task,
         "phase": attempt.phase,
-        "values": attempt.values,
+        "values": dict(attempt.values),
         "accuracies": list(attempt.accuracies),
         "bar": attempt.bar,
         "seeds": attempt.seeds,

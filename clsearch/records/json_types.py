@@ -10,16 +10,30 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from clsearch.config.domains import Plain
+
 MatricesJson = list[list[list[float | None]]]
 """R of each seed, [M][T+1][T]; null if not measured."""
 
 
-class RangeJson(TypedDict):
-    """A searched range."""
+class DomainJson(TypedDict):
+    """A searched domain: the ends of a range, or choices; see `config.domains`.
 
-    low: float
-    high: float
-    log: bool
+    Attributes:
+        whole: True for whole numbers.
+        choices: Plain values; widths of layers as lists.
+        name: The hyperparameter, if the key is another.
+        when: Hyperparameter -> the values with which this one applies.
+    """
+
+    low: NotRequired[float]
+    high: NotRequired[float]
+    log: NotRequired[bool]
+    step: NotRequired[float]
+    whole: NotRequired[bool]
+    choices: NotRequired[list[Any]]
+    name: NotRequired[str]
+    when: NotRequired[dict[str, list[Any]]]
 
 
 class DataJson(TypedDict):
@@ -76,7 +90,7 @@ class DescriptionJson(TypedDict):
     algorithm: str
     command: list[str] | None
     config: dict[str, Any]
-    space: dict[str, RangeJson]
+    space: dict[str, DomainJson]
     data: DataJson
     regularizers: NotRequired[str | None]
     backbone_code: NotRequired[str | None]
@@ -132,7 +146,7 @@ class BestJson(TypedDict, total=False):
     label: str | None
     number: int | None
     reason: str
-    values: dict[str, float]
+    values: dict[str, Plain]
     config: dict[str, Any]
     seeds: list[int]
     metrics: dict[str, float]
@@ -154,7 +168,7 @@ class ChosenJson(TypedDict):
 
     label: str
     number: int
-    values: dict[str, float]
+    values: dict[str, Plain]
     config: dict[str, Any]
     seeds: list[int]
     metrics: dict[str, float]
@@ -200,7 +214,7 @@ class ChoiceJson(TypedDict):
     """See `ranking.Choice`."""
 
     label: str
-    values: dict[str, float]
+    values: dict[str, Plain]
     scores: dict[str, float]
     per_task: list[dict[str, float]]
 
@@ -255,7 +269,7 @@ class RecordJson(TypedDict):
     label: str
     number: int | None
     algorithm: str
-    values: dict[str, float]
+    values: dict[str, Plain]
     settings: dict[str, Any]
     seeds: list[int]
     state: str
@@ -279,7 +293,7 @@ class AttemptJson(TypedDict):
 
     task: int
     phase: str
-    values: dict[str, float]
+    values: dict[str, Plain]
     accuracies: list[float]
     bar: float | None
     seeds: int

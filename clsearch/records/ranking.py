@@ -9,6 +9,7 @@ import numpy as np
 
 from clsearch import metrics
 from clsearch.common.statistics import Interval, indistinguishable, paired_difference
+from clsearch.config.domains import Plain
 from clsearch.planning.objectives import choose, pareto_front, sign
 from clsearch.planning.plan import Plan
 from clsearch.records.json_types import BestJson, CostJson
@@ -53,7 +54,7 @@ class Choice:
     """
 
     label: str
-    values: dict[str, float]
+    values: dict[str, Plain]
     scores: dict[str, float]
     per_task: tuple[dict[str, float], ...] = ()
 

@@ -32,7 +32,7 @@ from clsearch.records.study_file import (
     read_comparison_json,
     read_records,
     read_study_json,
-    show_range,
+    show_domain,
 )
 
 CODES = {"regularizers": "the regularizers", "backbone_code": "the backbone"}
@@ -199,7 +199,7 @@ def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:
     kept = (*MAY_CHANGE, "id", "name", "state", "command", "preset", "versions", "commit", "started", "resumed")
     found = {name: value for name, value in content.items() if name not in (*parts, *kept)}
     found |= {name: value for name, value in content.get("config", {}).items() if name not in places}
-    found |= {name: show_range(value) for name, value in content.get("space", {}).items()}
+    found |= {name: show_domain(value) for name, value in content.get("space", {}).items()}
     found |= {f"data ({name})": value for name, value in content.get("data", {}).items()}
     return {name: as_option(value) for name, value in found.items() if value is not None}
 

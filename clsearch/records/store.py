@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from clsearch.common.redaction import printable, redact
+from clsearch.config.domains import Values
 from clsearch.config.trial import TrialConfig
 from clsearch.planning.plan import Plan
 from clsearch.records.ranking import add_intransigence
@@ -50,9 +51,7 @@ class RecordStore:
         self.tables_written = 0.0
         self.error: OSError | None = None
 
-    def begin_trial(
-        self, label: str, number: int | None, values: Mapping[str, float], config: TrialConfig, cohort: int
-    ) -> None:
+    def begin_trial(self, label: str, number: int | None, values: Values, config: TrialConfig, cohort: int) -> None:
         """Begin the record of a trial that waits for a worker.
 
         Args:

@@ -12,6 +12,7 @@ from clsearch.common.checked_files import DamagedFile, finite, read_json
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.common.redaction import clean_values
+from clsearch.config.spaces import SearchSpace, show_conditions
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import digest_backbone, digest_source
 from clsearch.planning.options import Protocol
@@ -23,9 +24,9 @@ from clsearch.records.json_types import (
     ComparisonJson,
     DataJson,
     DescriptionJson,
+    DomainJson,
     FinalJson,
     OpeningsJson,
-    RangeJson,
     RecordJson,
     StudyJson,
 )
@@ -68,7 +69,7 @@ def description(plan: Plan) -> DescriptionJson:
         "algorithm": plan.algorithm,
         "command": plan.command,
         "config": {k: v for k, v in plan.config.flat().items() if k not in plan.space},
-        "space": space_json(plan),
+        "space": plan.space.as_json(),
         "data": describe_source(plan.config.source),
         "regularizers": digest_source(plan.config),
         "backbone_code": digest_backbone(plan.config),
@@ -88,11 +89,6 @@ def description(plan: Plan) -> DescriptionJson:
         "pruner": plan.options.pruner.value,
     }
     return cast(DescriptionJson, json.loads(json.dumps(finite(content))))
-
-
-def space_json(plan: Plan) -> dict[str, RangeJson]:
-    """Return the searched ranges of a plan for study.json."""
-    return {name: {"low": r.low, "high": r.high, "log": r.log} for name, r in plan.space.items()}
 
 
 def describe_source(source: Source) -> DataJson:
@@ -123,9 +119,10 @@ def study_at(folder: Path) -> tuple[Path, StudyJson]:
     raise ConfigError([Refusal("study-folder", problem)])
 
 
-def show_range(bounds: RangeJson) -> str:
-    """Format a range of study.json."""
-    return f"{bounds['low']:g} to {bounds['high']:g}{' (log)' if bounds['log'] else ''}"
+def show_domain(entry: DomainJson) -> str:
+    """Write a searched domain of study.json, with its conditions."""
+    (part,) = SearchSpace.from_json({"": entry}).parts
+    return f"{part.domain}{show_conditions(part)}"
 
 
 def read_study_json(folder: Path) -> StudyJson | None:

@@ -14,11 +14,12 @@ from clsearch.common.checked_files import DamagedFile
 from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
+from clsearch.config.spaces import SearchSpace
 from clsearch.config.unlearning import Requests, parse_requests
 from clsearch.records.attempts import Decision, read_progress
 from clsearch.records.evaluation import FinalEvaluation
 from clsearch.records.evaluation_file import read_final, recorded_openings
-from clsearch.records.json_types import BestJson, RangeJson, StudyJson
+from clsearch.records.json_types import BestJson, StudyJson
 from clsearch.records.ranking import Ranking, rank
 from clsearch.records.study_file import NO_FILE, RECORD, read_best_json, study_at
 from clsearch.records.test_ledger import Opening
@@ -59,10 +60,10 @@ class StudyRecord(ShortRepr):
         """The study's name."""
         return self.folder.name
 
-    @property
-    def space(self) -> dict[str, RangeJson]:
-        """Searched hyperparameter -> low, high, log."""
-        return dict(self.study["space"])
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        return SearchSpace.from_json(self.study["space"])
 
     @property
     def objective(self) -> str:

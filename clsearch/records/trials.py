@@ -14,6 +14,7 @@ import pandas as pd
 from clsearch.common.checked_files import DamagedFile, digest_of
 from clsearch.common.echo import ShortRepr
 from clsearch.common.files import remove_file
+from clsearch.config.domains import Plain
 from clsearch.records.json_types import RecordJson
 from clsearch.records.study_file import ENDED, read_records
 from clsearch.training.state import previous_path
@@ -65,7 +66,7 @@ class TrialRecord(ShortRepr):
     label: str
     number: int | None
     algorithm: str
-    values: dict[str, float]
+    values: dict[str, Plain]
     settings: dict[str, Any]
     seeds: tuple[int, ...]
     state: str = "running"

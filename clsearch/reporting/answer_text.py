@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from clsearch.common.formatting import count_of, format_difference, format_metric, humanize
 from clsearch.common.statistics import Interval
+from clsearch.config.domains import Values, show_value
 from clsearch.methods.registry import label_of
 from clsearch.records.study_record import StudyRecord
 from clsearch.records.trials import TrialRecord
@@ -70,9 +69,9 @@ def explain_missing_picture(study: StudyRecord, section: str) -> list[str]:
     return ["Too few trials have finished for this picture."]
 
 
-def join_settings(values: Mapping[str, float]) -> str:
+def join_settings(values: Values) -> str:
     """Hyperparameters in a sentence: `distillation factor 0.5 and distillation temperature 2`."""
-    parts = [f"{humanize(name)} {number:.4g}" for name, number in values.items()]
+    parts = [f"{humanize(name)} {show_value(value, 4)}" for name, value in values.items()]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 2 else parts)
 
 

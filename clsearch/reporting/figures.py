@@ -11,7 +11,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from clsearch.common.formatting import label_with_unit, to_display_units
-from clsearch.config.hyperparameters import Space
+from clsearch.config.spaces import SearchSpace
 from clsearch.planning.objectives import sign
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def draw_accuracy_matrix(R: np.ndarray, title: str, tasks: Sequence[int] = ()) -
 
 
 def draw_response(
-    records: list[TrialRecord], space: Space, levels: dict[str, float], metric: str, best: TrialRecord | None
+    records: list[TrialRecord], space: SearchSpace, levels: dict[str, float], metric: str, best: TrialRecord | None
 ) -> Figure | None:
     """A metric over the searched hyperparameters: a map for two of them, else a panel for each.
 
@@ -107,11 +107,11 @@ def _split_by_score(
 def _draw_points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str, float], metric: str) -> None:
     done, scores, scoreless = _split_by_score(records, metric)
     spread = [to_display_units(metric, r.metrics.get(f"{metric}/std", 0.0)) for r in done]
-    x = [r.values[name] for r in done]
+    x: Any = [r.values[name] for r in done]
     axes.errorbar(x, scores, spread, fmt="o", color="#542788", ecolor="#bbbbbb", label="trial, ± std over seeds")
     worst = scores.min() if sign(metric) > 0 else scores.max()
     for lost, mark, label in scoreless:
-        at = [r.values[name] for r in lost]
+        at: Any = [r.values[name] for r in lost]
         axes.plot(at, [worst] * len(at), mark, color="#444444", label=f"{label} (no score)")
     for (reference, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
         axes.axhline(to_display_units(metric, level), color="#b35806", ls=style, label=reference)
@@ -130,17 +130,22 @@ def _draw_map(
     middle = np.nan if reference is None else to_display_units(metric, reference)
     around = scores.min() < middle < scores.max()
     norm = TwoSlopeNorm(middle, scores.min(), scores.max()) if around else None
-    x, y = ([r.values[name] for r in done] for name in names)
+    x, y = (_positions(done, name) for name in names)
     colors = ("PuOr_r" if sign(metric) > 0 else "PuOr") if around else COLORS
     style: dict[str, Any] = {"c": scores, "cmap": colors, "norm": norm}
     points = axes.scatter(x, y, s=70, edgecolors="black", linewidths=0.6, **style)
-    axes.scatter(*(best.values[name] for name in names), **RING, label="chosen")
+    axes.scatter(*(_positions([best], name) for name in names), **RING, label="chosen")
     for lost, mark, label in scoreless:
-        axes.scatter(*([r.values[name] for r in lost] for name in names), marker=mark, color="#444444", label=label)
+        axes.scatter(*(_positions(lost, name) for name in names), marker=mark, color="#444444", label=label)
     bar = figure.colorbar(points, ax=axes, label=label_with_unit(metric))
     if around:
         ends = (float(scores.min()), middle, float(scores.max()))
         bar.set_ticks(ends, labels=[f"{ends[0]:.1f}", f"{middle:.1f}\nfinetuning", f"{ends[2]:.1f}"])
+
+
+def _positions(records: list[TrialRecord], name: str) -> Any:
+    """Return the values of a hyperparameter for matplotlib."""
+    return [record.values[name] for record in records]
 
 
 def draw_pareto_front(ranking: Ranking, references: list[TrialRecord]) -> Figure:

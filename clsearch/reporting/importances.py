@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from clsearch.records.json_types import RangeJson
+from clsearch.config.domains import Domain, IntRange, Range
+from clsearch.config.spaces import SearchSpace
 from clsearch.records.trials import TrialRecord
 
 MIN_TRIALS = 4
@@ -34,15 +35,26 @@ def compute_importances(study: optuna.Study) -> dict[str, float]:
         return {}
 
 
-def study_of(records: Iterable[TrialRecord], space: Mapping[str, RangeJson], objective: str) -> optuna.Study:
+def study_of(records: Iterable[TrialRecord], space: SearchSpace, objective: str) -> optuna.Study:
     """Make an Optuna study of the finished trials among records, in memory."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
-    distributions: dict[str, BaseDistribution] = {
-        name: FloatDistribution(r["low"], r["high"], log=r["log"]) for name, r in space.items()
-    }
     for record in records:
         if record.state == "finished":
-            value = record.metrics[objective]
-            study.add_trial(optuna.trial.create_trial(value=value, params=record.values, distributions=distributions))
+            value, parts = record.metrics[objective], space.active_parts(record.values)
+            trial = optuna.trial.create_trial(
+                value=value,
+                params={part.key: record.values[part.name] for part in parts},
+                distributions={part.key: distribution_of(part.domain) for part in parts},
+            )
+            study.add_trial(trial)
     return study
+
+
+def distribution_of(domain: Domain) -> BaseDistribution:
+    """Convert a domain to Optuna's distribution of plain values."""
+    if isinstance(domain, Range):
+        return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+    if isinstance(domain, IntRange):
+        return IntDistribution(domain.low, int(domain.ends[1] or 0), log=domain.log, step=domain.step)
+    return CategoricalDistribution(domain.ends)

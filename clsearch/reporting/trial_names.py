@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from clsearch.config.domains import Values, show_value
 from clsearch.methods.registry import label_of, symbol_of
 from clsearch.records.trials import TrialRecord
 
@@ -28,7 +29,10 @@ def format_run_name(record: TrialRecord) -> str:
     """The name of a run in a list: `#17 LwF factor=0.8 τ=2.1`."""
     if record.number is None:
         return record.label.replace("_", " ")
-    values = (f"{symbol_of(name) or shorten_name(name, record.values)}={v:.3g}" for name, v in record.values.items())
+    values = (
+        f"{symbol_of(name) or shorten_name(name, record.values)}={show_value(value, 3)}"
+        for name, value in record.values.items()
+    )
     return " ".join([f"#{record.number}", label_of(record.algorithm), *values])
 
 
@@ -38,9 +42,9 @@ def shorten_name(name: str, names: Iterable[str]) -> str:
     return last if sum(other.endswith(last) for other in names) == 1 else name
 
 
-def log_parameters(values: Mapping[str, float], space: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def log_parameters(values: Values, space: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The common logarithms of the values that were searched on a log scale. space: of study.json."""
-    logs = {name: value for name, value in values.items() if space.get(name, {}).get("log")}
+    logs = {n: value for n, value in values.items() if isinstance(value, int | float) and space.get(n, {}).get("log")}
     return {f"{LOG10}{shorten_name(name, values)}": f"{math.log10(value):.6g}" for name, value in logs.items()}
 
 

@@ -138,9 +138,12 @@ def _describe_correlations(ranking: Ranking, other: str) -> list[str]:
     if len(trials) < MIN_TRIALS:
         return []
     for name in trials[0].values:
-        values, found = [record.values[name] for record in trials], []
+        values, found = [record.values.get(name) for record in trials], list[str]()
+        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        if len(numbers) < len(trials):
+            continue
         for metric, label in ((other, humanize(other)), (DISTANCE, "distance")):
-            rho = rank_correlation(values, [record.metrics[metric] for record in trials])
+            rho = rank_correlation(numbers, [record.metrics[metric] for record in trials])
             if abs(rho) >= MIN_CORRELATION:
                 found.append(f"{'more' if rho > 0 else 'less'} {label} ({rho:+.2f})")
         if found:

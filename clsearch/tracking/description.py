@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clsearch.records.study_file import show_range
+from clsearch.config.spaces import show_conditions
 from clsearch.records.study_record import StudyRecord
 from clsearch.reporting.answer_text import write_answer, write_notes, write_question
 from clsearch.reporting.provenance_text import list_commands, make_provenance_rows
@@ -10,7 +10,7 @@ from clsearch.reporting.provenance_text import list_commands, make_provenance_ro
 
 def note_of(study: StudyRecord) -> str:
     """Write the question, the present answer, the searched ranges, and the commands that reproduce the study."""
-    space = [[f"`{name}`", show_range(values)] for name, values in study.space.items()]
+    space = [[f"`{part.name}`", f"{part.domain}{show_conditions(part)}"] for part in study.space.parts]
     parts = [f"**{write_question(study).strip()}**", *write_answer(study), *write_notes(study)]
     parts += [table(["searched", "range"], space)] * bool(space)
     parts += [table(["", ""], make_provenance_rows(study))]

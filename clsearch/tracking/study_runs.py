@@ -19,7 +19,7 @@ from clsearch.records.attempts import Decision, attempt_metrics
 from clsearch.records.evaluation import PARTS, FinalEvaluation
 from clsearch.records.evaluation_file import evaluation_json
 from clsearch.records.json_types import BestJson
-from clsearch.records.study_file import FINAL, finite, show_range
+from clsearch.records.study_file import FINAL, finite, show_domain
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import TrialRecord, now, with_curve
@@ -50,7 +50,7 @@ class Runs(RunStore):
     def begin(self) -> None:
         """Begin the study's own run."""
         study = self.study
-        space = {f"space/{name}": show_range(values) for name, values in study["space"].items()}
+        space = {f"space/{name}": show_domain(values) for name, values in study["space"].items()}
         own = {name: study[name] for name in ("sampler", "algorithm", "protocol", "objectives", "seeds")}
         tags = {"trials": str(study["trials"])}
         if self.uri != default_store(self.folder):  # results folders can share it

@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 
 from clsearch.execution.optuna_journal import open_storage, trial_label
 from clsearch.execution.optuna_study import generation_attribute
-from clsearch.planning.spaces import grid
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import STATE_FILE
@@ -168,7 +167,7 @@ def test_a_trial_whose_record_is_lost_too_is_asked_for_again_and_no_other(tmp_pa
     others = [values for place, values in enumerate(searched) if place != 1]
     assert all(values not in others for _, values in found)
     if sampler == "grid":
-        assert [values for _, values in found] == [list(grid(plan.space, 3))[n] for n in (1, 4)]
+        assert [values for _, values in found] == [list(plan.space.grid(3))[n] for n in (1, 4)]
     if sampler == "random":  # its suggestion depends on its number alone
         assert found[0][1] == searched[1]
 

@@ -16,10 +16,10 @@ from scipy.stats import qmc
 
 from clsearch import LogRange, Range
 from clsearch.common.errors import ConfigError
+from clsearch.config.spaces import SearchSpace
 from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.optuna_study import distributions_of
 from clsearch.execution.searcher import reference_label, trial_label
-from clsearch.planning.spaces import grid
 from clsearch.records.study_file import JOURNAL
 from tests.builders import plan_of
 from tests.execution.reports import FlatSearcher
@@ -322,7 +322,7 @@ def test_what_a_killed_process_leaves_in_the_journal_is_mended(begin):
 
 def test_a_grid_that_was_queued_in_part_is_queued_to_its_end(begin):
     searcher = begin(sampler="grid", grid_points=3, trials=None)
-    journal, points = searcher.plan.folder / JOURNAL, list(grid(searcher.plan.space, 3))
+    journal, points = searcher.plan.folder / JOURNAL, list(searcher.plan.space.grid(3))
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:-4]))
     again = continued(searcher)
@@ -455,7 +455,7 @@ def test_nsga2_hands_values_of_a_generation_on_to_the_next(begin):
 
 
 def test_distributions_have_the_ends_and_scales_of_their_ranges():
-    made = distributions_of({"a": LogRange(0.1, 10), "b": Range(1, 3)})
+    made = distributions_of(SearchSpace.of({"a": LogRange(0.1, 10), "b": Range(1, 3)}))
     assert {name: (d.low, d.high, d.log) for name, d in made.items()} == {"a": (0.1, 10, True), "b": (1, 3, False)}
 
 
@@ -467,7 +467,7 @@ def test_a_grid_is_asked_point_by_point_and_no_more(begin):
         found += ask(searcher, 1)
         searcher.on_trial_complete(f"t{i}", result(3, 0.1 * i))
     assert searcher.suggest("t9") == Searcher.FINISHED
-    assert found == list(grid(searcher.plan.space, 3))
+    assert found == list(searcher.plan.space.grid(3))
     assert [t.params for t in reopened(searcher).trials] == found
 
 
@@ -476,7 +476,7 @@ def test_a_reopened_grid_goes_on_where_it_was(begin):
     first = ask(searcher, 3)
     again = continued(searcher, {trial_label(i): values for i, values in enumerate(first)})
     rest = [again.suggest("t3")["values"]]
-    assert first + rest == list(grid(searcher.plan.space, 2))
+    assert first + rest == list(searcher.plan.space.grid(2))
     assert again.suggest("t4") == Searcher.FINISHED
 
 

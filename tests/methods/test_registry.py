@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from clsearch import Hyperparameter, LogRange, Method, Section, register
+from clsearch.config.spaces import SearchSpace
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import configure, default_space, digest_source, fields_of, label_of, methods, symbol_of
 from clsearch.planning.command_line import parse
@@ -156,10 +157,10 @@ def test_a_section_whose_heading_is_a_sentence_has_options(capsys: pytest.Captur
         """Plain L2: how strongly? (mine)."""
 
     register(Method("mine", "Mine", section=Sentence, build=lambda config: Mine()))
-    settings, space, _ = parse("mine", "", {"epochs": 1}, {}, ["--strength", "2", "--shape", "square"])
+    settings, space, _ = parse("mine", "", {"epochs": 1}, SearchSpace(), ["--strength", "2", "--shape", "square"])
     assert (settings["strength"], settings["shape"], space) == (2.0, "square", {})
     with pytest.raises(SystemExit):
-        parse("mine", "", {"epochs": 1}, {}, ["--help"])
+        parse("mine", "", {"epochs": 1}, SearchSpace(), ["--help"])
     assert "--strength" in capsys.readouterr().out
 
 

@@ -79,7 +79,7 @@ def test_the_recorded_command_needs_no_file(file: Path) -> None:
         ("epoch: 7", "option-known"),
         ("- epochs", "config-options"),
         ("", "config-options"),
-        ("epochs: {a: 1}", "config-values"),
+        ("epochs: {a: 1}", "domain-keys"),
         ("epochs: [", "config-yaml"),
     ],
 )
@@ -96,7 +96,7 @@ def test_what_is_no_file_of_options_is_refused(file: Path, content: str, rule: s
         ("seeds: [1, 2]", "config-one-value", "[1, 2]"),
         ("final: perhaps", "bool-parsing", "'perhaps'"),
         ("hidden: [a]", "int-parsing", "['a']"),
-        ("distillation_factor: [a, 2]", "float-parsing", "['a', 2]"),
+        ("distillation_factor: [a, 2]", "range-of-numbers", "['a', 2]"),
         ("optimizer: sdg", "literal-error", "'sdg'"),
     ],
 )

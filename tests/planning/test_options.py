@@ -6,11 +6,13 @@ from functools import partial
 import pytest
 from pydantic import ValidationError
 
-from clsearch.config.hyperparameters import LogRange, Range
+from clsearch.config.domains import Choice, LogRange, Range
+from clsearch.config.spaces import SearchSpace
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import BUILT_IN, fields_of, known_fields
 from clsearch.planning.command_line import describe_bounds, parse
 from clsearch.planning.options import Options, Protocol
+from clsearch.study import Study
 from tests.refusals import broken
 
 SPACE = {"penalty_factor": LogRange(0.1, 1000), "penalty_p_norm": Range(1, 3)}
@@ -18,7 +20,7 @@ SETTINGS = {"name": "mine", "tasks": 3, "hidden": (8,), "epochs": 4}
 
 
 def read(*args, settings=SETTINGS, space=SPACE, algorithm="ewc"):
-    return parse(algorithm, "Which?", settings, space, list(args))[:2]
+    return parse(algorithm, "Which?", settings, SearchSpace.of(space), list(args))[:2]
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +175,12 @@ def test_all_searched_hyperparameters_may_be_fixed():
     assert (settings["penalty_factor"], settings["penalty_p_norm"]) == (3, 1)
 
 
-@pytest.mark.parametrize("values", [["1", "2", "3"], []])
-def test_other_numbers_of_values_are_refused(values):
-    assert broken(read, "--penalty-factor", *values) == [("penalty_factor", "value-or-range")]
+def test_three_numbers_are_a_choice():
+    assert read("--penalty-factor", "1", "2", "3")[1]["penalty_factor"] == Choice(1.0, 2.0, 3.0)
+
+
+def test_an_option_without_a_value_is_refused():
+    assert broken(read, "--penalty-factor") == [("penalty_factor", "value-given")]
 
 
 def test_iterations_replace_the_scripts_epochs():
@@ -218,7 +223,7 @@ def test_widths_given_beside_another_backbone_are_its_own():
 
 @pytest.mark.slow
 def test_the_scripts_own_backbone_named_again_keeps_its_widths():
-    assert read("--backbone", "mlp") == read()
+    assert read("--backbone", "mlp")[0]["hidden"] == (8,)
     script = SETTINGS | {"backbone": "cnn"}
     assert read("--backbone", "cnn", settings=script) == read(settings=script)
 
@@ -251,9 +256,7 @@ def test_help_shows_the_names_of_open_lists_and_where_a_scripts_function_is_defi
         ["stray"],
         ["--seeds", "many"],
         ["--sampler", "guess"],
-        ["--schedule", "linear"],
         ["--image-channels", "2"],
-        ["--milestones", "half"],
     ],
 )
 def test_what_is_no_option_or_no_value_of_its_type_exits_2_and_is_named(args, capsys):
@@ -263,6 +266,15 @@ def test_what_is_no_option_or_no_value_of_its_type_exits_2_and_is_named(args, ca
     out, err = capsys.readouterr()
     assert args[-1] in out + err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("args", "rule"),
+    [(["--schedule", "linear"], "literal-error"), (["--milestones", "half"], "float-parsing")],
+)
+def test_a_wrong_value_of_what_can_be_searched_is_refused_by_its_field(args, rule):
+    study = Study(algorithm="ewc", **SETTINGS)
+    assert (args[0].lstrip("-"), rule) in broken(study.plan_for, args)
 
 
 @pytest.mark.slow
@@ -285,7 +297,7 @@ def test_help_shows_the_scripts_defaults(capsys):
         read("--help", settings=SETTINGS | {"seeds": 17})
     text = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
     assert re.search(r"--seeds INT Number of seeds [^(]*\(at least 1\) \(default: 17\)", text)
-    assert re.search(r"--penalty-factor FLOAT \[FLOAT\] Weight .*?\(default: 0\.1 1000", text)
+    assert re.search(r"--penalty-factor FLOAT \[FLOAT \.\.\.\] Weight .*?\(default: 0\.1 1000", text)
 
 
 def test_a_setting_is_an_option_of_the_study_or_of_the_trial_and_never_of_both():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clsearch.config.hyperparameters import LogRange, Range
+from clsearch.config.domains import LogRange, Range
 from clsearch.methods.registry import configure
 from clsearch.planning.plan import DEFAULT_TRIALS
 from tests.builders import SMALL_SPACES, plan_of, study_of

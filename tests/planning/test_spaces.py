@@ -6,18 +6,30 @@ import math
 import pytest
 import torch
 
-from clsearch.config.hyperparameters import LogRange, Range
+from clsearch.config.domains import LogRange, Range
 from clsearch.config.sections import COMMON_SECTIONS
+from clsearch.config.spaces import SearchSpace
 from clsearch.methods.ewc import count_backbone_parameters, relative_fisher
 from clsearch.methods.registry import BUILT_IN, configure, default_space, fields_of, searchable
 from clsearch.networks.mlp import is_head
-from clsearch.planning.spaces import SPACES, check_space, grid
+from clsearch.planning.spaces import SPACES, read_written_space
+from clsearch.planning.spaces import check_space as check_read_space
 from clsearch.training.loop import learn_task
 from clsearch.training.trial_setup import build_trial
 from tests.helpers import pairs
 from tests.refusals import broken
 
 EPOCHS = {"epochs": 1}
+
+
+def check_space(algorithm, written, settings):
+    """Read a space and check it, as a plan does."""
+    space, fixed = read_written_space(algorithm, written)
+    check_read_space(algorithm, space, settings | fixed)
+
+
+def grid(written, n):
+    return SearchSpace.of(written).grid(n)
 
 
 def test_points_of_a_linear_range_have_equal_steps():
@@ -86,29 +98,29 @@ def test_rows_of_spaces_search_what_is_the_algorithms_own(algorithm):
 @pytest.mark.parametrize("algorithm", SPACES)
 def test_every_point_of_a_row_is_a_valid_configuration(algorithm):
     for point in grid(SPACES[algorithm], 3):
-        config = configure(algorithm, EPOCHS | point)
+        config = configure(algorithm, EPOCHS | dict(point))
         assert {name: getattr(config, name) for name in point} == point
 
 
 REFUSED = [
     # algorithm, name, range, rule
-    ("lwf", "distillation_factor", LogRange(0, 10), "greater-than"),
-    ("lwf", "distillation_factor", LogRange(-1, 10), "greater-than"),
-    ("lwf", "distillation_factor", LogRange(-2, -1), "greater-than"),
-    ("lwf", "distillation_temperature", LogRange(0, 1), "greater-than"),
+    ("lwf", "distillation_factor", LogRange(0, 10), "log-range-positive"),
+    ("lwf", "distillation_factor", LogRange(-1, 10), "log-range-positive"),
+    ("lwf", "distillation_factor", LogRange(-2, -1), "log-range-positive"),
+    ("lwf", "distillation_temperature", LogRange(0, 1), "log-range-positive"),
     ("lwf", "distillation_temperature", Range(-0.5, 1), "greater-than"),
-    ("lwf", "distillation_temperature", LogRange(math.nan, 1), "finite-number"),
-    ("lwf", "distillation_temperature", LogRange(1, math.nan), "finite-number"),
-    ("lwf", "distillation_temperature", LogRange(1, math.inf), "finite-number"),
+    ("lwf", "distillation_temperature", LogRange(math.nan, 1), "range-of-numbers"),
+    ("lwf", "distillation_temperature", LogRange(1, math.nan), "range-of-numbers"),
+    ("lwf", "distillation_temperature", LogRange(1, math.inf), "range-of-numbers"),
     ("lwf", "distillation_factor", LogRange(10, 1), "range-increases"),
     ("lwf", "distillation_factor", LogRange(2, 2), "range-increases"),
     ("lwf", "penalty_factor", LogRange(1, 2), "searchable"),
-    ("lwf", "batch_size", Range(1, 2), "searchable"),
+    ("lwf", "batch_size", Range(1, 2), "whole-range"),
     ("lwf", "nonsense", Range(1, 2), "searchable"),
-    ("lwf", "learning_rate", LogRange(0, 1), "greater-than"),
+    ("lwf", "learning_rate", LogRange(0, 1), "log-range-positive"),
     ("ewc", "penalty_p_norm", Range(0.99, 3), "greater-than-equal"),
     ("ewc", "penalty_p_norm", Range(0, 3), "greater-than-equal"),
-    ("ewc", "penalty_factor", LogRange(0, 3), "greater-than"),
+    ("ewc", "penalty_factor", LogRange(0, 3), "log-range-positive"),
     ("ewc", "distillation_factor", LogRange(1, 3), "searchable"),
     ("finetuning", "penalty_p_norm", Range(1, 3), "searchable"),
 ]

@@ -36,7 +36,7 @@ def study(algorithm: str = "amnesiac_lwf", **settings: object) -> Study:
         ({"unlearn": {2: 3}}, "unlearn", "unlearn-learned-task"),
         ({"protocol": "first_k", "tasks": 5}, "protocol", "unlearning-protocol"),
         ({"references": ("finetuning", "joint")}, "references", "unlearning-references"),
-        ({"space": SPACE | {"learning_rate": LogRange(0.01, 1)}}, "learning_rate", "unlearning-one-rate"),
+        ({"space": SPACE | {"learning_rate": LogRange(0.01, 1)}}, "learning_rate", "unlearning-one-value"),
         ({"objectives": ("accuracy/task_01",)}, "objectives", "objectives-known"),
         ({"objectives": ("unlearning/unlearned_accuracy",)}, "objectives", "objectives-known"),
         ({"unlearn_memories": "gone"}, "unlearn_memories", "literal-error"),

@@ -122,7 +122,7 @@ def interpolate_scores(study: StudyRecord, scores: Sequence[float]) -> tuple[np.
     names, done = list(study.space), study.in_state("finished")
     if len(done) < 4:
         return None
-    logs = [study.space[name]["log"] for name in names]
+    logs = [study.space[name].log for name in names]
     points = np.array([[r.values[name] for name in names] for r in done])
     points[:, logs] = np.log10(points[:, logs])
     low, width = points.min(0), np.ptp(points, 0)

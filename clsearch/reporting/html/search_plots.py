@@ -85,8 +85,7 @@ def plot_parallel(study: StudyRecord) -> go.Figure | None:
         return None
     scores = display_scores(done, metric)
     dimensions = [
-        make_dimension(humanize(name), [r.values[name] for r in done], bool(study.space[name]["log"]))
-        for name in study.space
+        make_dimension(humanize(name), [r.values[name] for r in done], study.space[name].log) for name in study.space
     ]
     dimensions.append({"label": label_with_unit(metric), "values": scores})
     line = {"color": scores, "colorscale": [[0, GREY], [1, RED]], "reversescale": sign(metric) < 0}
@@ -94,7 +93,7 @@ def plot_parallel(study: StudyRecord) -> go.Figure | None:
     return apply_style(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
 
 
-def make_dimension(label: str, values: Sequence[float], log: bool) -> dict[str, Any]:
+def make_dimension(label: str, values: Sequence[Any], log: bool) -> dict[str, Any]:
     """An axis of parallel coordinates. A log axis has ticks at powers of ten, or at its ends if there are too few."""
     if not log:
         return {"label": label, "values": values}

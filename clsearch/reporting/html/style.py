@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from clsearch.common.formatting import format_number, humanize, to_display_units, unit_suffix
+from clsearch.config.spaces import SearchSpace
 from clsearch.records.trials import TrialRecord
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2a8fd0", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8c8c8c"
@@ -67,9 +68,9 @@ def describe_trial(record: TrialRecord, metric: str) -> str:
     return "<br>".join(lines)
 
 
-def make_axis(space: dict[str, Any], name: str) -> dict[str, Any]:
+def make_axis(space: SearchSpace, name: str) -> dict[str, Any]:
     """The axis of a hyperparameter, logarithmic if its range is."""
-    return {"title": humanize(name), "type": "log" if space[name]["log"] else "linear", "exponentformat": "power"}
+    return {"title": humanize(name), "type": "log" if space[name].log else "linear", "exponentformat": "power"}
 
 
 def make_transparent(color: str, opacity: float = 0.2) -> str:
