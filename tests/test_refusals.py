@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 import clsearch
-from clsearch import Choice, Comparison, IntRange, LogRange, Method, Range, Section, Study, When, register
+from clsearch import Choice, Comparison, IntRange, LogRange, Method, Range, Section, Setting, Study, When, register
 from clsearch.config.data_source import find_source, read_groups
 from clsearch.methods.registry import configure
 from clsearch.planning.search_fields import search_fields
@@ -80,6 +80,21 @@ def options(text: str) -> Callable[[Path], Any]:
 def comparison(studies: dict[str, Any], **settings: Any) -> Callable[[Path], Any]:
     settings = {"epochs": 1, "kind": "methods"} | settings
     return lambda path: Comparison(name="c", algorithm="lwf", studies=studies, **settings)
+
+
+def own_setting(name: str, setting: Any) -> Callable[[Path], Any]:
+    """Registers a method with one setting."""
+    return lambda path: register("mine", settings={name: setting})
+
+
+def own_method_with(name: str) -> Callable[[Path], Any]:
+    """Makes a study of a method with one setting."""
+
+    def call(path: Path) -> Any:
+        register("mine", settings={name: Setting(int, 1)})
+        return Study(algorithm="mine", epochs=1)
+
+    return call
 
 
 class Wide(Section):
@@ -266,7 +281,33 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "settings-known": (
         lambda path: register("mine", settings=["strength"]),
-        re.compile("settings: must be among .*penalty_factor.*; got strength"),
+        re.compile("settings: must be declared by a Setting or be among .*penalty_factor.*; got strength"),
+    ),
+    "setting-name": (
+        own_setting("Strength", Setting(float, 1.0)),
+        "settings: Strength must be a name of small letters, digits and underscores; got 'Strength'",
+    ),
+    "setting-declared": (own_setting("strength", 0.5), "settings: strength must be a Setting; got 0.5"),
+    "setting-kind": (
+        own_setting("strength", Setting(list, [])),
+        "settings: strength must be float, int, bool, str or some names; got <class 'list'>",
+    ),
+    "setting-bounds": (
+        own_setting("strength", Setting(("a", "b"), "a", gt=0)),
+        "settings: strength must be a number to have bounds; got ('a', 'b')",
+    ),
+    "setting-range": (
+        own_setting("strength", Setting(int, 1, range=Range(0.1, 1))),
+        "settings: strength can have a Range if it is a float, an IntRange if it is an int, and else none; "
+        "got Range(low=0.1, high=1, log=False, step=None)",
+    ),
+    "setting-default": (
+        own_setting("strength", Setting(float, 0, gt=0)),
+        "settings: strength has a default or a range that breaks its rule: must be greater than 0; got 0",
+    ),
+    "option-of-study": (
+        own_method_with("trials"),
+        "trials: must not be a setting of mine, because it is an option of every study; got one of that name",
     ),
     # planning: options
     "study-name": (

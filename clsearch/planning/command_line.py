@@ -14,6 +14,7 @@ from typing import Annotated, Any, Union, get_origin
 
 from pydantic.fields import FieldInfo
 
+from clsearch.common.errors import ConfigError, Refusal, did_you_mean
 from clsearch.common.redaction import redact_address
 from clsearch.common.words import check_words, parse_quietly, redact_words
 from clsearch.config.domains import Choice, Domain, IntRange, Range, backbone_name, to_plain
@@ -127,6 +128,7 @@ def parse(
     check_words(own_words)
     args = spell_flags(expand_config_files(own_words, known, searched), searched)
     check_words(args)
+    check_flags(args, {*names, *(field.name for field in dataclasses.fields(Invocation))})
     hidden = settings | {name: redact_address(settings[name]) for name in ADDRESSES if settings.get(name)}
     shown_groups = [_group(s, hidden, space, searched, without) for s in sections] if hidden != settings else groups
     values, asked = _read(groups, args, question, shown_groups)
@@ -149,6 +151,25 @@ def parse(
     if "--preset" in flags:
         new_settings = _with_preset(algorithm, new_settings, settings, flags)
     return new_settings, new_space, asked
+
+
+def check_flags(words: Sequence[str], known: Collection[str]) -> None:
+    """Refuse an option that does not exist, and suggest one. Raises ConfigError."""
+    flags = dict.fromkeys(word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 2)
+    names = {flag: flag.lstrip("-").replace("-", "_") for flag in flags}
+    unknown = {
+        flag: name
+        for flag, name in names.items()
+        if name not in known and name.removeprefix("no_") not in known and name != "help"
+    }
+    if unknown:
+        raise ConfigError(
+            Refusal(
+                "option-known",
+                f"{name}: must be an option{did_you_mean(name, sorted(known))}; got {flag} (--help lists all)",
+            )
+            for flag, name in unknown.items()
+        )
 
 
 def spell_flags(words: Sequence[str], searched: Mapping[str, SearchField]) -> list[str]:

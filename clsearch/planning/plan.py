@@ -36,6 +36,9 @@ from clsearch.planning.protocols import (
 from clsearch.planning.spaces import add_defaults, check_space, read_written_space, resolve_space
 
 DEFAULT_TRIALS = 32
+NOT_SETTINGS = ("config", "print_config", "dry_run", "space", "when", "if", "algorithm", "question")
+"""Options and keywords of a study that are no settings."""
+
 NSGA2_TRIALS = 8
 """Minimum number of trials with nsga2: fewer make no second generation."""
 
@@ -202,7 +205,11 @@ def make_plan(
 
 def _check_known(algorithm: str, settings: Mapping[str, Any]) -> None:
     """Refuse settings that neither the algorithm nor a study has. Raises ConfigError."""
-    known = {*method_named(algorithm).fields, *Options.model_fields}
+    fields = method_named(algorithm).fields
+    if twice := [name for name in fields if name in (*Options.model_fields, *NOT_SETTINGS)]:
+        text = f"{twice[0]}: must not be a setting of {algorithm}, because it is an option of every study"
+        raise ConfigError([Refusal("option-of-study", f"{text}; got one of that name")])
+    known = {*fields, *Options.model_fields}
     if unknown := [name for name in settings if name not in known]:
         listed = ", ".join(sorted(known))
         raise ConfigError(
