@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from clsearch.common.formatting import count_of, format_number, humanize, label_with_unit, make_table
 from clsearch.records.attempts import RATE_PHASE, Attempt, Decision
@@ -105,5 +106,5 @@ def make_matrix_table(best: TrialRecord) -> Table:
         table.add_column(f"task {j}" if j == 1 else str(j), justify="right", no_wrap=True)
     for i, row in enumerate(matrix[1:], start=1):
         cells = [f"{100 * value:.1f}" if np.isfinite(value) else "" for value in row]
-        table.add_row(str(i), *(cell if j < i else f"[dim]{cell}[/dim]" for j, cell in enumerate(cells)))
+        table.add_row(str(i), *(cell if j < i else Text(cell, style="dim") for j, cell in enumerate(cells)))
     return table
