@@ -46,7 +46,7 @@ def suggest_values(trial: optuna.trial.Trial, space: SearchSpace) -> dict[str, P
 def suggest_value(trial: optuna.trial.Trial, key: str, domain: Domain) -> Plain:
     """Ask Optuna for a value of a domain."""
     if isinstance(domain, Range):
-        return trial.suggest_float(key, domain.low, domain.high, log=domain.log, step=domain.step)
+        return trial.suggest_float(key, domain.low, float(domain.ends[1] or 0), log=domain.log, step=domain.step)
     if isinstance(domain, IntRange):
         return trial.suggest_int(key, domain.low, int(domain.ends[1] or 0), log=domain.log, step=domain.step)
     return trial.suggest_categorical(key, domain.ends)
