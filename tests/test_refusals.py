@@ -470,6 +470,11 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         command("--when", "{momentum: [0, 0.9]}"),
         "when: each part under `when` must have a line `if: {hyperparameter: value}`; got {'momentum': [0, 0.9]}",
     ),
+    "one-value": (
+        command("--tasks", "2", "5"),
+        "tasks: must have one value, because it is part of the question: results on different data or tasks do not "
+        "compare. Use a study for each value; got 2 5",
+    ),
     "value-given": (command("--momentum"), "momentum: must have a value; got none"),
     "space-file": (
         with_file("- 1", command("--space", "PATH/file")),

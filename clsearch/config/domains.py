@@ -321,7 +321,7 @@ def to_plain(value: Any) -> Plain:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):
-        return ",".join(map(str, value)) + "," * (len(value) == 1)
+        return ",".join(map(str, value))
     return backbone_name(value) if callable(value) else str(value)
 
 

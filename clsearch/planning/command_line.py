@@ -129,6 +129,7 @@ def parse(
     args = spell_flags(expand_config_files(own_words, known, searched), searched)
     check_words(args)
     check_flags(args, {*names, *(field.name for field in dataclasses.fields(Invocation))})
+    check_single(args, {name: field for name, field in known.items() if name not in searched})
     hidden = settings | {name: redact_address(settings[name]) for name in ADDRESSES if settings.get(name)}
     shown_groups = [_group(s, hidden, space, searched, without) for s in sections] if hidden != settings else groups
     values, asked = _read(groups, args, question, shown_groups)
@@ -170,6 +171,29 @@ def check_flags(words: Sequence[str], known: Collection[str]) -> None:
             )
             for flag, name in unknown.items()
         )
+
+
+def check_single(words: Sequence[str], known: Mapping[str, FieldInfo]) -> None:
+    """Refuse several values of an option that takes one, and say why it is not searched. Raises ConfigError."""
+    given: dict[str, list[str]] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name = word.partition("=")[0].lstrip("-").replace("-", "_")
+            given[name] = []
+        elif name:
+            given[name].append(word)
+    problems = [
+        Refusal("one-value", f"{name}: must have one value{_why_single(name)}; got {' '.join(values)}")
+        for name, values in given.items()
+        if name in known and len(values) > 1 and "tuple" not in str(known[name].annotation)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _why_single(name: str) -> str:
+    return f", because it is {NOT_SEARCHED[name]}" if name in NOT_SEARCHED else ""
 
 
 def spell_flags(words: Sequence[str], searched: Mapping[str, SearchField]) -> list[str]:
