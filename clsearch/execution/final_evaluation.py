@@ -19,7 +19,7 @@ from clsearch.execution.sealed_data import open_test, read_for_evaluation
 from clsearch.methods.registry import fields_of
 from clsearch.planning.plan import Plan
 from clsearch.planning.targets import Target, rows_of, targets_of
-from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
+from clsearch.records.evaluation import PARTS, EvaluatedConfiguration, FinalEvaluation
 from clsearch.records.evaluation_file import read_final
 from clsearch.records.ranking import Choice
 from clsearch.records.test_ledger import Opening
@@ -200,5 +200,8 @@ def _measure_in_worker(
     test: Data,
     references: References | None,
 ) -> dict[str, Any]:
-    """Run `measure` in a worker."""
-    return measure(config, seeds, data, test, tasks, per_task, device, references)
+    """Run `measure` in a worker, and return arrays: records are read without torch."""
+    found = measure(config, seeds, data, test, tasks, per_task, device, references)
+    matrices = {part: found[part].numpy() for part in PARTS}
+    unlearning = {part: {name: v.numpy() for name, v in of.items()} for part, of in found["unlearning"].items()}
+    return found | matrices | {"unlearning": unlearning}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from clsearch.common.errors import ConfigError, Refusal
@@ -35,8 +36,8 @@ class Rerun:
     """
 
     record: TrialRecord
-    accuracy: torch.Tensor
-    unlearning: dict[str, torch.Tensor]
+    accuracy: np.ndarray
+    unlearning: dict[str, np.ndarray]
     reason: str
     differences: dict[str, tuple[str, str]]
 
@@ -45,7 +46,7 @@ class Rerun:
         """True if the matrices equal those of the record, bit for bit, and both ended the same way."""
         then, now = self._both()
         same = then.keys() == now.keys() and all(
-            torch.equal(now[name].nan_to_num(-1), value.nan_to_num(-1)) for name, value in then.items()
+            np.array_equal(now[name], value, equal_nan=True) for name, value in then.items()
         )
         return same and bool(self.reason) == (self.record.state == "failed")
 
@@ -54,9 +55,9 @@ class Rerun:
         """The largest difference of an accuracy."""
         then, now = self._both()
         shared = [name for name in then if name in now and name != "distance"]
-        return max(float((now[name] - then[name]).abs().nan_to_num(0).max()) for name in shared)
+        return max(float(np.nan_to_num(abs(now[name] - then[name])).max()) for name in shared)
 
-    def _both(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _both(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return all matrices of the original and of the repetition."""
         return {"R": accuracy_matrices(self.record)} | unlearning_measurements(self.record), {
             "R": self.accuracy
@@ -100,7 +101,8 @@ def rerun(
     then = study.study["versions"] | {"commit": study.study["commit"]}
     found = {"commit": now["commit"], **now["versions"]}
     changed = {name: (str(then.get(name)), str(found[name])) for name in found if then.get(name) != found[name]}
-    return Rerun(record, state.accuracy, state.unlearning, reason, changed)
+    unlearning = {name: values.numpy() for name, values in state.unlearning.items()}
+    return Rerun(record, state.accuracy.numpy(), unlearning, reason, changed)
 
 
 def learn_tasks(trial: TrialSetup, tasks: int, tell: Callable[[str], None]) -> tuple[TrialState, str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from clsearch.common.checked_files import DamagedFile
 from clsearch.common.errors import RayDiedError
-from clsearch.common.files import remove_file
+from clsearch.common.files import previous_path, remove_file
 from clsearch.common.formatting import last_line
 from clsearch.common.interrupts import ignore_interrupts
 from clsearch.common.redaction import redact_address
@@ -43,7 +43,7 @@ from clsearch.reporting.terminal import print_result
 from clsearch.tracking.sender import Tracker, quiet
 from clsearch.tracking.stores import mlflow_row
 from clsearch.training.first_task_cache import remove_unused
-from clsearch.training.state import previous_path, save_packed
+from clsearch.training.state import save_packed
 from clsearch.training.trial_setup import fingerprint
 
 

@@ -128,7 +128,7 @@ def is_complete(plan: Plan) -> bool:
 
     best.json and the tables are derived from them.
     """
-    from clsearch.records.evaluation_file import read_final  # torch and pandas, which a new study does not wait for
+    from clsearch.records.evaluation_file import read_final  # pandas, which a new study does not wait for
 
     folder = plan.folder
     try:

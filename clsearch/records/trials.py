@@ -13,11 +13,10 @@ import pandas as pd
 
 from clsearch.common.checked_files import DamagedFile, digest_of
 from clsearch.common.echo import ShortRepr
-from clsearch.common.files import remove_file
+from clsearch.common.files import previous_path, remove_file
 from clsearch.config.domains import Plain
 from clsearch.records.json_types import RecordJson
 from clsearch.records.study_file import ENDED, read_records
-from clsearch.training.state import previous_path
 
 CURVE_FILE, STATE_FILE = "learning_curve.csv", "state.pt"
 """Files of a trial's folder; the second is its checkpoint."""

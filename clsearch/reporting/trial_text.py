@@ -13,7 +13,6 @@ from clsearch.records.attempts import MIN_ACCURACY_SHARE, SCORE, Decision
 from clsearch.records.ranking import Ranking, difference_to_reference
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.result import StudyResult
-from clsearch.tasks.benchmark import classes_of
 
 CLASSES_SHOWN = 5
 """Classes that are named for each task."""
@@ -133,6 +132,8 @@ def list_task_classes(config: TrialConfig) -> list[str]:
     """The classes of each task, if the user named them and all seeds have the same tasks."""
     if config.source.name != "folder" or config.class_order == "shuffled":
         return []
+    from clsearch.tasks.benchmark import classes_of  # torch, which `clsearch show` does not wait for
+
     lines = []
     for task in range(1, config.tasks + 1):
         names = [config.source.classes[index] for index in classes_of(config, task, 0)]

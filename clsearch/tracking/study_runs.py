@@ -160,7 +160,7 @@ class Runs(RunStore):
             extra = {name: v for name, v in interval_means(final, row).items() if name.endswith("intransigence")}
             self._log(run_id, interval_ends(final, row) | extra, len(row.tasks), when)
             for part in () if row.reason else PARTS:
-                R = getattr(row, part).numpy()
+                R = getattr(row, part)
                 self._matrix(run_id, R, final.seeds, f"accuracy_matrix_{part}", part.capitalize(), row.tasks)
             self._end_run(label, "failed" if row.reason else "finished", row.reason)
         if final.reported is not None:
