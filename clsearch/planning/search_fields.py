@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -223,6 +223,8 @@ def read_mapping(field: SearchField, value: Mapping[str, Any]) -> Domain:
 
 def write_value(field: SearchField, domain: Domain) -> Any:
     """Write a domain as YAML, as short as it can be read back."""
+    if isinstance(domain, Range):
+        domain = replace(domain, low=float(domain.low), high=float(domain.high))
     if isinstance(domain, Choice):
         values = [list(v) if isinstance(v, tuple) else v for v in domain.as_json()["choices"]]
         exact: Any = {"choice": values}

@@ -82,9 +82,15 @@ def add_defaults(space: SearchSpace, defaults: Domains) -> SearchSpace:
 
 
 def resolve_space(space: SearchSpace, config: TrialConfig) -> SearchSpace:
-    """Decide the conditions on settings that are not searched. Raises ConfigError for one on what is not there."""
-    fixed = {name: getattr(config, name) for name in config.acting_fields() if name not in space}
-    return resolve_fixed(space, fixed, config.acting_fields())
+    """Decide the conditions on settings that are not searched, and put the entries in the order of the fields.
+
+    So a study suggests the same values however its space was written. Raises ConfigError for a condition on what is not
+    there.
+    """
+    names = config.acting_fields()
+    fixed = {name: getattr(config, name) for name in names if name not in space}
+    found = resolve_fixed(space, fixed, names)
+    return SearchSpace(order_parts(sorted(found.parts, key=lambda part: names.index(part.name))))
 
 
 def check_space(algorithm: str, space: SearchSpace, settings: Mapping[str, Any], source: Source | None = None) -> None:

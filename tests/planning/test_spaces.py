@@ -344,7 +344,7 @@ def test_what_a_choice_makes_idle_is_refused_unless_a_condition_leaves_it_out():
 def test_a_condition_on_a_fixed_setting_is_decided_when_the_plan_is_made():
     parts = [When("optimizer", "sgd", {"momentum": Range(0, 0.9)}), When("momentum", [0.5], {"warmup": Range(0, 0.5)})]
     searched = {"distillation_factor": LogRange(0.1, 10)}
-    for optimizer, expected in (("sgd", ["distillation_factor", "momentum"]), ("adam", ["distillation_factor"])):
+    for optimizer, expected in (("sgd", ["momentum", "distillation_factor"]), ("adam", ["distillation_factor"])):
         study = Study(algorithm="lwf", epochs=1, optimizer=optimizer, space=[searched, parts[0]])
         assert list(study.plan.space) == expected
         assert not study.plan.space.conditional
@@ -403,6 +403,13 @@ def test_optuna_distributions_are_domains():
         "epochs": IntRange(1, 9, step=2),
         "optimizer": Choice("sgd", "adam"),
     }
+
+
+def test_the_order_in_which_a_space_is_written_does_not_matter():
+    parts = {"momentum": Range(0, 0.9), "epochs": IntRange(1, 4), "distillation_factor": LogRange(0.1, 10)}
+    spaces = [Study(algorithm="lwf", space=dict(order)).plan.space for order in itertools.permutations(parts.items())]
+    assert all(space == spaces[0] for space in spaces)
+    assert list(spaces[0]) == ["epochs", "momentum", "distillation_factor"]
 
 
 def test_one_value_is_no_dimension():
