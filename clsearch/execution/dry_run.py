@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from clsearch.common.formatting import format_duration, relative_path
+from clsearch.common.formatting import count_of, format_duration, relative_path
 from clsearch.common.redaction import printable, redact_address
 from clsearch.config.spaces import show_conditions
 from clsearch.data.datasets import Data
@@ -81,6 +81,8 @@ def print_dry_run(plan: Plan, data: Data) -> None:
     console = Console()
     rows = [("Study", f"{plan.options.name}: {plan.algorithm} on {plan.config.benchmark}, {plan.protocol} protocol")]
     rows += [("Search", f"{part.name}, {part.domain}{show_conditions(part)}") for part in plan.space.parts]
+    if plan.enqueued:
+        rows.append(("Enqueued", f"{count_of(len(plan.enqueued), 'configuration')} that are tried first"))
     for name, value in [*rows, *training_rows(plan, probe(plan, data), steps_of(plan, data)), *place_rows(plan)]:
         console.print(printable(f"{name:<10} {value}"), highlight=False, markup=False, soft_wrap=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from clsearch.methods.registry import (
     preset_settings,
 )
 from clsearch.planning.budget import check_budget
+from clsearch.planning.enqueued import Enqueued, WarmStart, check_number, read_enqueued
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.protocols import (
     RATE_STEPS,
@@ -33,6 +34,7 @@ from clsearch.planning.protocols import (
     reporting_seeds,
     searched_tasks,
 )
+from clsearch.planning.search_fields import search_fields
 from clsearch.planning.spaces import add_defaults, check_space, read_written_space, resolve_space
 
 DEFAULT_TRIALS = 32
@@ -57,6 +59,8 @@ class Plan(ShortRepr):
         options: Every option that is not part of a trial's configuration.
         trials: Number of configurations.
         command: The script and the options that differ from its defaults; None outside a script.
+        enqueued: Configurations that are tried first.
+        warm_start: The study that some of them come from.
     """
 
     question: str
@@ -68,6 +72,8 @@ class Plan(ShortRepr):
     options: Options
     trials: int
     command: list[str] | None
+    enqueued: tuple[Enqueued, ...] = ()
+    warm_start: WarmStart | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -200,7 +206,9 @@ def make_plan(
     report = _report_config(options, first, config)
     plan = Plan(question, algorithm, searched, shared, config, report, options, trials, command)
     _check_references(plan)
-    return plan
+    enqueued = read_enqueued(options, search_fields(algorithm), searched, config, plan.trial_config)
+    check_number(options, enqueued, trials)
+    return replace(plan, enqueued=enqueued)
 
 
 def _check_known(algorithm: str, settings: Mapping[str, Any]) -> None:

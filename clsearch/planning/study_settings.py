@@ -35,6 +35,10 @@ class SharedSettings(TypedDict, total=False):
     pruner: Pruner | Literal["none", "asha", "median"]
     cohort: int
     grid_points: int
+    enqueue: str | Path | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+    warm_start: str | Path | None
+    top: int | None
+    anyway: bool
     results: str | Path
     mirror: str | None
     tracking_uri: str | None

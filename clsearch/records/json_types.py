@@ -78,6 +78,21 @@ class SessionJson(ProvenanceJson):
     command: list[str] | None
 
 
+class EnqueuedJson(TypedDict):
+    """A configuration that is tried first, see `planning.enqueued.Enqueued`."""
+
+    values: dict[str, Plain]
+    origin: str
+
+
+class WarmStartJson(TypedDict):
+    """The study that a study was started from, see `planning.enqueued.WarmStart`."""
+
+    study: str
+    id: str
+    top: int
+
+
 class DescriptionJson(TypedDict):
     """The description of a study, see `study_file.description`.
 
@@ -108,6 +123,8 @@ class DescriptionJson(TypedDict):
     sampler: str
     sampler_seed: int
     pruner: str
+    enqueued: NotRequired[list[EnqueuedJson]]
+    warm_start: NotRequired[WarmStartJson]
 
 
 class StudyJson(DescriptionJson, ProvenanceJson):
@@ -286,6 +303,8 @@ class RecordJson(TypedDict):
     place: NotRequired[str]
     cohort: NotRequired[int]
     tables: NotRequired[dict[str, str]]
+    origin: NotRequired[str]
+    given: NotRequired[list[str]]
 
 
 class AttemptJson(TypedDict):

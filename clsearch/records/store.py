@@ -12,7 +12,7 @@ from clsearch.config.domains import Values
 from clsearch.config.trial import TrialConfig
 from clsearch.planning.plan import Plan
 from clsearch.records.ranking import add_intransigence
-from clsearch.records.trials import TrialRecord, now, read_trials_and_damage, remove_state
+from clsearch.records.trials import SUGGESTED, Origin, TrialRecord, now, read_trials_and_damage, remove_state
 from clsearch.records.writer import StudyWriter
 
 TABLE_SECONDS = 10.0
@@ -51,7 +51,15 @@ class RecordStore:
         self.tables_written = 0.0
         self.error: OSError | None = None
 
-    def begin_trial(self, label: str, number: int | None, values: Values, config: TrialConfig, cohort: int) -> None:
+    def begin_trial(
+        self,
+        label: str,
+        number: int | None,
+        values: Values,
+        config: TrialConfig,
+        cohort: int,
+        origin: Origin = SUGGESTED,
+    ) -> None:
         """Begin the record of a trial that waits for a worker.
 
         Args:
@@ -60,6 +68,7 @@ class RecordStore:
             values: Its searched hyperparameters.
             config: Its whole configuration.
             cohort: Number of configurations that train together, including itself.
+            origin: Why it is tried.
         """
         earlier = self.earlier.get(label)
         same = earlier is not None and earlier.values == values
@@ -75,6 +84,8 @@ class RecordStore:
             tables=earlier.tables if earlier is not None and same else {},
             reported=now(),
             cohort=cohort,
+            origin=origin.why,
+            given=list(origin.given),
         )
 
     def not_ended(self, labels: Iterable[str]) -> list[str]:

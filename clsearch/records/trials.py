@@ -33,6 +33,27 @@ def latest(times: Iterable[int]) -> int:
     return max(times, default=0) or now()
 
 
+def trial_label(number: int) -> str:
+    """Return the name of a trial in folders and runs."""
+    return f"trial_{number:05d}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Why a trial is tried if the sampler did not suggest it.
+
+    Attributes:
+        why: `enqueued`, or the study and trial that a warm start took it from; "" if the sampler suggested it.
+        given: The hyperparameters whose values came from there.
+    """
+
+    why: str = ""
+    given: tuple[str, ...] = ()
+
+
+SUGGESTED = Origin()
+
+
 @dataclass(frozen=True, repr=False)
 class TrialRecord(ShortRepr):
     """The record of a trial.
@@ -61,6 +82,7 @@ class TrialRecord(ShortRepr):
         place: The node, and the GPU, of the last training.
         cohort: Number of configurations that began with it, including itself.
         tables: Digests of its tables that are read back, by name.
+        origin, given: See `Origin`; the sampler chose the other values.
     """
 
     label: str
@@ -86,6 +108,8 @@ class TrialRecord(ShortRepr):
     place: str = ""
     cohort: int = 1
     tables: dict[str, str] = field(default_factory=dict)
+    origin: str = ""
+    given: list[str] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:
@@ -113,11 +137,13 @@ def trials_table(records: Iterable[TrialRecord], searched: Iterable[str]) -> pd.
             "tasks_learned": r.tasks_learned,
             "seconds": r.seconds,
             "place": r.place,
+            "origin": r.origin,
             "reason": r.reason,
         }
         for r in records
     ]
-    always = ["label", "number", "algorithm", "state", *searched, "tasks_learned", "seconds", "place", "reason"]
+    always = ["label", "number", "algorithm", "state", *searched, "tasks_learned", "seconds", "place"]
+    always += ["origin", "reason"]
     return pd.DataFrame(rows, columns=None if rows else always)
 
 

@@ -12,6 +12,7 @@ from clsearch.common.formatting import count_of, format_number, humanize, label_
 from clsearch.records.attempts import RATE_PHASE, Attempt, Decision
 from clsearch.records.ranking import Ranking
 from clsearch.records.trials import TrialRecord
+from clsearch.reporting.trial_names import short_origin
 
 TABLE_ROWS, MAX_FRONT_ROWS = 5, 12
 """Trials in the table; with a Pareto front, all of the front up to a maximum."""
@@ -30,6 +31,7 @@ def make_trial_table(ranking: Ranking, references: Sequence[TrialRecord], search
     table.add_column("not shown\nworse", no_wrap=True)
     for record in ranking.trials[: max(TABLE_ROWS, min(len(ranking.front), MAX_FRONT_ROWS))]:
         label = f"#{record.number}" + (" front" if record.label in ranking.front else "")
+        label += f" {origin}" if (origin := short_origin(record.origin)) else ""
         table.add_row(label, *_format_row(record, searched, metrics), _mark(record, ranking))
     table.add_section()
     for record in references:

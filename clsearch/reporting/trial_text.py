@@ -23,6 +23,10 @@ def explain_ranking(ranking: Ranking, references: Sequence[TrialRecord]) -> list
     """Explain the table of trials."""
     lines = explain_front(ranking) if ranking.front else []
     lines += _explain_marks(ranking)
+    if known := sum(bool(record.origin) for record in ranking.trials):
+        lines.append(
+            f"{known} of {len(ranking.trials)} finished trials were tried first, not suggested by the sampler."
+        )
     lines += [_compare(ranking, reference) for reference in references if reference.state == "finished"]
     if len(ranking.trials) > 1:
         lines.append(

@@ -83,7 +83,7 @@ class Runs(RunStore):
         if record.number is not None:
             kind, settings = "trial", settings | log_parameters(record.values, self.study["space"])
         run_id, params = self._open_child(
-            label, kind, record.algorithm, format_run_name(record), settings, record.seeds
+            label, kind, record.algorithm, format_run_name(record), settings, record.seeds, record.origin
         )
         logged = [
             Metric(name, value, task_time(record, step), step)
@@ -210,10 +210,18 @@ class Runs(RunStore):
         return run_id
 
     def _open_child(
-        self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: Sequence[int]
+        self,
+        label: str,
+        kind: str,
+        algorithm: str,
+        name: str,
+        params: dict[str, Any],
+        seeds: Sequence[int],
+        origin: str = "",
     ) -> tuple[str, list[Param]]:
         """Begin or resume a run below the study's; return its id, and the parameters that are to be sent."""
         own = {PARENT_TAG: self.ids[PARENT], "seeds": format_setting(seeds), "benchmark": params["benchmark"]}
+        own |= {"origin": origin} if origin else {}
         params = params | {"algorithm": algorithm, "seeds": format_setting(seeds)}
         return self._open(label, kind, algorithm, name, params, own)
 
