@@ -212,10 +212,17 @@ def _carry_out(plan: Plan) -> StudyResult:
 
 
 def started_from_known(plan: Plan) -> Plan:
-    """Return the plan with all that its study tries first: see `records.known`. Raises ConfigError."""
+    """Return the plan with what its study has and tries first: see `records.known`, `records.further_seeds`.
+
+    Raises:
+        ConfigError: They do not fit the study.
+    """
+    from clsearch.records.further_seeds import with_further_seeds
     from clsearch.records.known import start_from_known
 
-    return start_from_known(plan, lambda line: None if plan.options.quiet else print(line, file=sys.stderr))
+    return start_from_known(
+        with_further_seeds(plan), lambda line: None if plan.options.quiet else print(line, file=sys.stderr)
+    )
 
 
 def prepared(plan: Plan, data: Data | None = None) -> Data:

@@ -104,6 +104,10 @@ def training_rows(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, 
         ("Trials", f"{most}{trials} x {M} seed{'s' * (M > 1)} x {T} tasks = {trials * M * T:,} task-seed trainings")
     ]
     rows += [("Ended", f"{ended} trials; the study resumes with the others")] * bool(ended)
+    if plan.further:
+        seeds = plan.every_seed[M:]
+        which = "every finished trial" if plan.further[-1].all else "the trials not shown worse than the best"
+        rows.append(("Seeds", f"then {' '.join(map(str, seeds))}, of {which} and the references"))
     searched = plan.protocol is not Protocol.CONTINUAL
     rows += [("References", f"{', '.join(plan.references)} on the same seeds")] * bool(plan.references and searched)
     if plan.options.final:

@@ -38,6 +38,7 @@ from clsearch.planning.enqueued import Enqueued
 from clsearch.planning.objectives import direction
 from clsearch.planning.plan import Plan
 from clsearch.records.resume import set_aside
+from clsearch.records.seeds import on_seeds
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import STATE_FILE, TrialRecord, read_trials, trial_label
@@ -123,9 +124,12 @@ def mend(journal: Path) -> None:
 
 
 def read_numbered(plan: Plan) -> dict[int, TrialRecord]:
-    """Read the records of a plan's trials that hold its searched values, by Optuna's number."""
+    """Read the records of a plan's trials that hold its searched values, by Optuna's number.
+
+    Optuna knows of the seeds of the search only, so records have no others.
+    """
     return {
-        record.number: record
+        record.number: on_seeds(record, plan.seeds) if {*plan.seeds} <= {*record.seeds} else record
         for label, record in read_trials(plan.folder).items()
         if record.number is not None and label == trial_label(record.number) and plan.space.has(record.values)
     }

@@ -58,7 +58,13 @@ class StudyOptions(Section):
         description="Reference algorithms to train on the same seeds: finetuning (lower bound), joint on all tasks so "
         "far (upper bound; gives intransigence), independent networks, one per task.",
     )
-    seeds: int = Field(3, ge=1, description="Number of seeds per configuration.")
+    seeds: int = Field(
+        3,
+        ge=1,
+        description="Number of seeds per configuration. More than a study that exists has: the trials that are not "
+        "shown worse than its best, and its references, are trained on the further seeds.",
+    )
+    all: bool = Field(False, description="Train every finished trial on further seeds of a study that exists.")
     first_seed: int = Field(0, ge=0, description="First seed; the others follow it.")
     sampler: Literal["tpe", "random", "grid", "qmc", "nsga2"] = Field(
         "tpe",

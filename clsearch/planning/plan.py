@@ -45,6 +45,19 @@ NSGA2_TRIALS = 8
 """Minimum number of trials with nsga2: fewer make no second generation."""
 
 
+@dataclass(frozen=True)
+class SeedExtension:
+    """Seeds that a study got after it began.
+
+    Attributes:
+        seeds: The seeds.
+        all: True if every finished trial is trained on them, false if only those not shown worse than the best are.
+    """
+
+    seeds: tuple[int, ...]
+    all: bool = False
+
+
 @dataclass(frozen=True, repr=False)
 class Plan(ShortRepr):
     """A validated study, for the driver to run.
@@ -61,6 +74,7 @@ class Plan(ShortRepr):
         command: The script and the options that differ from its defaults; None outside a script.
         enqueued: Configurations that are tried first.
         warm_start: The study that some of them come from.
+        further: Seeds that the study got after it began, in order; see `records.further_seeds`.
     """
 
     question: str
@@ -74,11 +88,17 @@ class Plan(ShortRepr):
     command: list[str] | None
     enqueued: tuple[Enqueued, ...] = ()
     warm_start: WarmStart | None = None
+    further: tuple[SeedExtension, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of every configuration."""
+        """Seeds of every configuration in the search."""
         return tuple(range(self.options.first_seed, self.options.first_seed + self.options.seeds))
+
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """Seeds of the search, and those that some trials got later."""
+        return (*self.seeds, *(seed for extension in self.further for seed in extension.seeds))
 
     @property
     def report_seeds(self) -> tuple[int, ...]:

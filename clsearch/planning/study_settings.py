@@ -29,6 +29,7 @@ class SharedSettings(TypedDict, total=False):
     preset: Literal["clarena-first"] | None
     references: Sequence[Literal["finetuning", "joint", "independent"]]
     seeds: int
+    all: bool
     first_seed: int
     sampler: Literal["tpe", "random", "grid", "qmc", "nsga2"]
     sampler_seed: int

@@ -78,6 +78,13 @@ class SessionJson(ProvenanceJson):
     command: list[str] | None
 
 
+class SeedExtensionJson(TypedDict):
+    """Seeds that a study got after it began, see `planning.plan.SeedExtension`."""
+
+    seeds: list[int]
+    all: bool
+
+
 class EnqueuedJson(TypedDict):
     """A configuration that is tried first, see `planning.enqueued.Enqueued`."""
 
@@ -125,6 +132,7 @@ class DescriptionJson(TypedDict):
     pruner: str
     enqueued: NotRequired[list[EnqueuedJson]]
     warm_start: NotRequired[WarmStartJson]
+    more_seeds: NotRequired[list[SeedExtensionJson]]
 
 
 class StudyJson(DescriptionJson, ProvenanceJson):
@@ -305,6 +313,7 @@ class RecordJson(TypedDict):
     tables: NotRequired[dict[str, str]]
     origin: NotRequired[str]
     given: NotRequired[list[str]]
+    groups: NotRequired[list[int]]
 
 
 class AttemptJson(TypedDict):

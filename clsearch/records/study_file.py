@@ -58,7 +58,7 @@ FOUND_WITH_TRIALS = ("trials/*", JOURNAL, "attempts.*", "continual*.pt", BEST, F
 FIRST_TASKS = ".prefixes"
 """Folder next to the studies in which trials share the first task."""
 
-MAY_CHANGE = ("question", "references", "trials", "report_seeds", "enqueued", "warm_start")
+MAY_CHANGE = ("question", "references", "trials", "report_seeds", "enqueued", "warm_start", "more_seeds")
 """Settings that may change on resume."""
 
 
@@ -92,6 +92,8 @@ def description(plan: Plan) -> DescriptionJson:
         content["enqueued"] = [one.as_json() for one in plan.enqueued]
     if plan.warm_start is not None:
         content["warm_start"] = asdict(plan.warm_start)
+    if plan.further:
+        content["more_seeds"] = [asdict(extension) for extension in plan.further]
     return cast(DescriptionJson, json.loads(json.dumps(finite(content))))
 
 

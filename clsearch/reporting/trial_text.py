@@ -45,9 +45,12 @@ def _explain_marks(ranking: Ranking) -> list[str]:
     if not others:
         return []
     every = " in every objective" if ranking.front else ""
+    differ = len({len(record.seeds) for record in ranking.trials}) > 1
+    common = ["Trials with fewer seeds are compared with the best on the seeds that both have."] * differ
     return [
         f"not shown worse: the paired 95 % interval of the difference to the best (Student t over seeds) contains "
-        f"0{every}; this holds for {len(ranking.close) - 1} of {others} other trials."
+        f"0{every}; this holds for {len(ranking.close) - 1} of {others} other trials.",
+        *common,
     ]
 
 

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.optuna_study import generation_attribute
+from clsearch.records.seeds import join_seeds
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import STATE_FILE, read_trials, trial_label
@@ -170,6 +171,18 @@ def test_a_trial_whose_record_is_lost_too_is_asked_for_again_and_no_other(tmp_pa
         assert [values for _, values in found] == [list(plan.space.grid(3))[n] for n in (1, 4)]
     if sampler == "random":  # its suggestion depends on its number alone
         assert found[0][1] == searched[1]
+
+
+def test_optuna_keeps_what_it_was_told_of_a_trial_that_got_further_seeds(tmp_path):
+    plan = begin(tmp_path, "random", ("finished", "pruned"))
+    before, said = content(open_storage(plan)), []
+    for record in read_trials(plan.folder).values():
+        more = replace(record, accuracy=record.accuracy[:2], columns=[], curve=[], epochs=[])
+        StudyWriter(plan).write_trial(join_seeds(record, more, (3, 4)))
+    assert content(open_storage(plan, said.append)) == before
+    assert said == []
+    (plan.folder / JOURNAL).unlink()
+    assert content(open_storage(plan, said.append)) == before
 
 
 QUEUE = [{"distillation_factor": 2.0, "distillation_temperature": 1.0}, {"distillation_factor": 3.0}]

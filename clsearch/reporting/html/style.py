@@ -65,6 +65,7 @@ def describe_trial(record: TrialRecord, metric: str) -> str:
         spread = record.metrics.get(f"{metric}/std")
         more = "" if spread is None else f" ± {format_number(metric, spread)}"
         lines.append(f"{humanize(metric)} {format_number(metric, record.metrics[metric])}{more}{unit_suffix(metric)}")
+        lines += [f"{len(record.seeds)} seeds"] if record.groups else []
     elif record.reason:
         lines.append(record.reason[:80])
     return "<br>".join(lines)
