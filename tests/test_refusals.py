@@ -324,7 +324,7 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "setting-known": (
         study(trails=3),
-        re.compile(r"trails: unknown \(did you mean trials\?\); known are backbone, .*"),
+        re.compile(r"trails: unknown \(did you mean trials\?\); known are anyway, .*"),
     ),
     "preset-acts": (
         study("joint", preset="clarena-first"),
@@ -598,7 +598,7 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "option-known": (
         options("epoch: 3"),
-        re.compile(r"config: epoch in .*file is no option \(did you mean epochs\?\); known are backbone, .*"),
+        re.compile(r"config: epoch in .*file is no option \(did you mean epochs\?\); known are anyway, .*"),
     ),
     "config-values": (
         options("trials: {a: 1}"),
@@ -608,6 +608,52 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         options("trials: [1, 2]"),
         re.compile(r"config: trials in .*file must be one value; got \[1, 2\]"),
     ),
+    # planning: what is tried first
+    "enqueue-some": (study(enqueue=[]), "enqueue: must have at least one configuration; got none"),
+    "enqueue-file": (
+        study(enqueue="no-such.yml"),
+        "enqueue: must be a YAML or CSV file of configurations; got no-such.yml: No such file or directory",
+    ),
+    "enqueue-form": (
+        with_file("[1, 2]", command("--enqueue", "PATH/file")),
+        re.compile(
+            r"enqueue: must be a list of mappings `hyperparameter: value`, or one mapping; got \[1, 2\] of .*file"
+        ),
+    ),
+    "enqueue-values": (
+        study(space=FACTOR, enqueue={"epochs": 1}),
+        "enqueue: must have a value of what is searched, distillation_factor; got none in the configuration",
+    ),
+    "enqueue-searched": (
+        study(space=FACTOR, enqueue={"distilation_factor": 1, "epochs": 1}),
+        "enqueue: distilation_factor is not searched (did you mean distillation_factor?); searched are "
+        "distillation_factor; got it in the configuration",
+    ),
+    "enqueue-in-space": (
+        study(space=FACTOR, enqueue=[{"distillation_factor": 1}, {"distillation_factor": 11}]),
+        "enqueue: distillation_factor must lie in what is searched, 0.1 to 10 (log); got 11.0 in configuration 2",
+    ),
+    "enqueue-applies": (
+        study(
+            space=[FACTOR, {"optimizer": Choice("sgd", "adam")}, When("optimizer", "sgd", {"momentum": Range(0, 0.9)})],
+            enqueue={"momentum": 0.5},
+        ),
+        "enqueue: momentum acts only if optimizer = sgd, which the configuration must say, too; got it without in the "
+        "configuration",
+    ),
+    "enqueue-once": (
+        study(space=FACTOR, enqueue=[{"distillation_factor": 1}, {"distillation_factor": 1.0}]),
+        "enqueue: must have each configuration once; got distillation_factor = 1 twice",
+    ),
+    "enqueue-not-in-grid": (
+        study(space=FACTOR, sampler="grid", enqueue={"distillation_factor": 1}),
+        "enqueue: a grid has its own points, each once, so nothing can be tried before them; got both",
+    ),
+    "enqueue-within-trials": (
+        study(space=FACTOR, trials=1, enqueue=[{"distillation_factor": 1}, {"distillation_factor": 2}]),
+        "enqueue: must have at most as many configurations as the study has trials, 1; got 2",
+    ),
+    "warm-start-needed": (study(top=3), "top: acts with --warm-start only; got 3 without one"),
     # comparisons
     "comparison-kind": (
         comparison({}),

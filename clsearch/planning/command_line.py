@@ -21,7 +21,7 @@ from clsearch.config.domains import Choice, Domain, IntRange, Range, backbone_na
 from clsearch.config.sections import BENCHMARKS, FOLDER, Section
 from clsearch.config.spaces import SearchSpace
 from clsearch.methods.registry import known_fields, method_named, preset_settings
-from clsearch.planning.config_file import expand_config_files, read_yaml, to_flag
+from clsearch.planning.config_file import expand_config_files, read_yaml, to_flag, write_nested
 from clsearch.planning.options import ADDRESSES, Options, Protocol, ResourceOptions, SelectionOptions, StudyOptions
 from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCH_OPTIONS
 from clsearch.planning.search_fields import (
@@ -40,6 +40,9 @@ from clsearch.planning.search_fields import (
 EVERY_BENCHMARK = (*BENCHMARKS, f"{FOLDER}PATH")
 OPEN_NAMES = {"benchmark": EVERY_BENCHMARK, "report_benchmark": EVERY_BENCHMARK}
 """Options that take a name from an open list -> names to show."""
+
+WORDS = {"enqueue": "FILE|{...} [FILE|{...} ...]"}
+"""Options that take files or values in YAML -> what the help shows for them."""
 
 EITHER_NAME = {"epochs": "iterations", "iterations": "epochs"}
 """Setting -> the one that it excludes."""
@@ -147,6 +150,7 @@ def parse(
     new_settings = _merge(values, fixed, settings, new_space, searches, flags)
     if new_settings.get("backbone") == backbone_name(settings.get("backbone", "")):  # the text of the script's function
         new_settings["backbone"] = settings["backbone"]
+    new_settings |= {name: settings[name] for name in WORDS if name in settings and to_flag(name) not in flags}
     dropped = [name for name in find_untied(new_settings, settings) if to_flag(name) not in flags]
     new_settings = {name: value for name, value in new_settings.items() if name not in dropped}
     if "--preset" in flags:
@@ -332,6 +336,9 @@ def _group(
         elif name in OPEN_NAMES:
             text = str | None if field.default is None else str
             kind = Annotated[text, _argument(field, "{" + ",".join(OPEN_NAMES[name]) + "}")]
+        elif name in WORDS:
+            kind = Annotated[tuple[str, ...] | None, _argument(field, WORDS[name])]
+            default = None if default is None else tuple(map(write_nested, default))
         else:
             kind = Annotated[_optional(field), _argument(field, None)]
         rows.append((name, kind, dataclasses.field(default=default)))

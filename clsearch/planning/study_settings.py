@@ -29,12 +29,17 @@ class SharedSettings(TypedDict, total=False):
     preset: Literal["clarena-first"] | None
     references: Sequence[Literal["finetuning", "joint", "independent"]]
     seeds: int
+    all: bool
     first_seed: int
     sampler: Literal["tpe", "random", "grid", "qmc", "nsga2"]
     sampler_seed: int
     pruner: Pruner | Literal["none", "asha", "median"]
     cohort: int
     grid_points: int
+    enqueue: str | Path | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+    warm_start: str | Path | None
+    top: int | None
+    anyway: bool
     results: str | Path
     mirror: str | None
     tracking_uri: str | None

@@ -132,7 +132,7 @@ class FinalEvaluation(ShortRepr):
         seconds: float,
     ) -> FinalEvaluation:
         """Make the final evaluation of a plan."""
-        whole = (plan.protocol.value, plan.config.tasks, plan.tasks, plan.seeds, plan.report_seeds)
+        whole = (plan.protocol.value, plan.config.tasks, plan.tasks, plan.every_seed, plan.report_seeds)
         return cls(*whole, choice, rows, openings, seconds)
 
     def row(self, configuration: str, on: str) -> EvaluatedConfiguration | None:

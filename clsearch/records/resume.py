@@ -119,7 +119,7 @@ def nothing_left(plan: Plan) -> bool:
         return False
     new = as_recorded(description(plan), found, plan)
     return identity_settings(found) == identity_settings(new) and all(
-        found.get(name) == new[name] for name in MAY_CHANGE
+        found.get(name) == new.get(name) for name in MAY_CHANGE
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -58,7 +58,7 @@ FOUND_WITH_TRIALS = ("trials/*", JOURNAL, "attempts.*", "continual*.pt", BEST, F
 FIRST_TASKS = ".prefixes"
 """Folder next to the studies in which trials share the first task."""
 
-MAY_CHANGE = ("question", "references", "trials", "report_seeds")
+MAY_CHANGE = ("question", "references", "trials", "report_seeds", "enqueued", "warm_start", "more_seeds")
 """Settings that may change on resume."""
 
 
@@ -88,6 +88,12 @@ def description(plan: Plan) -> DescriptionJson:
         "sampler_seed": plan.options.sampler_seed,
         "pruner": plan.options.pruner.value,
     }
+    if plan.enqueued:
+        content["enqueued"] = [one.as_json() for one in plan.enqueued]
+    if plan.warm_start is not None:
+        content["warm_start"] = asdict(plan.warm_start)
+    if plan.further:
+        content["more_seeds"] = [asdict(extension) for extension in plan.further]
     return cast(DescriptionJson, json.loads(json.dumps(finite(content))))
 
 

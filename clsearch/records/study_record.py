@@ -133,7 +133,7 @@ class StudyRecord(ShortRepr):
         """A description of the data that the matrices were measured on."""
         if self.final is not None:
             return f"test data, {len(self.final.seeds)} fresh seeds"
-        seeds = len(self.study["seeds"])
+        seeds = len(self.study["seeds"] if self.chosen is None else self.chosen.seeds)
         return f"validation data, the search's {seeds} seed{'s' * (seeds > 1)}"
 
 

@@ -25,6 +25,7 @@ FIELDS = Options.model_fields | {
 
 WIDER = {
     "backbone": str | Callable[..., Any],
+    "enqueue": str | Path | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     "unlearn": Sequence[str] | Mapping[int, int | Sequence[int]],
 }
 """Settings that validators take in more forms than their field has."""
