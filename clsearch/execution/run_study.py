@@ -148,7 +148,7 @@ def choose_by_search(study: optuna.Study, data: ray.ObjectRef | None, outputs: O
     except RayDiedError as error:
         died = str(error)
     outputs.line.show_step("writing results")
-    return replace(conclude(plan, outputs.store, outputs.publisher, study), died=died)
+    return replace(conclude(plan, outputs.store, outputs.publisher), died=died)
 
 
 @dataclass(frozen=True)
