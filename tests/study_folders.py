@@ -9,9 +9,9 @@ from clsearch.planning.plan import Plan
 from clsearch.records.evaluation import FinalEvaluation
 from clsearch.records.evaluation_file import accuracy_table, evaluation_json, metrics_table
 from clsearch.records.ranking import Choice, best_json, rank
-from clsearch.records.study_file import JOURNAL
 from clsearch.records.trials import TrialRecord
 from clsearch.records.writer import StudyWriter
+from clsearch.reporting.importances import compute_importances
 from tests.builders import final_of, measured_of, plan_of, record_of
 
 VALUES = [{"distillation_factor": 0.1 * 3**n, "distillation_temperature": 0.5 + 1.7 * (n * 7 % 5)} for n in range(6)]
@@ -45,22 +45,15 @@ def written(
         results.write_trial(record)
     trials = [record for record in records if record.number is not None]
     references = [record for record in records if record.number is None]
-    found = importances_of(plan) if (plan.folder / JOURNAL).exists() else {}
-    best = best_json(plan, rank(trials, plan.objectives), trials, references) | {"importance": found}
-    results.write_json("best.json", best)
+    best = best_json(plan, rank(trials, plan.objectives), trials, references)
+    found = compute_importances(trials, plan.space, plan.objectives[0])
+    results.write_json("best.json", best | found.as_json())
     if final is not None:
         results.write_csv("final_accuracy.csv", accuracy_table(final))
         results.write_csv("final.csv", metrics_table(final))
         results.write_json("final.json", evaluation_json(final))
     results.end(state)
     return plan.folder
-
-
-def importances_of(plan: Plan) -> dict:
-    from clsearch.execution.optuna_journal import open_storage  # loads Ray, which takes seconds
-    from clsearch.reporting.importances import compute_importances
-
-    return compute_importances(open_storage(plan))
 
 
 def small_plan(tmp_path: Path, **settings: object) -> Plan:

@@ -15,6 +15,9 @@ from clsearch.records.trials import TrialRecord
 COLUMNS = 4
 """Panels in a row at most."""
 
+MOST_TICKS = 6
+"""Ticks of whole numbers on a logarithmic axis."""
+
 LONGEST_NAME = 24
 """Characters of a choice at an axis; a longer one is cut in its middle."""
 
@@ -107,8 +110,15 @@ def find_whole_ticks(parts: Sequence[Part]) -> tuple[tuple[float, str], ...]:
     ends = [end for domain in domains for end in domain.ends if isinstance(end, int)]
     low, high = min(ends), max(ends)
     if all(domain.log for domain in domains):
-        return tuple((float(n), str(n)) for n in IntRange(low, high, log=True).points(5))
+        powers = [find_powers(low, high, base) for base in (2, 10, 100, 1000)]
+        chosen = next((found for found in powers if len(found) <= MOST_TICKS), [])
+        return tuple((float(n), str(n)) for n in (chosen if len(chosen) > 1 else dict.fromkeys((low, high))))
     return tuple((tick, f"{tick:.0f}") for tick in round_ticks(low, high, whole=True))
+
+
+def find_powers(low: float, high: float, base: int) -> list[int]:
+    """Return the powers of a base from low to high, at least 1; low is at least 1."""
+    return [base**n for n in range(math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9) + 1)]
 
 
 def round_ticks(low: float, high: float, whole: bool = False) -> list[float]:

@@ -115,7 +115,7 @@ def caption_optimism(study: StudyRecord) -> list[str]:
 def caption_parallel(study: StudyRecord) -> list[str]:
     """The parallel coordinates of all trials."""
     conditional = study.space.conditional
-    unused = " At `not used` are trials to which a hyperparameter does not apply." if conditional else ""
+    unused = " At “not used” are trials to which a hyperparameter does not apply." if conditional else ""
     return [
         f"Each line is a finished trial, redder is better. Drag along an axis to keep only the lines that pass there; "
         f"drag a name to move its axis.{unused}"

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from clsearch import LogRange, Range
+from clsearch.config.spaces import SearchSpace
 from clsearch.records.ranking import rank
 from clsearch.reporting.figures import draw_accuracy_matrix, draw_pareto_front, draw_response
 from tests.builders import plan_of, record_of
@@ -107,7 +108,7 @@ SCORES = [0.4, 0.9, None, 0.6]
 
 def drawn(records, space, levels, metric="average_accuracy"):
     """The response of a study that searched for this metric alone."""
-    return draw_response(records, space, levels, metric, rank(records, (metric,)).best)
+    return draw_response(records, SearchSpace.of(space), levels, metric, rank(records, (metric,)).best)
 
 
 FINETUNING = {"finetuning": 0.5}
@@ -165,7 +166,9 @@ def test_the_map_shows_each_finished_trial_where_it_was_and_rings_the_best(trial
 
 def test_the_ring_is_around_the_chosen_trial_whatever_its_score(trials):
     records = trials(TWO, SCORES)
-    _, ring, _ = draw_response(records, TWO, FINETUNING, "average_accuracy", records[3]).axes[0].collections
+    _, ring, _ = (
+        draw_response(records, SearchSpace.of(TWO), FINETUNING, "average_accuracy", records[3]).axes[0].collections
+    )
     assert np.allclose(ring.get_offsets(), [list(records[3].values.values())])
 
 

@@ -164,8 +164,9 @@ def plot_slices(study: StudyRecord) -> go.Figure:
     figure = make_subplots(rows, columns, **gaps)
     for number, axis in enumerate(axes):
         row, column = number // columns + 1, number % columns + 1
-        add_slice(figure, study, axis, axis.place_trials(drawn), row, column)
-        figure.update_xaxes(**make_axis(axis), row=row, col=column)
+        places = axis.place_trials(drawn)
+        add_slice(figure, study, axis, places, row, column)
+        figure.update_xaxes(**make_axis(axis, places.values()), row=row, col=column)
         for algorithm in ("finetuning", "joint"):
             record = study.reference(algorithm)
             if record is not None and metric in record.metrics:

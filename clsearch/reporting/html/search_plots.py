@@ -32,8 +32,8 @@ from clsearch.reporting.importances import Importances
 NOT_USED = "not used"
 """Tick of trials to which a hyperparameter does not apply."""
 
-MOST_LEVEL_LABELS = 6
-"""Axes of parallel coordinates whose names fit beside each other."""
+MOST_WIDE_LABELS = 6
+"""Axes of parallel coordinates whose names fit beside each other on one line."""
 
 
 def plot_trade_off(study: StudyRecord, less: str = "average_forgetting") -> go.Figure | None:
@@ -107,13 +107,15 @@ def plot_parallel(study: StudyRecord) -> go.Figure | None:
     dimensions: list[dict[str, Any]] = [
         make_dimension(find_axis(study.space, name, done), done) for name in study.space
     ]
-    dimensions.append({"label": label_with_unit(metric), "values": scores})
+    dimensions.append(
+        {"label": label_with_unit(metric), "values": scores, "tickvals": round_ticks(min(scores), max(scores))}
+    )
+    narrow = len(dimensions) > MOST_WIDE_LABELS
+    for dimension in dimensions if narrow else ():
+        dimension["label"] = dimension["label"].replace(" ", "<br>", 1)
     line = {"color": scores, "colorscale": [[0, GREY], [1, RED]], "reversescale": sign(metric) < 0}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
-    if len(dimensions) > MOST_LEVEL_LABELS:
-        figure.update_traces(labelangle=-25, labelside="bottom")
-    below = 90 if len(dimensions) > MOST_LEVEL_LABELS else 30
-    return apply_style(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": below})
+    return apply_style(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 80 if narrow else 60, "b": 30})
 
 
 def make_dimension(axis: Axis, records: Sequence[TrialRecord]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The colours are those of Okabe and Ito: colour-blind readers can distinguish the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from html import escape
 from typing import Any
@@ -70,11 +71,19 @@ def describe_trial(record: TrialRecord, metric: str) -> str:
     return "<br>".join(lines)
 
 
-def make_axis(axis: Axis) -> dict[str, Any]:
-    """The axis of a hyperparameter for plotly; choices are numbers that are called by their names."""
+def make_axis(axis: Axis, places: Iterable[float] = ()) -> dict[str, Any]:
+    """The axis of a hyperparameter for plotly; choices are numbers that are called by their names.
+
+    Args:
+        axis: The hyperparameter.
+        places: Where trials lie.
+    """
     note = f"<br><span style='font-size:0.8em'>{escape(axis.note)}</span>" if axis.note else ""
     made: dict[str, Any] = {"title": humanize(axis.name) + note, "type": "log" if axis.log else "linear"}
     made["exponentformat"] = "power"
+    logs = [math.log10(place) for place in places] if axis.log else []
+    if logs and math.floor(max(logs)) > math.ceil(min(logs)):
+        made["dtick"] = 1  # powers of ten alone; plotly's digits between them overlap in narrow panels
     if axis.ticks:
         made["tickvals"], names = zip(*axis.ticks, strict=True)
         made["ticktext"] = [*map(escape, names)]
