@@ -45,8 +45,8 @@ class Axis:
 
     def place(self, value: Plain) -> float:
         """Return where a value lies."""
-        if self.choices:  # by type as well, since 1 equals true
-            return float([*map(repr, self.choices)].index(repr(value)))
+        if self.choices:
+            return float(self.choices.index(value))
         assert isinstance(value, int | float)
         return float(value)
 
@@ -81,7 +81,7 @@ def find_axis(space: SearchSpace, name: str, records: Sequence[TrialRecord] = ()
     if has_numbers(parts):
         return Axis(name, note, log, (), find_whole_ticks(parts))
     found = [end for part in parts for end in part.domain.ends] + [r.values[name] for r in records if name in r.values]
-    choices = tuple({repr(value): value for value in found}.values())
+    choices = tuple(dict.fromkeys(found))
     return Axis(name, note, False, choices, tuple((float(n), shorten(show_value(v))) for n, v in enumerate(choices)))
 
 
