@@ -18,10 +18,13 @@ COLUMNS = 4
 MOST_TICKS = 6
 """Ticks of whole numbers on a logarithmic axis."""
 
+NOTE_WIDTH = 38
+"""Characters of a line below a panel."""
+
 LONGEST_NAME = 24
 """Characters of a choice at an axis; a longer one is cut in its middle."""
 
-BESIDE, WIDEST = 0.08, 0.7
+BESIDE, WIDEST = 0.08, 0.6
 """Distance of trials with the same choice, and the width of all of them at most; choices lie 1 apart."""
 
 

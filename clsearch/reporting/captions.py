@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from clsearch import metrics
+from clsearch.config.spaces import Part
 from clsearch.records.study_record import StudyRecord
 from clsearch.reporting.axes import is_map, name_part
 from clsearch.reporting.evaluation_text import describe_optimism
@@ -36,19 +39,18 @@ def caption_importance(study: StudyRecord, found: Importances) -> list[str]:
     done = study.in_state("finished")
     left = [part for part in study.space.parts if part.name not in found.shared and part.key not in found.conditional]
     counts = {part.key: sum(part.applies(record.values) for record in done) for part in study.space.parts}
+
+    def count(parts: Iterable[Part]) -> str:
+        return "; ".join(f"{name_part(part)} ({counts[part.key]} of {len(done)} trials)" for part in parts)
+
     if found.conditional:
-        shown = "; ".join(
-            f"{name_part(part)}: {counts[part.key]}" for part in study.space.parts if part.key in found.conditional
-        )
+        shown = count(part for part in study.space.parts if part.key in found.conditional)
         lines.append(
-            f"A conditional hyperparameter has its share over the trials to which it applies ({shown} of {len(done)}), "
-            f"so its bar does not compare with those over all trials."
+            f"A conditional hyperparameter has its share over the trials to which it applies, so its bar does not "
+            f"compare with those over all trials: {shown}."
         )
     if left:
-        shown = "; ".join(f"{name_part(part)}: {counts[part.key]}" for part in left)
-        lines.append(
-            f"Left out, because too few trials have it, or they differ in nothing else: {shown} of {len(done)}."
-        )
+        lines.append(f"Left out, because too few trials have it, or they differ in nothing else: {count(left)}.")
     return lines
 
 

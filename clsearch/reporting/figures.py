@@ -15,7 +15,7 @@ from matplotlib.ticker import NullLocator
 from clsearch.common.formatting import humanize, label_with_unit, to_display_units
 from clsearch.config.spaces import SearchSpace
 from clsearch.planning.objectives import sign
-from clsearch.reporting.axes import Axis, arrange_panels, find_axis, is_map
+from clsearch.reporting.axes import NOTE_WIDTH, Axis, arrange_panels, find_axis, is_map
 
 if TYPE_CHECKING:
     from clsearch.records.ranking import Ranking
@@ -27,8 +27,8 @@ COLORS = "viridis"
 RING: dict[str, Any] = {"s": 240, "facecolors": "none", "edgecolors": "black", "linewidths": 1.8}
 """The ring around the chosen trial."""
 
-NOTE_WIDTH, TICKS_WIDTH = 38, 34
-"""Characters of a line below a panel, and of the texts of its ticks if they are not turned."""
+TICKS_WIDTH = 34
+"""Characters of the texts of a panel's ticks; longer ones are turned."""
 
 SCORELESS = (("failed", "x", "failed"), ("pruned", ".", "stopped early"))
 """State, marker and label of trials without a score."""

@@ -160,7 +160,7 @@ def plot_slices(study: StudyRecord) -> go.Figure:
     metric, drawn = study.objective, [record for record in study.trials if record.values]
     axes = [find_axis(study.space, name, drawn) for name in study.space]
     rows, columns = arrange_panels(len(axes))
-    gaps = {"horizontal_spacing": 0.03, "vertical_spacing": 0.45 / (2 * rows)}
+    gaps = {"horizontal_spacing": 0.03, "vertical_spacing": 0.3 / rows}
     figure = make_subplots(rows, columns, **gaps)
     for number, axis in enumerate(axes):
         row, column = number // columns + 1, number % columns + 1
@@ -177,7 +177,7 @@ def plot_slices(study: StudyRecord) -> go.Figure:
     # Plotly loses the data of axes that match each other, so each axis gets the same range.
     figure.update_yaxes(range=find_score_range(study), showticklabels=False)
     figure.update_yaxes(title=label_with_unit(metric), showticklabels=True, col=1)
-    return apply_style(figure, 420 if rows == 1 else 120 + 290 * rows).update_layout(legend_y=1.02 + 0.03 / rows)
+    return apply_style(figure, 420 if rows == 1 else 120 + 310 * rows).update_layout(legend_y=1.02 + 0.03 / rows)
 
 
 def find_score_range(study: StudyRecord) -> list[float] | None:

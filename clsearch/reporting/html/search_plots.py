@@ -126,7 +126,7 @@ def make_dimension(axis: Axis, records: Sequence[TrialRecord]) -> dict[str, Any]
     ticks = find_ticks(axis, places)
     known = [*map(float, places), *(tick for tick, _ in ticks)] or [0.0]
     low, high = min(known), max(known)
-    absent = low - (0.15 * (high - low) or 1.0)
+    absent = low - (1.0 if axis.choices else 0.15 * (high - low) or 1.0)
     if len(having) < len(records):
         ticks, low = [(absent, NOT_USED), *ticks], absent
     where = iter(places)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import plotly.graph_objects as go
 from clsearch.common.formatting import format_number, humanize, to_display_units, unit_suffix
 from clsearch.config.domains import show_value
 from clsearch.records.trials import TrialRecord
-from clsearch.reporting.axes import Axis
+from clsearch.reporting.axes import NOTE_WIDTH, Axis
 from clsearch.reporting.trial_names import describe_origin
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2a8fd0", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8c8c8c"
@@ -81,8 +82,8 @@ def make_axis(axis: Axis, places: Iterable[float] = ()) -> dict[str, Any]:
         axis: The hyperparameter.
         places: Where trials lie.
     """
-    note = f"<br><span style='font-size:0.8em'>{escape(axis.note)}</span>" if axis.note else ""
-    made: dict[str, Any] = {"title": humanize(axis.name) + note, "type": "log" if axis.log else "linear"}
+    notes = (f"<br><span style='font-size:0.8em'>{escape(line)}</span>" for line in wrap(axis.note, NOTE_WIDTH))
+    made: dict[str, Any] = {"title": humanize(axis.name) + "".join(notes), "type": "log" if axis.log else "linear"}
     made["exponentformat"] = "power"
     logs = [math.log10(place) for place in places] if axis.log else []
     if logs and math.floor(max(logs)) > math.ceil(min(logs)):

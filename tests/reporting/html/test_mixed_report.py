@@ -113,7 +113,7 @@ def test_importances_name_the_condition_of_a_hyperparameter(study) -> None:
     assert "learning rate, if optimizer = adam" in names
     assert not any("/" in name for name in names)
     caption = lines_of(study, "importance")
-    assert "learning rate, if optimizer = adam: " in caption
+    assert "learning rate, if optimizer = adam (" in caption
     left = [part for part in study.space.parts if part.key not in {*found.shared, *found.conditional}]
     assert bool(left) == ("Left out, because too few trials have it" in caption)
 
