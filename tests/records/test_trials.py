@@ -310,9 +310,9 @@ def test_whole_numbers_stay_whole_though_some_trials_lack_them(tmp_path):
     StudyWriter(plan).write_table("trials", records)
     lines = [line.split(",")[4:8] for line in (plan.folder / "trials.csv").read_text().splitlines()]
     assert lines == [
-        ["epochs", "batch_size", "optimizer", "train_head"],
-        ["2", "30", "sgd", "True"],
-        ["1", "", "adam", ""],
+        ["epochs", "optimizer", "batch_size", "train_head"],
+        ["2", "sgd", "30", "True"],
+        ["1", "adam", "", ""],
     ]
 
 
