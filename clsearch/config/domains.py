@@ -350,6 +350,20 @@ def count_points(domain: Domain, n: int) -> int:
     return n if isinstance(domain, Range) and domain.step is None else len(domain.points(n))
 
 
+def count_values(domain: Domain) -> float:
+    """Count the values of a domain; infinity for a range without a step.
+
+    Example:
+        >>> count_values(Choice("sgd", "adam")), count_values(IntRange(5, 20, step=5)), count_values(Range(0.0, 1.0))
+        (2, 4, inf)
+    """
+    if isinstance(domain, IntRange):
+        return (domain.high - domain.low) // domain.step + 1
+    if isinstance(domain, Range):
+        return math.inf if domain.step is None else math.floor((domain.high - domain.low) / domain.step + 1e-8) + 1
+    return len(domain.ends)
+
+
 def domain_from_json(entry: Mapping[str, Any]) -> Domain:
     """Read a domain in the form of study.json. Raises KeyError, TypeError or ValueError for another."""
     if "choices" in entry:

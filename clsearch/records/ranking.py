@@ -16,7 +16,7 @@ from clsearch.records.json_types import BestJson, CostJson
 from clsearch.records.seeds import pair_seeds
 from clsearch.records.study_file import ENDED
 from clsearch.records.trial_metrics import accuracy_matrices, metric_of_each, metric_per_seed
-from clsearch.records.trials import TrialRecord
+from clsearch.records.trials import REFUSED, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Cost:
 
 def cost_of(records: list[TrialRecord]) -> Cost:
     """Sum the cost of trials without references. A task in which training diverged counts as trained."""
+    records = [record for record in records if not record.reason.startswith(REFUSED)]
     tasks = sum(len(r.seeds) * (r.tasks_learned + (r.state == "failed")) for r in records)
     shared = [r for r in records if r.shared_seconds]
     saved = sum(r.shared_seconds for r in shared)
