@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
-from clsearch.config.domains import Plain
 from clsearch.execution.optuna_study import (
     asked_of,
-    distributions_of,
-    params_of,
     sampler_for,
     skip_points,
     suggest_values,
@@ -23,6 +23,22 @@ FIXED = "fixed_params"
 
 POSITION = "qmc:"
 """How the attributes of Optuna's studies begin in which qmc keeps its position."""
+
+
+def resume_suggestion(plan: Plan, study: optuna.Study, trial: FrozenTrial) -> optuna.trial.Trial:
+    """Return a trial that an earlier process asked for, with all its values.
+
+    Args:
+        plan: The study.
+        study: Optuna's study, open.
+        trial: The trial, running.
+    """
+    complete_suggestion(plan, study, trial)
+    # Optuna asks the sampler even if all values are known, and some write what they would suggest to the storage.
+    study.sampler = RandomSampler(seed=0)
+    found = optuna.trial.Trial(study, trial._trial_id)
+    study.sampler = sampler_for(plan, trial.number)
+    return found
 
 
 def complete_suggestion(plan: Plan, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -39,24 +55,37 @@ def complete_suggestion(plan: Plan, study: optuna.Study, trial: FrozenTrial) -> 
     """
     if plan.space.has(values_of(plan.space, trial.params)):
         return
-    params = params_of(plan.space, repeat_suggestion(plan, study, trial))
+    copy = repeat_suggestion(plan, study, trial)
+    again = copy.get_trials(deepcopy=False)[trial.number]
     skip_points(plan, study, max(each.number for each in asked_of(study)))
-    if trial.params.items() <= params.items():
-        known = distributions_of(plan.space)
-        for key in [key for key in params if key not in trial.params]:
-            study._storage.set_trial_param(trial._trial_id, key, known[key].to_internal_repr(params[key]), known[key])
+    if not trial.params.items() <= again.params.items():
+        return
+    for key in [key for key in again.params if key not in trial.params]:
+        one = again.distributions[key]
+        study._storage.set_trial_param(trial._trial_id, key, one.to_internal_repr(again.params[key]), one)
+    # What the sampler noted: generations and parents of nsga2.
+    for key in [key for key in again.system_attrs if key not in trial.system_attrs]:
+        study._storage.set_trial_system_attr(trial._trial_id, key, again.system_attrs[key])
+    for key, value in notes_of(copy).items():
+        study._storage.set_study_system_attr(study._study_id, key, value)
 
 
-def repeat_suggestion(plan: Plan, study: optuna.Study, asked: FrozenTrial) -> dict[str, Plain]:
-    """Return the values that a trial gets if it is asked for again, in a copy of its study without it."""
+def repeat_suggestion(plan: Plan, study: optuna.Study, asked: FrozenTrial) -> optuna.Study:
+    """Return a copy of a study in which one of its trials was asked for again."""
     copy = optuna.create_study(directions=study.directions, sampler=sampler_for(plan, asked.number))
-    for key, value in study._storage.get_study_system_attrs(study._study_id).items():
-        if not key.startswith(POSITION):
-            copy._storage.set_study_system_attr(copy._study_id, key, value)
+    for key, value in notes_of(study).items():
+        copy._storage.set_study_system_attr(copy._study_id, key, value)
     for trial in study.get_trials():
         if trial.number == asked.number:
             fixed = {key: value for key, value in asked.system_attrs.items() if key == FIXED}
             trial = create_trial(state=OptunaState.WAITING, system_attrs=fixed, user_attrs=asked.user_attrs)
         copy.add_trial(trial)
     skip_points(plan, copy, asked.number - 1)
-    return suggest_values(copy.ask(), plan.space)
+    suggest_values(copy.ask(), plan.space)
+    return copy
+
+
+def notes_of(study: optuna.Study) -> dict[str, Any]:
+    """Return what samplers keep in a study, without the position of qmc."""
+    kept = study._storage.get_study_system_attrs(study._study_id)
+    return {key: value for key, value in kept.items() if not key.startswith(POSITION)}

@@ -15,7 +15,7 @@ from clsearch.common.errors import ConfigError
 from clsearch.config.domains import Values
 from clsearch.execution.messages import TrialReport, replace_reports, reports_in
 from clsearch.execution.optuna_journal import REASON
-from clsearch.execution.optuna_replay import complete_suggestion
+from clsearch.execution.optuna_replay import resume_suggestion
 from clsearch.execution.optuna_study import (
     asked_of,
     next_number,
@@ -48,20 +48,14 @@ class TrialHost(Protocol):
         """
 
     def record_refusal(
-        self,
-        label: str,
-        values: Values,
-        reason: str,
-        algorithm: str | None = None,
-        origins: Mapping[str, Origin] | None = None,
+        self, label: str, values: Values, reason: str, origins: Mapping[str, Origin] | None = None
     ) -> None:
-        """Record a trial, or a reference, that failed because the rules refuse its configuration.
+        """Record a trial that failed because the rules refuse its configuration.
 
         Args:
             label: Its name.
             values: Its searched values.
             reason: The refusal.
-            algorithm: The reference's; None for the study's own.
             origins: Label -> why it is tried, of those that the sampler did not suggest.
         """
 
@@ -152,11 +146,11 @@ class OptunaSearcher(Searcher):
             try:
                 yield label, Suggestion(values, self.plan.trial_config(values))
             except ConfigError as error:
-                reason, trial = refusal_reason(error), self.open.pop(label, None)
+                reason, trial = f"{REFUSED}: {'; '.join(error.problems)}", self.open.pop(label, None)
                 if trial is not None:  # else Optuna knows
                     trial.set_user_attr(REASON, reason)
                     self.study.tell(trial, state=OptunaState.PRUNED)
-                self.host.record_refusal(label, values, reason, origins=self.origins)
+                self.host.record_refusal(label, values, reason, self.origins)
 
     def _ask_for_trials(self, most: int) -> Iterator[tuple[str, Values]]:
         """Yield label and searched values of new trials, at most so many."""
@@ -182,9 +176,7 @@ class OptunaSearcher(Searcher):
                 self.known[label] = frozen
                 yield label, values_of(self.plan.space, frozen.params)
                 continue
-            complete_suggestion(self.plan, self.study, frozen)
-            trial = optuna.trial.Trial(self.study, frozen._trial_id)
-            self.open[label] = trial
+            self.open[label] = trial = resume_suggestion(self.plan, self.study, frozen)
             yield label, suggest_values(trial, self.plan.space)  # as suggested
         missing = -self.asked % size
         if not self.unfinished and len(resumed) + missing <= size:
@@ -216,10 +208,7 @@ class OptunaSearcher(Searcher):
         chosen = values_of(self.plan.space, best.params)
         values = {key: chosen[key] for key in self._shared_hyperparameters(name) if key in chosen}
         if not self._is_done(name, values):
-            try:
-                return self._ask_for_reference(trial_id, name, Suggestion(values, self.plan.trial_config(chosen, name)))
-            except ConfigError as error:
-                self.host.record_refusal(reference_label(name), values, refusal_reason(error), name)
+            return self._ask_for_reference(trial_id, name, Suggestion(values, self.plan.trial_config(chosen, name)))
         return self._next_late_reference(trial_id)
 
     def should_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -317,11 +306,6 @@ class OptunaSearcher(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Ray pickles its Tuner for a restore that is never used; open files stay here."""
         return {}
-
-
-def refusal_reason(error: ConfigError) -> str:
-    """Return the reason of a trial that failed because its configuration is refused."""
-    return f"{REFUSED}: {'; '.join(error.problems)}"
 
 
 def reference_label(algorithm: str) -> str:

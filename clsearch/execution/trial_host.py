@@ -64,21 +64,15 @@ class StudyHost:
         return {REQUEST: request}
 
     def record_refusal(
-        self,
-        label: str,
-        values: Values,
-        reason: str,
-        algorithm: str | None = None,
-        origins: Mapping[str, Origin] | None = None,
+        self, label: str, values: Values, reason: str, origins: Mapping[str, Origin] | None = None
     ) -> None:
-        """Record a trial, or a reference, whose configuration is refused, see `searcher.TrialHost`."""
-        name, number = algorithm or self.plan.algorithm, None if algorithm else number_in(label)
-        settings = self.plan.config.flat() | dict(values)
-        settings = {key: v for key, v in settings.items() if key in values or key not in self.plan.space}
-        settings = {key: v for key, v in settings.items() if key in fields_of(name)}
+        """Record a trial whose configuration is refused, see `searcher.TrialHost`."""
+        shared = {key: value for key, value in self.plan.config.flat().items() if key not in self.plan.space}
         origin = (origins or {}).get(label, SUGGESTED)
         with self.guard.writing():
-            self.store.begin_trial(label, number, values, name, settings, cohort=1, origin=origin)
+            self.store.begin_trial(
+                label, number_in(label), values, self.plan.algorithm, shared | dict(values), cohort=1, origin=origin
+            )
             self.store.end_trial(label, "failed", reason)
 
     def has_capacity(self) -> bool:

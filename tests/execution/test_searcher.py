@@ -41,7 +41,7 @@ class Host:
         made = [{"label": label, "values": dict(own.values), "algorithm": algorithm} for label, own in asked.items()]
         return made[0] if len(made) == 1 else {"cohort": made}
 
-    def record_refusal(self, label, values, reason, algorithm=None, origins=None):
+    def record_refusal(self, label, values, reason, origins=None):
         self.refused[label] = reason
 
     def has_capacity(self):

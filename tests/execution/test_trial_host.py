@@ -151,8 +151,6 @@ def test_a_refused_configuration_is_a_failed_trial_with_the_refusal_as_its_reaso
     assert (record.settings["optimizer"], record.settings["epochs"]) == ("adam", 1)
     assert host.has_capacity()
     assert cost_of([record]).task_trainings == 0
-    host.record_refusal("reference_finetuning", {"optimizer": "adam"}, "the configuration is refused", "finetuning")
-    assert "distance" not in host.store.records["reference_finetuning"].settings
 
 
 # What Ray Tune's events become
