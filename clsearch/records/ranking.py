@@ -12,6 +12,7 @@ from clsearch.common.statistics import Interval, indistinguishable, paired_diffe
 from clsearch.config.domains import Plain
 from clsearch.planning.objectives import choose, pareto_front, sign
 from clsearch.planning.plan import Plan
+from clsearch.planning.search_fields import write_word
 from clsearch.records.json_types import BestJson, CostJson
 from clsearch.records.seeds import pair_seeds
 from clsearch.records.study_file import ENDED
@@ -169,12 +170,16 @@ def add_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
 def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
     """Return the command that trains the best configuration again as its own study, without opening test data again.
 
-    Return None outside a script, or if nothing was searched, because the study's own command does the same.
+    Hyperparameters that do not apply to the best configuration keep their defaults.
+
+    Return None outside a script, if nothing was searched, because the study's own command does the same, or if the best
+    configuration has a value that only Python can name, such as a function that makes a network.
     """
-    if plan.command is None or not plan.space:
+    settings = plan.space.settings_of(best.values)
+    if plan.command is None or not plan.space or any(map(callable, settings.values())):
         return None
     words, dropped = [], {"--name", "--trials", "--sampler", "--grid-points", "--sampler-seed", "--pruner"}
-    dropped |= {"--cohort", "--no-final", "--report-seeds", "--enqueue", "--warm-start", "--top", "--anyway"}
+    dropped |= {"--cohort", "--no-final", "--report-seeds", "--enqueue", "--warm-start", "--top", "--anyway", "--when"}
     dropped |= {"--" + name.replace("_", "-") for name in plan.space}
     keep = True
     for word in plan.command:
@@ -182,8 +187,8 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
             keep = word not in dropped
         if keep:
             words.append(word)
-    for name, value in best.values.items():
-        words += ["--" + name.replace("_", "-"), repr(value)]
+    for name, value in settings.items():
+        words += ["--" + name.replace("_", "-"), write_word(value)]
     return shlex.join([*words, "--trials", "1", "--no-final", "--name", f"{plan.options.name}-best"])
 
 
