@@ -291,6 +291,9 @@ def _command(study: Study, settings: dict[str, Any], space: SearchSpace, script_
         named = name in (*study.plan.space, *tied) or name in preset
         if named or value != script_settings.get(name, known[name].default):
             words += to_words(name, value)
+    own = () if study.follow else study.plan.space
+    left_out = [name for name in own if name not in space and name not in settings]  # by --space
+    words += [word for name in left_out for word in to_words(name, known[name].default)]
     return [redact(word) for word in words]
 
 

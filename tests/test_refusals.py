@@ -530,7 +530,7 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         study("ewc", protocol="continual", space={"penalty_factor": LogRange(1, 10), "penalty_p_norm": Range(1, 3)}),
         re.compile(
             r"penalty_p_norm: stays the same in continual, where only \w+ and \w+ decay; give one value "
-            r"\(--penalty-p-norm 2\) instead of a range"
+            r"\(--penalty-p-norm 1\) instead of a range"
         ),
     ),
     "continual-needs-factor": (

@@ -355,6 +355,34 @@ def count_points(domain: Domain, n: int) -> int:
     return n if isinstance(domain, Range) and domain.step is None else len(domain.points(n))
 
 
+def count_values(domain: Domain) -> float:
+    """Count the values of a domain; infinity for a range without a step.
+
+    Example:
+        >>> count_values(Choice("sgd", "adam")), count_values(IntRange(5, 20, step=5)), count_values(Range(0.0, 1.0))
+        (2, 4, inf)
+    """
+    if isinstance(domain, IntRange):
+        return (domain.high - domain.low) // domain.step + 1
+    if isinstance(domain, Range):
+        return math.inf if domain.step is None else math.floor((domain.high - domain.low) / domain.step + 1e-8) + 1
+    return len(domain.ends)
+
+
+def mean_of(domain: Domain) -> float:
+    """Return the mean of a domain of numbers, drawn evenly on its scale; of other choices none counts.
+
+    Example:
+        >>> mean_of(IntRange(5, 20)), round(mean_of(LogRange(1.0, 100.0)), 1), mean_of(Choice(16, 32, None))
+        (12.5, 21.5, 24.0)
+    """
+    numbers = [float(n) for n in domain.ends if isinstance(n, int | float) and not isinstance(n, bool)]
+    if domain.log and domain.numeric:
+        low, high = numbers
+        return (high - low) / math.log(high / low)
+    return sum(numbers) / len(numbers) if numbers else 0.0
+
+
 def domain_from_json(entry: Mapping[str, Any]) -> Domain:
     """Read a domain in the form of study.json. Raises KeyError, TypeError or ValueError for another."""
     if "choices" in entry:

@@ -1,4 +1,4 @@
-"""Marks of fields that a study searches: numbers that members of a cohort can differ in, and the scale of others."""
+"""Marks of numeric fields: the default ranges of a study, what members of a cohort can differ in, and scales."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ class Hyperparameter:
     symbol: str | None = None
     decays: bool = False
     special: float | None = None
+
+
+@dataclass(frozen=True)
+class PerMember:
+    """Mark a number that members of a cohort can differ in and that no study searches by default.
+
+    Training reads it as it reads a `Hyperparameter`: a value for each member where they differ, and as a plain number
+    where all have the same.
+
+    Args:
+        apart: A value with which training keeps other tensors or logs (momentum 0 keeps no velocity), so that it is
+            another structure: a member that has it trains with others that have it.
+    """
+
+    apart: float | None = None
 
 
 @dataclass(frozen=True)

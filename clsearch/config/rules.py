@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clsearch.common.errors import Refusal
 from clsearch.config.domains import backbone_name
-from clsearch.config.sections import FOLDER, Scenario, TaskConstruction, TrainingConfig
+from clsearch.config.sections import FOLDER, Scenario, TaskConstruction, TrainingConfig, hyperparameters_in
 from clsearch.config.unlearning import request_problems
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def check_training(config: TrialConfig) -> list[Refusal]:
     if not all(0 < a < b <= 1 for a, b in pairwise((*config.milestones, 1.0))):
         text = f"milestones: must increase and lie between 0 and 1, both excluded; got {milestones}"
         problems.append(Refusal("milestones-increase", text))
-    for name in config.hyperparameters:
+    for name in hyperparameters_in(config.sections):
         value = getattr(config, name)
         if not SMALLEST <= value <= LARGEST:
             text = f"{name}: must lie in single precision, {SMALLEST:g} to {LARGEST:g}; got {value:g}"

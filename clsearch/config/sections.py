@@ -15,7 +15,7 @@ from clsearch.common.echo import MOST_OF_REPR, echo, shorten
 from clsearch.common.errors import RuleError, did_you_mean
 from clsearch.common.redaction import is_control
 from clsearch.config.domains import LogRange, backbone_name
-from clsearch.config.hyperparameters import Hyperparameter, Scale
+from clsearch.config.hyperparameters import Hyperparameter, PerMember, Scale
 from clsearch.data.datasets import SOURCES, Source
 
 DERIVED: Any = None
@@ -92,7 +92,8 @@ def check_text(value: Any) -> None:
 class Section(BaseModel):
     """A group of fields: frozen, no unknown keys, no NaN or infinity. Its docstring is its heading in `--help`.
 
-    A study can search the fields whose annotation has a `Hyperparameter`.
+    A study searches by default the fields whose annotation has a `Hyperparameter`; members of a cohort can differ in
+    these and in those that have a `PerMember`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
@@ -124,13 +125,18 @@ class Section(BaseModel):
 
 
 def hyperparameters_in(sections: Iterable[type[BaseModel]]) -> dict[str, Hyperparameter]:
-    """Find the searchable fields of some sections: name -> its mark."""
+    """Find the fields of some sections that a study searches by default: name -> its mark."""
+    return {name: mark for name, mark in numbers_in(sections).items() if isinstance(mark, Hyperparameter)}
+
+
+def numbers_in(sections: Iterable[type[BaseModel]]) -> dict[str, Hyperparameter | PerMember]:
+    """Find the numbers that members of a cohort can differ in: name -> its mark."""
     return {
         name: mark
         for section in sections
         for name, field in section.model_fields.items()
         for mark in field.metadata
-        if isinstance(mark, Hyperparameter)
+        if isinstance(mark, Hyperparameter | PerMember)
     }
 
 
@@ -259,8 +265,8 @@ class TrainingConfig(Section):
         0.1, gt=0, description="Learning rate of the optimizer."
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="Optimizer.")
-    momentum: float = Field(0.0, ge=0, lt=1, description="Momentum of SGD.")
-    weight_decay: Annotated[float, Scale(log=True)] = Field(
+    momentum: Annotated[float, PerMember(apart=0.0)] = Field(0.0, ge=0, lt=1, description="Momentum of SGD.")
+    weight_decay: Annotated[float, Scale(log=True), PerMember()] = Field(
         0.0, ge=0, description="Weight decay: L2 for sgd and adam, decoupled for adamw."
     )
     precision: Literal["float32", "bfloat16"] = Field(
@@ -274,7 +280,7 @@ class TrainingConfig(Section):
     schedule: Literal["constant", "cosine", "step"] = Field(
         "constant", description="Schedule of the learning rate within a task; it restarts at each task."
     )
-    warmup: float = Field(
+    warmup: Annotated[float, PerMember(apart=0.0)] = Field(
         0.0, ge=0, lt=1, description="Share of a task's steps during which the learning rate first rises linearly."
     )
     milestones: tuple[float, ...] = Field(
@@ -282,7 +288,7 @@ class TrainingConfig(Section):
         min_length=1,
         description="Shares of a task's steps (after the warm-up) at which the step schedule lowers the learning rate.",
     )
-    decay: float = Field(
+    decay: Annotated[float, PerMember()] = Field(
         0.1, gt=0, lt=1, description="Factor by which the step schedule multiplies the learning rate at each milestone."
     )
 

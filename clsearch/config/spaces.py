@@ -151,8 +151,13 @@ class SearchSpace(Mapping[str, Domain]):
         return {*values} == {*parts} and all(domain.contains(values[name]) for name, domain in parts.items())
 
     def settings_of(self, values: Values) -> dict[str, Any]:
-        """Return the settings of plain values; a name that is not searched keeps its value."""
-        parts = {part.name: part.domain for part in (*self.parts, *self.active_parts(values))}
+        """Return the settings of plain values; a name that is not searched keeps its value.
+
+        Of a hyperparameter with several entries it is the one that applies, or, if only a part of a trial's values is
+        given, one that has the value.
+        """
+        parts = {part.name: part.domain for part in self.parts if part.domain.contains(values.get(part.name))}
+        parts |= {part.name: part.domain for part in self.active_parts(values)}
         return {name: parts[name].setting(v) if name in parts else v for name, v in values.items()}
 
     def pick(self, choose: Callable[[Part], Plain]) -> dict[str, Plain]:

@@ -16,6 +16,7 @@ from pydantic import ValidationError, ValidationInfo, create_model, model_valida
 from clsearch.common.echo import echo
 from clsearch.common.errors import ConfigError, Refusal, RuleError, did_you_mean
 from clsearch.config.data_source import find_source
+from clsearch.config.hyperparameters import PerMember
 from clsearch.config.rules import RULES
 from clsearch.config.sections import (
     BENCHMARKS,
@@ -25,7 +26,7 @@ from clsearch.config.sections import (
     Section,
     TaskConstruction,
     TrainingConfig,
-    hyperparameters_in,
+    numbers_in,
 )
 from clsearch.config.unlearning import UnlearningConfig
 from clsearch.data.datasets import Source
@@ -129,8 +130,8 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, UnlearningConf
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
-        """Names of the numbers that a study can search; members of a cohort can differ in them."""
-        return tuple(hyperparameters_in(self.sections))
+        """Names of the numbers that members of a cohort can differ in."""
+        return tuple(numbers_in(self.sections))
 
     @property
     def unlearns(self) -> bool:
@@ -140,6 +141,19 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, UnlearningConf
     def flat(self) -> dict[str, Any]:
         """Return every setting that acts in the algorithm as a plain value: name -> number, text, list or None."""
         return self.model_dump(mode="json", include=set(self.acting_fields()))
+
+    def structure(self) -> dict[str, Any]:
+        """Return the settings in which configurations that train together must agree, the algorithm included.
+
+        Numbers in which members of a cohort can differ are left out, but for whether they have the value that trains
+        apart.
+        """
+        settings = {"algorithm": self.algorithm} | self.flat()
+        for name, mark in numbers_in(self.sections).items():
+            value, apart = settings.pop(name), mark.apart if isinstance(mark, PerMember) else None
+            if apart is not None:
+                settings[name] = value == apart
+        return settings
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle sections and values: a class made at run time has no address, and a worker need not validate again."""

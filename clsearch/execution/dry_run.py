@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from clsearch.common.formatting import count_of, format_duration, relative_path
 from clsearch.common.redaction import printable, redact_address
+from clsearch.config.domains import Plain, Values
 from clsearch.config.spaces import show_conditions
 from clsearch.data.datasets import Data
 from clsearch.execution.preflight import this_node
 from clsearch.execution.resources import WorkerResources
-from clsearch.methods.registry import configure
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.planning.protocols import HALVINGS
+from clsearch.planning.spaces import typical_values
 from clsearch.planning.targets import rows_of
 from clsearch.ray_runtime.address import joins
 from clsearch.records.listing import progress_counts, study_state
@@ -27,6 +29,9 @@ from clsearch.training.trial_setup import build_trial, build_trials
 
 PROBES = (2, 10)
 """Steps per task of the two probes. Their difference gives the time of a step, the rest is the time of a task."""
+
+MOST_PROBES = 4
+"""Configurations that are probed if structures are searched."""
 
 BESIDES, BESIDES_A_TRIAL = 25.0, 0.5
 """Seconds per study, and per trial, that are not training; measured on two cores."""
@@ -40,38 +45,74 @@ class Pace:
         step: Seconds of a step.
         task: Seconds per task outside its steps (evaluation, importance).
         seeds: Number of members that were trained together.
+        structures: Number of configurations whose mean it is.
     """
 
     step: float
     task: float
     seeds: int
+    structures: int = 1
 
     def of(self, steps: int, tasks: int, seeds: int) -> float:
         """Return the seconds of a trial with this many steps and tasks, in proportion to its seeds."""
         return (self.step * steps + self.task * tasks) * seeds / self.seeds
 
 
-def probe(plan: Plan, data: Data) -> Pace | None:
-    """Measure the speed of a trial on its first two tasks, cut short; return None if training diverges."""
+def typical_trials(plan: Plan) -> list[dict[str, Plain]]:
+    """Return the values of trials whose mean cost is that of a trial.
+
+    They have the middle of each searched range and some combinations of choices; numbers that do not change the cost
+    are at their low end.
+    """
+    return typical_values(plan.space, plan.config.hyperparameters, MOST_PROBES)
+
+
+def measure(plan: Plan, data: Data) -> tuple[Pace | None, int]:
+    """Measure the speed of typical trials, and count their steps.
+
+    Returns:
+        The mean speed, None if training diverges; and the mean number of steps.
+    """
+    trials = typical_trials(plan)
+    together = max(1, plan.cohort // len(trials))  # others train apart
+    paces = [probe(plan, data, values, together) for values in trials]
+    steps = [steps_of(plan, data, values) for values in trials]
+    mean, known = sum(steps) / len(steps), [pace for pace in paces if pace is not None]
+    if len(known) < len(paces):
+        return None, round(mean)
+    step = sum(pace.step * own for pace, own in zip(known, steps, strict=True)) / sum(steps)
+    task = sum(pace.task for pace in known) / len(known)
+    return Pace(step, task, known[0].seeds, len(known)), round(mean)
+
+
+def probe(plan: Plan, data: Data, values: Values, together: int) -> Pace | None:
+    """Measure the speed of a trial on its first two tasks, cut short; return None if training diverges.
+
+    Args:
+        plan: The study.
+        data: The training data.
+        values: The trial's searched values.
+        together: Number of configurations that train together.
+    """
     seconds = {}
     device = WorkerResources(plan.options.cpus_per_trial, 0).apply(plan.device if torch.cuda.is_available() else "cpu")
     for steps in (PROBES[0], *PROBES):  # the first is not counted: it includes one-time loading
-        settings = plan.config.flat() | {"epochs": None, "iterations": steps}
-        settings |= {"unlearn": ()} if plan.config.unlearns else {}
-        config = configure(plan.algorithm, settings, plan.config.source)
-        trial = build_trials([config] * plan.cohort, plan.seeds, device, data, plan.tasks[:2])
+        changed: dict[str, Any] = {"epochs": None, "iterations": steps}
+        config = plan.trial_config(values, changed=changed | ({"unlearn": ()} if plan.config.unlearns else {}))
+        trial = build_trials([config] * together, plan.seeds, device, data, plan.tasks[:2])
         try:
             seconds[steps] = learn_sequence(trial).seconds / len(trial.benchmark.tasks)
         except DivergedError:
             return None
     few, many = (seconds[steps] for steps in PROBES)
     step = max(many - few, 0.0) / (PROBES[1] - PROBES[0])
-    return Pace(step, max(few - PROBES[0] * step, 0.0), len(plan.seeds) * plan.cohort)
+    return Pace(step, max(few - PROBES[0] * step, 0.0), len(plan.seeds) * together)
 
 
-def steps_of(plan: Plan, data: Data) -> int:
+def steps_of(plan: Plan, data: Data, values: Values) -> int:
     """Count the steps of a trial over all its tasks."""
-    config, benchmark = plan.config, build_trial(plan.config, plan.seeds, "cpu", data, plan.tasks).benchmark
+    config = plan.trial_config(values)
+    benchmark = build_trial(config, plan.seeds, "cpu", data, plan.tasks).benchmark
     sizes = [max(task.train.sizes) for task in benchmark.tasks]
     return sum(config.iterations or (config.epochs or 0) * -(-size // config.batch_size) for size in sizes)
 
@@ -83,7 +124,7 @@ def print_dry_run(plan: Plan, data: Data) -> None:
     rows += [("Search", f"{part.name}, {part.domain}{show_conditions(part)}") for part in plan.space.parts]
     if plan.enqueued:
         rows.append(("Enqueued", f"{count_of(len(plan.enqueued), 'configuration')} that are tried first"))
-    for name, value in [*rows, *training_rows(plan, probe(plan, data), steps_of(plan, data)), *place_rows(plan)]:
+    for name, value in [*rows, *training_rows(plan, *measure(plan, data)), *place_rows(plan)]:
         console.print(printable(f"{name:<10} {value}"), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -115,7 +156,7 @@ def training_rows(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, 
         rows.append(("Final", f"{of} on {len(plan.report_seeds)} fresh seeds; opens test data at the end"))
     share = f"{plan.options.cpus_per_trial} CPU" + f", {plan.options.gpus_per_trial:g} GPU" * (plan.device == "cuda")
     where = "as many at a time as the cluster holds" if joins(plan) else f"{at_a_time(plan)} at a time on this machine"
-    of = "per trial" if plan.cohort == 1 else f"for {plan.cohort} trials that train together"
+    of = "per trial" if plan.cohort == 1 else f"for up to {plan.cohort} trials that train together"
     rows.append(("Resources", f"{share} {of}, {where}"))
     return [*rows, ("Time", time_of(plan, pace, steps, max(0, trials - ended), most))]
 
@@ -138,6 +179,8 @@ def time_of(plan: Plan, pace: Pace | None, steps: int, trials: int, most: str) -
             for target, name in rows_of(plan)
         )
     by = f"by a probe of {PROBES[1]} steps on this machine"
+    if pace.structures > 1:
+        by += f", the mean of {pace.structures} configurations"
     if joins(plan):
         return f"{most}about {format_duration(one)} per trial, {format_duration(seconds)} in total on one worker; {by}"
     besides = f"records, start-up and the report add about {format_duration(BESIDES + BESIDES_A_TRIAL * trials)}"

@@ -41,12 +41,12 @@ from clsearch.records.resume import set_aside
 from clsearch.records.seeds import on_seeds
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
-from clsearch.records.trials import STATE_FILE, TrialRecord, read_trials, trial_label
+from clsearch.records.trials import REFUSED, STATE_FILE, TrialRecord, read_trials, trial_label
 from clsearch.reporting.importances import distribution_of
 from clsearch.training.loop import DIVERGED
 
 REASON = "reason"
-"""Attribute of diverged trials: the reason."""
+"""Attribute of diverged and refused trials: the reason."""
 
 LEFT: dict[str, tuple[OptunaState, ...]] = {"finished": (OptunaState.COMPLETE,), "pruned": (OptunaState.PRUNED,)}
 LEFT["failed"] = (OptunaState.PRUNED, OptunaState.FAIL)
@@ -253,9 +253,9 @@ def enqueued_without_record(plan: Plan, records: Records) -> Iterator[Enqueued]:
 
 def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, int]) -> FrozenTrial:
     """Make a trial of a journal from its record."""
-    diverged = record.state == "failed" and record.reason.startswith(DIVERGED)
+    avoided = record.state == "failed" and record.reason.startswith((DIVERGED, REFUSED))
     states = {"finished": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED, "failed": OptunaState.FAIL}
-    state = OptunaState.PRUNED if diverged else states.get(record.state, OptunaState.RUNNING)
+    state = OptunaState.PRUNED if avoided else states.get(record.state, OptunaState.RUNNING)
     scores, values = find_progress(plan, record), None
     given = {name: record.values[name] for name in record.given}
     if state is OptunaState.COMPLETE:
@@ -268,7 +268,7 @@ def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, int
         params=params_of(plan.space, record.values),
         distributions={part.key: distribution_of(part.domain) for part in plan.space.active_parts(record.values)},
         intermediate_values=scores,
-        user_attrs=({ORIGIN: record.origin} if record.origin else {}) | ({REASON: record.reason} if diverged else {}),
+        user_attrs=({ORIGIN: record.origin} if record.origin else {}) | ({REASON: record.reason} if avoided else {}),
         system_attrs=system_attributes | ({"fixed_params": params_of(plan.space, given)} if record.origin else {}),
     )
 

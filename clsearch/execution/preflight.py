@@ -5,7 +5,6 @@ Messages have the field, the rule and the value; they say what to do if that is 
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import tempfile
@@ -19,7 +18,6 @@ from clsearch.common.files import temporary_folders
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import ImageFolder
 from clsearch.data.image_folder import Part, list_images
-from clsearch.methods.registry import CUSTOM_METHODS
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.ray_runtime.address import check_address, check_outlives_job, connected, joins
 from clsearch.records.mirror import check_mirror
@@ -43,7 +41,6 @@ def check(plan: Plan) -> None:
         check_resources(plan, [this_node(plan)])
     check_places(plan)
     check_backbone(plan)
-    check_cohort(plan)
 
 
 def check_places(plan: Plan) -> None:
@@ -124,41 +121,6 @@ def check_backbone(plan: Plan) -> None:
 
             device = torch.device(plan.device if torch.cuda.is_available() else "cpu")
             build_network(config, config.source.shape, 2, device)
-
-
-def check_cohort(plan: Plan) -> None:
-    """Check that a user's own regularizers can train in a cohort.
-
-    A cohort builds its regularizers once, so searched values must reach them as hyperparameters and not when they are
-    built.
-    """
-    if plan.options.cohort == 1 or plan.algorithm not in CUSTOM_METHODS:
-        return
-    chosen = (plan.space.first, plan.space.pick(lambda part: part.domain.ends[-1]))
-    ends = [plan.trial_config(values) for values in chosen]
-    for build in CUSTOM_METHODS[plan.algorithm].builders:
-        low, high = (pickle_by_content(build(config)) for config in ends)
-        if low != high:
-            rule = f"cohort: must be 1 if a searched value determines how {plan.algorithm} is built"
-            text = f"{rule}; its regularizers can read it from their hyperparameters instead; got {plan.options.cohort}"
-            raise ConfigError([Refusal("cohort-needs-hyperparameters", text)])
-
-
-def pickle_by_content(value: object) -> bytes:
-    """Pickle a value so that equal ones give equal bytes: a tensor's own pickle has the address of its memory."""
-    import torch
-    from ray.cloudpickle import CloudPickler
-
-    class ContentPickler(CloudPickler):
-        def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, torch.Tensor):
-                content = obj.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
-                return tuple, ((str(obj.dtype), *obj.shape, content),)
-            return super().reducer_override(obj)
-
-    buffer = io.BytesIO()
-    ContentPickler(buffer).dump(value)
-    return buffer.getvalue()
 
 
 def check_device(plan: Plan) -> None:

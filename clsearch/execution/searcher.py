@@ -11,9 +11,11 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
+from clsearch.common.errors import ConfigError
 from clsearch.config.domains import Values
 from clsearch.execution.messages import TrialReport, replace_reports, reports_in
 from clsearch.execution.optuna_journal import REASON
+from clsearch.execution.optuna_replay import resume_suggestion
 from clsearch.execution.optuna_study import (
     asked_of,
     next_number,
@@ -22,10 +24,11 @@ from clsearch.execution.optuna_study import (
     suggest_values,
     values_of,
 )
+from clsearch.execution.structure import Suggestion, group_by_structure
 from clsearch.methods.registry import fields_of
 from clsearch.planning.objectives import choose, sign
 from clsearch.planning.plan import Plan
-from clsearch.records.trials import Origin, trial_label
+from clsearch.records.trials import REFUSED, Origin, trial_label
 
 T = TypeVar("T")
 
@@ -34,13 +37,25 @@ class TrialHost(Protocol):
     """Runs the trials that a searcher suggests."""
 
     def make_trial_config(
-        self, asked: Mapping[str, Values], algorithm: str | None, origins: Mapping[str, Origin] | None = None
+        self, asked: Mapping[str, Suggestion], algorithm: str | None, origins: Mapping[str, Origin] | None = None
     ) -> dict[str, Any]:
         """Make Ray Tune's config for configurations that train together, or for a reference.
 
         Args:
-            asked: Label -> searched values.
+            asked: Label -> what was suggested.
             algorithm: The reference's; None for the study's own.
+            origins: Label -> why it is tried, of those that the sampler did not suggest.
+        """
+
+    def record_refusal(
+        self, label: str, values: Values, reason: str, origins: Mapping[str, Origin] | None = None
+    ) -> None:
+        """Record a trial that failed because the rules refuse its configuration.
+
+        Args:
+            label: Its name.
+            values: Its searched values.
+            reason: The refusal.
             origins: Label -> why it is tried, of those that the sampler did not suggest.
         """
 
@@ -60,6 +75,9 @@ class OptunaSearcher(Searcher):
 
     If the search varies a hyperparameter that a reference has too (the learning rate), references come last and use the
     best trial's value; otherwise they would be easy to beat.
+
+    With a cohort, several trials are asked for at a time. Those that differ in structure become trials of Ray Tune of
+    their own.
 
     Args:
         plan: The study.
@@ -88,6 +106,7 @@ class OptunaSearcher(Searcher):
         self.asked = len(asked)
         self.unfinished = [trial for trial in asked if trial_label(trial.number) not in self.ended]
         self.origins = origins_of(study, plan.space)
+        self.groups: list[dict[str, Suggestion]] = []
         self.labels: dict[str, list[str]] = {}
         self.open: dict[str, optuna.trial.Trial] = {}
         self.known: dict[str, FrozenTrial] = {}
@@ -107,16 +126,35 @@ class OptunaSearcher(Searcher):
 
     def _next(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.references and not self._shared_hyperparameters(self.references[0]):
-            return self._ask_for_reference(trial_id, self.references.pop(0), {})
-        if self.unfinished or self.asked < self.plan.trials:
-            asked = dict(self._resume_trials() if self.unfinished else self._ask_for_trials())
-            self.labels[trial_id] = list(asked)
-            return self.host.make_trial_config(asked, None, self.origins)
+            name = self.references.pop(0)
+            return self._ask_for_reference(trial_id, name, Suggestion({}, self.plan.trial_config({}, name)))
+        while not self.groups and (self.unfinished or self.asked < self.plan.trials):
+            asked = dict(self._resume_trials() if self.unfinished else self._ask_for_trials(self.plan.cohort))
+            self.groups = group_by_structure(dict(self._configure(asked)))
+        if self.groups:
+            group = self.groups.pop(0)
+            self.labels[trial_id] = list(group)
+            return self.host.make_trial_config(group, None, self.origins)
         return self._next_late_reference(trial_id)
 
-    def _ask_for_trials(self) -> Iterator[tuple[str, Values]]:
-        """Yield label and searched values of new trials that train together."""
-        for _ in range(min(self.plan.cohort, self.plan.trials - self.asked)):
+    def _configure(self, asked: Mapping[str, Values]) -> Iterator[tuple[str, Suggestion]]:
+        """Validate the configurations of trials; those that the rules refuse have failed.
+
+        Optuna is told as of a diverged trial, so that it avoids the region.
+        """
+        for label, values in asked.items():
+            try:
+                yield label, Suggestion(values, self.plan.trial_config(values))
+            except ConfigError as error:
+                reason, trial = f"{REFUSED}: {'; '.join(error.problems)}", self.open.pop(label, None)
+                if trial is not None:  # else Optuna knows
+                    trial.set_user_attr(REASON, reason)
+                    self.study.tell(trial, state=OptunaState.PRUNED)
+                self.host.record_refusal(label, values, reason, self.origins)
+
+    def _ask_for_trials(self, most: int) -> Iterator[tuple[str, Values]]:
+        """Yield label and searched values of new trials, at most so many."""
+        for _ in range(min(most, self.plan.trials - self.asked)):
             self.study.sampler = sampler_for(self.plan, next_number(self.study))
             trial = self.study.ask()
             self.asked += 1
@@ -127,7 +165,8 @@ class OptunaSearcher(Searcher):
     def _resume_trials(self) -> Iterator[tuple[str, Values]]:
         """Yield trials that an earlier process asked for.
 
-        If Optuna knows the end of a trial whose record was not written, Optuna is not informed again.
+        If Optuna knows the end of a trial whose record was not written, Optuna is not informed again. If the process
+        died while it asked for a cohort, the rest of the cohort is asked for.
         """
         size = self.plan.cohort
         resumed, self.unfinished = self.unfinished[:size], self.unfinished[size:]
@@ -137,14 +176,16 @@ class OptunaSearcher(Searcher):
                 self.known[label] = frozen
                 yield label, values_of(self.plan.space, frozen.params)
                 continue
-            trial = optuna.trial.Trial(self.study, frozen._trial_id)
-            self.open[label] = trial
-            yield label, suggest_values(trial, self.plan.space)  # as suggested; new if the process died in between
+            self.open[label] = trial = resume_suggestion(self.plan, self.study, frozen)
+            yield label, suggest_values(trial, self.plan.space)  # as suggested
+        missing = -self.asked % size
+        if not self.unfinished and len(resumed) + missing <= size:
+            yield from self._ask_for_trials(missing)
 
-    def _ask_for_reference(self, trial_id: str, algorithm: str, values: Values) -> dict[str, Any]:
+    def _ask_for_reference(self, trial_id: str, algorithm: str, suggestion: Suggestion) -> dict[str, Any]:
         label = reference_label(algorithm)
         self.labels[trial_id] = [label]
-        return self.host.make_trial_config({label: values}, algorithm)
+        return self.host.make_trial_config({label: suggestion}, algorithm)
 
     def _is_done(self, reference: str, values: Values) -> bool:
         """Return True if a reference ended in an earlier process with these values."""
@@ -166,9 +207,9 @@ class OptunaSearcher(Searcher):
         best = finished[choose(signs * np.array([trial.values for trial in finished]))]
         chosen = values_of(self.plan.space, best.params)
         values = {key: chosen[key] for key in self._shared_hyperparameters(name) if key in chosen}
-        if self._is_done(name, values):
-            return self._next_late_reference(trial_id)
-        return self._ask_for_reference(trial_id, name, values)
+        if not self._is_done(name, values):
+            return self._ask_for_reference(trial_id, name, Suggestion(values, self.plan.trial_config(chosen, name)))
+        return self._next_late_reference(trial_id)
 
     def should_stop(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return True if no configuration of a trial of Ray Tune continues after this result.

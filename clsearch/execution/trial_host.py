@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from clsearch.config.domains import Values
+from clsearch.config.domains import Values, count_values
 from clsearch.execution.messages import REQUEST, CohortRequest, TrialRequest
+from clsearch.execution.structure import Suggestion
+from clsearch.methods.registry import fields_of
 from clsearch.planning.plan import Plan
 from clsearch.ray_runtime.supervision import SearchGuard
 from clsearch.records.store import RecordStore
@@ -32,23 +35,25 @@ class StudyHost:
         self.groups: list[list[str]] = []
 
     def make_trial_config(
-        self, asked: Mapping[str, Values], algorithm: str | None, origins: Mapping[str, Origin] | None = None
+        self, asked: Mapping[str, Suggestion], algorithm: str | None, origins: Mapping[str, Origin] | None = None
     ) -> dict[str, Any]:
-        """Validate configurations, begin their records, and make the request for a worker.
+        """Begin the records of configurations, and make the request for a worker.
 
         Args:
-            asked: Label -> searched values.
+            asked: Label -> what was suggested.
             algorithm: The reference's; None for the study's own.
             origins: Label -> why it is tried, of those that the sampler did not suggest.
         """
         self.groups.append(list(asked))
         trials = []
-        for label, values in asked.items():
-            config = self.plan.trial_config(values, algorithm)
-            number = None if algorithm else int(label.rpartition("_")[2])
-            self.store.begin_trial(label, number, values, config, len(asked), (origins or {}).get(label, SUGGESTED))
+        for label, one in asked.items():
+            origin, config = (origins or {}).get(label, SUGGESTED), one.config
+            number = None if algorithm else number_in(label)
+            self.store.begin_trial(
+                label, number, one.values, config.algorithm, config.flat(), cohort=len(asked), origin=origin
+            )
             trials.append(TrialRequest(label, config, self.store.writer.trial_folder(label) / STATE_FILE))
-        shares_first_task = "learning_rate" not in self.plan.space
+        shares_first_task = all(may_repeat_first_task(self.plan, one.values) for one in asked.values())
         request = CohortRequest(
             trials=tuple(trials),
             seeds=self.plan.seeds,
@@ -57,6 +62,18 @@ class StudyHost:
             first_tasks=self.plan.folder.parent / FIRST_TASKS if shares_first_task else None,
         )
         return {REQUEST: request}
+
+    def record_refusal(
+        self, label: str, values: Values, reason: str, origins: Mapping[str, Origin] | None = None
+    ) -> None:
+        """Record a trial whose configuration is refused, see `searcher.TrialHost`."""
+        shared = {key: value for key, value in self.plan.config.flat().items() if key not in self.plan.space}
+        origin = (origins or {}).get(label, SUGGESTED)
+        with self.guard.writing():
+            self.store.begin_trial(
+                label, number_in(label), values, self.plan.algorithm, shared | dict(values), cohort=1, origin=origin
+            )
+            self.store.end_trial(label, "failed", reason)
 
     def has_capacity(self) -> bool:
         """Return True if another trial of Ray Tune can be made.
@@ -77,3 +94,20 @@ class StudyHost:
     def abort(self, error: OSError) -> None:
         """End the search after this step of Ray Tune (`Recorder.on_step_end`)."""
         self.store.fail(error)
+
+
+def number_in(label: str) -> int:
+    """Return Optuna's number of a trial from its label."""
+    return int(label.rpartition("_")[2])
+
+
+def may_repeat_first_task(plan: Plan, values: Values) -> bool:
+    """Return True if another trial probably trains the first task with the same settings, so that it is worth keeping.
+
+    Of what is searched, only settings that every algorithm has act on it. A learning rate from a range is that of one
+    trial alone; an optimizer from two is that of many.
+    """
+    shared = [plan.space[name] for name in values if name in fields_of("finetuning")]
+    points = plan.options.grid_points if plan.options.sampler == "grid" else math.inf
+    combinations = math.prod(min(count_values(domain), points if domain.numeric else math.inf) for domain in shared)
+    return not shared or 2 * combinations <= plan.trials

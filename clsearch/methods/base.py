@@ -80,6 +80,9 @@ class Regularizer(Protocol):
     """A term of the loss that retains earlier tasks; it is stateless.
 
     M is the number of members, B the batch size, H the number of features, C that of outputs.
+
+    One whose `remember` reads numbers in which members of a cohort can differ also has `for_members(differing)`, which
+    returns it with those in which they do: name -> [M].
     """
 
     @property
@@ -102,7 +105,8 @@ class Regularizer(Protocol):
             benchmark: The sequence of tasks, with the active outputs.
             task: The task to learn next.
             memory: Tensors of earlier tasks, `<kind>/<task>/<parameter>` -> [M, ...].
-            hyperparameters: Name -> [M], those of the method and the learning rate.
+            hyperparameters: Name -> [M], every number of the configuration that members can differ in: those of the
+                method, the learning rate, momentum and the like.
 
         Returns:
             The function that each training step calls; None if there is no earlier task, as at the first one.

@@ -9,7 +9,7 @@ p = 2, penalty_factor is λ/2 of the paper.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,12 +17,14 @@ from pydantic import Field
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.domains import Domains, LogRange, Range
-from clsearch.config.hyperparameters import Hyperparameter
+from clsearch.config.hyperparameters import Hyperparameter, PerMember
 from clsearch.config.sections import Scenario, Section
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.base import Hyperparameters, Memory, Method, Penalty, recall
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from clsearch.methods.penalties.fisher import Fisher
     from clsearch.networks.mlp import Network, Params
     from clsearch.tasks.benchmark import Benchmark, Task
@@ -60,7 +62,7 @@ class EWCConfig(Section):
         "separate",
         description="Anchors of the penalty: the parameters after each task, or the newest with summed importances.",
     )
-    gamma: float = Field(
+    gamma: Annotated[float, PerMember()] = Field(
         1.0,
         ge=0,
         le=1,
@@ -136,15 +138,19 @@ class ElasticWeightConsolidation:
         average: Divide the sum over old tasks by t.
         fisher: Estimator of F.
         scale: Scale of F: none, per_parameter or unit_trace.
-        online: gamma, to keep one anchor, the newest, with F <- gamma F + F_new (Schwarz et al. 2018); None keeps one
-            anchor per task.
+        online: gamma, a number or [M], to keep one anchor, the newest, with F <- gamma F + F_new (Schwarz et al.
+            2018); None keeps one anchor per task.
     """
 
     merged: bool
     average: bool
     fisher: Fisher
     scale: str
-    online: float | None
+    online: float | Tensor | None
+
+    def for_members(self, differing: Hyperparameters) -> ElasticWeightConsolidation:
+        """Return the penalty with each member's gamma, see `Regularizer`."""
+        return self if self.online is None else replace(self, online=differing.get("gamma", self.online))
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -185,10 +191,20 @@ class ElasticWeightConsolidation:
         new = scale_fisher({name: value for name, value in measured.items() if shared or not is_head(name)}, self.scale)
         if self.online is not None:
             old = recall(memory, f"importance/{t - 1}/")
-            new = {name: value + self.online * old[name] if old else value for name, value in new.items()}
+            if old:
+                new = {name: value + _scale(self.online, old[name]) for name, value in new.items()}
             memory = {k: v for k, v in memory.items() if not k.startswith(("importance/", "anchor/"))}
         importance = {f"importance/{t}/{name}": value for name, value in new.items()}
         return memory | importance | {f"anchor/{t}/{name}": params[name] for name in new}
+
+
+def _scale(factor: float | Tensor, value: Tensor) -> Tensor:
+    """Return a factor, a number or [M], times a value [M, ...]."""
+    if isinstance(factor, float | int):
+        return factor * value
+    from clsearch.networks.mlp import broadcast_members
+
+    return broadcast_members(factor, value) * value
 
 
 def build(config: TrialConfig) -> ElasticWeightConsolidation:

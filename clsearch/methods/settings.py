@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError, create_model
 from clsearch.common.echo import echo
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.domains import IntRange, Range
-from clsearch.config.hyperparameters import Hyperparameter, Scale
+from clsearch.config.hyperparameters import Hyperparameter, PerMember, Scale
 from clsearch.config.sections import Section
 
 KINDS: tuple[type, ...] = (float, int, bool, str)
@@ -23,7 +23,8 @@ KINDS: tuple[type, ...] = (float, int, bool, str)
 class Setting:
     """A setting of a method of your own: `register("mine", ..., settings={"alpha": Setting(float, 0.5, gt=0)})`.
 
-    It becomes a field of the configuration, an option with help, and can be searched.
+    It becomes a field of the configuration, an option with help, and can be searched. Of a number, `prepare` gets the
+    value of each member, [M].
 
     Args:
         kind: float, int, bool, str, or the names that it can have, as `("a", "b")`.
@@ -61,11 +62,13 @@ class Setting:
     @property
     def field(self) -> tuple[Any, Any]:
         """Its field for pydantic: annotation and default."""
-        mark: Any = Scale(log=self.scale == "log")
+        marks: list[Any] = [Scale(log=self.scale == "log")]
         if self.range is not None:
-            mark = Hyperparameter(cast(Range, self.range), symbol=self.symbol)
+            marks = [Hyperparameter(cast(Range, self.range), symbol=self.symbol)]
+        elif self.kind in (float, int):
+            marks.append(PerMember())
         bounds = {name: getattr(self, name) for name in BOUNDS if getattr(self, name) is not None}
-        return Annotated[self.annotation, mark], Field(self.default, description=self.description, **bounds)
+        return Annotated[self.annotation, *marks], Field(self.default, description=self.description, **bounds)
 
 
 BOUNDS = ("gt", "ge", "lt", "le")

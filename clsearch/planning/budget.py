@@ -1,6 +1,8 @@
 """Refuse a study that no machine can finish, by arithmetic on its settings, before anything is counted out in memory.
 
-Every number is a lower bound: what is refused needs more than is there, and what passes may still need too much.
+Every number is a lower bound: what is refused needs more than is there, and what passes may still need too much. Of
+what is searched, memory is counted for the largest network and batch, which some trial has, and time, disk and records
+for the mean of epochs, iterations and batch size.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from operator import itemgetter
 from pathlib import Path
 
 from clsearch.common.errors import Refusal
 from clsearch.common.formatting import count_of
+from clsearch.config.domains import mean_of
 from clsearch.config.sections import TaskConstruction
+from clsearch.config.spaces import SearchSpace
 from clsearch.config.trial import TrialConfig
 from clsearch.planning.options import Options, Protocol
 
@@ -63,13 +68,16 @@ class Budget:
 
     Attributes:
         options: Options of the study.
-        config: A complete configuration of the study.
+        config: A complete configuration of the study, with the mean of searched lengths.
         trials: Number of configurations.
+        largest: Configurations with the ends of searched sizes, instead of `config` for memory; empty if none is
+            searched.
     """
 
     options: Options
     config: TrialConfig
     trials: int
+    largest: tuple[TrialConfig, ...] = ()
 
     @property
     def trainings(self) -> int:
@@ -82,21 +90,15 @@ class Budget:
         first_k = self.options.protocol is Protocol.FIRST_K
         return min(self.config.tasks, self.options.first_k or 3) if first_k else self.config.tasks
 
-    @property
-    def parameters(self) -> int:
-        """Number of parameters of a network, as far as the widths of its layers tell."""
-        widths = [*self.config.hidden, 2]
-        if self.config.backbone == "mlp":
-            widths = [prod(self.config.source.shape), *widths]
-        return sum(a * b for a, b in pairwise(widths))
-
-    def trial_bytes(self, members: int) -> int:
+    def trial_bytes(self, config: TrialConfig, members: int) -> int:
         """Memory of a trial of some members: networks, a batch, the numbers of its samples, accuracies."""
-        config, samples = self.config, self.config.source.samples
+        samples = config.source.samples
         sequences = 1 if config.kind is TaskConstruction.SPLIT else self.tasks
         chosen = samples if config.source.groups is None and config.classes_per_task is None else 0
         batch = min(config.batch_size, samples or config.batch_size) * prod(config.source.shape) * 4
-        return members * (self.parameters * PARAMETER_BYTES + batch + chosen * sequences * 8 + self.tasks**2 * 8)
+        return members * (
+            count_parameters(config) * PARAMETER_BYTES + batch + chosen * sequences * 8 + self.tasks**2 * 8
+        )
 
     @property
     def curve_rows(self) -> int:
@@ -143,17 +145,50 @@ class Budget:
         return self.steps * STEP_SECONDS / self.workers + self.trials * TRIAL_SECONDS
 
 
-def check_budget(options: Options, config: TrialConfig, trials: int) -> list[Refusal]:
+def count_parameters(config: TrialConfig) -> int:
+    """Count the parameters of a network, as far as the widths of its layers tell."""
+    widths = [*config.hidden, 2]
+    if config.backbone == "mlp":
+        widths = [prod(config.source.shape), *widths]
+    return sum(a * b for a, b in pairwise(widths))
+
+
+def mean_config(config: TrialConfig, space: SearchSpace) -> TrialConfig:
+    """Return a configuration with the mean of what is searched of epochs, iterations and batch size."""
+    means = {
+        name: max(1, round(mean_of(space[name])))
+        for name in ("epochs", "iterations", "batch_size")
+        if name in space and getattr(config, name) is not None
+    }
+    return config.model_copy(update=means) if means else config
+
+
+def largest_configs(config: TrialConfig, space: SearchSpace) -> tuple[TrialConfig, ...]:
+    """Return configurations with each end of the searched widths and batch sizes, one at a time."""
+    return tuple(
+        config.model_copy(update={part.name: part.domain.setting(end)})
+        for part in space.parts
+        if part.name in ("hidden", "batch_size")
+        for end in part.domain.ends
+        if end is not None
+    )
+
+
+def check_budget(options: Options, config: TrialConfig, trials: int, space: SearchSpace | None = None) -> list[Refusal]:
     """Check that seeds, memory, disk and time suffice for a study.
 
     Args:
         options: Options of the study.
         config: A complete configuration of the study.
         trials: Number of configurations.
+        space: What is searched.
     """
-    if problems := [*_seed_problems(options), *_batch_problems(config)]:
+    space = space or SearchSpace()
+    largest = largest_configs(config, space)
+    batches = [problem for each in largest or (config,) for problem in _batch_problems(each)]
+    if problems := [*_seed_problems(options), *dict.fromkeys(batches)]:
         return problems
-    budget = Budget(options, config, trials)
+    budget = Budget(options, mean_config(config, space), trials, largest)
     return [*_memory_problems(budget)] or [*_disk_problems(budget)] or [*_time_problems(budget)]
 
 
@@ -179,11 +214,16 @@ def _memory_problems(budget: Budget) -> Iterator[Refusal]:
     options, config = budget.options, budget.config
     here = machine_memory()
     node = CLUSTER_MEMORY if _joins_cluster(options) else here
-    cohort = min(options.cohort, budget.trials)
+    cohort = min(options.cohort, budget.trials) if not budget.largest else 1  # other sizes train apart
     members = {"seeds": options.seeds * cohort} | ({"report_seeds": options.report_seeds} if options.final else {})
     for name, count in members.items():
-        if count is not None and (needed := budget.trial_bytes(count)) > node:
-            got = f"{count_of(count, 'network')} of {count_of(budget.parameters, 'parameter')} at a time"
+        if count is None:
+            continue
+        needed, config = max(
+            ((budget.trial_bytes(each, count), each) for each in budget.largest or (config,)), key=itemgetter(0)
+        )
+        if needed > node:
+            got = f"{count_of(count, 'network')} of {count_of(count_parameters(config), 'parameter')} at a time"
             names = f"{name}, hidden, batch_size, tasks" + ", cohort" * (cohort > 1 and name == "seeds")
             rule = f"a training must fit into {format_bytes(node)} of memory; it needs more than {format_bytes(needed)}"
             yield Refusal("training-fits-memory", f"{names}: {rule}; got {got}, {count_of(config.tasks, 'task')}")

@@ -215,7 +215,7 @@ def make_plan(
         written = add_defaults(written, _default_space(config, options, shared))
     searched = resolve_space(written, config)
     trials = count_trials(options, searched)
-    if problems := check_budget(options, config, trials):
+    if problems := check_budget(options, config, trials, searched):
         raise ConfigError(problems)
     check_space(algorithm, searched, shared, config.source)
     first = shared | searched.settings_of(searched.first)
@@ -224,6 +224,8 @@ def make_plan(
         raise ConfigError(problems)
     _check_trials(options, searched)
     report = _report_config(options, first, config)
+    if report is not None:
+        _check_report_space(algorithm, searched, report_settings(shared, config, report.benchmark), report)
     plan = Plan(question, algorithm, searched, shared, config, report, options, trials, command)
     _check_references(plan)
     enqueued = read_enqueued(options, search_fields(algorithm), searched, config, plan.trial_config)
@@ -269,6 +271,17 @@ def _report_config(options: Options, settings: dict[str, Any], config: TrialConf
         ) from None
     check_report(config, report)
     return report
+
+
+def _check_report_space(algorithm: str, space: SearchSpace, settings: dict[str, Any], report: TrialConfig) -> None:
+    """Refuse values that the benchmark to report on cannot have: the choice is trained there. Raises ConfigError."""
+    try:
+        check_space(algorithm, space, settings, report.source)
+    except ConfigError as error:
+        raise ConfigError(
+            Refusal(problem.rule, f"{problem}, on {report.benchmark}, the report benchmark")
+            for problem in error.problems
+        ) from None
 
 
 def _default_space(config: TrialConfig, options: Options, named: Collection[str]) -> Domains:

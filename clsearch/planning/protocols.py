@@ -21,6 +21,7 @@ from clsearch.config.unlearning import unlearned_by
 from clsearch.methods.registry import decaying
 from clsearch.planning.objectives import check_objectives
 from clsearch.planning.options import Options, Protocol, Pruner
+from clsearch.planning.search_fields import write_word
 
 FIRST_K = 3
 """Default number of tasks that first_k searches on (Chaudhry et al. 2019)."""
@@ -150,13 +151,15 @@ def _continual_problems(options: Options, given: set[str], config: TrialConfig, 
             shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
             text = f"{name}: acts only if a sampler chooses, which it does not in continual; got {shown}"
             problems.append(Refusal("sampler-only", text))
-    for name in space:
+    for name, domain in space.items():
+        kind = "range" if domain.numeric else "choice"
         if name == "learning_rate":
             text = "learning_rate: continual chooses it from --learning-rates; give one value, not a range"
             problems.append(Refusal("continual-rates", text))
         elif name not in decaying():
             rule = f"stays the same in continual, where only {' and '.join(decaying())} decay"
-            hint = f"give one value (--{name.replace('_', '-')} 2) instead of a range"
+            example = write_word(domain.setting(domain.ends[0]))
+            hint = f"give one value (--{name.replace('_', '-')} {example}) instead of a {kind}"
             problems.append(Refusal("continual-decays", f"{name}: {rule}; {hint}"))
     if config.algorithm != "finetuning" and not any(name in decaying() for name in space):
         text = "protocol: continual needs the range of a factor, from whose top it decays; got none"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import combinations, islice, product
-from typing import Any
+from typing import Any, TypeVar
 
 from clsearch.common.errors import ConfigError, Refusal, did_you_mean
 from clsearch.config.domains import Choice, Domain, Domains, IntRange, Plain
@@ -13,6 +13,8 @@ from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import BUILT_IN, configure, method_named
 from clsearch.planning.search_fields import NOT_SEARCHED, SearchField, ValueKind, search_fields
+
+T = TypeVar("T")
 
 SPACES: dict[str, Domains] = {name: method.search_space for name, method in BUILT_IN.items()}
 """Algorithm -> its own hyperparameters over their default ranges (those with the default Fisher information)."""
@@ -196,6 +198,40 @@ def pick_with(
         return allowed[0] if allowed else others(part)
 
     return space.pick(choose)
+
+
+def typical_values(space: SearchSpace, numbers: Collection[str], most: int) -> list[dict[str, Plain]]:
+    """Return values that stand for a space in estimates of its cost.
+
+    Args:
+        space: The space.
+        numbers: Hyperparameters that do not change the cost; they are at the low end, or the first choice.
+        most: Greatest number of them.
+
+    Returns:
+        Combinations of choices, with the middle of each range; evenly spread if there are more than `most`.
+    """
+    found: list[dict[str, Plain]] = [{}]
+    for part in space.parts:
+        points = list(part.domain.ends)
+        if part.name in numbers:
+            points = points[:1]
+        elif part.domain.numeric:
+            three = part.domain.points(3)
+            points = [three[len(three) // 2]]
+        found = [
+            own | ({part.name: point} if part.applies(own) else {})
+            for own in found
+            for point in (points if part.applies(own) else points[:1])
+        ]
+        found = spread(found, MOST_EXAMPLES)
+    return spread(found, most)
+
+
+def spread(values: list[T], most: int) -> list[T]:
+    """Return at most so many of some values, evenly spread."""
+    count = min(most, len(values))
+    return [values[i * len(values) // count] for i in range(count)]
 
 
 def _contains_any(domain: Domain, values: Iterable[Plain]) -> bool:

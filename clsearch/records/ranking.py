@@ -17,7 +17,7 @@ from clsearch.records.json_types import BestJson, CostJson
 from clsearch.records.seeds import pair_seeds
 from clsearch.records.study_file import ENDED
 from clsearch.records.trial_metrics import accuracy_matrices, metric_of_each, metric_per_seed
-from clsearch.records.trials import TrialRecord
+from clsearch.records.trials import REFUSED, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Cost:
 
 def cost_of(records: list[TrialRecord]) -> Cost:
     """Sum the cost of trials without references. A task in which training diverged counts as trained."""
+    records = [record for record in records if not record.reason.startswith(REFUSED)]
     tasks = sum(len(r.seeds) * (r.tasks_learned + (r.state == "failed")) for r in records)
     shared = [r for r in records if r.shared_seconds]
     saved = sum(r.shared_seconds for r in shared)
@@ -169,12 +170,16 @@ def add_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
 def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
     """Return the command that trains the best configuration again as its own study, without opening test data again.
 
-    Return None outside a script, or if nothing was searched, because the study's own command does the same.
+    Hyperparameters that do not apply to the best configuration keep their defaults.
+
+    Return None outside a script, if nothing was searched, because the study's own command does the same, or if the best
+    configuration has a value that only Python can name, such as a function that makes a network.
     """
-    if plan.command is None or not plan.space:
+    settings = plan.space.settings_of(best.values)
+    if plan.command is None or not plan.space or any(map(callable, settings.values())):
         return None
     words, dropped = [], {"--name", "--trials", "--sampler", "--grid-points", "--sampler-seed", "--pruner"}
-    dropped |= {"--cohort", "--no-final", "--report-seeds", "--enqueue", "--warm-start", "--top", "--anyway"}
+    dropped |= {"--cohort", "--no-final", "--report-seeds", "--enqueue", "--warm-start", "--top", "--anyway", "--when"}
     dropped |= {"--" + name.replace("_", "-") for name in plan.space}
     keep = True
     for word in plan.command:
@@ -182,7 +187,7 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
             keep = word not in dropped
         if keep:
             words.append(word)
-    for name, value in plan.space.settings_of(best.values).items():
+    for name, value in settings.items():
         words += ["--" + name.replace("_", "-"), write_word(value)]
     return shlex.join([*words, "--trials", "1", "--no-final", "--name", f"{plan.options.name}-best"])
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from clsearch.common.redaction import printable, redact
 from clsearch.config.domains import Values
-from clsearch.config.trial import TrialConfig
 from clsearch.planning.plan import Plan
 from clsearch.records.ranking import add_intransigence
 from clsearch.records.seeds import join_seeds
@@ -66,7 +66,8 @@ class RecordStore:
         label: str,
         number: int | None,
         values: Values,
-        config: TrialConfig,
+        algorithm: str,
+        settings: Mapping[str, Any],
         cohort: int,
         origin: Origin = SUGGESTED,
     ) -> None:
@@ -76,7 +77,8 @@ class RecordStore:
             label: Its name.
             number: Optuna's number; None for a reference.
             values: Its searched hyperparameters.
-            config: Its whole configuration.
+            algorithm: Its algorithm.
+            settings: All its settings, flat.
             cohort: Number of configurations that train together, including itself.
             origin: Why it is tried.
         """
@@ -85,9 +87,9 @@ class RecordStore:
         self.records[label] = TrialRecord(
             label=label,
             number=number,
-            algorithm=config.algorithm,
+            algorithm=algorithm,
             values=dict(values),
-            settings=config.flat(),
+            settings=dict(settings),
             seeds=self.plan.seeds,
             state="waiting",
             times=earlier.times if earlier is not None and same else [],

@@ -25,6 +25,10 @@ CURVE_FILE, STATE_FILE = "learning_curve.csv", "state.pt"
 """Files of a trial's folder; the second is its checkpoint."""
 
 
+REFUSED = "the configuration is refused"
+"""How the reason of a trial begins whose suggested configuration breaks a rule."""
+
+
 def now() -> int:
     """Return the time in milliseconds since 1970."""
     return int(time.time() * 1000)

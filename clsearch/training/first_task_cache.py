@@ -43,7 +43,7 @@ def can_share(trial: TrialSetup, state: TrialState) -> bool:
     """Return True if other trials train the next task in the same way.
 
     False for a user's own regularizer, which can act from the first step; for a user's own network, whose code has no
-    digest; and for configurations that differ in their learning rate.
+    digest; and for configurations that differ in a number that acts in every algorithm, as the learning rate.
     """
     return (
         trial.prefixes is not None
@@ -51,7 +51,7 @@ def can_share(trial: TrialSetup, state: TrialState) -> bool:
         and trial.scheme is TrainingScheme.CONTINUAL
         and trial.config.algorithm in BUILT_IN
         and trial.config.backbone in BACKBONES
-        and len({*trial.hyperparameters["learning_rate"].tolist()}) == 1
+        and not any(name in trial.differing for name in fields_of("finetuning"))
     )
 
 

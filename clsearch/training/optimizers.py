@@ -1,5 +1,7 @@
 """Optimizers as functions over dicts of tensors; each member has its own learning rate.
 
+Other numbers are plain where all members share them, which is fastest, and tensors [M] where members differ.
+
 Updates are in place, as in torch.optim, and do not branch on a tensor's value. Each operation is one call for all
 parameters (torch's foreach functions, which torch.optim uses): for a small network this takes half the time of a loop.
 """
@@ -7,8 +9,9 @@ parameters (torch's foreach functions, which torch.optim uses): for a small netw
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +21,10 @@ from clsearch.networks.mlp import Params, broadcast_members
 
 Moments = dict[str, Tensor]
 """Optimizer state: `<kind>/<parameter>` -> a tensor of the parameter's shape; Adam's `steps` is [M]."""
+
+
+Number: TypeAlias = "float | Tensor"
+"""A number that all members share, or [M]."""
 
 
 class Optimizer(Protocol):
@@ -49,29 +56,30 @@ class SGD:
     """Stochastic gradient descent with heavy-ball momentum, as torch.optim.SGD.
 
     Args:
-        momentum: Momentum factor; 0 for none.
+        momentum: Momentum factor; 0 for none, for all members.
         weight_decay: L2 factor; 0 for none.
     """
 
-    momentum: float
-    weight_decay: float
+    momentum: Number
+    weight_decay: Number
 
     @property
     def drifts(self) -> bool:
-        return bool(self.momentum or self.weight_decay)
+        return _acts(self.momentum) or _acts(self.weight_decay)
 
     def initial(self, params: Params) -> Moments:
-        if self.momentum == 0:
+        if not _acts(self.momentum):
             return {}
         return {f"velocity/{name}": torch.zeros_like(value) for name, value in params.items()}
 
     def update(self, params: Params, gradients: Params, moments: Moments, learning_rate: Tensor) -> None:
         values, steps = list(params.values()), [gradients[name] for name in params]
-        if self.weight_decay:
-            steps = [*torch._foreach_add(steps, values, alpha=self.weight_decay)]
-        if self.momentum:
+        if _acts(self.weight_decay):
+            steps = _add_scaled(steps, values, self.weight_decay)
+        if _acts(self.momentum):
             velocities = _select_moments(moments, "velocity", params)
-            torch._foreach_mul_(velocities, self.momentum)
+            momentum = self.momentum
+            torch._foreach_mul_(velocities, _rates(momentum, velocities) if isinstance(momentum, Tensor) else momentum)
             torch._foreach_add_(velocities, steps)
             steps = velocities
         torch._foreach_addcmul_(values, _rates(learning_rate, values), steps, -1)
@@ -89,7 +97,7 @@ class Adam:
         epsilon: Added to the denominator.
     """
 
-    weight_decay: float
+    weight_decay: Number
     decoupled: bool
     beta1: float = 0.9
     beta2: float = 0.999
@@ -110,10 +118,10 @@ class Adam:
         size = learning_rate / -torch.expm1(count * math.log(self.beta1))
         correction = (-torch.expm1(count * math.log(self.beta2))).sqrt()
         values, slopes = list(params.values()), [gradients[name] for name in params]
-        if self.weight_decay and self.decoupled:
+        if _acts(self.weight_decay) and self.decoupled:
             torch._foreach_mul_(values, _rates(1 - learning_rate * self.weight_decay, values))
-        elif self.weight_decay:
-            slopes = [*torch._foreach_add(slopes, values, alpha=self.weight_decay)]
+        elif _acts(self.weight_decay):
+            slopes = _add_scaled(slopes, values, self.weight_decay)
         means, squares = _select_moments(moments, "mean", params), _select_moments(moments, "square", params)
         torch._foreach_lerp_(means, slopes, 1 - self.beta1)
         torch._foreach_mul_(squares, self.beta2)
@@ -123,6 +131,18 @@ class Adam:
         torch._foreach_add_(denominators, self.epsilon)
         steps = torch._foreach_mul(means, _rates(-size, values))
         torch._foreach_addcdiv_(values, steps, denominators)
+
+
+def _acts(number: Number) -> bool:
+    """Return True unless a number is 0 for all members."""
+    return isinstance(number, Tensor) or number != 0
+
+
+def _add_scaled(steps: list[Tensor], values: list[Tensor], factor: Number) -> list[Tensor]:
+    """Return steps + factor * values."""
+    if isinstance(factor, Tensor):
+        return [*torch._foreach_addcmul(steps, values, _rates(factor, values))]
+    return [*torch._foreach_add(steps, values, alpha=factor)]
 
 
 def _select_moments(moments: Moments, kind: str, params: Params) -> list[Tensor]:
@@ -136,8 +156,15 @@ def _rates(numbers: Tensor, values: list[Tensor]) -> list[Tensor]:
     return [shaped[value.dim()] for value in values]
 
 
-def build_optimizer(config: TrainingConfig) -> Optimizer:
-    """Build the optimizer of a configuration."""
+def build_optimizer(config: TrainingConfig, differing: Mapping[str, Tensor] | None = None) -> Optimizer:
+    """Build the optimizer of a configuration.
+
+    Args:
+        config: The configuration.
+        differing: Number -> [M], of those in which members differ.
+    """
+    differing = differing or {}
+    weight_decay = differing.get("weight_decay", config.weight_decay)
     if config.optimizer == "sgd":
-        return SGD(config.momentum, config.weight_decay)
-    return Adam(config.weight_decay, decoupled=config.optimizer == "adamw")
+        return SGD(differing.get("momentum", config.momentum), weight_decay)
+    return Adam(weight_decay, decoupled=config.optimizer == "adamw")

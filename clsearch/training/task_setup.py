@@ -119,7 +119,7 @@ def plan_epochs(trial: TrialSetup, setup: TaskSetup) -> Iterator[list[Step]]:
     config, size = trial.config, trial.config.batch_size
     epochs, iterations = config.epochs or 0, (config.iterations or 0) * setup.tasks
     left = [iterations or epochs * -(-n // size) for n in setup.samples.sizes]
-    multipliers = [lr_multipliers(config, steps) for steps in left]
+    multipliers = [lr_multipliers(trial.config_of(m // trial.seeds_each), steps) for m, steps in enumerate(left)]
     for epoch in itertools.count(1):
         if not any(left):
             return

@@ -32,7 +32,7 @@ class TrialSetup:
     """One or several configurations on seeds, ready to train.
 
     Each seed of each configuration is one of M members, in this order. Several configurations differ in hyperparameters
-    only.
+    only, see `TrialConfig.structure`.
 
     Args:
         config: The settings that the configurations share.
@@ -44,6 +44,7 @@ class TrialSetup:
         scheme: Network and data of each task.
         hyperparameters: Name -> [M].
         configurations: Number of configurations.
+        differing: Name -> the value of each configuration, of the hyperparameters in which they differ.
         references: Number of tasks learned -> parameters of a model that never saw the tasks unlearned by then, see
             `retraining`.
         prefixes: Folder in which trials share the first task, see `first_task_cache`; None for no sharing.
@@ -59,6 +60,7 @@ class TrialSetup:
     scheme: TrainingScheme
     hyperparameters: Hyperparameters
     configurations: int = 1
+    differing: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     references: Mapping[int, Params] = field(default_factory=dict)
     prefixes: Path | None = None
     tell: Callable[[str], None] = ignore_line
@@ -95,6 +97,11 @@ class TrialSetup:
         """Number of members of each configuration."""
         return len(self.seeds) // self.configurations
 
+    def config_of(self, place: int) -> TrialConfig:
+        """Return the configuration at a place among those that train together."""
+        own = {name: values[place] for name, values in self.differing.items()}
+        return self.config.model_copy(update=own) if own else self.config
+
     @property
     def first_configuration(self) -> TrialSetup:
         """The setup of the first configuration alone."""
@@ -105,11 +112,16 @@ class TrialSetup:
         references = {
             after: {name: value[:S] for name, value in params.items()} for after, params in self.references.items()
         }
+        config = self.config_of(0)
         return replace(
             self,
+            config=config,
             benchmark=self.benchmark.first(S),
+            optimizer=build_optimizer(config),
+            regularizers=bind_members(self.regularizers, {name: hyperparameters[name] for name in self.differing}),
             hyperparameters=hyperparameters,
             configurations=1,
+            differing={},
             references=references,
         )
 
@@ -229,32 +241,43 @@ def build_trials(
         sequence: Numbers of the tasks to learn, see `build_benchmark`.
 
     Raises:
-        ValueError: If the configurations differ in more than hyperparameters, and as `build_trial`.
+        ValueError: If the configurations differ in structure, and as `build_trial`.
         ConfigError, OSError, RuntimeError: As `build_trial`.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds: must name at least one, each once; got {list(seeds)}")
-    if others := {name for config in configs for name in differing_settings(configs[0], config)} - {
-        *configs[0].hyperparameters
-    }:
-        raise ValueError(f"configurations that train together must have the same {min(others)}")
+    structure = configs[0].structure()
+    for other in (config.structure() for config in configs[1:]):
+        if apart := [name for name in structure | other if structure.get(name) != other.get(name)]:
+            raise ValueError(f"configurations that train together must have the same {min(apart)}")
     config = configuration_for_all(configs)
     device, method = torch.device(device), method_named(config.algorithm)
     benchmark = build_benchmark(config, [*seeds] * len(configs), device, data, sequence)
 
-    def member_values(name: str) -> Tensor:
-        return torch.tensor([float(getattr(c, name)) for c in configs], device=device).repeat_interleave(len(seeds))
-
+    numbers = {name: tuple(float(getattr(each, name)) for each in configs) for name in config.hyperparameters}
+    hyperparameters = {
+        name: torch.tensor(values, device=device).repeat_interleave(len(seeds)) for name, values in numbers.items()
+    }
+    differing = {name: values for name, values in numbers.items() if len({*values}) > 1}
+    of_members = {name: hyperparameters[name] for name in differing}
     return TrialSetup(
         config=config,
         device=device,
         benchmark=benchmark,
         network=build_network(config, benchmark.shape, benchmark.outputs, device),
-        optimizer=build_optimizer(config),
-        regularizers=tuple(build(config) for build in method.builders),
+        optimizer=build_optimizer(config, of_members),
+        regularizers=bind_members([build(config) for build in method.builders], of_members),
         scheme=method.scheme,
-        hyperparameters={name: member_values(name) for name in config.hyperparameters},
+        hyperparameters=hyperparameters,
         configurations=len(configs),
+        differing=differing,
+    )
+
+
+def bind_members(regularizers: Sequence[Regularizer], differing: Hyperparameters) -> tuple[Regularizer, ...]:
+    """Give the numbers in which members differ to the regularizers whose `remember` reads them, see `Regularizer`."""
+    return tuple(
+        each.for_members(differing) if differing and hasattr(each, "for_members") else each for each in regularizers
     )
 
 
@@ -266,9 +289,3 @@ def configuration_for_all(configs: Sequence[TrialConfig]) -> TrialConfig:
         if hyperparameter.special is not None and others:
             general[name] = others[0]
     return configs[0].model_copy(update=general)
-
-
-def differing_settings(one: TrialConfig, other: TrialConfig) -> list[str]:
-    """List the settings, including the algorithm, in which two configurations differ."""
-    ours, theirs = ({"algorithm": config.algorithm} | config.flat() for config in (one, other))
-    return [name for name in ours | theirs if ours.get(name) != theirs.get(name)]

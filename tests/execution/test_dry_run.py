@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from clsearch import Choice, IntRange, LogRange
 from clsearch.data.datasets import read_data
-from clsearch.execution.dry_run import Pace, at_a_time, place_rows, probe, steps_of, training_rows
+from clsearch.execution.dry_run import (
+    Pace,
+    at_a_time,
+    measure,
+    place_rows,
+    probe,
+    steps_of,
+    training_rows,
+    typical_trials,
+)
 from clsearch.planning.plan import Plan
 from clsearch.training.trial_setup import build_trial
 from tests.builders import plan_of, record_of, study_of
@@ -45,11 +55,11 @@ def test_the_time_is_that_of_trials_references_and_the_final_evaluation(tmp_path
 def test_configurations_that_train_together_share_a_worker(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, trials=6, seeds=2, cohort=4, final=False, references=(), max_concurrent=8)
     rows = said(plan, Pace(0.01, 0.5, 8))
-    assert rows["Resources"].startswith("1 CPU for 4 trials that train together, ")
+    assert rows["Resources"].startswith("1 CPU for up to 4 trials that train together, ")
     one = (0.01 * 100 + 0.5 * 3) / 4
     assert at_a_time(plan) <= 2  # 4 and 2
     assert f"{6 * one / at_a_time(plan):.0f} s in total" in rows["Time"]
-    found = probe(plan, read_data(plan.config.source, None))
+    found, _ = measure(plan, read_data(plan.config.source, None))
     assert found is not None
     assert found.seeds == 8
 
@@ -89,20 +99,37 @@ def test_steps_are_those_that_a_trial_takes(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, epochs=2, batch_size=32)
     data = read_data(plan.config.source, None)
     run = build_trial(plan.config, plan.seeds, "cpu", data)
-    assert steps_of(plan, data) == sum(2 * -(-max(task.train.sizes) // 32) for task in run.benchmark.tasks)
-    assert steps_of(plan_of(tmp_path, iterations=7), data) == 3 * 7
+    assert steps_of(plan, data, {}) == sum(2 * -(-max(task.train.sizes) // 32) for task in run.benchmark.tasks)
+    assert steps_of(plan_of(tmp_path, iterations=7), data, {}) == 3 * 7
+
+
+def test_the_cost_of_a_trial_is_the_mean_over_what_is_searched(tmp_path: Path) -> None:
+    space = {"epochs": IntRange(1, 5), "hidden": Choice((8,), (512, 512)), "batch_size": Choice(16, 64)}
+    plan = plan_of(tmp_path, space=space | {"learning_rate": LogRange(0.01, 1)}, cohort=8, trials=8, seeds=1)
+    trials = typical_trials(plan)
+    assert len(trials) == 4
+    assert all((values["epochs"], values["learning_rate"]) == (3, 0.01) for values in trials)
+    assert len({(values["hidden"], values["batch_size"]) for values in trials}) == 4
+    data = read_data(plan.config.source, None)
+    pace, steps = measure(plan, data)
+    sizes = [steps_of(plan, data, values) for values in trials]
+    assert steps == round(sum(sizes) / 4)
+    assert (pace.structures, pace.seeds) == (4, 2)  # two of eight have the same structure
+    assert "the mean of 4 configurations" in said(plan, pace)["Time"]
+    small, large = (probe(plan, data, {**trials[0], "hidden": hidden}, 1) for hidden in ("8", "512,512"))
+    assert small.step < large.step
 
 
 def test_the_probe_measures_steps_and_what_comes_with_a_task(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "ewc", seeds=2)
-    pace = probe(plan, read_data(plan.config.source, None))
+    pace, _ = measure(plan, read_data(plan.config.source, None))
     assert pace.of(0, 1, 2) + pace.of(1000, 0, 2) > 0
     assert pace.seeds == 2
 
 
 def test_where_a_probe_diverges_the_time_is_unknown(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, learning_rate=1e20)
-    pace = probe(plan, read_data(plan.config.source, None))
+    pace, _ = measure(plan, read_data(plan.config.source, None))
     assert pace is None
     assert dict(training_rows(plan, pace, 100))["Time"].startswith("unknown: ")
 

@@ -6,12 +6,10 @@ import shutil
 import pytest
 import torch
 
-from clsearch import LogRange
 from clsearch.common.errors import ConfigError
 from clsearch.execution import preflight
 from clsearch.execution.preflight import Node
 from clsearch.execution.search import warn_of_large_cohort
-from clsearch.methods.registry import register
 from clsearch.planning.plan import tracking_uri
 from clsearch.ray_runtime import address as addresses
 from clsearch.tracking.store_check import check_tracking
@@ -62,36 +60,6 @@ def test_the_write_check_leaves_nothing(tmp_path):
 
 
 # Configurations together
-
-
-class Weighed:
-    """A regularizer of the user's own."""
-
-    logs = ()
-    trains_head = False
-
-    def __init__(self, weight: float = 1.0) -> None:
-        self.weight = torch.tensor(weight)
-
-
-def test_tensors_are_compared_by_what_they_hold_and_not_by_where_they_lie():
-    held = [torch.rand(3) for _ in range(20)]  # so that copies lie elsewhere
-    for value in (torch.tensor(0.5), torch.tensor([True, False]), torch.ones(2, 3, dtype=torch.bfloat16), *held):
-        assert preflight.pickle_by_content([value]) == preflight.pickle_by_content([value.clone()])
-    assert preflight.pickle_by_content(torch.zeros(2)) != preflight.pickle_by_content(torch.zeros(1, 2))
-    assert preflight.pickle_by_content(torch.tensor(1.0)) != preflight.pickle_by_content(torch.tensor(2.0))
-
-
-def test_an_own_algorithm_that_is_built_from_what_is_searched_cannot_train_together(tmp_path):
-    settings = {"space": {"penalty_factor": LogRange(0.1, 10)}, "references": (), "trials": 4}
-    register("weighed", lambda config: Weighed(config.penalty_factor), settings=["penalty_factor"])
-    preflight.check_cohort(plan_of(tmp_path, "weighed", **settings))
-    assert refusal(preflight.check_cohort, plan_of(tmp_path, "weighed", cohort=2, **settings)) == (
-        "cohort: must be 1 if a searched value determines how weighed is built; its regularizers can read it from "
-        "their hyperparameters instead; got 2"
-    )
-    register("weighed", lambda config: Weighed(config.learning_rate), settings=["penalty_factor"])
-    preflight.check_cohort(plan_of(tmp_path, "weighed", cohort=2, **settings))
 
 
 @pytest.mark.parametrize(

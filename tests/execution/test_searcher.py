@@ -33,12 +33,16 @@ class Host:
     def __init__(self, capacities=()):
         self.capacities = list(capacities)
         self.troubles = []
+        self.refused = {}
         self.ending = False
 
     def make_trial_config(self, asked, algorithm, origins=None):
         self.origins = getattr(self, "origins", {}) | dict(origins or {})
-        made = [{"label": label, "values": dict(values), "algorithm": algorithm} for label, values in asked.items()]
+        made = [{"label": label, "values": dict(own.values), "algorithm": algorithm} for label, own in asked.items()]
         return made[0] if len(made) == 1 else {"cohort": made}
+
+    def record_refusal(self, label, values, reason, origins=None):
+        self.refused[label] = reason
 
     def has_capacity(self):
         return self.capacities.pop(0) if self.capacities else True

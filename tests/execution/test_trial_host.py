@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from ray.tune.experiment import Trial
 
-from clsearch import LogRange
+from clsearch import Choice, IntRange, LogRange, Range, When
 from clsearch.execution.messages import REQUEST, CohortRequest, reports_in
 from clsearch.execution.recorder import Recorder
+from clsearch.execution.structure import Suggestion
 from clsearch.execution.trial_host import StudyHost
 from clsearch.planning.plan import Plan
 from clsearch.ray_runtime.supervision import SearchGuard, SearchStopped
+from clsearch.records.ranking import cost_of
 from clsearch.records.store import RecordStore
 from clsearch.records.trials import read_trials
 from clsearch.records.writer import StudyWriter
@@ -43,9 +46,13 @@ def host_of(plan: Plan, slots: int = 1) -> StudyHost:
 
 def asked_of(host: StudyHost, count: int, first: int = 0) -> tuple[CohortRequest, Trial]:
     """What a worker is asked for the next configurations, and Ray Tune's trial of it."""
-    asked = {f"trial_{n:05d}": {"distillation_factor": 1.0 + n} for n in range(first, first + count)}
-    config = host.make_trial_config(asked, None)
+    values = {f"trial_{n:05d}": {"distillation_factor": 1.0 + n} for n in range(first, first + count)}
+    config = host.make_trial_config({label: suggestion(host.plan, one) for label, one in values.items()}, None)
     return config[REQUEST], Trial("LwFTrainable", config=config, stub=True)
+
+
+def suggestion(plan: Plan, values: dict[str, Any], algorithm: str | None = None) -> Suggestion:
+    return Suggestion(values, plan.trial_config(values, algorithm))
 
 
 def states_in(host: StudyHost) -> dict[str, str]:
@@ -56,7 +63,7 @@ def test_a_trial_is_handed_the_factory_and_its_record_has_the_name(tmp_path):
     plan = study_of(backbone=tiny, hidden=None, results=tmp_path).plan
     host, values = host_of(plan), {name: r.low for name, r in plan.space.items()}
     for label, algorithm in (("trial_00000", None), ("reference_finetuning", "finetuning")):
-        (trial,) = host.make_trial_config({label: values}, algorithm)[REQUEST].trials
+        (trial,) = host.make_trial_config({label: suggestion(plan, values, algorithm)}, algorithm)[REQUEST].trials
         assert trial.config.backbone is tiny
         assert trial.config.algorithm == algorithm or not algorithm
         record = host.store.records[label]
@@ -112,9 +119,38 @@ def test_configurations_that_train_together_are_one_request(tmp_path):
     assert asked_of(host, 1, first=2)[0].label == "trial_00002"
 
 
-def test_the_first_task_is_not_shared_where_the_learning_rate_is_searched(tmp_path):
-    host = host_of(plan_of(tmp_path, space={"learning_rate": LogRange(0.01, 1)}))
-    assert host.make_trial_config({"trial_00000": {"learning_rate": 0.1}}, None)[REQUEST].first_tasks is None
+@pytest.mark.parametrize(
+    ("space", "values", "shared"),
+    [
+        ({"learning_rate": LogRange(0.01, 1)}, {"learning_rate": 0.1}, False),
+        ({"optimizer": Choice("sgd", "adam")}, {"optimizer": "adam"}, True),
+        ({"optimizer": Choice("sgd", "adam"), "epochs": IntRange(1, 4)}, {"optimizer": "adam", "epochs": 2}, True),
+        ({"optimizer": Choice("sgd", "adam"), "epochs": IntRange(1, 5)}, {"optimizer": "adam", "epochs": 2}, False),
+        ({"fisher": Choice("exact", "batch"), "penalty_factor": LogRange(1, 10)}, {"fisher": "batch"}, True),
+        (
+            [{"optimizer": Choice("sgd", "adam")}, When("optimizer", "sgd", {"momentum": Range(0, 0.9)})],
+            {"optimizer": "adam"},
+            True,
+        ),
+    ],
+)
+def test_a_first_task_is_kept_where_another_trial_probably_trains_it_alike(tmp_path, space, values, shared):
+    plan = plan_of(tmp_path, "ewc", space=space, trials=16)
+    found = host_of(plan).make_trial_config({"trial_00000": suggestion(plan, values)}, None)[REQUEST]
+    assert found.first_tasks == (tmp_path / ".prefixes" if shared else None)
+
+
+def test_a_refused_configuration_is_a_failed_trial_with_the_refusal_as_its_reason(tmp_path):
+    space = {"optimizer": Choice("sgd", "adam"), "distillation_factor": LogRange(0.1, 10)}
+    host = host_of(plan_of(tmp_path, space=space))
+    values = {"optimizer": "adam", "distillation_factor": 2.0}
+    host.record_refusal("trial_00003", values, "the configuration is refused: momentum: acts with sgd only")
+    (record,) = read_trials(host.plan.folder).values()
+    assert (record.state, record.number, record.values, record.tasks_learned) == ("failed", 3, values, 0)
+    assert record.reason == "the configuration is refused: momentum: acts with sgd only"
+    assert (record.settings["optimizer"], record.settings["epochs"]) == ("adam", 1)
+    assert host.has_capacity()
+    assert cost_of([record]).task_trainings == 0
 
 
 # What Ray Tune's events become

@@ -85,7 +85,7 @@ def test_a_method_brings_hyperparameters_of_its_own() -> None:
     config = configure("mine", SETTINGS | {"strength": 2.0, "shape": "square"})
     assert isinstance(config, Strength)
     assert (config.strength, config.flat()["shape"]) == (2.0, "square")
-    assert config.hyperparameters == ("learning_rate", "strength")
+    assert config.hyperparameters == ("learning_rate", "momentum", "weight_decay", "warmup", "decay", "strength")
     assert default_space(config) == {"strength": LogRange(1e-2, 10.0)}
     assert (label_of("mine"), symbol_of("strength")) == ("Mine", "s")
     assert build_trial(config, [0, 1]).hyperparameters["strength"].tolist() == [2.0, 2.0]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from clsearch import LogRange, Range
+from clsearch import Choice, IntRange, LogRange, Range, When
 from clsearch.records.ranking import (
     Cost,
     add_intransigence,
@@ -316,6 +317,71 @@ def test_the_command_holds_the_best_values_exactly(value):
     assert again.space == {}
     assert again.config.penalty_factor == value
     assert again.config.penalty_p_norm == 1 + 1 / 3
+
+
+ANY = [
+    {
+        "optimizer": Choice("sgd", "adam"),
+        "hidden": Choice((16,), (12, 6)),
+        "horizontal_flip": Choice(True, False),
+        "fisher_samples": Choice(None, 20),
+        "epochs": IntRange(1, 4),
+        "learning_rate": LogRange(1e-3, 1),
+    },
+    When("optimizer", "sgd", {"momentum": Range(0.1, 0.9)}),
+]
+SGD = {"optimizer": "sgd", "hidden": "16", "horizontal_flip": True, "fisher_samples": None, "epochs": 3}
+SGD |= {"learning_rate": 0.3, "momentum": 1 / 3}
+ADAM = {"optimizer": "adam", "hidden": "12,6", "horizontal_flip": False, "fisher_samples": 20, "epochs": 1}
+ADAM |= {"learning_rate": 1 / 3}
+
+
+@pytest.mark.parametrize("values", [SGD, ADAM], ids=["sgd", "adam"])
+@pytest.mark.parametrize("given", ["script", "options", "file"])
+def test_the_command_holds_names_widths_flags_and_what_applies(tmp_path, values, given):
+    script = study_of(
+        "ewc", space=ANY if given == "script" else {"weight_decay": LogRange(1e-4, 1), "epochs": IntRange(1, 9)}
+    )
+    (tmp_path / "space.yml").write_text(AS_YAML)
+    words = {
+        "script": [],
+        "options": ["--weight-decay", "0.01", *OPTIONS],
+        "file": ["--space", f"{tmp_path}/space.yml"],
+    }
+    plan = planned(script, *words[given])
+    assert plan.space == study_of("ewc", space=ANY).plan.space
+    resumed = planned(script, *plan.command[2:])
+    assert (resumed.space, resumed.config, resumed.trials) == (plan.space, plan.config, plan.trials)
+    again = rerun(script, plan, values)
+    assert again.space == {}
+    assert again.config == plan.trial_config(values)
+
+
+AS_YAML = """
+optimizer: [sgd, adam]
+hidden: {choice: [[16], [12, 6]]}
+horizontal_flip: [true, false]
+fisher_samples: {choice: [null, 20]}
+epochs: [1, 4]
+learning_rate: {low: 0.001, high: 1, log: true}
+when:
+- if: {optimizer: sgd}
+  momentum: [0.1, 0.9]
+"""
+OPTIONS = ["--optimizer", "sgd", "adam", "--hidden", "16,", "12,6", "--horizontal-flip", "true", "false"]
+OPTIONS += ["--fisher-samples", "{choice: [null, 20]}", "--epochs", "1", "4", "--learning-rate", "1e-3", "1"]
+OPTIONS += ["--when", "{if: {optimizer: sgd}, momentum: [0.1, 0.9]}"]
+
+
+def some_network(shape):
+    return torch.nn.Flatten()
+
+
+def test_a_network_that_only_python_can_name_has_no_command():
+    plan = planned(study_of("ewc", hidden=None, space={"backbone": Choice("resnet18", some_network)}))
+    name = f"{__name__}.some_network"
+    assert rerun_command(plan, record_of(plan, 0, [0.5] * 3, {"backbone": name})) is None
+    assert "--backbone resnet18" in rerun_command(plan, record_of(plan, 0, [0.5] * 3, {"backbone": "resnet18"}))
 
 
 @pytest.mark.slow

@@ -220,7 +220,49 @@ def test_states_that_are_put_together_come_apart_as_they_were_with_their_share_o
         assert all(value.untyped_storage().nbytes() == value.nbytes for value in back.params.values())
 
 
-@pytest.mark.parametrize("change", [{"hidden": (13,)}, {"epochs": 3}, {"fisher": "exact"}, {"momentum": 0.5}])
+NUMBERS = [
+    ("finetuning", {}, {"momentum": (0.5, 0.9, 0.3), "weight_decay": (0.0, 0.01, 0.1)}),
+    ("finetuning", {"optimizer_state": "keep"}, {"learning_rate": (0.05, 0.1, 0.2), "momentum": (0.5, 0.9, 0.3)}),
+    ("lwf", {"optimizer": "adam", "learning_rate": 0.005}, {"weight_decay": (0.1, 0.0, 0.01)}),
+    ("lwf", {"optimizer": "adamw", "learning_rate": 0.005}, {"weight_decay": (0.5, 0.0, 0.1)}),
+    ("finetuning", {"schedule": "step"}, {"decay": (0.1, 0.5, 0.3), "warmup": (0.2, 0.1, 0.4)}),
+    ("joint", {"schedule": "cosine", "scenario": "domain", "tasks": 5}, {"warmup": (0.2, 0.1, 0.4)}),
+    ("ewc", {"anchors": "online", "penalty_factor": 20.0}, {"gamma": (0.0, 0.5, 1.0), "momentum": (0.5, 0.2, 0.1)}),
+]
+"""Algorithm, settings that all have -> what its configurations differ in, beside what is searched by default."""
+
+
+@pytest.mark.parametrize(("algorithm", "shared", "values"), NUMBERS)
+def test_members_differ_in_any_number_and_train_as_each_would_alone(double_precision, algorithm, shared, values):
+    configs = [
+        small_config(algorithm, **shared | dict(zip(values, own, strict=True)))
+        for own in zip(*values.values(), strict=True)
+    ]
+    found, expected = all_learned(configs), [alone(config) for config in configs]
+    for own, other in zip(found, expected, strict=True):
+        assert_equal(own, other)
+    name = "backbone.0.weight"
+    assert not torch.equal(expected[0].params[name], expected[1].params[name])
+
+
+def test_numbers_that_all_members_share_are_plain_and_others_are_one_per_member():
+    configs = [small_config(momentum=momentum, weight_decay=0.01) for momentum in (0.5, 0.9)]
+    optimizer = build_trials(configs, SEEDS).optimizer
+    assert optimizer.weight_decay == 0.01
+    assert optimizer.momentum.tolist() == pytest.approx([0.5, 0.5, 0.9, 0.9])
+    assert build_trials(configs[:1] * 2, SEEDS).optimizer == build_trial(configs[0], SEEDS).optimizer
+    assert build_trials(configs, SEEDS).first_configuration.optimizer == build_trial(configs[0], SEEDS).optimizer
+
+
+def test_a_first_task_is_not_shared_where_another_number_than_the_learning_rate_differs(tmp_path):
+    configs = [small_config(weight_decay=value) for value in (0.1, 0.5)]
+    all_learned(configs, lambda *of: replace(build_trials(*of), prefixes=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change", [{"hidden": (13,)}, {"epochs": 3}, {"fisher": "exact"}, {"momentum": 0.5}, {"warmup": 0.1}]
+)
 def test_configurations_that_differ_in_what_a_step_does_cannot_train_together(change):
     with pytest.raises(ValueError, match=f"must have the same {next(iter(change))}"):
         build_trials([small_config("ewc"), small_config("ewc", **change)], SEEDS)

@@ -326,7 +326,8 @@ def test_other_numbers_are_those_named_for_every_member_and_nothing_else():
     run = small_run("lwf_ewc", (0, 1, 2), learning_rate=0.3, penalty_factor=7.0)
     before = {name: value.clone() for name, value in run.hyperparameters.items()}
     other = run.with_hyperparameters({"penalty_factor": 0.25, "distillation_temperature": 3})
-    assert other.hyperparameters.keys() == {"learning_rate", *LWF_AND_EWC}
+    shared = ("learning_rate", "momentum", "weight_decay", "warmup", "decay", "gamma")
+    assert other.hyperparameters.keys() == {*shared, *LWF_AND_EWC}
     for name, value in (before | {"penalty_factor": 0.25, "distillation_temperature": 3.0}).items():
         expected = value if isinstance(value, torch.Tensor) else torch.full((3,), value)
         assert torch.equal(other.hyperparameters[name], expected)
