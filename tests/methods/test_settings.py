@@ -90,7 +90,7 @@ def test_a_study_of_it_may_fix_and_condition_its_settings():
     space = [{"mode": Choice("near", "far"), "window": 2}, {"strength": Range(0.1, 1)}]
     plan = Study(algorithm="mine", epochs=1, space=space).plan
     assert plan.config.flat()["window"] == 2
-    assert list(plan.space) == ["mode", "strength"]
+    assert list(plan.space) == ["strength", "mode"]
 
 
 def test_a_trial_is_built_from_them():

@@ -121,11 +121,11 @@ def test_results_below_a_regular_file_are_refused(refused, tmp_path):
 
 
 def test_another_study_is_refused_and_left_as_it_is(refused, tmp_path):
-    other = study_of(results=tmp_path / "out", seeds=2).plan
+    other = study_of(results=tmp_path / "out", batch_size=8).plan
     StudyWriter(other).begin()
     before = (other.folder / "study.json").read_text()
     text = refused()
-    assert re.search(r"^error: seeds: must be 0 1, as in the study in .*mine; got 0 1 2", text, re.MULTILINE)
+    assert re.search(r"^error: batch_size: must be 8, as in the study in .*mine; got 32", text, re.MULTILINE)
     assert "--name mine-2" in text
     assert "--fresh" in text
     assert (other.folder / "study.json").read_text() == before
