@@ -150,7 +150,7 @@ class Study:
         """Return the plan under a command line, and what to do with it. Raises ConfigError."""
         # Defaults as validated: a script can give a list for a tuple, or text for a path.
         validated = {**vars(self.plan.config), **vars(self.plan.options)}
-        given = {name: validated[name] for name in self.settings if name not in self.plan.space}
+        given = {name: validated[name] for name in self.settings if name not in self.plan.space} | self.plan.fallbacks
         settings, space, asked = parse(self.algorithm, self.question, given, self.plan.space, args, self.follow)
         command = _command(self, settings, space, given)
         return make_plan(self.algorithm, space, self.question, settings, command, self.follow), asked
@@ -212,13 +212,13 @@ def _carry_out(plan: Plan) -> StudyResult:
 
 
 def started_from_known(plan: Plan) -> Plan:
-    """Return the plan with what its study has and tries first: see `records.known`, `records.further_seeds`.
+    """Return the plan with what its study has and tries first: see `records.known`, `records.seed_extension`.
 
     Raises:
         ConfigError: They do not fit the study.
     """
-    from clsearch.records.further_seeds import with_further_seeds
     from clsearch.records.known import start_from_known
+    from clsearch.records.seed_extension import with_further_seeds
 
     return start_from_known(
         with_further_seeds(plan), lambda line: None if plan.options.quiet else print(line, file=sys.stderr)
@@ -288,7 +288,7 @@ def _command(study: Study, settings: dict[str, Any], space: SearchSpace, script_
             continue
         if name in ADDRESSES and value is not None:
             value = redact_address(value)
-        named = name in (*study.plan.space, *tied) or name in preset
+        named = name in (*study.plan.space.always, *tied) or name in preset
         if named or value != script_settings.get(name, known[name].default):
             words += to_words(name, value)
     own = () if study.follow else study.plan.space

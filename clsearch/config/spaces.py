@@ -133,6 +133,11 @@ class SearchSpace(Mapping[str, Domain]):
         return SearchSpace(p for p in parts if all(keep(name) or name not in self for name, _ in p.conditions))
 
     @property
+    def always(self) -> frozenset[str]:
+        """The hyperparameters that apply to every trial."""
+        return frozenset(part.name for part in self.parts if not part.conditions)
+
+    @property
     def conditional(self) -> bool:
         """True if some entry has a condition."""
         return any(part.conditions for part in self.parts)

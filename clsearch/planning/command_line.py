@@ -301,7 +301,7 @@ def _merge(
     fields = {*known_fields()} - {*NOT_SEARCHED}
     kept = {name: script[name] for name in values if name in fields and name in script}
     others = {name: value for name, value in values.items() if name not in fields}
-    new_settings = {name: value for name, value in (others | kept | dict(fixed)).items() if name not in space}
+    new_settings = {name: value for name, value in (others | kept | dict(fixed)).items() if name not in space.always}
     # A script sets one of the two; a user who gives the other replaces it, and giving both is refused later.
     for one, other in EITHER_NAME.items():
         if to_flag(one) in flags and to_flag(other) not in flags:

@@ -178,6 +178,7 @@ def format_plan(plan: Plan, script: dict[str, Any]) -> str:
     options |= {name: redact_address(options[name]) for name in ADDRESSES if options[name] is not None}
     first = [name for part in (StudyOptions, SelectionOptions) for name in part.model_fields]
     named = {name: options[name] for name in (*first, *plan.config.flat(), *options)}
+    named |= dict.fromkeys(plan.space) | plan.fallbacks
     kept = {n: v for n, v in named.items() if v is not None or script.get(n) is not None}
     unset = {n: "" for n in named if n not in kept and n not in plan.space}
     fields = search_fields(plan.algorithm)
@@ -191,7 +192,7 @@ def dump_options(settings: dict[str, Any], space: SearchSpace, fields: Mapping[s
     import yaml
 
     searched = {part.name: write_value(fields[part.name], part.domain) for part in space.parts if not part.conditions}
-    plain = {name: to_plain(value) for name, value in settings.items() if name not in space} | searched
+    plain = {name: to_plain(value) for name, value in settings.items() if name not in space.always} | searched
     whens = write_whens(fields, space)
     return str(yaml.safe_dump(plain | ({WHEN: whens} if whens else {}), sort_keys=False, allow_unicode=True))
 

@@ -101,6 +101,11 @@ class Plan(ShortRepr):
         return (*self.seeds, *(seed for extension in self.further for seed in extension.seeds))
 
     @property
+    def fallbacks(self) -> dict[str, Any]:
+        """Settings of hyperparameters that are searched under conditions only: the values of all other trials."""
+        return {name: self.settings[name] for name in self.space if name in self.settings}
+
+    @property
     def report_seeds(self) -> tuple[int, ...]:
         """Fresh seeds of the final evaluation."""
         return reporting_seeds(self.options, self.config)
@@ -205,7 +210,7 @@ def make_plan(
     written, fixed = read_written_space(algorithm, space)
     settings = settings | fixed
     given = {k: v for k, v in settings.items() if k in Options.model_fields}
-    shared = {k: v for k, v in settings.items() if k not in (given.keys() | written.keys()) and v is not None}
+    shared = {k: v for k, v in settings.items() if k not in given and k not in written.always and v is not None}
     options = Options.of(given)
     config = configure(algorithm, shared | written.settings_of(written.first))
     if options.preset and not preset_settings(algorithm, options.preset):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import count_of, relative_path
@@ -15,9 +16,10 @@ from clsearch.planning.enqueued import Enqueued, WarmStart, check_number
 from clsearch.planning.plan import Plan
 from clsearch.planning.spaces import pick_with
 from clsearch.records.json_types import StudyJson
-from clsearch.records.ranking import rank
 from clsearch.records.study_file import read_study_json, study_at
-from clsearch.records.trials import TrialRecord, read_trials, read_trials_and_damage
+
+if TYPE_CHECKING:
+    from clsearch.records.trials import TrialRecord
 
 TOP = 10
 """Default number of trials that a warm start takes."""
@@ -68,6 +70,8 @@ def check_room(plan: Plan) -> None:
     """Check that the trials left of a study that is resumed suffice for its queue. Raises ConfigError."""
     if not plan.enqueued or plan.options.fresh:
         return
+    from clsearch.records.trials import read_trials  # pandas, which a refusal does not wait for
+
     suggested = sum(r.number is not None and not r.origin for r in read_trials(plan.folder).values())
     if suggested + len(plan.enqueued) > plan.trials:
         text = (
@@ -124,6 +128,8 @@ def take_best(plan: Plan, room: int, say: Callable[[str], object]) -> tuple[Warm
             Refusal(one.rule, f"warm_start: {one.removeprefix('results: ')}") for one in error.problems
         ) from None
     check_agrees(plan, study, relative_path(folder))
+    from clsearch.records.trials import read_trials_and_damage
+
     records, damaged = read_trials_and_damage(folder, study["objectives"])
     for damage in damaged:
         say(f"warm start: left out, because it is damaged: {damage}")
@@ -174,6 +180,8 @@ def check_agrees(plan: Plan, study: StudyJson, shown: str) -> None:
 
 def rank_for(plan: Plan, study: StudyJson, records: list[TrialRecord]) -> list[TrialRecord]:
     """Rank the finished trials of another study by this study's objectives, or by its own if they were not measured."""
+    from clsearch.records.ranking import rank
+
     finished = [record for record in records if record.state == "finished"]
     measured = all(name in record.metrics for record in finished for name in plan.objectives)
     return rank(finished, plan.objectives if measured else tuple(study["objectives"])).trials

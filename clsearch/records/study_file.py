@@ -68,7 +68,7 @@ def description(plan: Plan) -> DescriptionJson:
         "question": plan.question,
         "algorithm": plan.algorithm,
         "command": plan.command,
-        "config": {k: v for k, v in plan.config.flat().items() if k not in plan.space},
+        "config": {k: v for k, v in plan.config.flat().items() if k not in plan.space} | plan.fallbacks,
         "space": plan.space.as_json(),
         "data": describe_source(plan.config.source),
         "regularizers": digest_source(plan.config),

@@ -194,3 +194,17 @@ def test_a_space_with_conditions_is_printed_and_read_back_as_the_same_study(tmp_
     plan = study.plan_for(["--config", str(tmp_path / "printed.yml")])
     assert plan.space == study.plan.space
     assert format_plan(plan, study.settings) == format_plan(study.plan, study.settings)
+
+
+def test_a_setting_holds_for_the_trials_to_which_its_condition_does_not_apply(tmp_path):
+    space = [{"optimizer": Choice("sgd", "adam")}, When("optimizer", "sgd", {"epochs": IntRange(1, 4)})]
+    study = Study(algorithm="lwf", space=space, epochs=7, name="conditions")
+    (tmp_path / "printed.yml").write_text(format_plan(study.plan, study.settings))
+    for plan in (study.plan, study.plan_for([]), study.plan_for(["--config", str(tmp_path / "printed.yml")])):
+        assert plan.trial_config({"optimizer": "adam"}).epochs == 7
+        assert plan.trial_config({"optimizer": "sgd", "epochs": 2}).epochs == 2
+        assert description(plan)["config"]["epochs"] == 7
+        assert plan.space == study.plan.space
+    other = study.plan_for(["--epochs", "5"])
+    assert list(other.space) == ["optimizer"]
+    assert other.trial_config({"optimizer": "sgd"}).epochs == 5

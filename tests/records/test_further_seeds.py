@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from clsearch.planning.plan import Plan, SeedExtension
-from clsearch.records.further_seeds import missing_seeds, with_further_seeds
+from clsearch.records.further_seeds import missing_seeds
 from clsearch.records.ranking import add_intransigence, difference_to_reference, rank
 from clsearch.records.resume import check_same, nothing_left
+from clsearch.records.seed_extension import with_further_seeds
 from clsearch.records.seeds import join_seeds, on_seeds
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import read_study_json
