@@ -6,7 +6,6 @@ import shlex
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from clsearch import metrics
 from clsearch.common.statistics import Interval, indistinguishable, paired_difference
@@ -161,7 +160,7 @@ def add_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
     for record in finished:
         if record is not joint:
             own, upper = pair_seeds(record, joint, accuracy_matrices(record), accuracy_matrices(joint))
-            values = metrics.intransigence(torch.stack(own), torch.stack(upper), record.tasks_learned)
+            values = metrics.intransigence(np.stack(own), np.stack(upper), record.tasks_learned)
             found.append(replace(record, metrics=record.metrics | metrics.over_seeds({"intransigence": values})))
     return found
 
