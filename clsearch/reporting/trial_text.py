@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clsearch.common.formatting import format_difference, format_number, humanize, points_suffix
+from clsearch.common.formatting import count_of, format_difference, format_number, humanize, points_suffix
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import method_named
 from clsearch.planning.objectives import sign
 from clsearch.planning.plan import Plan
 from clsearch.records.attempts import MIN_ACCURACY_SHARE, SCORE, Decision
+from clsearch.records.further_seeds import missing_seeds
 from clsearch.records.ranking import Ranking, difference_to_reference
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.result import StudyResult
@@ -128,6 +129,8 @@ def _describe_interruption(result: StudyResult) -> list[str]:
     unfinished = plan.trials - sum(record.ended for record in result.records)
     if result.decision is None and unfinished:
         return [f"Interrupted: {unfinished} of {plan.trials} trials did not finish."]
+    if left := missing_seeds(plan, result.records, result.references):
+        return [f"Interrupted: {count_of(len(left), 'training')} on further seeds did not finish."]
     if result.interrupted and result.choice is None:
         return ["Interrupted: nothing was chosen."]
     if result.interrupted and plan.options.final:

@@ -97,6 +97,7 @@ def test_further_seeds_are_trained_once_through_an_interrupt_and_join_the_record
         cut_off = study(results, all=True, **longer).run()
     assert cut_off.interrupted
     assert cut_off.exit_code == 130
+    assert "Interrupted: 4 trainings on further seeds did not finish." in capsys.readouterr().out
     middle = read_trials(folder)
     assert [label for label, record in middle.items() if len(record.seeds) == 4] == joined
     whole = study(results, **longer).run()
