@@ -79,9 +79,9 @@ def study(trials: int) -> Study:
 
 
 @contextlib.contextmanager
-def session(results: Path, trials: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def session(results: Path, trials: int, *options: str, script: str = __file__) -> Iterator[subprocess.Popen[bytes]]:
     """Run the study's process with its output in log.txt next to its results; kill it and its children afterwards."""
-    words = [sys.executable, __file__, "study", str(trials), "--results", str(results), *options]
+    words = [sys.executable, script, "study", str(trials), "--results", str(results), *options]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
     with (results.parent / "log.txt").open("ab") as log:
         process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)

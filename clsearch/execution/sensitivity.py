@@ -1,8 +1,9 @@
 """Check by training, before a search, that each searched hyperparameter has an effect.
 
-A search over a number without effect looks like any other search. So the two ends of each range are trained on a small
-part of the first two tasks, with the other hyperparameters set where its effect is largest, and must give different
-parameters.
+A search over a number without effect looks like any other search. So the two ends of each range, and each choice and
+the first one, are trained on a small part of the first two tasks, with the other hyperparameters set where its effect
+is largest, and must give different parameters. What can only act with two earlier tasks, as one teacher or several,
+gets a third one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from clsearch.config.domains import Plain, show_value
 from clsearch.config.spaces import Part
 from clsearch.data.datasets import Data
 from clsearch.execution.resources import is_out_of_memory
-from clsearch.methods.registry import method_named
+from clsearch.methods.registry import BUILT_IN, fields_of, method_named
 from clsearch.planning.plan import Plan
 from clsearch.planning.spaces import pick_with
 from clsearch.tasks.benchmark import shrink
@@ -56,12 +57,12 @@ end, in the middle, at the opposite end.
 
 @dataclass(frozen=True)
 class TwoTaskOutcome:
-    """The outcome of learning two tasks.
+    """The outcome of learning two tasks, or three.
 
     Attributes:
-        params: All parameters after task 2.
-        moved: Euclidean distance that task 2 moved them.
-        penalty: The largest mean penalty of an epoch of task 2.
+        params: All parameters after the last task.
+        moved: Euclidean distance that the last task moved them.
+        penalty: The largest mean penalty of an epoch of the last task.
     """
 
     params: torch.Tensor
@@ -110,14 +111,24 @@ def find_insensitive(plan: Plan, data: Data, say: Callable[[str], None] = lambda
         say(part.name)
         for other in others:
             pairs = []
-            for long, pair in itertools.product((False, True), value_pairs(plan, part, first, other)):
-                low, high = (probe.outcome(values, long) for values in pair)
+            lengths = [(False, 2), (True, 2), *[(True, 3)] * needs_third_task(plan, part.name)]
+            for (long, tasks), pair in itertools.product(lengths, value_pairs(plan, part, first, other)):
+                low, high = (probe.outcome(values, long, tasks) for values in pair)
                 pairs.append((low, high))
                 if sensitivity(low, high) >= MIN_RELATIVE_EFFECT:
                     break
             else:
-                problems.append(Refusal("hyperparameter-acts", explain_insensitivity(part, (first, other), pairs)))
+                problems.append(
+                    Refusal("hyperparameter-acts", explain_insensitivity(part, (first, other), pairs, lengths[-1][1]))
+                )
     return problems
+
+
+def needs_third_task(plan: Plan, name: str) -> bool:
+    """Return True if a setting without effect on two tasks can have one on three: of the method, and no factor."""
+    method = method_named(plan.algorithm)
+    late = name not in fields_of("finetuning") and name not in method.hyperparameters
+    return late and len(plan.tasks) > 2
 
 
 def value_pairs(plan: Plan, part: Part, first: Plain, other: Plain) -> list[tuple[dict[str, Plain], dict[str, Plain]]]:
@@ -146,9 +157,10 @@ def value_pairs(plan: Plan, part: Part, first: Plain, other: Plain) -> list[tupl
 
 
 class SensitivityProbe:
-    """Trains a small part of the first two tasks, each setting once, on the trials' device if this machine has it.
+    """Trains a small part of the first tasks, each setting once, on the trials' device if this machine has it.
 
-    Task 1 is trained once for all settings that differ in hyperparameters of the method alone, which do not affect it.
+    Task 1 is trained once for all settings that differ in the factors and the like of this package's methods alone,
+    which do not affect it. A method of the user's own may read its own in the first task, or remember by them.
     """
 
     def __init__(self, plan: Plan, data: Data) -> None:
@@ -158,36 +170,39 @@ class SensitivityProbe:
         self.firsts: dict[object, TrialState | None] = {}
         self.outcomes: dict[object, TwoTaskOutcome | None] = {}
 
-    def outcome(self, values: dict[str, Plain], long: bool) -> TwoTaskOutcome | None:
-        """Learn two tasks with these hyperparameters; return None if training diverges. long: train for the study's own
-        length.
+    def outcome(self, values: dict[str, Plain], long: bool, tasks: int = 2) -> TwoTaskOutcome | None:
+        """Learn some tasks with these hyperparameters; return None if training diverges. long: train for the study's
+        own length.
         """
-        key = (tuple(values.items()), long)
+        key = (tuple(sorted(values.items())), long, tasks)
         if key not in self.outcomes:
-            self.outcomes[key] = self._train_two_tasks(values, long)
+            self.outcomes[key] = self._train_tasks(values, long, tasks)
         return self.outcomes[key]
 
-    def _train_two_tasks(self, values: dict[str, Plain], long: bool) -> TwoTaskOutcome | None:
-        trial = self._run(values, long)
-        late = {name for name in trial.config.hyperparameters if name != "learning_rate"}
-        key = (tuple((name, value) for name, value in values.items() if name not in late), long)
+    def _train_tasks(self, values: dict[str, Plain], long: bool, tasks: int) -> TwoTaskOutcome | None:
+        trial = self._run(values, long, tasks)
+        late = method_named(self.plan.algorithm).own_hyperparameters if self.plan.algorithm in BUILT_IN else {}
+        key = (tuple((name, value) for name, value in sorted(values.items()) if name not in late), long, tasks)
         if key not in self.firsts:
             self.firsts[key] = _learned(trial, trial.initial_state())
-        first = self.firsts[key]
-        second = None if first is None else _learned(trial, replace(first, fingerprint=trial.fingerprint))
-        if first is None or second is None:
+        before = self.firsts[key]
+        before = before and replace(before, fingerprint=trial.fingerprint)
+        after = None if before is None else _learned(trial, before)
+        for _ in range(tasks - 2):
+            before, after = after, None if after is None else _learned(trial, after)
+        if before is None or after is None:
             return None
-        before, after = (
-            torch.cat([value.flatten().double() for value in state.params.values()]) for state in (first, second)
+        old, new = (
+            torch.cat([value.flatten().double() for value in state.params.values()]) for state in (before, after)
         )
-        penalties = second.curve[second.epochs[:, 0] == 2, 0, trial.columns.index("penalty")]
-        return TwoTaskOutcome(after, (after - before).norm().item(), penalties.max().item())
+        penalties = after.curve[after.epochs[:, 0] == tasks, 0, trial.columns.index("penalty")]
+        return TwoTaskOutcome(new, (new - old).norm().item(), penalties.max().item())
 
-    def _run(self, values: dict[str, Plain], long: bool) -> TrialSetup:
+    def _run(self, values: dict[str, Plain], long: bool, tasks: int) -> TrialSetup:
         still = {"unlearn": ()} if self.plan.config.unlearns else {}  # it would remove the effect of a value
         whole = self.plan.trial_config(values, changed=still)
         trial = build_trial(whole, self.plan.seeds[:1], self.device, self.data, self.plan.tasks)
-        config, benchmark = trial.config, shrink(trial.benchmark, 2, SAMPLES_PER_TASK)
+        config, benchmark = trial.config, shrink(trial.benchmark, tasks, SAMPLES_PER_TASK)
         epoch = math.ceil(max(max(task.train.sizes) for task in benchmark.tasks) / config.batch_size)
         steps = max(MIN_STEPS, epoch)
         if long:
@@ -218,12 +233,15 @@ def sensitivity(low: TwoTaskOutcome | None, high: TwoTaskOutcome | None) -> floa
 
 
 def explain_insensitivity(
-    part: Part, values: tuple[Plain, Plain], pairs: list[tuple[TwoTaskOutcome | None, TwoTaskOutcome | None]]
+    part: Part,
+    values: tuple[Plain, Plain],
+    pairs: list[tuple[TwoTaskOutcome | None, TwoTaskOutcome | None]],
+    tasks: int,
 ) -> str:
-    """Explain a hyperparameter without effect, or a choice like the first one."""
+    """Explain a hyperparameter without effect, or a choice like the first one. tasks: number of tasks learned."""
     name, numeric = part.name, part.domain.numeric
     where = "between the ends of its range" if numeric else "between its choices"
-    rule = f"{name}: must act: the parameters after task 2 must differ {where}"
+    rule = f"{name}: must act: the parameters after task {tasks} must differ {where}"
     got = f"got {show_value(values[0])} {'to' if numeric else 'and'} {show_value(values[1])}"
     shown = [(low, high) for low, high in pairs if low is not None and high is not None]
     if not shown:
@@ -232,6 +250,8 @@ def explain_insensitivity(
     penalty, moved = max(o.penalty for o in outcomes), max(o.moved for o in outcomes)
     if name == "learning_rate" or moved < MIN_RELATIVE_EFFECT:
         why = f"task 2 moved the parameters by {moved:.1g} at most; search larger learning rates, or use a larger one"
+    elif name in fields_of("finetuning"):
+        why = "both train alike here; leave one out, or search a wider range"
     elif penalty == 0:
         why = (
             "the penalty stayed 0, as it does if the stored importance of task 1 is 0 (a Fisher information that "

@@ -1,6 +1,7 @@
 """Check by training on a small part of the first two tasks that each searched hyperparameter acts."""
 
 import itertools
+import math
 import re
 import runpy
 import shutil
@@ -10,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from clsearch import LogRange, Range
+from clsearch import Choice, IntRange, LogRange, Range, When
 from clsearch.common.errors import ConfigError
+from clsearch.config.spaces import SearchSpace
 from clsearch.data.datasets import read_data, training_data
 from clsearch.execution.sensitivity import (
     MIN_RELATIVE_EFFECT,
     SensitivityProbe,
     check_sensitivity,
-    other_values,
     sensitivity,
+    value_pairs,
 )
 from clsearch.methods.registry import BUILT_IN, configure
 from clsearch.tasks.benchmark import shrink
@@ -53,6 +55,13 @@ def problems(plan):
     with pytest.raises(ConfigError) as refused:
         checked(plan)
     return {problem.field: problem for problem in refused.value.problems}
+
+
+def other_values(plan, name):
+    """Where the others stand while the ends of one are compared."""
+    (part,) = (part for part in plan.space.parts if part.name == name)
+    pairs = value_pairs(plan, part, *part.domain.ends)
+    return [{other: value for other, value in first.items() if other != name} for first, _ in pairs]
 
 
 # What acts
@@ -221,6 +230,67 @@ def test_what_is_trained_is_the_studys_first_seed():
     )
     assert torch.equal(first.params, same.params)
     assert not torch.equal(first.params, other.params)
+
+
+# Names, whole numbers and conditions
+
+
+def wide(shape):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), 16), torch.nn.ReLU())
+
+
+def just_as_wide(shape):
+    return wide(shape)
+
+
+def bounded(shape):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), 16), torch.nn.Tanh())
+
+
+WHOLE = [
+    {
+        "learning_rate": LogRange(1e-2, 0.5),
+        "optimizer": Choice("sgd", "adam"),
+        "epochs": IntRange(1, 4),
+        "hidden": Choice((16,), (24, 12)),
+        "distillation_factor": LogRange(1e-1, 10),
+        "batch_size": Choice(16, 32, 64),
+        "distance": Choice("cross_entropy", "mse"),
+    },
+    When("optimizer", "sgd", {"momentum": Range(0, 0.9), "weight_decay": LogRange(1e-4, 1e-1)}),
+]
+
+
+def test_names_whole_numbers_widths_and_what_applies_under_a_condition_act():
+    checked(study_of("lwf", space=WHOLE, hidden=None).plan)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "space", "settings", "inert"),
+    [
+        ("lwf", {"backbone": Choice(wide, just_as_wide)}, {"hidden": None}, ["backbone"]),
+        ("lwf", {"backbone": Choice(wide, bounded)}, {"hidden": None}, []),
+        ("lwf", {"backbone": Choice(wide, bounded, just_as_wide)}, {"hidden": None}, ["backbone"]),
+        ("finetuning", {"optimizer_state": Choice("reset", "keep")}, {}, ["optimizer_state"]),
+        ("finetuning", {"optimizer_state": Choice("reset", "keep")}, {"momentum": 0.9}, []),
+        ("lwf", {"distance": Choice("cross_entropy", "kl")}, {}, ["distance"]),  # the same gradient
+        ("ewc", {"fisher": Choice("empirical", "exact")}, {"penalty_factor": 10.0}, []),
+        # What acts with the second earlier task:
+        ("lwf", {"teachers": Choice("per_task", "last")}, {"scenario": "class"}, []),
+        ("ewc", {"anchors": Choice("separate", "online")}, {"penalty_factor": 10.0}, []),
+        ("ewc", {"gamma": Range(0, 1)}, {"penalty_factor": 10.0, "anchors": "online"}, []),
+        ("ewc", {"gamma": Range(0, 1)}, {"penalty_factor": 1e-9, "anchors": "online"}, ["gamma"]),
+        (
+            "finetuning",
+            [{"optimizer": Choice("sgd", "adam")}, When("optimizer", "sgd", {"weight_decay": Range(1e-12, 1e-11)})],
+            {},
+            ["weight_decay"],
+        ),
+    ],
+)
+def test_a_choice_or_a_number_that_does_nothing_is_refused(algorithm, space, settings, inert):
+    plan = study_of(algorithm, space=space, **settings).plan
+    assert [*problems(plan)] == inert if inert else checked(plan) is None
 
 
 # What it is made of
@@ -397,7 +467,7 @@ def test_the_default_ranges_act_on_images_of_ones_own_which_are_not_read_again(
         else {"penalty_factor": LogRange(1e-12, 1e-10)}
     )
     with pytest.raises(ConfigError, match=rf"^{next(iter(space))}: must act: "):
-        check_sensitivity(replace(plan, space=space), data)
+        check_sensitivity(replace(plan, space=SearchSpace.of(space)), data)
 
 
 # It leaves the process as it was
@@ -405,7 +475,7 @@ def test_the_default_ranges_act_on_images_of_ones_own_which_are_not_read_again(
 
 def test_the_check_is_deterministic_and_leaves_random_numbers_and_the_plan_alone():
     plan = study_of("ewc", space={"penalty_factor": LogRange(1e-12, 1e-10)}).plan
-    before = (plan.settings.copy(), plan.config, plan.space.copy())
+    before = (plan.settings.copy(), plan.config, SearchSpace(plan.space.parts))
     torch.manual_seed(3)
     np.random.seed(3)
     state, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()
