@@ -204,6 +204,18 @@ def test_an_algorithm_of_ones_own_is_searched_and_finally_evaluated_in_the_worke
     assert found.answer.startswith("plain l2 with penalty factor ")
 
 
+def test_a_method_with_settings_of_its_own_is_searched_in_groups_of_equal_structure(results: Path, run_here) -> None:
+    space = ["--strength", "1e-4", "1", "--window", "1", "3", "--norm", "l1", "l2", "--cohort", "3"]
+    args = [*space, "--trials", "4", "--seeds", "1", "--report-seeds", "2", "--results", str(results)]
+    done = run_here("studies/own_settings.py", *args, *SMALL)
+    assert done.returncode == 0, done.stderr
+    found = Study.open(results / "own_settings").trials
+    assert list(found.state) == ["finished"] * 4
+    assert {*found.norm} <= {"l1", "l2"}
+    assert found.window.between(1, 3).all()
+    assert str(found.window.dtype) == "Int64"
+
+
 def test_the_page_of_the_own_algorithm_has_the_scripts(place: Path) -> None:
     block, own = fenced(DOCS / "custom_method.md", "python")
     page, script = {}, runpy.run_path(str(ROOT / "studies" / "plain_l2.py"))
