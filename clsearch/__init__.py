@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from clsearch.common.errors import ConfigError, Refusal
     from clsearch.comparison import Comparison
     from clsearch.config.domains import Choice, IntRange, LogRange, Range
-    from clsearch.config.hyperparameters import Hyperparameter
+    from clsearch.config.hyperparameters import Hyperparameter, PerMember
     from clsearch.config.sections import Section
     from clsearch.config.spaces import When
     from clsearch.methods.base import Method, PenaltyOutput
@@ -44,6 +44,7 @@ _HOMES = {
     "LogRange": "clsearch.config.domains",
     "Method": "clsearch.methods.base",
     "PenaltyOutput": "clsearch.methods.base",
+    "PerMember": "clsearch.config.hyperparameters",
     "Range": "clsearch.config.domains",
     "Refusal": "clsearch.common.errors",
     "SPACES": "clsearch.planning.spaces",
@@ -66,6 +67,7 @@ __all__ = [
     "LogRange",
     "Method",
     "PenaltyOutput",
+    "PerMember",
     "Range",
     "Refusal",
     "Section",

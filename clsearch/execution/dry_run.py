@@ -15,6 +15,7 @@ from clsearch.config.spaces import show_conditions
 from clsearch.data.datasets import Data
 from clsearch.execution.preflight import this_node
 from clsearch.execution.resources import WorkerResources
+from clsearch.execution.sensitivity import is_allowed
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.planning.protocols import HALVINGS
@@ -64,7 +65,8 @@ def typical_trials(plan: Plan) -> list[dict[str, Plain]]:
     They have the middle of each searched range and some combinations of choices; numbers that do not change the cost
     are at their low end.
     """
-    return typical_values(plan.space, plan.config.hyperparameters, MOST_PROBES)
+    typical = typical_values(plan.space, plan.config.hyperparameters, MOST_PROBES)
+    return [values for values in typical if is_allowed(plan, values)] or [plan.space.first]
 
 
 def measure(plan: Plan, data: Data) -> tuple[Pace | None, int]:

@@ -21,6 +21,9 @@ from clsearch.planning.plan import Plan
 FIXED = "fixed_params"
 """Optuna's attribute of an enqueued trial: its values."""
 
+GENERATION = ":generation"
+"""How the attribute of a trial ends that has its generation."""
+
 POSITION = "qmc:"
 """How the attributes of Optuna's studies begin in which qmc keeps its position."""
 
@@ -73,7 +76,7 @@ def complete_suggestion(plan: Plan, study: optuna.Study, trial: FrozenTrial) -> 
 def repeat_suggestion(plan: Plan, study: optuna.Study, asked: FrozenTrial) -> optuna.Study:
     """Return a copy of a study in which one of its trials was asked for again."""
     copy = optuna.create_study(directions=study.directions, sampler=sampler_for(plan, asked.number))
-    for key, value in notes_of(study).items():
+    for key, value in notes_before(study, asked).items():
         copy._storage.set_study_system_attr(copy._study_id, key, value)
     for trial in study.get_trials():
         if trial.number == asked.number:
@@ -89,3 +92,16 @@ def notes_of(study: optuna.Study) -> dict[str, Any]:
     """Return what samplers keep in a study, without the position of qmc."""
     kept = study._storage.get_study_system_attrs(study._study_id)
     return {key: value for key, value in kept.items() if not key.startswith(POSITION)}
+
+
+def notes_before(study: optuna.Study, asked: FrozenTrial) -> dict[str, Any]:
+    """Return what samplers kept in a study before a trial was asked for.
+
+    The first trial of a generation of nsga2 chooses the parents, which takes random numbers, and keeps them.
+    """
+    notes = notes_of(study)
+    for key, generation in asked.system_attrs.items():
+        others = (trial.system_attrs for trial in study.get_trials(deepcopy=False) if trial.number != asked.number)
+        if key.endswith(GENERATION) and not any(attributes.get(key) == generation for attributes in others):
+            notes.pop(f"{key.removesuffix(GENERATION)}:parent:{generation}", None)
+    return notes

@@ -19,6 +19,7 @@ from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import ImageFolder
 from clsearch.data.image_folder import Part, list_images
 from clsearch.planning.plan import Plan, tracking_uri
+from clsearch.planning.spaces import pick_with
 from clsearch.ray_runtime.address import check_address, check_outlives_job, connected, joins
 from clsearch.records.mirror import check_mirror
 from clsearch.tracking.registration import check_registered_once
@@ -112,8 +113,16 @@ def check_files(plan: Plan, config: TrialConfig, part: Part) -> None:
 
 
 def check_backbone(plan: Plan) -> None:
-    """Check that the backbone can be built for the benchmarks' images and can be trained."""
-    for config in (plan.config, plan.report):
+    """Check that each backbone can be built for the benchmarks' images and can be trained."""
+    searched = [
+        plan.trial_config(pick_with(plan.space, {part.key: end}), on=on)
+        for part in plan.space.parts
+        if part.name == "backbone"
+        for end in part.domain.ends
+        for on in (plan.config, plan.report)
+        if on is not None
+    ]
+    for config in (plan.config, plan.report, *searched):
         if config is not None and config.backbone != "mlp":
             import torch
 

@@ -117,7 +117,7 @@ def find_insensitive(plan: Plan, data: Data, say: Callable[[str], None] = lambda
                 pairs.append((low, high))
                 if sensitivity(low, high) >= MIN_RELATIVE_EFFECT:
                     break
-            else:
+            if pairs and all(sensitivity(*pair) < MIN_RELATIVE_EFFECT for pair in pairs):
                 problems.append(
                     Refusal("hyperparameter-acts", explain_insensitivity(part, (first, other), pairs, lengths[-1][1]))
                 )
@@ -134,6 +134,9 @@ def needs_third_task(plan: Plan, name: str) -> bool:
 def value_pairs(plan: Plan, part: Part, first: Plain, other: Plain) -> list[tuple[dict[str, Plain], dict[str, Plain]]]:
     """Return pairs of values of all hyperparameters that differ in one, those with the largest expected effect first.
 
+    Pairs with a combination that the rules refuse are left out; if all are, the others stand at their low ends, which
+    the plan has checked.
+
     Args:
         plan: The study.
         part: The entry of the space that is checked.
@@ -141,19 +144,30 @@ def value_pairs(plan: Plan, part: Part, first: Plain, other: Plain) -> list[tupl
     """
     known = method_named(plan.algorithm).hyperparameters
     found: list[tuple[dict[str, Plain], dict[str, Plain]]] = []
-    for ends in OTHERS_AT:
+    for ends in (*OTHERS_AT, ()):
+        if not ends and found:
+            break
 
         def choose(each: Part, ends: tuple[str, ...] = ends) -> Plain:
-            if not each.domain.numeric:
+            if not each.domain.numeric or not ends:
                 return each.domain.ends[0]
             strongest = known[each.name].strongest if each.name in known else "middle"
             points = each.domain.points(3)
             return points[{"low": 0, "middle": len(points) // 2, "high": -1}[ends[STRENGTHS.index(strongest)]]]
 
         pair = pick_with(plan.space, {part.key: first}, choose), pick_with(plan.space, {part.key: other}, choose)
-        if pair not in found:
+        if pair not in found and all(is_allowed(plan, values) for values in pair):
             found.append(pair)
     return found
+
+
+def is_allowed(plan: Plan, values: dict[str, Plain]) -> bool:
+    """Return True unless the rules refuse a combination that nobody asked for."""
+    try:
+        plan.trial_config(values)
+    except ConfigError:
+        return False
+    return True
 
 
 class SensitivityProbe:

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from clsearch import Choice
 from clsearch.common.errors import ConfigError
 from clsearch.execution import preflight
 from clsearch.execution.preflight import Node
@@ -220,6 +221,14 @@ def test_backbones_that_have_a_name_pass_and_leave_random_numbers_alone(tmp_path
     state = torch.get_rng_state()
     preflight.check_backbone(plan_of(tmp_path, backbone=backbone, hidden=hidden))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_each_searched_backbone_is_tried(tmp_path):
+    preflight.check_backbone(plan_of(tmp_path, hidden=None, space={"backbone": Choice("mlp", "cnn")}))
+    problem = refusal(
+        preflight.check_backbone, plan_of(tmp_path, hidden=None, space={"backbone": Choice("mlp", normed)})
+    )
+    assert problem.startswith("backbone: ")
 
 
 def test_a_backbone_is_tried_on_images_of_the_benchmarks_shape(tmp_path):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from clsearch import Choice, IntRange, LogRange, Range, When
-from clsearch.common.errors import ConfigError
+from clsearch import Choice, IntRange, LogRange, Method, Range, When, register
+from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.spaces import SearchSpace
 from clsearch.data.datasets import read_data, training_data
 from clsearch.execution.sensitivity import (
@@ -291,6 +291,20 @@ def test_names_whole_numbers_widths_and_what_applies_under_a_condition_act():
 def test_a_choice_or_a_number_that_does_nothing_is_refused(algorithm, space, settings, inert):
     plan = study_of(algorithm, space=space, **settings).plan
     assert [*problems(plan)] == inert if inert else checked(plan) is None
+
+
+def test_combinations_that_the_rules_refuse_are_not_what_is_compared():
+    def rule(config):
+        middle = 0.3 < config.momentum < 0.7
+        return [Refusal("ends-only", f"momentum: must not be in the middle; got {config.momentum:g}")] if middle else []
+
+    register(Method("picky", "Picky", parts=(BUILT_IN["lwf"],), rules=(rule,)))
+    space = {"momentum": Range(0.1, 0.9), "distillation_factor": LogRange(1e-1, 10)}
+    plan = study_of("picky", space=space).plan
+    checked(plan)
+    assert {*problems(study_of("picky", space=space | {"distillation_factor": LogRange(1e-9, 1e-8)}).plan)} == {
+        "distillation_factor"
+    }
 
 
 # What it is made of

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clsearch.config.domains import LogRange, Range
+from clsearch.config.domains import Choice, IntRange, LogRange, Range
 from clsearch.methods.registry import configure
 from clsearch.planning.plan import DEFAULT_TRIALS
 from tests.builders import SMALL_SPACES, plan_of, study_of
@@ -217,3 +217,25 @@ def test_a_study_does_not_change_the_space_it_was_given():
     space = dict(SMALL_SPACES["lwf"])
     study_of(space=space)
     assert space == SMALL_SPACES["lwf"]
+
+
+def test_memory_is_counted_for_the_largest_searched_network_and_time_for_the_mean_length(tmp_path):
+    widths = {"hidden": Choice((8,), (10**7, 10**7))}
+    assert broken(plan_of, tmp_path, space=widths) == [("seeds, hidden, batch_size, tasks", "training-fits-memory")]
+    long = {"epochs": IntRange(1, 2 * 10**12)}
+    assert next(rule for _, rule in broken(plan_of, tmp_path, space=long)) in ("records-fit-memory", "within-a-year")
+    assert plan_of(tmp_path, space={"epochs": IntRange(1, 200), "batch_size": Choice(16, 64)}).trials == 32
+
+
+def test_two_phase_checks_the_space_on_the_benchmark_to_report_on_too(tmp_path):
+    settings = {"protocol": "two_phase", "benchmark": "permuted-mnist", "report_benchmark": "permuted-digits"}
+    settings |= {"data_root": tmp_path, "tasks": 3}
+    space = {"hidden": Choice((8,), (16,)), "distillation_factor": LogRange(0.1, 10)}
+    plan = plan_of(tmp_path, space=space, **settings)
+    chosen = plan.trial_config({"hidden": "16", "distillation_factor": 2.0}, on=plan.report)
+    assert (chosen.benchmark, chosen.hidden) == ("permuted-digits", (16,))
+    settings |= {"benchmark": "rotated-mnist", "report_benchmark": "rotated-digits", "scenario": "domain"}
+    assert plan_of(tmp_path, space={"random_crop": IntRange(0, 7)}, **settings).trials == 32
+    assert broken(plan_of, tmp_path, space={"random_crop": IntRange(0, 9)}, **settings) == [
+        ("random_crop", "crop-within-image")
+    ]
