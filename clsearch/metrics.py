@@ -45,21 +45,24 @@ def _accept_tensors(compute: F) -> F:
 
     @wraps(compute)
     def compute_either(*values: Any, **named: Any) -> Any:
-        torch, devices = sys.modules.get("torch"), []
+        torch, tensors = sys.modules.get("torch"), []
 
         def to_array(value: Any) -> Any:
             if torch is None or not isinstance(value, torch.Tensor):
                 return value
-            devices.append(value.device)
-            return value.detach().cpu().numpy()
+            tensors.append(value)
+            local = value.detach().cpu()
+            return (local.float() if local.dtype is torch.bfloat16 else local).numpy()  # numpy has no bfloat16
 
         def to_tensor(value: Any) -> Any:
-            is_array = isinstance(value, np.ndarray | np.generic)
-            return torch.from_numpy(np.asarray(value)).to(devices[0]) if torch and is_array else value
+            if torch is None or not isinstance(value, np.ndarray | np.generic):
+                return value
+            dtype = torch.bfloat16 if all(one.dtype is torch.bfloat16 for one in tensors) else None
+            return torch.from_numpy(np.asarray(value)).to(tensors[0].device, dtype)
 
         given = [_map(to_array, value) for value in values]
         found = compute(*given, **{name: _map(to_array, value) for name, value in named.items()})
-        return _map(to_tensor, found) if devices else found
+        return _map(to_tensor, found) if tensors else found
 
     return compute_either  # type: ignore[return-value]
 

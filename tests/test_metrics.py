@@ -147,6 +147,13 @@ def test_arrays_and_tensors_give_the_same_in_the_kind_that_was_given(compute, dt
         np.testing.assert_array_equal(tensor.numpy(), array)
 
 
+@pytest.mark.parametrize("compute", FUNCTIONS)
+def test_a_dtype_that_numpy_does_not_have_is_kept(compute):
+    found = compute(THREE.bfloat16(), 3)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, compute(THREE.bfloat16().float(), 3).bfloat16())
+
+
 def test_dicts_of_arrays_and_of_tensors_give_the_same():
     R = torch.stack([THREE, CLASS_INCREMENTAL])
     measured = {"before": R, "after": R - 0.1, "chance": torch.full_like(R, NAN), "distance": R + 1}
