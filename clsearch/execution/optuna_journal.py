@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -22,16 +23,16 @@ from clsearch.common.files import atomic_path
 from clsearch.common.formatting import count_of, relative_path
 from clsearch.config.domains import Plain, Values
 from clsearch.config.spaces import SearchSpace
-from clsearch.execution.optuna_study import (
-    asked_of,
+from clsearch.execution.optuna_study import asked_of, params_of, values_of
+from clsearch.execution.pruners import pruner_of
+from clsearch.execution.samplers import (
+    constraint_attribute,
     distributions_of,
     generation_attribute,
-    params_of,
     population_of,
+    recall_evolution,
     skip_points,
-    values_of,
 )
-from clsearch.execution.pruners import pruner_of
 from clsearch.planning.objectives import direction
 from clsearch.planning.plan import Plan
 from clsearch.records.resume import set_aside
@@ -211,7 +212,9 @@ def make_again(plan: Plan, records: Records) -> Path | None:
             state.unlink()
     with atomic_path(journal) as temporary:
         study = create(temporary, plan)
-        study.add_trials(make_trials(plan, records))
+        trials = list(make_trials(plan, records))
+        recall_evolution(plan, trials)
+        study.add_trials(trials)
         skip_points(plan, study, max(records, default=0))
         kept = set_aside(journal)
     return kept
@@ -226,12 +229,11 @@ def make_trials(plan: Plan, records: Records) -> Iterator[FrozenTrial]:
             attributes = {} if point is None else {"fixed_params": point}
             yield create_trial(state=OptunaState.WAITING, system_attrs=attributes)
             continue
-        generation = generation_attribute(finished // population_of(plan))
-        yield make_trial(plan, records[number], generation if plan.options.sampler == "nsga2" else {})
+        yield make_trial(plan, records[number], generation_attribute(plan, finished // population_of(plan)))
         finished += records[number].state == "finished"
 
 
-def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, int]) -> FrozenTrial:
+def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, Any]) -> FrozenTrial:
     """Make a trial of a journal from its record."""
     diverged = record.state == "failed" and record.reason.startswith(DIVERGED)
     states = {"finished": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED, "failed": OptunaState.FAIL}
@@ -239,6 +241,7 @@ def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, int
     scores, values = find_progress(plan, record), None
     if state is OptunaState.COMPLETE:
         values = [record.metrics[name] for name in plan.objectives]
+        system_attributes = system_attributes | constraint_attribute(plan, record.metrics)
     elif state is OptunaState.PRUNED and scores:  # as Optuna does
         values = [scores[max(scores)]]
     return create_trial(

@@ -19,6 +19,7 @@ from clsearch.execution.trainable import trainable_of
 from clsearch.execution.trial_host import StudyHost
 from clsearch.methods.registry import CUSTOM_METHODS
 from clsearch.planning.plan import Plan
+from clsearch.planning.samplers import kind_of
 from clsearch.ray_runtime.supervision import SearchGuard, supervised
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import RAY
@@ -107,7 +108,8 @@ def warn_of_large_cohort(plan: Plan) -> str:
     """Return a warning if a cohort is so large that the sampler learns from few results, else ""."""
     trials, together = plan.trials, plan.cohort
     advised = max(1, trials // 8)
-    if together <= advised or plan.options.sampler not in ("tpe", "nsga2"):
+    kind = kind_of(plan.options.sampler)
+    if together <= advised or (kind is not None and not kind.learns):
         return ""
     return (
         f"cohort: {together} of the {trials} trials are suggested at once, so the search learns from fewer results; "

@@ -14,7 +14,8 @@ from ray.tune.search import Searcher
 from clsearch.config.domains import Values
 from clsearch.execution.messages import TrialReport, replace_reports, reports_in
 from clsearch.execution.optuna_journal import REASON, trial_label
-from clsearch.execution.optuna_study import asked_of, next_number, sampler_for, suggest_values, values_of
+from clsearch.execution.optuna_study import asked_of, next_number, suggest_values, values_of
+from clsearch.execution.samplers import sampler_for, set_constraints
 from clsearch.methods.registry import fields_of
 from clsearch.planning.objectives import choose, sign
 from clsearch.planning.plan import Plan
@@ -225,6 +226,7 @@ class OptunaSearcher(Searcher):
         if report.failed or stopped:
             self.study.tell(trial, state=OptunaState.PRUNED)
         else:
+            set_constraints(self.plan, trial, report.metrics)
             self.study.tell(trial, [report.metrics[name] for name in self.plan.objectives])
 
     def _report_value(self, trial: optuna.trial.Trial, report: TrialReport) -> bool:

@@ -108,6 +108,9 @@ class DescriptionJson(TypedDict):
     sampler: str
     sampler_seed: int
     pruner: str
+    constraints: NotRequired[dict[str, float] | None]
+    hours: NotRequired[float | None]
+    patience: NotRequired[int | None]
 
 
 class StudyJson(DescriptionJson, ProvenanceJson):

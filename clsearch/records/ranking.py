@@ -165,7 +165,7 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
     if plan.command is None or not plan.space:
         return None
     words, dropped = [], {"--name", "--trials", "--sampler", "--grid-points", "--sampler-seed", "--pruner"}
-    dropped |= {"--cohort", "--no-final", "--report-seeds"}
+    dropped |= {"--cohort", "--no-final", "--report-seeds", "--constraints", "--hours", "--patience"}
     dropped |= {"--" + name.replace("_", "-") for name in plan.space}
     keep = True
     for word in plan.command:

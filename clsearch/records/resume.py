@@ -119,7 +119,7 @@ def nothing_left(plan: Plan) -> bool:
         return False
     new = as_recorded(description(plan), found, plan)
     return identity_settings(found) == identity_settings(new) and all(
-        found.get(name) == new[name] for name in MAY_CHANGE
+        found.get(name) == new[name] for name in MAY_CHANGE if name != "hours"
     )
 
 
@@ -206,6 +206,8 @@ def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:
 
 def as_option(value: Any) -> str:
     """Format a value of study.json as on a command line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

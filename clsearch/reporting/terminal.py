@@ -9,6 +9,7 @@ from rich.console import Console
 from clsearch.common.formatting import print_full_width
 from clsearch.common.redaction import printable
 from clsearch.config.unlearning import parse_requests
+from clsearch.planning.samplers import describe_choice
 from clsearch.records.attempts import Decision
 from clsearch.records.early_stopping import describe_saving, summarize_early_stopping
 from clsearch.records.evaluation import FinalEvaluation
@@ -83,7 +84,7 @@ def _describe_cost(result: StudyResult) -> list[str]:
     plan, pruned = result.plan, summarize_early_stopping(result.plan, result.records)
     lines = [str(result.cost), *describe_retraining_cost(plan.config, len(plan.seeds))]
     if pruned is not None:
-        lines += describe_saving(pruned, plan.options.pruner.value, len(result.records))
+        lines += describe_saving(pruned, describe_choice(plan.options.pruner), len(result.records))
     return lines
 
 

@@ -15,7 +15,7 @@ from clsearch.common.checked_files import write_json
 from clsearch.common.errors import ConfigError
 from clsearch.common.statistics import paired_difference
 from clsearch.execution.optuna_journal import open_storage
-from clsearch.execution.optuna_study import distributions_of
+from clsearch.execution.samplers import distributions_of
 from clsearch.planning.plan import Plan
 from clsearch.records.early_stopping import describe_saving, summarize_early_stopping
 from clsearch.records.ranking import cost_of
