@@ -15,6 +15,7 @@ import io
 import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -155,6 +156,13 @@ def run_captured(call: Callable[[], Any]) -> Done:
     return Done(code, output.getvalue())
 
 
+def run_apart(*words: str) -> Done:
+    """Run a command in a process of its own: MLflow keeps a database open, which is then another file."""
+    done = subprocess.run([sys.executable, "-m", "clsearch", *words], capture_output=True, text=True, check=False)
+    text = done.stdout + done.stderr
+    return Done(None if "Traceback" in text else done.returncode, text)
+
+
 def readers(results: Path, trial: str) -> dict[str, Callable[[], Done]]:
     """Return the commands that read a study, by name."""
     folder = str(results / NAME)
@@ -171,7 +179,7 @@ def readers(results: Path, trial: str) -> dict[str, Callable[[], Done]]:
         "best": lambda: run("best", folder),
         "report": lambda: run("report", folder),
         "rerun": lambda: run("rerun", folder, "--trial", trial),
-        "sync": lambda: run("sync", folder),
+        "sync": lambda: run_apart("sync", folder),
     }
 
 

@@ -4,7 +4,7 @@ Study                        one question, one search, one record
 Comparison                   several studies and one table
 SPACES, Range, LogRange, IntRange, Choice, When
                              search spaces
-register, Method, Section, Hyperparameter, PenaltyOutput
+register, Method, Setting, Section, Hyperparameter, PenaltyOutput
                              a method of your own
 ConfigError, Refusal         refused input
 StudySettings                types of the keywords of Study
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from clsearch.methods.base import Method, PenaltyOutput
     from clsearch.methods.base import PenaltyOutput as Terms
     from clsearch.methods.registry import register
+    from clsearch.methods.settings import Setting
     from clsearch.planning.spaces import SPACES
     from clsearch.planning.study_settings import StudySettings
     from clsearch.study import Study
@@ -47,6 +48,7 @@ _HOMES = {
     "Refusal": "clsearch.common.errors",
     "SPACES": "clsearch.planning.spaces",
     "Section": "clsearch.config.sections",
+    "Setting": "clsearch.methods.settings",
     "Study": "clsearch.study",
     "StudySettings": "clsearch.planning.study_settings",
     "When": "clsearch.config.spaces",
@@ -67,6 +69,7 @@ __all__ = [
     "Range",
     "Refusal",
     "Section",
+    "Setting",
     "Study",
     "StudySettings",
     "Terms",

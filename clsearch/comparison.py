@@ -24,7 +24,7 @@ from clsearch.planning.plan import Plan, make_plan
 from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCH_OPTIONS
 from clsearch.planning.search_fields import search_fields
 from clsearch.planning.study_settings import SharedSettings, add_settings
-from clsearch.study import exit_with, prepared
+from clsearch.study import exit_with, prepared, started_from_known
 
 if TYPE_CHECKING:
     from clsearch.reporting.result import StudyResult
@@ -180,6 +180,7 @@ class Comparison:
         data: dict[Source, Data] = {}
         for label, plan in plans.items():
             print(f"study {label}")
+            plan = started_from_known(plan)
             data[plan.config.source] = prepared(plan, data.get(plan.config.source))
             print_dry_run(plan, data[plan.config.source])
         return 0
@@ -223,6 +224,7 @@ class Comparison:
 
     def _carry_out(self, name: str, plans: dict[str, Plan], command: list[str] | None) -> dict[str, StudyResult]:
         """Check all plans, then run them one after the other. Raises ConfigError."""
+        plans = {label: started_from_known(plan) for label, plan in plans.items()}
         first = next(iter(plans.values()))
         results = first.folder.parent
         from clsearch.records.resume import check_same, check_same_comparison

@@ -5,6 +5,8 @@ that follow it. Row 0 is measured at initialisation. Rows that are not reached y
 the cells of a task from its unlearning on, so every average after t tasks is over the tasks retained by then. t is the
 number of tasks learned. Leading dimensions, such as seeds, are kept: results are [...].
 
+Matrices are numpy arrays or torch tensors; results are of the same kind and dtype, tensors without gradients.
+
 Libraries disagree about "forgetting": here it is that of Chaudhry et al. 2018, the best earlier accuracy minus the
 current.
 
@@ -19,11 +21,56 @@ The examples use this matrix of three tasks:
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", bound="np.ndarray | Tensor")
+"""A numpy array or a torch tensor."""
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def retained(R: Tensor, t: int) -> list[int]:
+def _accept_tensors(compute: F) -> F:
+    """Let a function of arrays, and of dicts of arrays, take tensors, too, and then return tensors.
+
+    Importing torch takes two seconds; who has tensors has imported it.
+    """
+
+    @wraps(compute)
+    def compute_either(*values: Any, **named: Any) -> Any:
+        torch, devices = sys.modules.get("torch"), []
+
+        def to_array(value: Any) -> Any:
+            if torch is None or not isinstance(value, torch.Tensor):
+                return value
+            devices.append(value.device)
+            return value.detach().cpu().numpy()
+
+        def to_tensor(value: Any) -> Any:
+            is_array = isinstance(value, np.ndarray | np.generic)
+            return torch.from_numpy(np.asarray(value)).to(devices[0]) if torch and is_array else value
+
+        given = [_map(to_array, value) for value in values]
+        found = compute(*given, **{name: _map(to_array, value) for name, value in named.items()})
+        return _map(to_tensor, found) if devices else found
+
+    return compute_either  # type: ignore[return-value]
+
+
+def _map(convert: Callable[[Any], Any], value: Any) -> Any:
+    """Convert a value, or each value of a dict."""
+    return {name: convert(one) for name, one in value.items()} if isinstance(value, dict) else convert(value)
+
+
+@_accept_tensors
+def retained(R: Array, t: int) -> list[int]:
     """List the tasks learned through task t and not unlearned.
 
     Args:
@@ -38,11 +85,12 @@ def retained(R: Tensor, t: int) -> list[int]:
         >>> retained(R, 2)
         [1, 2]
     """
-    measured = ~R[..., t, :t].isnan().reshape(-1, t).all(0)
-    return [j for j, known in enumerate(measured.tolist(), 1) if known]
+    missing: Any = np.isnan(R[..., t, :t])
+    return [j for j, unlearned in enumerate(missing.reshape(-1, t).all(0), 1) if not unlearned]
 
 
-def average_accuracy(R: Tensor, t: int) -> Tensor:
+@_accept_tensors
+def average_accuracy(R: Array, t: int) -> Array:
     """Compute A_t, the mean over retained tasks j <= t of R[t, j].
 
     Source: Lopez-Paz & Ranzato 2017, equation 2 (ACC).
@@ -59,10 +107,11 @@ def average_accuracy(R: Tensor, t: int) -> Tensor:
         >>> average_accuracy(R, 3)  # (0.8 + 0.6 + 1.0) / 3
         tensor(0.8000)
     """
-    return _of(R[..., t, :], retained(R, t)).mean(-1)
+    return _mean(_of(R[..., t, :], retained(R, t)))
 
 
-def average_incremental_accuracy(R: Tensor, t: int) -> Tensor:
+@_accept_tensors
+def average_incremental_accuracy(R: Array, t: int) -> Array:
     """Compute the mean of A_1..A_t.
 
     Source: Rebuffi et al. 2017.
@@ -79,10 +128,11 @@ def average_incremental_accuracy(R: Tensor, t: int) -> Tensor:
         >>> average_incremental_accuracy(R, 2)  # (0.9 + (0.7 + 0.8) / 2) / 2
         tensor(0.8250)
     """
-    return torch.stack([average_accuracy(R, i) for i in range(1, t + 1)], -1).mean(-1)
+    return _mean(np.stack([average_accuracy(R, i) for i in range(1, t + 1)], -1))
 
 
-def forgetting(R: Tensor, t: int) -> Tensor:
+@_accept_tensors
+def forgetting(R: Array, t: int) -> Array:
     """Compute the forgetting of each earlier task j < t: max over j <= l < t of R[l, j], minus R[t, j].
 
     Source: Chaudhry et al. 2018.
@@ -99,11 +149,12 @@ def forgetting(R: Tensor, t: int) -> Tensor:
         >>> forgetting(R, 3)  # max(0.9, 0.7) - 0.8 and 0.8 - 0.6
         tensor([0.1000, 0.2000])
     """
-    per_task = [R[..., j:t, j - 1].amax(-1) - R[..., t, j - 1] for j in range(1, t)]
-    return torch.stack(per_task, -1)
+    best: Any = np.stack([np.max(R[..., j:t, j - 1], -1) for j in range(1, t)], -1)
+    return best - R[..., t, : t - 1]
 
 
-def backward_transfer(R: Tensor, t: int) -> Tensor:
+@_accept_tensors
+def backward_transfer(R: Array, t: int) -> Array:
     """Compute the mean over retained tasks j < t of R[t, j] - R[j, j].
 
     Source: Lopez-Paz & Ranzato 2017, equation 3 (BWT).
@@ -121,10 +172,11 @@ def backward_transfer(R: Tensor, t: int) -> Tensor:
         tensor(-0.1500)
     """
     old = [j for j in retained(R, t) if j < t]
-    return (_of(R[..., t, :], old) - _diagonal(R, old)).mean(-1)
+    return _mean(_of(R[..., t, :], old) - _diagonal(R, old))
 
 
-def forward_transfer(R: Tensor, t: int) -> Tensor:
+@_accept_tensors
+def forward_transfer(R: Array, t: int) -> Array:
     """Compute the mean over retained tasks 1 < j <= t of R[j-1, j] - R[0, j].
 
     Source: Lopez-Paz & Ranzato 2017, equation 4 (FWT).
@@ -142,10 +194,11 @@ def forward_transfer(R: Tensor, t: int) -> Tensor:
         tensor(-0.1000)
     """
     later = [j for j in retained(R, t) if j > 1]
-    return (_of(R.diagonal(0, -2, -1), later) - _of(R[..., 0, :], later)).mean(-1)
+    return _mean(_of(R.diagonal(0, -2, -1), later) - _of(R[..., 0, :], later))
 
 
-def learning_accuracy(R: Tensor, t: int) -> Tensor:
+@_accept_tensors
+def learning_accuracy(R: Array, t: int) -> Array:
     """Compute the mean over retained tasks j <= t of R[j, j], the accuracy right after learning each task.
 
     Source: Riemer et al. 2019.
@@ -162,10 +215,11 @@ def learning_accuracy(R: Tensor, t: int) -> Tensor:
         >>> learning_accuracy(R, 3)  # (0.9 + 0.8 + 1.0) / 3
         tensor(0.9000)
     """
-    return _diagonal(R, retained(R, t)).mean(-1)
+    return _mean(_diagonal(R, retained(R, t)))
 
 
-def intransigence(R: Tensor, joint: Tensor, t: int) -> Tensor:
+@_accept_tensors
+def intransigence(R: Array, joint: Array, t: int) -> Array:
     """Compute the mean over retained tasks j <= t of joint[j, j] - R[j, j].
 
     This is the accuracy on each task, right after learning it, that is missing to a model trained on tasks 1..j
@@ -186,20 +240,26 @@ def intransigence(R: Tensor, joint: Tensor, t: int) -> Tensor:
         tensor(0.1000)
     """
     tasks = retained(R, t)
-    return (_diagonal(joint, tasks) - _diagonal(R, tasks)).mean(-1)
+    return _mean(_diagonal(joint, tasks) - _diagonal(R, tasks))
 
 
-def _diagonal(R: Tensor, tasks: list[int]) -> Tensor:
+def _diagonal(R: Any, tasks: list[int]) -> Any:
     """Return R[j, j] of some tasks, [..., n]."""
     return _of(R.diagonal(-1, -2, -1), tasks)
 
 
-def _of(values: Tensor, tasks: list[int]) -> Tensor:
+def _of(values: Any, tasks: list[int]) -> Any:
     """Select the values [..., n] of some tasks from `values` [..., T]."""
     return values[..., [j - 1 for j in tasks]]
 
 
-def summary(R: Tensor, t: int) -> dict[str, Tensor]:
+def _mean(values: Any) -> Any:
+    """Compute the mean [...] of `values` [..., n]; NaN, without numpy's warning, if there are none."""
+    return values.mean(-1) if values.shape[-1] else np.full_like(values, np.nan, shape=values.shape[:-1])
+
+
+@_accept_tensors
+def summary(R: Array, t: int) -> dict[str, Array]:
     """Compute every metric that is defined after t tasks.
 
     After one task, forgetting and the transfers are absent, not 0.
@@ -225,18 +285,18 @@ def summary(R: Tensor, t: int) -> dict[str, Tensor]:
         "learning_accuracy": learning_accuracy(R, t),
     }
     tasks = retained(R, t)
-    values |= {f"accuracy/task_{j:02d}": R[..., t, j - 1] for j in tasks}
+    values |= {f"accuracy/task_{j:02d}": _of(R[..., t, :], [j])[..., 0] for j in tasks}
     if old := [j for j in tasks if j < t]:
         lost = _of(forgetting(R, t), old)
-        values["average_forgetting"] = lost.mean(-1)
+        values["average_forgetting"] = _mean(lost)
         values["backward_transfer"] = backward_transfer(R, t)
         values |= {f"forgetting/task_{j:02d}": lost[..., i] for i, j in enumerate(old)}
-    if any(j > 1 for j in tasks) and not (transfer := forward_transfer(R, t)).isnan().any():
+    if any(j > 1 for j in tasks) and not np.isnan(transfer := forward_transfer(R, t)).any():
         values["forward_transfer"] = transfer
     return values
 
 
-Unlearning = dict[str, Tensor]
+Unlearning = dict[str, np.ndarray]
 """Measurements of a trial in which tasks were unlearned: name -> [..., T+1, T], rows and columns as R's.
 
 - `before`, `after`: accuracy on every task before and after the requests that follow a task.
@@ -247,7 +307,8 @@ Test data have `after` and `chance` only.
 """
 
 
-def unlearning(measured: Unlearning, t: int) -> dict[str, Tensor]:
+@_accept_tensors
+def unlearning(measured: dict[str, Array], t: int) -> dict[str, Array]:
     """Compute every metric of unlearning that is defined after t tasks.
 
     Args:
@@ -271,22 +332,23 @@ def unlearning(measured: Unlearning, t: int) -> dict[str, Tensor]:
     if not measured:
         return {}
     chance, after = measured["chance"][..., t, :], measured["after"][..., t, :]
-    unlearned = [j for j in range(1, chance.shape[-1] + 1) if not chance[..., j - 1].isnan().all()]
+    unlearned = [j for j in range(1, chance.shape[-1] + 1) if not np.isnan(chance[..., j - 1]).all()]
     if not unlearned:
         return {}
     accuracy = _of(after, unlearned)
     values = {
-        "unlearning/unlearned_accuracy": accuracy.mean(-1),
-        "unlearning/gap_to_chance": (accuracy - _of(chance, unlearned)).abs().mean(-1),
+        "unlearning/unlearned_accuracy": _mean(accuracy),
+        "unlearning/gap_to_chance": _mean(abs(accuracy - _of(chance, unlearned))),
     }
     values |= {f"unlearning/accuracy/task_{j:02d}": accuracy[..., i] for i, j in enumerate(unlearned)}
-    if "distance" in measured and not (distance := measured["distance"][..., t, :t]).isnan().all():
-        values["unlearning/distance"] = distance.mean(-1)
+    if "distance" in measured and not np.isnan(distance := measured["distance"][..., t, :t]).all():
+        values["unlearning/distance"] = _mean(distance)
         values |= {f"unlearning/distance/task_{j:02d}": distance[..., j - 1] for j in range(1, t + 1)}
     return values
 
 
-def over_seeds(values: dict[str, Tensor]) -> dict[str, float]:
+@_accept_tensors
+def over_seeds(values: dict[str, Array]) -> dict[str, float]:
     """Compute means and standard deviations over seeds.
 
     Args:
@@ -301,14 +363,15 @@ def over_seeds(values: dict[str, Tensor]) -> dict[str, float]:
     """
     if not values:
         return {}
-    stacked = torch.stack(list(values.values()))
+    stacked = np.stack(list(values.values()))
     numbers = dict(zip(values, stacked.mean(-1).tolist(), strict=True))
     if stacked.shape[-1] > 1:
-        numbers |= {f"{name}/std": std for name, std in zip(values, stacked.std(-1).tolist(), strict=True)}
+        numbers |= {f"{name}/std": std for name, std in zip(values, stacked.std(-1, ddof=1).tolist(), strict=True)}
     return numbers
 
 
-def last_rows(curve: Tensor) -> Tensor:
+@_accept_tensors
+def last_rows(curve: Array) -> Array:
     """Return each member's last row of a learning curve.
 
     Args:
@@ -322,6 +385,7 @@ def last_rows(curve: Tensor) -> Tensor:
         >>> last_rows(curve).tolist()
         [[0.25], [0.5]]
     """
-    epochs, members = (torch.arange(n) for n in curve.shape[:2])
-    last = torch.where(curve.isnan().all(2), -1, epochs[:, None]).amax(0)
-    return curve[last, members]
+    epochs, members = (np.arange(n) for n in curve.shape[:2])
+    last = np.where(np.isnan(curve).all(2), -1, epochs[:, None]).max(0)
+    rows: Any = curve[last, members]
+    return rows

@@ -135,6 +135,7 @@ class Study:
             print(format_plan(plan, self.settings), end="")
             return 0
         if asked.dry_run:
+            plan = started_from_known(plan)
             from clsearch.execution.dry_run import print_dry_run
 
             print_dry_run(plan, prepared(plan))
@@ -196,6 +197,7 @@ def _carry_out(plan: Plan) -> StudyResult:
     """Run a plan, or print its result again if nothing is left to do."""
     from clsearch.records.resume import nothing_left
 
+    plan = started_from_known(plan)
     if nothing_left(plan):
         from clsearch.execution.preflight import check_places
 
@@ -209,6 +211,20 @@ def _carry_out(plan: Plan) -> StudyResult:
     return execute(plan, held.pop)  # keep no second copy beside the object store's
 
 
+def started_from_known(plan: Plan) -> Plan:
+    """Return the plan with what its study has and tries first: see `records.known`, `records.further_seeds`.
+
+    Raises:
+        ConfigError: They do not fit the study.
+    """
+    from clsearch.records.further_seeds import with_further_seeds
+    from clsearch.records.known import start_from_known
+
+    return start_from_known(
+        with_further_seeds(plan), lambda line: None if plan.options.quiet else print(line, file=sys.stderr)
+    )
+
+
 def prepared(plan: Plan, data: Data | None = None) -> Data:
     """Check that a plan can run, and read its data.
 
@@ -220,9 +236,11 @@ def prepared(plan: Plan, data: Data | None = None) -> Data:
         ConfigError: If the plan cannot run.
     """
     from clsearch.execution.preflight import check
+    from clsearch.records.known import check_room
     from clsearch.records.resume import check_same
 
     check_same(plan)
+    check_room(plan)
     check(plan)
     from clsearch.execution.data_loading import load, load_report
     from clsearch.execution.sealed_data import check_sealed, fetch_test

@@ -140,7 +140,7 @@ def measured_of(
     tasks = plan.reported if on == "reported" else tuple(range(1, config.tasks + 1))
     algorithm = plan.algorithm if configuration == "chosen" else configuration
     settings = plan.trial_config({}, algorithm, config) if configuration != "chosen" else config
-    parts = (matrices_of(len(tasks), scores, forgetting) for scores in (validation, test))
+    parts = (matrices_of(len(tasks), scores, forgetting).numpy() for scores in (validation, test))
     return EvaluatedConfiguration(
         configuration, algorithm, on, config.benchmark, tasks, settings.flat(), per_task, *parts, 2.5, reason
     )

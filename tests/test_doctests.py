@@ -4,6 +4,7 @@ import doctest
 import importlib
 
 import pytest
+import torch
 
 from clsearch.methods import registry
 
@@ -19,6 +20,6 @@ MODULES = (
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_give_what_they_show(name, monkeypatch):
     monkeypatch.setattr(registry, "CUSTOM_METHODS", {})
-    found = doctest.testmod(importlib.import_module(name))
+    found = doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch})
     assert found.attempted
     assert not found.failed

@@ -1,7 +1,10 @@
 """Metrics against matrices worked out by hand."""
 
 import math
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -119,3 +122,59 @@ def test_over_seeds_are_means_and_deviations_and_one_seed_has_none():
     several = metrics.over_seeds({"a": torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)})
     assert several == pytest.approx({"a": 3.0, "a/std": 7**0.5})
     assert metrics.over_seeds({"a": torch.tensor([4.0])}) == {"a": 4.0}
+
+
+FUNCTIONS = (
+    metrics.average_accuracy,
+    metrics.average_incremental_accuracy,
+    metrics.forgetting,
+    metrics.backward_transfer,
+    metrics.forward_transfer,
+    metrics.learning_accuracy,
+    lambda R, t: metrics.intransigence(R, joint=R * 2, t=t),
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("compute", FUNCTIONS)
+def test_arrays_and_tensors_give_the_same_in_the_kind_that_was_given(compute, dtype):
+    for R in (THREE.to(dtype), torch.stack([THREE, CLASS_INCREMENTAL]).to(dtype)):
+        tensor, array = compute(R, 3), compute(R.numpy(), 3)
+        assert isinstance(tensor, torch.Tensor)
+        assert isinstance(array, np.ndarray | np.floating)
+        assert tensor.dtype == dtype
+        assert array.dtype == R.numpy().dtype
+        np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+def test_dicts_of_arrays_and_of_tensors_give_the_same():
+    R = torch.stack([THREE, CLASS_INCREMENTAL])
+    measured = {"before": R, "after": R - 0.1, "chance": torch.full_like(R, NAN), "distance": R + 1}
+    measured["chance"][:, 3, 0] = 0.5
+    for tensors, arrays in (
+        (metrics.summary(R, 3), metrics.summary(R.numpy(), 3)),
+        (metrics.unlearning(measured, 3), metrics.unlearning({name: one.numpy() for name, one in measured.items()}, 3)),
+    ):
+        assert all(isinstance(value, torch.Tensor) for value in tensors.values())
+        assert all(isinstance(value, np.ndarray) for value in arrays.values())
+        assert {name: value.tolist() for name, value in tensors.items()} == {
+            name: value.tolist() for name, value in arrays.items()
+        }
+        assert metrics.over_seeds(tensors) == metrics.over_seeds(arrays)
+    curve = torch.stack([THREE, torch.full_like(THREE, NAN)])
+    assert metrics.last_rows(curve).equal(THREE)
+    np.testing.assert_array_equal(metrics.last_rows(curve.numpy()), THREE.numpy())
+
+
+def test_what_is_undefined_is_nan_without_a_warning(recwarn):
+    for value in (metrics.backward_transfer(THREE, 1), metrics.forward_transfer(THREE, 1)):
+        assert value.isnan()
+    gone = THREE.clone()
+    gone[3] = NAN  # every task is unlearned
+    assert metrics.average_accuracy(gone, 3).isnan()
+    assert not recwarn.list
+
+
+def test_importing_them_loads_no_torch():
+    code = "import sys, clsearch.metrics; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -14,7 +14,7 @@ import pytest
 from optuna.samplers import CmaEsSampler, GridSampler
 
 import clsearch
-from clsearch import Choice, Comparison, IntRange, LogRange, Method, Range, Section, Study, When, register
+from clsearch import Choice, Comparison, IntRange, LogRange, Method, Range, Section, Setting, Study, When, register
 from clsearch.config.data_source import find_source, read_groups
 from clsearch.methods.registry import configure
 from clsearch.planning.search_fields import search_fields
@@ -82,6 +82,21 @@ def options(text: str) -> Callable[[Path], Any]:
 def comparison(studies: dict[str, Any], **settings: Any) -> Callable[[Path], Any]:
     settings = {"epochs": 1, "kind": "methods"} | settings
     return lambda path: Comparison(name="c", algorithm="lwf", studies=studies, **settings)
+
+
+def own_setting(name: str, setting: Any) -> Callable[[Path], Any]:
+    """Registers a method with one setting."""
+    return lambda path: register("mine", settings={name: setting})
+
+
+def own_method_with(name: str) -> Callable[[Path], Any]:
+    """Makes a study of a method with one setting."""
+
+    def call(path: Path) -> Any:
+        register("mine", settings={name: Setting(int, 1)})
+        return Study(algorithm="mine", epochs=1)
+
+    return call
 
 
 class Wide(Section):
@@ -281,7 +296,33 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "settings-known": (
         lambda path: register("mine", settings=["strength"]),
-        re.compile("settings: must be among .*penalty_factor.*; got strength"),
+        re.compile("settings: must be declared by a Setting or be among .*penalty_factor.*; got strength"),
+    ),
+    "setting-name": (
+        own_setting("Strength", Setting(float, 1.0)),
+        "settings: Strength must be a name of small letters, digits and underscores; got 'Strength'",
+    ),
+    "setting-declared": (own_setting("strength", 0.5), "settings: strength must be a Setting; got 0.5"),
+    "setting-kind": (
+        own_setting("strength", Setting(list, [])),
+        "settings: strength must be float, int, bool, str or some names; got <class 'list'>",
+    ),
+    "setting-bounds": (
+        own_setting("strength", Setting(("a", "b"), "a", gt=0)),
+        "settings: strength must be a number to have bounds; got ('a', 'b')",
+    ),
+    "setting-range": (
+        own_setting("strength", Setting(int, 1, range=Range(0.1, 1))),
+        "settings: strength can have a Range if it is a float, an IntRange if it is an int, and else none; "
+        "got Range(low=0.1, high=1, log=False, step=None)",
+    ),
+    "setting-default": (
+        own_setting("strength", Setting(float, 0, gt=0)),
+        "settings: strength has a default or a range that breaks its rule: must be greater than 0; got 0",
+    ),
+    "option-of-study": (
+        own_method_with("trials"),
+        "trials: must not be a setting of mine, because it is an option of every study; got one of that name",
     ),
     # planning: options
     "study-name": (
@@ -298,7 +339,7 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "setting-known": (
         study(trails=3),
-        re.compile(r"trails: unknown \(did you mean trials\?\); known are backbone, .*"),
+        re.compile(r"trails: unknown \(did you mean trials\?\); known are anyway, .*"),
     ),
     "preset-acts": (
         study("joint", preset="clarena-first"),
@@ -444,6 +485,11 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         command("--when", "{momentum: [0, 0.9]}"),
         "when: each part under `when` must have a line `if: {hyperparameter: value}`; got {'momentum': [0, 0.9]}",
     ),
+    "one-value": (
+        command("--tasks", "2", "5"),
+        "tasks: must have one value, because it is part of the question: results on different data or tasks do not "
+        "compare. Use a study for each value; got 2 5",
+    ),
     "value-given": (command("--momentum"), "momentum: must have a value; got none"),
     "space-file": (
         with_file("- 1", command("--space", "PATH/file")),
@@ -569,7 +615,8 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     "constraints-known": (
         study(constraints={"forgetting": 0.1}, tasks=3),
         "constraints: must be on metrics of this benchmark (did you mean forgetting/task_02?), as average_accuracy, "
-        "average_incremental_accuracy, learning_accuracy, average_forgetting, backward_transfer, forward_transfer; got forgetting",
+        "average_incremental_accuracy, learning_accuracy, average_forgetting, backward_transfer, forward_transfer; got "
+        "forgetting",
     ),
     "constraint-of-share": (
         study(constraints={"average_forgetting": 10}),
@@ -624,7 +671,7 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "option-known": (
         options("epoch: 3"),
-        re.compile(r"config: epoch in .*file is no option \(did you mean epochs\?\); known are backbone, .*"),
+        re.compile(r"config: epoch in .*file is no option \(did you mean epochs\?\); known are anyway, .*"),
     ),
     "config-values": (
         options("trials: {a: 1}"),
@@ -634,6 +681,52 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         options("trials: [1, 2]"),
         re.compile(r"config: trials in .*file must be one value; got \[1, 2\]"),
     ),
+    # planning: what is tried first
+    "enqueue-some": (study(enqueue=[]), "enqueue: must have at least one configuration; got none"),
+    "enqueue-file": (
+        study(enqueue="no-such.yml"),
+        "enqueue: must be a YAML or CSV file of configurations; got no-such.yml: No such file or directory",
+    ),
+    "enqueue-form": (
+        with_file("[1, 2]", command("--enqueue", "PATH/file")),
+        re.compile(
+            r"enqueue: must be a list of mappings `hyperparameter: value`, or one mapping; got \[1, 2\] of .*file"
+        ),
+    ),
+    "enqueue-values": (
+        study(space=FACTOR, enqueue={"epochs": 1}),
+        "enqueue: must have a value of what is searched, distillation_factor; got none in the configuration",
+    ),
+    "enqueue-searched": (
+        study(space=FACTOR, enqueue={"distilation_factor": 1, "epochs": 1}),
+        "enqueue: distilation_factor is not searched (did you mean distillation_factor?); searched are "
+        "distillation_factor; got it in the configuration",
+    ),
+    "enqueue-in-space": (
+        study(space=FACTOR, enqueue=[{"distillation_factor": 1}, {"distillation_factor": 11}]),
+        "enqueue: distillation_factor must lie in what is searched, 0.1 to 10 (log); got 11.0 in configuration 2",
+    ),
+    "enqueue-applies": (
+        study(
+            space=[FACTOR, {"optimizer": Choice("sgd", "adam")}, When("optimizer", "sgd", {"momentum": Range(0, 0.9)})],
+            enqueue={"momentum": 0.5},
+        ),
+        "enqueue: momentum acts only if optimizer = sgd, which the configuration must say, too; got it without in the "
+        "configuration",
+    ),
+    "enqueue-once": (
+        study(space=FACTOR, enqueue=[{"distillation_factor": 1}, {"distillation_factor": 1.0}]),
+        "enqueue: must have each configuration once; got distillation_factor = 1 twice",
+    ),
+    "enqueue-not-in-grid": (
+        study(space=FACTOR, sampler="grid", enqueue={"distillation_factor": 1}),
+        "enqueue: a grid has its own points, each once, so nothing can be tried before them; got both",
+    ),
+    "enqueue-within-trials": (
+        study(space=FACTOR, trials=1, enqueue=[{"distillation_factor": 1}, {"distillation_factor": 2}]),
+        "enqueue: must have at most as many configurations as the study has trials, 1; got 2",
+    ),
+    "warm-start-needed": (study(top=3), "top: acts with --warm-start only; got 3 without one"),
     # comparisons
     "comparison-kind": (
         comparison({}),

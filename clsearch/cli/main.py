@@ -54,16 +54,19 @@ def show(folder: Folder) -> int:
     return 0
 
 
-def best(folder: Folder, whole: bool = False) -> int:
+def best(folder: Folder, whole: bool = False, yaml: bool = False, top: int | None = None) -> int:
     """Print the chosen hyperparameters as YAML for --config (protocol continual: those of each task).
 
     Args:
         folder: Folder of a study, results/<study>.
         whole: Print every setting of the chosen configuration, not only the searched ones.
+        yaml: Print a list of configurations for --enqueue instead.
+        top: Length of that list, best first. Default: 1.
     """
-    from clsearch.cli.show import format_best
+    from clsearch.cli.show import format_best, format_several
 
-    print(format_best(folder, whole), end="")
+    several = yaml or top is not None
+    print(format_several(folder, 1 if top is None else top, whole) if several else format_best(folder, whole), end="")
     return 0
 
 

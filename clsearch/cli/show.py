@@ -45,6 +45,34 @@ def list_study_locations(study: StudyRecord) -> list[tuple[str, str]]:
     return rows
 
 
+def format_several(folder: Path, top: int, every_setting: bool = False) -> str:
+    """The best configurations as a YAML list that `--enqueue` takes, best first.
+
+    Args:
+        folder: Folder of a study.
+        top: Number of configurations.
+        every_setting: Whether to include the settings that were not searched.
+
+    Raises:
+        ConfigError: There is no study, it has no such list, or fewer than one configuration is asked for.
+    """
+    if top < 1:
+        raise ConfigError([Refusal("greater-than-equal", f"top: must be greater than or equal to 1; got {top}")])
+    study = read_study(folder)
+    for line in describe_damage(study):
+        print(line, file=sys.stderr)
+    if not study.ranking.trials:
+        text = f"results: must hold a study of which a trial has finished; got {relative_path(folder)}"
+        raise ConfigError([Refusal("trial-finished", text)])
+    listed = [
+        {name: value for name, value in record.settings.items() if value is not None or name in record.values}
+        if every_setting
+        else record.values
+        for record in study.ranking.trials[:top]
+    ]
+    return str(yaml.safe_dump(listed, sort_keys=False, allow_unicode=True))
+
+
 def format_best(folder: Path, every_setting: bool = False) -> str:
     """The chosen values as YAML.
 

@@ -30,6 +30,9 @@ FORMAT = 1
 MAGIC = b"clsearch-file"
 HEADER_BYTES = len(MAGIC) + len(" 0001 ") + 64 + len("\n")
 
+UNMARKED = b"PK"
+"""What states of 0.1 begin with, which have no digest: torch's own mark."""
+
 T = TypeVar("T")
 
 

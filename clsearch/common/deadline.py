@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
 PROBE_SECONDS = 10.0
 """A server that has not answered a whole probe by then counts as unreachable."""
+
+
+SILENT_SECONDS = 60.0
+"""A server that sends nothing for so long during a download counts as dead."""
+
+
+@contextmanager
+def no_endless_sockets(seconds: float = SILENT_SECONDS) -> Iterator[None]:
+    """Give sockets that are opened here, by a library without a deadline of its own, a time to wait for each answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def call_within(seconds: float, call: Callable[..., T], *arguments: object) -> T:

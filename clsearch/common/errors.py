@@ -98,9 +98,22 @@ class RayDiedError(RuntimeError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A suggestion to append to the refusal of a word that resembles a known one; empty without one."""
-    similar = get_close_matches(word[:MOST_COMPARED], list(known), 1, cutoff=0.7)
-    return f" (did you mean {similar[0]}?)" if similar else ""
+    """A suggestion to append to the refusal of a word that resembles a known one; empty without one.
+
+    A word resembles a known one by its letters, as its initials, or as one of its parts:
+
+    >>> known = ["learning_rate", "distillation_temperature", "momentum"]
+    >>> [did_you_mean(word, known) for word in ("momentm", "lr", "temperature")]
+    [' (did you mean momentum?)', ' (did you mean learning_rate?)', ' (did you mean distillation_temperature?)']
+    """
+    names = list(dict.fromkeys(known))
+    word = word[:MOST_COMPARED].lower().replace("-", "_")
+    similar = get_close_matches(word, names, 1, cutoff=0.7)
+    if not similar and word:
+        parts = {name: name.split("_") for name in names}
+        similar = [name for name in names if len(word) > 1 and "".join(part[:1] for part in parts[name]) == word]
+        similar = similar or [name for name in names if word in parts[name]]
+    return f" (did you mean {' or '.join(similar[:2])}?)" if similar else ""
 
 
 def print_problems(error: ConfigError) -> None:

@@ -34,6 +34,11 @@ def read_small_text(path: Path, most: int) -> str:
     return content.decode("utf-8-sig")
 
 
+def previous_path(path: Path) -> Path:
+    """Return the file beside a state's in which the state before it is kept: `state.previous.pt`."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 @contextmanager
 def temporary_folders(folder: Path) -> Iterator[None]:
     """Create a folder and its missing parents; at the end, remove those that were missing and are empty.

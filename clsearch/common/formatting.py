@@ -75,13 +75,16 @@ def last_line(error: object) -> str:
 
 
 def make_table(title: str | None = None) -> Table:
-    """A table with a rule under its header and no other lines. Its cells have no control characters."""
+    """A table with a rule under its header and no other lines. A text in a cell is shown as it is, without control
+    characters.
+    """
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     class PlainTable(Table):
         def add_row(self, *cells: Any, **settings: Any) -> None:
-            super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
+            super().add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells), **settings)
 
     return PlainTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 

@@ -93,8 +93,8 @@ class Range:
 
     @property
     def ends(self) -> tuple[Plain, ...]:
-        """Both ends."""
-        return self.low, self.high
+        """Both ends; the upper one on a step."""
+        return self.low, self.high if self.step is None else self.points(2)[-1]
 
     def problems(self) -> list[tuple[str, str]]:
         """Return the broken rules of the range: id and words."""
@@ -321,7 +321,7 @@ def to_plain(value: Any) -> Plain:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):
-        return ",".join(map(str, value)) + "," * (len(value) == 1)
+        return ",".join(map(str, value))
     return backbone_name(value) if callable(value) else str(value)
 
 

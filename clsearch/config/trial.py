@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pydantic import ValidationError, ValidationInfo, create_model, model_validator
 
 from clsearch.common.echo import echo
-from clsearch.common.errors import ConfigError, Refusal, RuleError
+from clsearch.common.errors import ConfigError, Refusal, RuleError, did_you_mean
 from clsearch.config.data_source import find_source
 from clsearch.config.rules import RULES
 from clsearch.config.sections import (
@@ -91,8 +91,14 @@ class TrialConfig(BenchmarkConfig, NetworkConfig, TrainingConfig, UnlearningConf
         """
         known = cls.acting_fields()
         if unknown := [key for key in settings if key not in known]:
-            rule_text = f"not a setting of {algorithm}; known are {', '.join(known)}"
-            raise ConfigError(Refusal("setting-of-algorithm", f"{key}: {rule_text}") for key in unknown)
+            listed = ", ".join(known)
+            raise ConfigError(
+                Refusal(
+                    "setting-of-algorithm",
+                    f"{key}: not a setting of {algorithm}{did_you_mean(str(key), known)}; known are {listed}",
+                )
+                for key in unknown
+            )
         given = {k: v for k, v in settings.items() if v is not None}
         context = {"source": source or find_source(given), "derive": derive, "rule": rule}
         try:

@@ -87,6 +87,19 @@ def unlearned_by(requests: Requests, t: int) -> frozenset[int]:
     return frozenset(task for at, tasks in requests.items() if at <= t for task in tasks)
 
 
+def count_retraining(requests: Requests, tasks: int, seeds: int) -> int:
+    """Count the task-seed trainings of the models that never saw the unlearned tasks (`training.retraining`).
+
+    Args:
+        requests: The requests.
+        tasks: Number of tasks of the sequence.
+        seeds: Number of seeds.
+    """
+    moments = sorted({*requests, tasks}) if requests else []
+    last = {unlearned_by(requests, after): after for after in moments}
+    return seeds * sum(after - len(unlearned) for unlearned, after in last.items())
+
+
 def request_problems(words: tuple[str, ...], tasks: int) -> list[Refusal]:
     """Check requests against the number of tasks in the sequence."""
     problems, gone, shown = [], set[int](), " ".join(words)

@@ -9,12 +9,14 @@ import functools
 import importlib.util
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from clsearch.common.deadline import no_endless_sockets
 from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.data.image_cache import Progress, decode_images, read_header
@@ -118,7 +120,8 @@ def read_data(source: Source, root: Path | None, download: bool = False, progres
         ValueError: If the numbers of images and labels differ.
         OSError, RuntimeError, ConfigError: As `Reader`.
     """
-    inputs, labels = source.read(root, download, progress)
+    with no_endless_sockets() if download else nullcontext():
+        inputs, labels = source.read(root, download, progress)
     if len(inputs) != len(labels):
         raise ValueError(f"{len(inputs):,} images and {len(labels):,} labels")
     return Data(source, inputs.reshape(len(inputs), math.prod(source.shape)), labels)

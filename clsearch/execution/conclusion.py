@@ -15,6 +15,7 @@ from clsearch.execution.publisher import Publisher
 from clsearch.execution.sealed_data import SealedError
 from clsearch.planning.plan import Plan
 from clsearch.records.early_stopping import early_stopping_json, summarize_early_stopping
+from clsearch.records.further_seeds import missing_seeds
 from clsearch.records.json_types import BestJson
 from clsearch.records.ranking import Ranking, best_json, choice_of, rank
 from clsearch.records.store import RecordStore
@@ -44,7 +45,7 @@ def conclude(plan: Plan, store: RecordStore, publisher: Publisher, study: optuna
         store.writer.write_table("front", [r for r in ranking.trials if r.label in ranking.front])
     write_figures(plan, store, ranking)
     store.writer.tidy([r.label for r in (*records, *references) if r.ended])
-    interrupted = is_interrupted(plan, ranking, records, references)
+    interrupted = is_search_interrupted(plan, store) or bool(missing_seeds(plan, records, references))
     return StudyResult(plan, records, references, ranking, choice_of(ranking), None, interrupted)
 
 
@@ -84,12 +85,14 @@ def write_figures(plan: Plan, store: RecordStore, ranking: Ranking) -> None:
             figure.savefig(store.writer.folder / file, dpi=150)
 
 
-def is_interrupted(plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord]) -> bool:
+def is_search_interrupted(plan: Plan, store: RecordStore) -> bool:
     """Return True if trials or references are left that have not ended.
 
     If no trial has finished, references that have not begun are not counted.
     """
-    waited_for = plan.references if ranking.best is not None else tuple(r.algorithm for r in references)
+    records, references = store.trials(), store.references()
+    finished = any(record.state == "finished" for record in records)
+    waited_for = plan.references if finished else tuple(r.algorithm for r in references)
     ended, done = sum(r.ended for r in records), [r.algorithm for r in references if r.ended]
     return ended < plan.trials or len(done) < len(waited_for)
 

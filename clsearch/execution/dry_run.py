@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from rich.console import Console
 
-from clsearch.common.formatting import format_duration, relative_path
+from clsearch.common.formatting import count_of, format_duration, relative_path
 from clsearch.common.redaction import printable, redact_address
 from clsearch.config.spaces import show_conditions
 from clsearch.data.datasets import Data
@@ -81,6 +81,8 @@ def print_dry_run(plan: Plan, data: Data) -> None:
     console = Console()
     rows = [("Study", f"{plan.options.name}: {plan.algorithm} on {plan.config.benchmark}, {plan.protocol} protocol")]
     rows += [("Search", f"{part.name}, {part.domain}{show_conditions(part)}") for part in plan.space.parts]
+    if plan.enqueued:
+        rows.append(("Enqueued", f"{count_of(len(plan.enqueued), 'configuration')} that are tried first"))
     for name, value in [*rows, *training_rows(plan, probe(plan, data), steps_of(plan, data)), *place_rows(plan)]:
         console.print(printable(f"{name:<10} {value}"), highlight=False, markup=False, soft_wrap=True)
 
@@ -102,6 +104,10 @@ def training_rows(plan: Plan, pace: Pace | None, steps: int) -> list[tuple[str, 
         ("Trials", f"{most}{trials} x {M} seed{'s' * (M > 1)} x {T} tasks = {trials * M * T:,} task-seed trainings")
     ]
     rows += [("Ended", f"{ended} trials; the study resumes with the others")] * bool(ended)
+    if plan.further:
+        seeds = plan.every_seed[M:]
+        which = "every finished trial" if plan.further[-1].all else "the trials not shown worse than the best"
+        rows.append(("Seeds", f"then {' '.join(map(str, seeds))}, of {which} and the references"))
     searched = plan.protocol is not Protocol.CONTINUAL
     rows += [("References", f"{', '.join(plan.references)} on the same seeds")] * bool(plan.references and searched)
     if plan.options.final:

@@ -19,7 +19,7 @@ from clsearch.execution.sealed_data import open_test, read_for_evaluation
 from clsearch.methods.registry import fields_of
 from clsearch.planning.plan import Plan
 from clsearch.planning.targets import Target, rows_of, targets_of
-from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
+from clsearch.records.evaluation import PARTS, EvaluatedConfiguration, FinalEvaluation
 from clsearch.records.evaluation_file import read_final
 from clsearch.records.ranking import Choice
 from clsearch.records.test_ledger import Opening
@@ -46,7 +46,11 @@ def already_evaluated(plan: Plan, choice: Choice, warn: Callable[[str], None]) -
     except DamagedFile as damage:
         warn(f"the final evaluation is made again, and test data are opened again: {damage}")
         return None
-    if final is None or (final.choice, final.seeds) != (choice, plan.report_seeds):
+    if final is None or final.seeds != plan.report_seeds:
+        return None
+    if plan.further:  # the same configuration has other scores then
+        final = replace(final, searched_seeds=plan.every_seed, choice=replace(final.choice, scores=choice.scores))
+    if final.choice != choice:
         return None
     same = [(row.on, row.algorithm) for row in final.rows] == [(target.on, name) for target, name in rows_of(plan)]
     return final if same else None
@@ -119,7 +123,7 @@ def _open_data(
             say(f"opening the test data of {config.benchmark}")
             train = data if config.source == plan.config.source else store_object(_read_training(config))
             results, study = plan.folder.parent, plan.options.name
-            test, _ = open_test(results, study, config, values, plan.report_seeds, plan.seeds, on_opening)
+            test, _ = open_test(results, study, config, values, plan.report_seeds, plan.every_seed, on_opening)
             found[config.source] = (train, store_object(test))
     return found
 
@@ -200,5 +204,8 @@ def _measure_in_worker(
     test: Data,
     references: References | None,
 ) -> dict[str, Any]:
-    """Run `measure` in a worker."""
-    return measure(config, seeds, data, test, tasks, per_task, device, references)
+    """Run `measure` in a worker, and return arrays: records are read without torch."""
+    found = measure(config, seeds, data, test, tasks, per_task, device, references)
+    matrices = {part: found[part].numpy() for part in PARTS}
+    unlearning = {part: {name: v.numpy() for name, v in of.items()} for part, of in found["unlearning"].items()}
+    return found | matrices | {"unlearning": unlearning}

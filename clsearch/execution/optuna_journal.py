@@ -23,7 +23,7 @@ from clsearch.common.files import atomic_path
 from clsearch.common.formatting import count_of, relative_path
 from clsearch.config.domains import Plain, Values
 from clsearch.config.spaces import SearchSpace
-from clsearch.execution.optuna_study import asked_of, params_of, values_of
+from clsearch.execution.optuna_study import ORIGIN, asked_of, enqueue, params_of, values_of
 from clsearch.execution.pruners import pruner_of
 from clsearch.execution.samplers import (
     constraint_attribute,
@@ -33,12 +33,14 @@ from clsearch.execution.samplers import (
     recall_evolution,
     skip_points,
 )
+from clsearch.planning.enqueued import Enqueued
 from clsearch.planning.objectives import direction
 from clsearch.planning.plan import Plan
 from clsearch.records.resume import set_aside
+from clsearch.records.seeds import on_seeds
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
-from clsearch.records.trials import STATE_FILE, TrialRecord, read_trials
+from clsearch.records.trials import STATE_FILE, TrialRecord, read_trials, trial_label
 from clsearch.reporting.importances import distribution_of
 from clsearch.training.loop import DIVERGED
 
@@ -54,7 +56,8 @@ Records = Mapping[int, TrialRecord]
 
 
 def open_storage(plan: Plan, say: Callable[[str], object] = lambda line: None) -> optuna.Study:
-    """Open the Optuna study of a plan in its journal, or create it, and queue the whole grid if there is one.
+    """Open the Optuna study of a plan in its journal, or create it, and queue what is tried first: the enqueued
+    configurations, or the whole grid.
 
     The process must hold the study (`resume.study_lock`).
 
@@ -71,6 +74,7 @@ def open_storage(plan: Plan, say: Callable[[str], object] = lambda line: None) -
     # GridSampler raises at the last `tell` outside `optimize`; a queue gives the same points.
     for point in islice(grid_of(plan), len(study.get_trials(deepcopy=False)), None):
         study.enqueue_trial(point)
+    enqueue(study, plan)
     asked = len(asked_of(study))
     if asked > plan.trials:
         text = f"trials: must be at least {asked}, the number of trials that the study already has; got {plan.trials}"
@@ -119,9 +123,12 @@ def mend(journal: Path) -> None:
 
 
 def read_numbered(plan: Plan) -> dict[int, TrialRecord]:
-    """Read the records of a plan's trials that hold its searched values, by Optuna's number."""
+    """Read the records of a plan's trials that hold its searched values, by Optuna's number.
+
+    Optuna knows of the seeds of the search only, so records have no others.
+    """
     return {
-        record.number: record
+        record.number: on_seeds(record, plan.seeds) if {*plan.seeds} <= {*record.seeds} else record
         for label, record in read_trials(plan.folder).items()
         if record.number is not None and label == trial_label(record.number) and plan.space.has(record.values)
     }
@@ -222,15 +229,26 @@ def make_again(plan: Plan, records: Records) -> Path | None:
 
 def make_trials(plan: Plan, records: Records) -> Iterator[FrozenTrial]:
     """Make the trials of a journal from the records, as the searcher would have told them, in order."""
-    points, finished = grid_of(plan), 0
+    points, waiting, finished = grid_of(plan), enqueued_without_record(plan, records), 0
     for number in range(max(records, default=-1) + 1):
         point = next(points, None)
         if number not in records:
-            attributes = {} if point is None else {"fixed_params": point}
-            yield create_trial(state=OptunaState.WAITING, system_attrs=attributes)
+            known = next(waiting, None)
+            params = params_of(plan.space, known.values) if known is not None else point
+            yield create_trial(
+                state=OptunaState.WAITING,
+                system_attrs={} if params is None else {"fixed_params": params},
+                user_attrs={} if known is None else {ORIGIN: known.origin},
+            )
             continue
         yield make_trial(plan, records[number], generation_attribute(plan, finished // population_of(plan)))
         finished += records[number].state == "finished"
+
+
+def enqueued_without_record(plan: Plan, records: Records) -> Iterator[Enqueued]:
+    """Yield the configurations of a plan's queue that no trial with a record has."""
+    begun = [{name: r.values[name] for name in r.given} for r in records.values() if r.origin]
+    return (one for one in plan.enqueued if one.values not in begun)
 
 
 def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, Any]) -> FrozenTrial:
@@ -239,6 +257,7 @@ def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, Any
     states = {"finished": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED, "failed": OptunaState.FAIL}
     state = OptunaState.PRUNED if diverged else states.get(record.state, OptunaState.RUNNING)
     scores, values = find_progress(plan, record), None
+    given = {name: record.values[name] for name in record.given}
     if state is OptunaState.COMPLETE:
         values = [record.metrics[name] for name in plan.objectives]
         system_attributes = system_attributes | constraint_attribute(plan, record.metrics)
@@ -250,8 +269,8 @@ def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, Any
         params=params_of(plan.space, record.values),
         distributions={part.key: distribution_of(part.domain) for part in plan.space.active_parts(record.values)},
         intermediate_values=scores,
-        user_attrs={REASON: record.reason} if diverged else {},
-        system_attrs=system_attributes,
+        user_attrs=({ORIGIN: record.origin} if record.origin else {}) | ({REASON: record.reason} if diverged else {}),
+        system_attrs=system_attributes | ({"fixed_params": params_of(plan.space, given)} if record.origin else {}),
     )
 
 
@@ -262,8 +281,3 @@ def find_progress(plan: Plan, record: TrialRecord) -> dict[int, float]:
     (name,), learned = plan.objectives, record.tasks_learned
     found = {step: metrics_after(record, step) for step in range(1, learned)} | {learned: record.metrics}
     return {step: metrics[name] for step, metrics in found.items() if name in metrics}
-
-
-def trial_label(number: int) -> str:
-    """Return the name of a trial in folders and runs."""
-    return f"trial_{number:05d}"

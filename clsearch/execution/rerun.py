@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from clsearch.common.errors import ConfigError, Refusal
@@ -14,7 +15,7 @@ from clsearch.execution.resources import WorkerResources
 from clsearch.methods.registry import configure
 from clsearch.records.study_record import find_record, read_study
 from clsearch.records.trial_metrics import accuracy_matrices, unlearning_measurements
-from clsearch.records.trials import TrialRecord
+from clsearch.records.trials import TrialRecord, group_sizes
 from clsearch.records.writer import provenance
 from clsearch.training.loop import DivergedError, learn_task
 from clsearch.training.retraining import retrain
@@ -35,8 +36,8 @@ class Rerun:
     """
 
     record: TrialRecord
-    accuracy: torch.Tensor
-    unlearning: dict[str, torch.Tensor]
+    accuracy: np.ndarray
+    unlearning: dict[str, np.ndarray]
     reason: str
     differences: dict[str, tuple[str, str]]
 
@@ -45,7 +46,7 @@ class Rerun:
         """True if the matrices equal those of the record, bit for bit, and both ended the same way."""
         then, now = self._both()
         same = then.keys() == now.keys() and all(
-            torch.equal(now[name].nan_to_num(-1), value.nan_to_num(-1)) for name, value in then.items()
+            np.array_equal(now[name], value, equal_nan=True) for name, value in then.items()
         )
         return same and bool(self.reason) == (self.record.state == "failed")
 
@@ -54,9 +55,9 @@ class Rerun:
         """The largest difference of an accuracy."""
         then, now = self._both()
         shared = [name for name in then if name in now and name != "distance"]
-        return max(float((now[name] - then[name]).abs().nan_to_num(0).max()) for name in shared)
+        return max(float(np.nan_to_num(abs(now[name] - then[name])).max()) for name in shared)
 
-    def _both(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _both(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return all matrices of the original and of the repetition."""
         return {"R": accuracy_matrices(self.record)} | unlearning_measurements(self.record), {
             "R": self.accuracy
@@ -93,14 +94,29 @@ def rerun(
         raise ConfigError([Refusal("data-root-complete", text)])
     data = load_training(config, download=False)
     where = WorkerResources(cpus, 0).apply(device)
-    run = build_trial(config, record.seeds, where, data, study.study["tasks"])
-    run = replace(run, references=retrain(config, record.seeds, where, data))
-    state, reason = learn_tasks(run, record.tasks_learned + (record.state == "failed"), tell)
+    runs = [
+        replace(run, references=retrain(config, run.seeds, where, data))
+        for run in (build_trial(config, seeds, where, data, study.study["tasks"]) for seeds in grouped_seeds(record))
+    ]
+    learned = [learn_tasks(run, record.tasks_learned + (record.state == "failed"), tell) for run in runs]
+    reason = next((why for _, why in learned if why), "")
+    accuracy = torch.cat([state.accuracy for state, _ in learned]).numpy()
+    unlearning = {
+        name: torch.cat([state.unlearning[name] for state, _ in learned]).numpy() for name in learned[0][0].unlearning
+    }
     now = provenance()
     then = study.study["versions"] | {"commit": study.study["commit"]}
     found = {"commit": now["commit"], **now["versions"]}
     changed = {name: (str(then.get(name)), str(found[name])) for name in found if then.get(name) != found[name]}
-    return Rerun(record, state.accuracy, state.unlearning, reason, changed)
+    return Rerun(record, accuracy, unlearning, reason, changed)
+
+
+def grouped_seeds(record: TrialRecord) -> Iterator[tuple[int, ...]]:
+    """Yield the seeds of a trial that trained together: sums depend on the stack of networks."""
+    position = 0
+    for size in group_sizes(record):
+        yield record.seeds[position : position + size]
+        position += size
 
 
 def learn_tasks(trial: TrialSetup, tasks: int, tell: Callable[[str], None]) -> tuple[TrialState, str]:

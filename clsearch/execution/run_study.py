@@ -14,13 +14,14 @@ from rich.console import Console
 
 from clsearch.common.checked_files import DamagedFile
 from clsearch.common.errors import RayDiedError
-from clsearch.common.files import remove_file
+from clsearch.common.files import previous_path, remove_file
 from clsearch.common.formatting import last_line
 from clsearch.common.interrupts import ignore_interrupts
 from clsearch.common.redaction import redact_address
 from clsearch.data.datasets import Data
-from clsearch.execution.conclusion import add_final_evaluation, conclude
+from clsearch.execution.conclusion import add_final_evaluation, conclude, is_search_interrupted
 from clsearch.execution.continual import decide
+from clsearch.execution.further_seeds import train_further_seeds
 from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.publisher import Publisher
 from clsearch.execution.ray_session import describe_cluster, ray_session
@@ -43,7 +44,7 @@ from clsearch.reporting.terminal import print_result
 from clsearch.tracking.sender import Tracker, quiet
 from clsearch.tracking.stores import mlflow_row
 from clsearch.training.first_task_cache import remove_unused
-from clsearch.training.state import previous_path, save_packed
+from clsearch.training.state import save_packed
 from clsearch.training.trial_setup import fingerprint
 
 
@@ -145,8 +146,13 @@ def choose_by_search(study: optuna.Study, data: ray.ObjectRef | None, outputs: O
     try:
         if data is not None:
             search(plan, data, outputs.store, study, outputs.line)
+            if not is_search_interrupted(plan, outputs.store):
+                train_further_seeds(plan, data, outputs.store, outputs.line)
     except RayDiedError as error:
         died = str(error)
+    except KeyboardInterrupt:
+        if is_search_interrupted(plan, outputs.store):  # pressed twice
+            raise
     outputs.line.show_step("writing results")
     return replace(conclude(plan, outputs.store, outputs.publisher, study), died=died)
 

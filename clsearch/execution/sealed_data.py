@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clsearch.common.deadline import no_endless_sockets
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Data, ImageFolder
@@ -117,7 +118,8 @@ def fetch_test(plan: Plan) -> None:
     for config in (plan.config, plan.report or plan.config):
         if plan.options.final and config.source.missing_files(config.data_root, "test"):
             try:
-                sealed_reader(config)(config.data_root, True, None)
+                with no_endless_sockets():
+                    sealed_reader(config)(config.data_root, True, None)
             except Exception as error:  # readers raise many types
                 raise ConfigError([unreadable(config, True, error)]) from None
 

@@ -13,12 +13,13 @@ from ray.tune.search import Searcher
 
 from clsearch.config.domains import Values
 from clsearch.execution.messages import TrialReport, replace_reports, reports_in
-from clsearch.execution.optuna_journal import REASON, trial_label
-from clsearch.execution.optuna_study import asked_of, next_number, suggest_values, values_of
+from clsearch.execution.optuna_journal import REASON
+from clsearch.execution.optuna_study import asked_of, next_number, origins_of, suggest_values, values_of
 from clsearch.execution.samplers import sampler_for, set_constraints
 from clsearch.methods.registry import fields_of
 from clsearch.planning.objectives import choose, sign
 from clsearch.planning.plan import Plan
+from clsearch.records.trials import Origin, trial_label
 
 T = TypeVar("T")
 
@@ -26,12 +27,15 @@ T = TypeVar("T")
 class TrialHost(Protocol):
     """Runs the trials that a searcher suggests."""
 
-    def make_trial_config(self, asked: Mapping[str, Values], algorithm: str | None) -> dict[str, Any]:
+    def make_trial_config(
+        self, asked: Mapping[str, Values], algorithm: str | None, origins: Mapping[str, Origin] | None = None
+    ) -> dict[str, Any]:
         """Make Ray Tune's config for configurations that train together, or for a reference.
 
         Args:
             asked: Label -> searched values.
             algorithm: The reference's; None for the study's own.
+            origins: Label -> why it is tried, of those that the sampler did not suggest.
         """
 
     def has_capacity(self) -> bool:
@@ -77,6 +81,7 @@ class OptunaSearcher(Searcher):
         asked = asked_of(study)
         self.asked = len(asked)
         self.unfinished = [trial for trial in asked if trial_label(trial.number) not in self.ended]
+        self.origins = origins_of(study, plan.space)
         self.labels: dict[str, list[str]] = {}
         self.open: dict[str, optuna.trial.Trial] = {}
         self.known: dict[str, FrozenTrial] = {}
@@ -100,7 +105,7 @@ class OptunaSearcher(Searcher):
         if self.unfinished or self.asked < self.plan.trials:
             asked = dict(self._resume_trials() if self.unfinished else self._ask_for_trials())
             self.labels[trial_id] = list(asked)
-            return self.host.make_trial_config(asked, None)
+            return self.host.make_trial_config(asked, None, self.origins)
         return self._next_late_reference(trial_id)
 
     def _ask_for_trials(self) -> Iterator[tuple[str, Values]]:

@@ -11,7 +11,7 @@ from clsearch.planning.plan import Plan
 from clsearch.ray_runtime.supervision import SearchGuard
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import FIRST_TASKS
-from clsearch.records.trials import STATE_FILE
+from clsearch.records.trials import STATE_FILE, SUGGESTED, Origin
 
 
 class StudyHost:
@@ -31,19 +31,22 @@ class StudyHost:
         self.slots = slots
         self.groups: list[list[str]] = []
 
-    def make_trial_config(self, asked: Mapping[str, Values], algorithm: str | None) -> dict[str, Any]:
+    def make_trial_config(
+        self, asked: Mapping[str, Values], algorithm: str | None, origins: Mapping[str, Origin] | None = None
+    ) -> dict[str, Any]:
         """Validate configurations, begin their records, and make the request for a worker.
 
         Args:
             asked: Label -> searched values.
             algorithm: The reference's; None for the study's own.
+            origins: Label -> why it is tried, of those that the sampler did not suggest.
         """
         self.groups.append(list(asked))
         trials = []
         for label, values in asked.items():
             config = self.plan.trial_config(values, algorithm)
             number = None if algorithm else int(label.rpartition("_")[2])
-            self.store.begin_trial(label, number, values, config, len(asked))
+            self.store.begin_trial(label, number, values, config, len(asked), (origins or {}).get(label, SUGGESTED))
             trials.append(TrialRequest(label, config, self.store.writer.trial_folder(label) / STATE_FILE))
         shares_first_task = "learning_rate" not in self.plan.space
         request = CohortRequest(

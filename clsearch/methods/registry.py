@@ -12,17 +12,16 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import create_model
-
 import clsearch.methods
 from clsearch.common.code_digest import digest_code
 from clsearch.common.errors import ConfigError, Refusal, script_refusals
 from clsearch.config.domains import Domains
 from clsearch.config.hyperparameters import Hyperparameter
-from clsearch.config.sections import COMMON_SECTIONS, Section, hyperparameters_in
+from clsearch.config.sections import COMMON_SECTIONS, hyperparameters_in
 from clsearch.config.trial import TrialConfig, config_class
 from clsearch.data.datasets import Source
 from clsearch.methods.base import Build, Method
+from clsearch.methods.settings import Setting, make_section
 
 T = TypeVar("T")
 
@@ -34,7 +33,9 @@ def find_built_in() -> dict[str, Method]:
     """Collect the methods that the files of this package declare in `METHODS`, by name."""
     names = [module.name for module in pkgutil.iter_modules(clsearch.methods.__path__) if not module.ispkg]
     modules = [
-        importlib.import_module(f"clsearch.methods.{name}") for name in names if name not in ("base", "registry")
+        importlib.import_module(f"clsearch.methods.{name}")
+        for name in names
+        if name not in ("base", "registry", "settings")
     ]
     found = (method for module in modules for method in module.METHODS)
     return {method.name: method for method in sorted(found, key=lambda method: method.unlearns)}
@@ -64,7 +65,7 @@ def method_named(name: Any) -> Method:
     return known[name]
 
 
-def register(method: Method | str, *build: Build, settings: Sequence[str] = ()) -> None:
+def register(method: Method | str, *build: Build, settings: Mapping[str, Setting | None] | Sequence[str] = ()) -> None:
     """Register a method of your own in this process, and in the workers of the studies that it starts.
 
     Registering a name again replaces the method.
@@ -72,12 +73,13 @@ def register(method: Method | str, *build: Build, settings: Sequence[str] = ()) 
     Args:
         method: The declared method; or the name of a method that the following arguments define.
         build: With a name: one function per regularizer that makes it from a configuration.
-        settings: With a name: hyperparameters of known methods that it uses, such as `penalty_factor`; `prepare`
-            receives them, [M] each.
+        settings: With a name: its settings, each a `Setting`; None, or a list of names, takes the setting of that name
+            of a built-in method, such as `penalty_factor`. `prepare` receives numbers, [M] each; all are fields of the
+            configuration.
 
     Raises:
         ConfigError: For the name of a built-in method, a name with other characters than letters, digits and
-            underscores, an unknown setting, or a field that every method already has.
+            underscores, an unknown setting, a wrong `Setting`, or a field that every method already has.
 
     Example:
         >>> from clsearch import Method, register
@@ -100,24 +102,25 @@ def _register(method: Method) -> None:
     CUSTOM_METHODS[method.name] = method
 
 
-def compose_method(name: str, build: Sequence[Build], settings: Sequence[str]) -> Method:
-    """Declare a method with hyperparameters of other methods.
+def compose_method(name: str, build: Sequence[Build], settings: Mapping[str, Setting | None] | Sequence[str]) -> Method:
+    """Declare a method with settings of its own, and of other methods.
 
     Args:
         name: Its name.
         build: One function per regularizer.
-        settings: Hyperparameters of known methods.
+        settings: Name -> setting; None, or a list of names, takes that of a known method.
 
     Raises:
-        ConfigError: For an unknown setting.
+        ConfigError: For an unknown setting, or one that cannot be declared so.
     """
-    fields = known_fields()
-    known = [name for name in searchable() if name != "learning_rate"]
-    if unknown := [setting for setting in settings if setting not in known]:
-        text = f"settings: must be among {', '.join(known)}; got {', '.join(unknown)}"
-        raise ConfigError([Refusal("settings-known", text)])
-    fields_used: Any = {setting: (fields[setting].annotation, fields[setting]) for setting in settings}
-    section: type[Section] = create_model("Custom", __base__=Section, __doc__=name.replace("_", " "), **fields_used)
+    declared = settings if isinstance(settings, Mapping) else dict.fromkeys(settings)
+    fields, known = known_fields(), [name for name in searchable() if name != "learning_rate"]
+    taken = [setting for setting, value in declared.items() if value is None]
+    if unknown := [setting for setting in taken if setting not in known]:
+        text = f"settings: must be declared by a Setting or be among {', '.join(known)}"
+        raise ConfigError([Refusal("settings-known", f"{text}; got {', '.join(unknown)}")])
+    own = {setting: value for setting, value in declared.items() if value is not None}
+    section = make_section(name, own, {setting: fields[setting] for setting in taken})
     parts = tuple(Method(f"{name}_{index}", name, build=make) for index, make in enumerate(build))
     return Method(name, name.replace("_", " "), section=section, parts=parts)
 

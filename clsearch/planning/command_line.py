@@ -14,14 +14,14 @@ from typing import Annotated, Any, Union, get_origin
 
 from pydantic.fields import FieldInfo
 
-from clsearch.common.errors import ConfigError, Refusal
+from clsearch.common.errors import ConfigError, Refusal, did_you_mean
 from clsearch.common.redaction import redact_address
 from clsearch.common.words import check_words, parse_quietly, redact_words
 from clsearch.config.domains import Choice, Domain, IntRange, Range, backbone_name, to_plain
 from clsearch.config.sections import BENCHMARKS, FOLDER, Section
 from clsearch.config.spaces import SearchSpace
 from clsearch.methods.registry import known_fields, method_named, preset_settings
-from clsearch.planning.config_file import expand_config_files, read_yaml, to_flag
+from clsearch.planning.config_file import expand_config_files, read_yaml, to_flag, write_nested
 from clsearch.planning.options import (
     ADDRESSES,
     Options,
@@ -53,6 +53,9 @@ OPEN_NAMES |= {"sampler": tuple(SAMPLERS), "pruner": tuple(Pruner), "hours": ("H
 
 OBJECTS = ("sampler", "pruner", "hours", "constraints")
 """Options that a command line has in another form than a script."""
+
+WORDS = {"enqueue": "FILE|{...} [FILE|{...} ...]"}
+"""Options that take files or values in YAML -> what the help shows for them."""
 
 EITHER_NAME = {"epochs": "iterations", "iterations": "epochs"}
 """Setting -> the one that it excludes."""
@@ -141,6 +144,8 @@ def parse(
     check_words(own_words)
     args = join_constraints(spell_flags(expand_config_files(own_words, known, searched), searched))
     check_words(args)
+    check_flags(args, {*names, *(field.name for field in dataclasses.fields(Invocation))})
+    check_single(args, {name: field for name, field in known.items() if name not in searched})
     hidden = settings | {name: redact_address(settings[name]) for name in ADDRESSES if settings.get(name)}
     shown_groups = [_group(s, hidden, space, searched, without) for s in sections] if hidden != settings else groups
     values, asked = _read(groups, args, question, shown_groups)
@@ -160,14 +165,55 @@ def parse(
         new_settings["backbone"] = settings["backbone"]
     if "constraints" in new_settings:
         new_settings["constraints"] = read_constraints(new_settings["constraints"])
-    new_settings |= {
-        name: settings[name] for name in {*OBJECTS} & {*settings} & {*new_settings} if to_flag(name) not in flags
-    }
+    kept = {*OBJECTS} & {*settings} & {*new_settings} | {*WORDS} & {*settings}
+    new_settings |= {name: settings[name] for name in kept if to_flag(name) not in flags}
     dropped = [name for name in find_untied(new_settings, settings) if to_flag(name) not in flags]
     new_settings = {name: value for name, value in new_settings.items() if name not in dropped}
     if "--preset" in flags:
         new_settings = _with_preset(algorithm, new_settings, settings, flags)
     return new_settings, new_space, asked
+
+
+def check_flags(words: Sequence[str], known: Collection[str]) -> None:
+    """Refuse an option that does not exist, and suggest one. Raises ConfigError."""
+    flags = dict.fromkeys(word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 2)
+    names = {flag: flag.lstrip("-").replace("-", "_") for flag in flags}
+    unknown = {
+        flag: name
+        for flag, name in names.items()
+        if name not in known and name.removeprefix("no_") not in known and name != "help"
+    }
+    if unknown:
+        raise ConfigError(
+            Refusal(
+                "option-known",
+                f"{name}: must be an option{did_you_mean(name, sorted(known))}; got {flag} (--help lists all)",
+            )
+            for flag, name in unknown.items()
+        )
+
+
+def check_single(words: Sequence[str], known: Mapping[str, FieldInfo]) -> None:
+    """Refuse several values of an option that takes one, and say why it is not searched. Raises ConfigError."""
+    given: dict[str, list[str]] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name = word.partition("=")[0].lstrip("-").replace("-", "_")
+            given[name] = []
+        elif name:
+            given[name].append(word)
+    problems = [
+        Refusal("one-value", f"{name}: must have one value{_why_single(name)}; got {' '.join(values)}")
+        for name, values in given.items()
+        if name in known and len(values) > 1 and "tuple" not in str(known[name].annotation)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _why_single(name: str) -> str:
+    return f", because it is {NOT_SEARCHED[name]}" if name in NOT_SEARCHED else ""
 
 
 def spell_flags(words: Sequence[str], searched: Mapping[str, SearchField]) -> list[str]:
@@ -332,6 +378,9 @@ def _group(
             default = default if default is None else describe_choice(default)
             shown = OPEN_NAMES[name]
             kind = Annotated[text, _argument(field, "{" + ",".join(shown) + "}" if len(shown) > 1 else shown[0])]
+        elif name in WORDS:
+            kind = Annotated[tuple[str, ...] | None, _argument(field, WORDS[name])]
+            default = None if default is None else tuple(map(write_nested, default))
         else:
             kind = Annotated[_optional(field), _argument(field, None)]
         rows.append((name, kind, dataclasses.field(default=default)))

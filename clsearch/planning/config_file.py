@@ -156,15 +156,15 @@ def to_words(name: str, value: Any) -> list[str]:
         case dict():
             return [flag, json.dumps(value)]
         case tuple() | list():
-            nested = name == WHEN or any(isinstance(one, list) for one in value)
+            nested = name == WHEN or any(isinstance(one, list | dict) for one in value)
             return [flag, *(write_nested(one) if nested else str(one) for one in value)]
         case _:
             return [flag, str(value)]
 
 
 def write_nested(value: Any) -> str:
-    """Write a list, or a part of a search space, as one word."""
-    return json.dumps(value) if isinstance(value, dict) else write_word(value)
+    """Write a list, a part of a search space or a configuration as one word."""
+    return json.dumps(to_plain(value)) if isinstance(value, dict) else write_word(value)
 
 
 def format_plan(plan: Plan, script: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +60,13 @@ class StudyOptions(Section):
         description="Reference algorithms to train on the same seeds: finetuning (lower bound), joint on all tasks so "
         "far (upper bound; gives intransigence), independent networks, one per task.",
     )
-    seeds: int = Field(3, ge=1, description="Number of seeds per configuration.")
+    seeds: int = Field(
+        3,
+        ge=1,
+        description="Number of seeds per configuration. More than a study that exists has: the trials that are not "
+        "shown worse than its best, and its references, are trained on the further seeds.",
+    )
+    all: bool = Field(False, description="Train every finished trial on further seeds of a study that exists.")
     first_seed: int = Field(0, ge=0, description="First seed; the others follow it.")
     sampler: Any = Field(
         "tpe",
@@ -98,6 +105,19 @@ class StudyOptions(Section):
         "small networks and on GPUs, but the search learns from fewer results.",
     )
     grid_points: int = Field(5, ge=2, description="Values per hyperparameter of a grid, evenly spaced on its scale.")
+    enqueue: tuple[str | dict[str, Any], ...] | None = Field(
+        None,
+        description="Configurations to try first: a YAML file (a list of mappings `hyperparameter: value`) or a CSV "
+        "file (a heading of hyperparameters; empty cells are left open), or configurations themselves in YAML, as "
+        "'{learning_rate: 0.1}'. Part of a configuration is enough; the sampler chooses the rest.",
+    )
+    warm_start: Path | None = Field(
+        None, description="Folder of another study whose best trials are tried first, where the spaces agree."
+    )
+    top: int | None = Field(
+        None, ge=1, description="Number of trials that a warm start takes. If not given: 10, or all trials if fewer."
+    )
+    anyway: bool = Field(False, description="Accept a warm start from another benchmark, scenario or algorithm.")
     results: Path = Field(Path("results"), description="Folder that keeps the records of studies.")
     mirror: str | None = Field(
         None,
@@ -156,10 +176,18 @@ class StudyOptions(Section):
             raise RuleError("study-name", rule)
         return value
 
-    @field_validator("results")
+    @field_validator("results", "warm_start")
     @classmethod
-    def _local(cls, value: Path) -> Path:
-        return to_local_path(value)
+    def _local(cls, value: Path | None) -> Path | None:
+        return None if value is None else to_local_path(value)
+
+    @field_validator("enqueue", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """Take one file or one configuration for a list of one."""
+        several = list(value) if isinstance(value, list | tuple) else [value]
+        several = [str(one) if isinstance(one, Path) else one for one in several]
+        return None if value is None else [dict(one) if isinstance(one, Mapping) else one for one in several]
 
 
 class SelectionOptions(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from clsearch.methods.registry import (
     preset_settings,
 )
 from clsearch.planning.budget import check_budget
+from clsearch.planning.enqueued import Enqueued, WarmStart, check_number, read_enqueued
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.protocols import (
     RATE_STEPS,
@@ -34,9 +35,25 @@ from clsearch.planning.protocols import (
     searched_tasks,
 )
 from clsearch.planning.samplers import GENETIC, NSGA_TRIALS
+from clsearch.planning.search_fields import search_fields
 from clsearch.planning.spaces import add_defaults, check_space, read_written_space, resolve_space
 
 DEFAULT_TRIALS = 32
+NOT_SETTINGS = ("config", "print_config", "dry_run", "space", "when", "if", "algorithm", "question")
+"""Options and keywords of a study that are no settings."""
+
+
+@dataclass(frozen=True)
+class SeedExtension:
+    """Seeds that a study got after it began.
+
+    Attributes:
+        seeds: The seeds.
+        all: True if every finished trial is trained on them, false if only those not shown worse than the best are.
+    """
+
+    seeds: tuple[int, ...]
+    all: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,6 +70,9 @@ class Plan(ShortRepr):
         options: Every option that is not part of a trial's configuration.
         trials: Number of configurations.
         command: The script and the options that differ from its defaults; None outside a script.
+        enqueued: Configurations that are tried first.
+        warm_start: The study that some of them come from.
+        further: Seeds that the study got after it began, in order; see `records.further_seeds`.
     """
 
     question: str
@@ -64,11 +84,19 @@ class Plan(ShortRepr):
     options: Options
     trials: int
     command: list[str] | None
+    enqueued: tuple[Enqueued, ...] = ()
+    warm_start: WarmStart | None = None
+    further: tuple[SeedExtension, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of every configuration."""
+        """Seeds of every configuration in the search."""
         return tuple(range(self.options.first_seed, self.options.first_seed + self.options.seeds))
+
+    @property
+    def every_seed(self) -> tuple[int, ...]:
+        """Seeds of the search, and those that some trials got later."""
+        return (*self.seeds, *(seed for extension in self.further for seed in extension.seeds))
 
     @property
     def report_seeds(self) -> tuple[int, ...]:
@@ -201,12 +229,18 @@ def make_plan(
     report = _report_config(options, first, config)
     plan = Plan(question, algorithm, searched, shared, config, report, options, trials, command)
     _check_references(plan)
-    return plan
+    enqueued = read_enqueued(options, search_fields(algorithm), searched, config, plan.trial_config)
+    check_number(options, enqueued, trials)
+    return replace(plan, enqueued=enqueued)
 
 
 def _check_known(algorithm: str, settings: Mapping[str, Any]) -> None:
     """Refuse settings that neither the algorithm nor a study has. Raises ConfigError."""
-    known = {*method_named(algorithm).fields, *Options.model_fields}
+    fields = method_named(algorithm).fields
+    if twice := [name for name in fields if name in (*Options.model_fields, *NOT_SETTINGS)]:
+        text = f"{twice[0]}: must not be a setting of {algorithm}, because it is an option of every study"
+        raise ConfigError([Refusal("option-of-study", f"{text}; got one of that name")])
+    known = {*fields, *Options.model_fields}
     if unknown := [name for name in settings if name not in known]:
         listed = ", ".join(sorted(known))
         raise ConfigError(

@@ -39,8 +39,10 @@ PROTOCOL_OPTIONS = {
 }
 """Protocol -> options that act only in it."""
 
-SEARCH_OPTIONS: tuple[str, ...] = ("trials", "sampler", "sampler_seed", "pruner", "grid_points", "objectives", "cohort")
-SEARCH_OPTIONS += ("constraints", "hours", "patience")
+SEARCH_OPTIONS = (
+    *("trials", "sampler", "sampler_seed", "pruner", "grid_points", "objectives", "cohort"),
+    *("constraints", "hours", "patience", "enqueue", "warm_start", "top", "anyway"),
+)
 """Options that act only if a sampler chooses, which it does not in continual."""
 
 HALVINGS = 10
@@ -93,6 +95,7 @@ def check_protocol(options: Options, given: set[str], config: TrialConfig, space
     unlearned = unlearned_by(config.requests, learned)
     return [
         *_option_problems(options, config.tasks),
+        *_warm_start_problems(options, given),
         *(_continual_problems(options, given, config, space) if options.protocol is Protocol.CONTINUAL else ()),
         *(_unlearning_problems(options, config, space) if config.unlearns else ()),
         *check_objectives(options.objectives, learned, config.scenario, unlearned),
@@ -129,6 +132,15 @@ def _option_problems(options: Options, tasks: int) -> list[Refusal]:
     return problems
 
 
+def _warm_start_problems(options: Options, given: set[str]) -> list[Refusal]:
+    """Check that options of a warm start have one."""
+    return [
+        Refusal("warm-start-needed", f"{name}: acts with --warm-start only; got {getattr(options, name)} without one")
+        for name in ("top", "anyway")
+        if options.warm_start is None and name in given and getattr(options, name)
+    ]
+
+
 def _continual_problems(options: Options, given: set[str], config: TrialConfig, space: SearchSpace) -> list[Refusal]:
     """Check what continual can search, and that no option of a sampler is given."""
     if config.algorithm in ("joint", "independent"):
@@ -138,7 +150,7 @@ def _continual_problems(options: Options, given: set[str], config: TrialConfig, 
     for name in SEARCH_OPTIONS:
         value = getattr(options, name)
         if name in given and value != Options.model_fields[name].default:
-            shown = " ".join(value) if isinstance(value, tuple | dict) else describe_choice(value)
+            shown = " ".join(map(str, value)) if isinstance(value, tuple | dict) else describe_choice(value)
             text = f"{name}: acts only if a sampler chooses, which it does not in continual; got {shown}"
             problems.append(Refusal("sampler-only", text))
     for name in space:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -187,13 +187,20 @@ def read_value(field: SearchField, value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return read_mapping(field, value)
+    value = read_numbers(field, value)
     if not isinstance(value, list):
         return value
-    value = [read_word(field, one) if isinstance(one, str) else one for one in value]  # YAML reads 1e-3 as text
     if field.kind is ValueKind.SEVERAL:
         nested = [isinstance(one, list) for one in value]
         return Choice(*map(tuple, value)) if value and all(nested) else tuple(value)
     return value[0] if len(value) == 1 else combine(field, value)
+
+
+def read_numbers(field: SearchField, value: Any) -> Any:
+    """Read numbers that YAML takes for text, as 1e-3, in a value or in a list."""
+    if isinstance(value, list):
+        return [read_numbers(field, one) for one in value]
+    return read_word(field, value) if isinstance(value, str) else value
 
 
 def read_mapping(field: SearchField, value: Mapping[str, Any]) -> Domain:
@@ -201,10 +208,10 @@ def read_mapping(field: SearchField, value: Mapping[str, Any]) -> Domain:
     rule = "must have low and high, and can have log and step, or must have choice alone"
     refusal = ConfigError([Refusal("domain-keys", f"{field.name}: {rule}; got {echo(dict(value))}")])
     if {*value} == {"choice"} and isinstance(value["choice"], list):
-        return Choice(*value["choice"])
+        return Choice(*read_numbers(field, value["choice"]))
     if not {"low", "high"} <= {*value} <= {"low", "high", "log", "step"}:
         raise refusal
-    low, high, step = value["low"], value["high"], value.get("step")
+    low, high, step = (read_numbers(field, value.get(key)) for key in ("low", "high", "step"))
     numbers = [low, high] + [step] * (step is not None)
     if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
         raise refusal
@@ -216,6 +223,8 @@ def read_mapping(field: SearchField, value: Mapping[str, Any]) -> Domain:
 
 def write_value(field: SearchField, domain: Domain) -> Any:
     """Write a domain as YAML, as short as it can be read back."""
+    if isinstance(domain, Range):
+        domain = replace(domain, low=float(domain.low), high=float(domain.high))
     if isinstance(domain, Choice):
         values = [list(v) if isinstance(v, tuple) else v for v in domain.as_json()["choices"]]
         exact: Any = {"choice": values}

@@ -82,9 +82,15 @@ def add_defaults(space: SearchSpace, defaults: Domains) -> SearchSpace:
 
 
 def resolve_space(space: SearchSpace, config: TrialConfig) -> SearchSpace:
-    """Decide the conditions on settings that are not searched. Raises ConfigError for one on what is not there."""
-    fixed = {name: getattr(config, name) for name in config.acting_fields() if name not in space}
-    return resolve_fixed(space, fixed, config.acting_fields())
+    """Decide the conditions on settings that are not searched, and put the entries in the order of the fields.
+
+    So a study suggests the same values however its space was written. Raises ConfigError for a condition on what is not
+    there.
+    """
+    names = config.acting_fields()
+    fixed = {name: getattr(config, name) for name in names if name not in space}
+    found = resolve_fixed(space, fixed, names)
+    return SearchSpace(order_parts(sorted(found.parts, key=lambda part: names.index(part.name))))
 
 
 def check_space(algorithm: str, space: SearchSpace, settings: Mapping[str, Any], source: Source | None = None) -> None:
@@ -99,12 +105,27 @@ def check_space(algorithm: str, space: SearchSpace, settings: Mapping[str, Any],
     Raises:
         ConfigError: With one line per problem.
     """
-    idle = method_named(algorithm).idle_hyperparameters(dict(settings) | space.settings_of(space.first))
-    problems = [Refusal("searched-acts", f"{name}: {idle[name]}") for name in space if name in idle]
+    problems = _idle_problems(algorithm, space, settings)
     if not problems:
         problems = _value_problems(algorithm, space, settings, source)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
+
+
+def _idle_problems(algorithm: str, space: SearchSpace, settings: Mapping[str, Any]) -> list[Refusal]:
+    """Refuse a hyperparameter without effect under some choice of the others with which it is searched."""
+    problems: dict[Refusal, None] = {}
+    for values in islice(example_values(space), MOST_EXAMPLES):
+        idle = method_named(algorithm).idle_hyperparameters(dict(settings) | space.settings_of(values))
+        for name in (name for name in values if name in idle):
+            problems[Refusal("searched-acts", f"{name}: {idle[name]}{_hint(space, name)}")] = None
+    return list(problems)
+
+
+def _hint(space: SearchSpace, name: str) -> str:
+    """Suggest a condition if a choice can make a hyperparameter idle; "" if nothing is chosen."""
+    chosen = any(part.name != name and not part.domain.numeric for part in space.parts)
+    return f". Search {name} in a When(...), where it acts" if chosen else ""
 
 
 def _kind_problems(field: SearchField, domain: Domain) -> list[Refusal]:
@@ -130,18 +151,20 @@ def _value_problems(
         except ConfigError as error:
             for problem in error.problems:
                 together = problem.rule.endswith(("-only", "-acts", "-needed")) and problem.field in space
-                hint = f". Search {problem.field} in a When(...), where it acts" if together else ""
+                hint = _hint(space, problem.field) if together else ""
                 problems[Refusal(problem.rule, f"{problem}{hint}")] = None
     return list(problems)
 
 
 def example_values(space: SearchSpace) -> Iterator[dict[str, Plain]]:
-    """Generate values that show what a space can have: each end and each choice, and pairs of choices."""
+    """Generate values that show what a space can have: each end and each choice, and pairs of them."""
     yield space.first
     for part in space.parts:
         for end in part.domain.ends:
             yield pick_with(space, {part.key: end})
-    for one, other in combinations([part for part in space.parts if not part.domain.numeric], 2):
+    for one, other in combinations(space.parts, 2):
+        if one.domain.numeric and other.domain.numeric:
+            continue
         for first, second in product(one.domain.ends, other.domain.ends):
             yield pick_with(space, {one.key: first, other.key: second})
 

@@ -29,6 +29,7 @@ class SharedSettings(TypedDict, total=False):
     preset: Literal["clarena-first"] | None
     references: Sequence[Literal["finetuning", "joint", "independent"]]
     seeds: int
+    all: bool
     first_seed: int
     sampler: Literal["tpe", "random", "grid", "qmc", "nsga2", "nsga3", "gp", "cmaes"] | Any  # a BaseSampler of Optuna
     sampler_seed: int
@@ -38,6 +39,10 @@ class SharedSettings(TypedDict, total=False):
     pruner: Pruner | Literal["none", "asha", "median"] | Any  # a BasePruner of Optuna
     cohort: int
     grid_points: int
+    enqueue: str | Path | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+    warm_start: str | Path | None
+    top: int | None
+    anyway: bool
     results: str | Path
     mirror: str | None
     tracking_uri: str | None

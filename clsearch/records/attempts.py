@@ -10,13 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from clsearch.common.checked_files import DamagedFile, read_checked, read_json
+from clsearch.common.checked_files import UNMARKED, DamagedFile, read_checked, read_json
+from clsearch.common.files import previous_path
 from clsearch.methods.registry import decaying
 from clsearch.planning.plan import Plan
 from clsearch.records.json_types import AttemptJson, AttemptsJson, BestJson
 from clsearch.records.ranking import Choice, Cost
 from clsearch.records.trials import read_table
-from clsearch.training.state import UNMARKED, TrialState, previous_path
 
 ATTEMPTS, ATTEMPTS_TABLE, STATE_FILE = "attempts.json", "attempts.csv", "continual.pt"
 """Files of a study's folder. The table is for people; it is read back if the first is missing or damaged."""
@@ -158,7 +158,7 @@ def read_progress(
     for path in (folder / STATE_FILE, previous_path(folder / STATE_FILE)):
         try:
             packed = read_checked(path, UNMARKED)
-            found, learned = TrialState.summary(packed, path)
+            found, learned = _summarize_state(packed, path)
             if fingerprint not in (None, found):
                 raise DamagedFile(path, "a state of another configuration or other seeds")
         except FileNotFoundError:
@@ -169,6 +169,13 @@ def read_progress(
         if learned <= decided:  # else attempts were lost on which the state rests
             return SavedProgress(attempts, learned, packed, damaged)
     return SavedProgress(attempts, damaged=damaged)
+
+
+def _summarize_state(packed: bytes, path: Path) -> tuple[str, int]:
+    """Return a state's fingerprint and its number of learned tasks. Raises DamagedFile."""
+    from clsearch.training.state import TrialState  # torch, which a reader of other records does not wait for
+
+    return TrialState.summary(packed, path)
 
 
 def read_attempts(folder: Path, seeds: Sequence[int]) -> tuple[tuple[Attempt, ...], tuple[DamagedFile, ...]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from clsearch import metrics
 from clsearch.common.echo import ShortRepr
@@ -44,13 +44,13 @@ class EvaluatedConfiguration(ShortRepr):
     tasks: tuple[int, ...]
     settings: dict[str, Any]
     per_task: tuple[dict[str, float], ...]
-    validation: Tensor
-    test: Tensor
+    validation: np.ndarray
+    test: np.ndarray
     seconds: float
     reason: str = ""
     unlearning: dict[str, metrics.Unlearning] = field(default_factory=dict)
 
-    def per_seed(self, part: str, learned: int | None = None) -> dict[str, Tensor]:
+    def per_seed(self, part: str, learned: int | None = None) -> dict[str, np.ndarray]:
         """Return every metric of each seed [M], by name, after all tasks or the first `learned`; empty if training
         diverged.
         """
@@ -132,7 +132,7 @@ class FinalEvaluation(ShortRepr):
         seconds: float,
     ) -> FinalEvaluation:
         """Make the final evaluation of a plan."""
-        whole = (plan.protocol.value, plan.config.tasks, plan.tasks, plan.seeds, plan.report_seeds)
+        whole = (plan.protocol.value, plan.config.tasks, plan.tasks, plan.every_seed, plan.report_seeds)
         return cls(*whole, choice, rows, openings, seconds)
 
     def row(self, configuration: str, on: str) -> EvaluatedConfiguration | None:
@@ -150,7 +150,7 @@ class FinalEvaluation(ShortRepr):
         """The choice on the target that the protocol reports on."""
         return self.row("chosen", self.reported_on)
 
-    def per_seed(self, row: EvaluatedConfiguration, part: str) -> dict[str, Tensor]:
+    def per_seed(self, row: EvaluatedConfiguration, part: str) -> dict[str, np.ndarray]:
         """Return every metric of each seed of a row, with intransigence if there is a joint reference."""
         values, joint = row.per_seed(part), self.row("joint", row.on)
         if values and joint is not None and row is not joint:

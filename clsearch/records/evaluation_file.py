@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
 
 from clsearch.common.checked_files import DamagedFile
 from clsearch.common.statistics import Interval
@@ -18,7 +17,7 @@ from clsearch.records.json_types import ChoiceJson, FinalJson, FinalRowJson
 from clsearch.records.ranking import Choice
 from clsearch.records.study_file import FINAL, read_final_json, read_openings_json
 from clsearch.records.test_ledger import Opening
-from clsearch.records.trial_metrics import to_tensor
+from clsearch.records.trial_metrics import to_array
 from clsearch.records.trials import read_table
 
 FINAL_ACCURACY = "final_accuracy.csv"
@@ -115,14 +114,13 @@ def _final_of(content: FinalJson, matrices: pd.DataFrame, openings: tuple[Openin
         names = [f"task_{j:02d}" for j in row["tasks"]]
         shape = (len(seeds["reporting"]), len(names) + 1, len(names))
         found: dict[str, Any] = {
-            part: torch.from_numpy(own.loc[own.part == part, names].to_numpy(dtype=float).reshape(shape))
-            for part in PARTS
+            part: own.loc[own.part == part, names].to_numpy(dtype=float).reshape(shape) for part in PARTS
         }
         named: dict[str, Any] = dict(row)
         found |= {name: named[name] for name in ("configuration", "algorithm", "on", "benchmark", "seconds", "reason")}
         found |= {name: tuple(named[name]) for name in ("tasks", "per_task")}
         found["unlearning"] = {
-            part: {name: to_tensor(values) for name, values in measured.items()}
+            part: {name: to_array(values) for name, values in measured.items()}
             for part, measured in row.get("unlearning", {}).items()
         }
         rows.append(EvaluatedConfiguration(settings=row["config"], **found))

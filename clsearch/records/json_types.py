@@ -78,6 +78,28 @@ class SessionJson(ProvenanceJson):
     command: list[str] | None
 
 
+class SeedExtensionJson(TypedDict):
+    """Seeds that a study got after it began, see `planning.plan.SeedExtension`."""
+
+    seeds: list[int]
+    all: bool
+
+
+class EnqueuedJson(TypedDict):
+    """A configuration that is tried first, see `planning.enqueued.Enqueued`."""
+
+    values: dict[str, Plain]
+    origin: str
+
+
+class WarmStartJson(TypedDict):
+    """The study that a study was started from, see `planning.enqueued.WarmStart`."""
+
+    study: str
+    id: str
+    top: int
+
+
 class DescriptionJson(TypedDict):
     """The description of a study, see `study_file.description`.
 
@@ -111,6 +133,9 @@ class DescriptionJson(TypedDict):
     constraints: NotRequired[dict[str, float] | None]
     hours: NotRequired[float | None]
     patience: NotRequired[int | None]
+    enqueued: NotRequired[list[EnqueuedJson]]
+    warm_start: NotRequired[WarmStartJson]
+    more_seeds: NotRequired[list[SeedExtensionJson]]
 
 
 class StudyJson(DescriptionJson, ProvenanceJson):
@@ -289,6 +314,9 @@ class RecordJson(TypedDict):
     place: NotRequired[str]
     cohort: NotRequired[int]
     tables: NotRequired[dict[str, str]]
+    origin: NotRequired[str]
+    given: NotRequired[list[str]]
+    groups: NotRequired[list[int]]
 
 
 class AttemptJson(TypedDict):

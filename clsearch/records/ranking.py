@@ -13,6 +13,7 @@ from clsearch.config.domains import Plain
 from clsearch.planning.objectives import choose, pareto_front, sign
 from clsearch.planning.plan import Plan
 from clsearch.records.json_types import BestJson, CostJson
+from clsearch.records.seeds import pair_seeds
 from clsearch.records.study_file import ENDED
 from clsearch.records.trial_metrics import accuracy_matrices, metric_of_each, metric_per_seed
 from clsearch.records.trials import TrialRecord
@@ -111,13 +112,19 @@ def choice_of(ranking: Ranking) -> Choice | None:
 
 
 def rank(records: list[TrialRecord], objectives: tuple[str, ...]) -> Ranking:
-    """Rank finished trials by metrics after the last task; leave out all others."""
+    """Rank finished trials by metrics after the last task; leave out all others.
+
+    If trials differ in seeds, the best is one of those with the most, which come first.
+    """
     finished = [r for r in records if r.state == "finished"]
     if not finished:
         return Ranking(objectives, [], frozenset())
     gains = np.array([[sign(name) * r.metrics[name] for name in objectives] for r in finished])
-    first, best_ones = choose(gains), pareto_front(gains) if len(objectives) > 1 else []
-    order = sorted(range(len(finished)), key=lambda i: (i != first, i not in best_ones, -gains[i, 0]))
+    seeds = [len(r.seeds) for r in finished]
+    most = [i for i, count in enumerate(seeds) if count == max(seeds)]
+    first = most[choose(gains[most])]
+    best_ones = [most[i] for i in pareto_front(gains[most])] if len(objectives) > 1 else []
+    order = sorted(range(len(finished)), key=lambda i: (i != first, i not in best_ones, -seeds[i], -gains[i, 0]))
     ranked = [finished[i] for i in order]
     return Ranking(
         objectives, ranked, labels_close_to_first(ranked, objectives), tuple(finished[i].label for i in best_ones)
@@ -125,18 +132,19 @@ def rank(records: list[TrialRecord], objectives: tuple[str, ...]) -> Ranking:
 
 
 def labels_close_to_first(ranked: list[TrialRecord], objectives: tuple[str, ...]) -> frozenset[str]:
-    """Return the labels of trials on the same seeds that are not shown to differ from the first in any objective."""
+    """Return the labels of trials that are not shown to differ from the first in any objective, on common seeds."""
     scores = [metric_of_each(ranked, name) for name in objectives]
     return frozenset(
         record.label
         for position, record in enumerate(ranked)
-        if all(indistinguishable(of_each[0], of_each[position]) for of_each in scores)
+        if all(indistinguishable(*pair_seeds(ranked[0], record, of_each[0], of_each[position])) for of_each in scores)
     )
 
 
 def difference_to_reference(best: TrialRecord, reference: TrialRecord, name: str) -> Interval:
-    """Return a metric of the best trial minus a reference's, paired over seeds."""
-    return paired_difference(metric_per_seed(best, name), metric_per_seed(reference, name))
+    """Return a metric of the best trial minus a reference's, paired over the seeds that both have."""
+    values = metric_per_seed(best, name), metric_per_seed(reference, name)
+    return paired_difference(*pair_seeds(best, reference, *values))
 
 
 def add_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
@@ -148,11 +156,11 @@ def add_intransigence(records: list[TrialRecord]) -> list[TrialRecord]:
     joint = next((r for r in finished if r.number is None and r.algorithm == "joint"), None)
     if joint is None:
         return []
-    upper = accuracy_matrices(joint)
     found = []
     for record in finished:
         if record is not joint:
-            values = metrics.intransigence(accuracy_matrices(record), upper, record.tasks_learned)
+            own, upper = pair_seeds(record, joint, accuracy_matrices(record), accuracy_matrices(joint))
+            values = metrics.intransigence(np.stack(own), np.stack(upper), record.tasks_learned)
             found.append(replace(record, metrics=record.metrics | metrics.over_seeds({"intransigence": values})))
     return found
 
@@ -165,7 +173,8 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
     if plan.command is None or not plan.space:
         return None
     words, dropped = [], {"--name", "--trials", "--sampler", "--grid-points", "--sampler-seed", "--pruner"}
-    dropped |= {"--cohort", "--no-final", "--report-seeds", "--constraints", "--hours", "--patience"}
+    dropped |= {"--cohort", "--no-final", "--report-seeds", "--enqueue", "--warm-start", "--top", "--anyway"}
+    dropped |= {"--constraints", "--hours", "--patience"}
     dropped |= {"--" + name.replace("_", "-") for name in plan.space}
     keep = True
     for word in plan.command:

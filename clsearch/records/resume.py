@@ -119,7 +119,7 @@ def nothing_left(plan: Plan) -> bool:
         return False
     new = as_recorded(description(plan), found, plan)
     return identity_settings(found) == identity_settings(new) and all(
-        found.get(name) == new[name] for name in MAY_CHANGE if name != "hours"
+        found.get(name) == new.get(name) for name in MAY_CHANGE if name != "hours"
     )
 
 
@@ -128,7 +128,7 @@ def is_complete(plan: Plan) -> bool:
 
     best.json and the tables are derived from them.
     """
-    from clsearch.records.evaluation_file import read_final  # torch and pandas, which a new study does not wait for
+    from clsearch.records.evaluation_file import read_final  # pandas, which a new study does not wait for
 
     folder = plan.folder
     try:

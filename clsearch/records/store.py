@@ -12,7 +12,17 @@ from clsearch.config.domains import Values
 from clsearch.config.trial import TrialConfig
 from clsearch.planning.plan import Plan
 from clsearch.records.ranking import add_intransigence
-from clsearch.records.trials import TrialRecord, now, read_trials_and_damage, remove_state
+from clsearch.records.seeds import join_seeds
+from clsearch.records.trial_metrics import Measurements
+from clsearch.records.trials import (
+    SUGGESTED,
+    Origin,
+    TrialRecord,
+    now,
+    read_trials_and_damage,
+    remove_state,
+    with_curve,
+)
 from clsearch.records.writer import StudyWriter
 
 TABLE_SECONDS = 10.0
@@ -51,7 +61,15 @@ class RecordStore:
         self.tables_written = 0.0
         self.error: OSError | None = None
 
-    def begin_trial(self, label: str, number: int | None, values: Values, config: TrialConfig, cohort: int) -> None:
+    def begin_trial(
+        self,
+        label: str,
+        number: int | None,
+        values: Values,
+        config: TrialConfig,
+        cohort: int,
+        origin: Origin = SUGGESTED,
+    ) -> None:
         """Begin the record of a trial that waits for a worker.
 
         Args:
@@ -60,6 +78,7 @@ class RecordStore:
             values: Its searched hyperparameters.
             config: Its whole configuration.
             cohort: Number of configurations that train together, including itself.
+            origin: Why it is tried.
         """
         earlier = self.earlier.get(label)
         same = earlier is not None and earlier.values == values
@@ -75,6 +94,8 @@ class RecordStore:
             tables=earlier.tables if earlier is not None and same else {},
             reported=now(),
             cohort=cohort,
+            origin=origin.why,
+            given=list(origin.given),
         )
 
     def not_ended(self, labels: Iterable[str]) -> list[str]:
@@ -100,6 +121,22 @@ class RecordStore:
         self.changed.pop(label, None)
         self._write(partial(self._write_end, record))
         self._notify(record)
+
+    def join_seeds(self, label: str, more: Measurements, seeds: Sequence[int]) -> None:
+        """Add the measurements on further seeds to an ended trial. record.json comes last: then all is there."""
+        record = self.writer.write_group(with_curve(self.writer.folder, self.records[label]), more, seeds)
+        joined = replace(join_seeds(record, more, seeds), columns=[], curve=[], epochs=[], reported=now())
+        self._write_joined(joined)
+
+    def note_failed_seeds(self, label: str, reason: str) -> None:
+        """Note why an ended trial has no further seeds."""
+        self._write_joined(replace(self.records[label], reason=printable(redact(reason))))
+
+    def _write_joined(self, record: TrialRecord) -> None:
+        self.records[record.label] = self.writer.write_trial(record)
+        self.write_tables(TABLE_SECONDS)
+        self.on_end()
+        self._notify(self.records[record.label])
 
     def write_error(self, label: str, text: str) -> None:
         """Write the full error of a failed trial."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -59,7 +59,8 @@ FOUND_WITH_TRIALS = ("trials/*", JOURNAL, "attempts.*", "continual*.pt", BEST, F
 FIRST_TASKS = ".prefixes"
 """Folder next to the studies in which trials share the first task."""
 
-MAY_CHANGE = ("question", "references", "trials", "report_seeds", "hours", "patience")
+MAY_CHANGE: tuple[str, ...] = ("question", "references", "trials", "report_seeds", "hours", "patience")
+MAY_CHANGE += ("enqueued", "warm_start", "more_seeds")
 """Settings that may change on resume."""
 
 
@@ -92,6 +93,12 @@ def description(plan: Plan) -> DescriptionJson:
         "hours": plan.options.hours,
         "patience": plan.options.patience,
     }
+    if plan.enqueued:
+        content["enqueued"] = [one.as_json() for one in plan.enqueued]
+    if plan.warm_start is not None:
+        content["warm_start"] = asdict(plan.warm_start)
+    if plan.further:
+        content["more_seeds"] = [asdict(extension) for extension in plan.further]
     return cast(DescriptionJson, json.loads(json.dumps(finite(content))))
 
 

@@ -104,7 +104,7 @@ class StudyRecord(ShortRepr):
         """
         if self.final is not None:
             rows = [row for row in self.final.rows if row.on == "full_sequence" and not row.reason]
-            return {base_algorithm(row.configuration): row.test.numpy() for row in rows}
+            return {base_algorithm(row.configuration): row.test for row in rows}
         own = [] if self.chosen is None else [("chosen", self.chosen)]
         own += self._references().items()
         return {name: np.array(record.accuracy, dtype=float) for name, record in own}
@@ -118,7 +118,7 @@ class StudyRecord(ShortRepr):
         else:
             of = {} if self.chosen is None else {"chosen": self.chosen}
             found = {name: unlearning_measurements(r) for name, r in (of | self._references()).items()}
-        return {name: found[name]["after"].numpy() if found[name] else R for name, R in self.matrices.items()}
+        return {name: found[name]["after"] if found[name] else R for name, R in self.matrices.items()}
 
     def _references(self) -> dict[str, TrialRecord]:
         return {base_algorithm(r.algorithm): r for r in self.references if r.state == "finished"}
@@ -133,7 +133,7 @@ class StudyRecord(ShortRepr):
         """A description of the data that the matrices were measured on."""
         if self.final is not None:
             return f"test data, {len(self.final.seeds)} fresh seeds"
-        seeds = len(self.study["seeds"])
+        seeds = len(self.study["seeds"] if self.chosen is None else self.chosen.seeds)
         return f"validation data, the search's {seeds} seed{'s' * (seeds > 1)}"
 
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from clsearch import metrics
 
@@ -41,22 +39,22 @@ class Measurements(Protocol):
     def epochs(self) -> Any: ...
 
 
-def to_tensor(nested: Any) -> Tensor:
-    """Convert JSON or an array to a double-precision tensor; null becomes NaN."""
-    return torch.from_numpy(np.array(nested, dtype=float))
+def to_array(nested: Any) -> np.ndarray:
+    """Convert nested lists of JSON to a double-precision array; null becomes NaN."""
+    return np.array(nested, dtype=float)
 
 
-def accuracy_matrices(measured: Measurements) -> Tensor:
+def accuracy_matrices(measured: Measurements) -> np.ndarray:
     """Return R of each seed, [M, T+1, T], NaN if not measured."""
-    return to_tensor(measured.accuracy)
+    return to_array(measured.accuracy)
 
 
 def unlearning_measurements(measured: Measurements) -> metrics.Unlearning:
     """Return the measurements of a trial's unlearning, [M, T+1, T] each; empty if nothing was requested."""
-    return {name: to_tensor(values) for name, values in measured.unlearning.items()}
+    return {name: to_array(values) for name, values in measured.unlearning.items()}
 
 
-def metrics_per_seed(measured: Measurements, learned: int) -> dict[str, Tensor]:
+def metrics_per_seed(measured: Measurements, learned: int) -> dict[str, np.ndarray]:
     """Compute every metric of each seed [M] after the first `learned` tasks, by name."""
     R, unlearning = accuracy_matrices(measured), unlearning_measurements(measured)
     return metrics.summary(R, learned) | metrics.unlearning(unlearning, learned)
@@ -70,7 +68,7 @@ def metric_per_seed(measured: Measurements, name: str, learned: int | None = Non
 def metric_of_each(measured: Sequence[Measurements], name: str, learned: int | None = None) -> list[list[float]]:
     """Compute one metric of each seed of several trials, see `metric_per_seed`; those alike are computed together."""
     groups: dict[object, list[int]] = {}
-    matrices = [np.array(one.accuracy, dtype=float) for one in measured]
+    matrices = [accuracy_matrices(one) for one in measured]
     for position, (one, R) in enumerate(zip(measured, matrices, strict=True)):
         alike = (learned or one.tasks_learned, R.shape, np.isnan(R).tobytes(), position if one.unlearning else None)
         groups.setdefault(alike, []).append(position)
@@ -80,7 +78,7 @@ def metric_of_each(measured: Sequence[Measurements], name: str, learned: int | N
         if first.unlearning:
             found[positions[0]] = metric_per_seed(first, name, learned)
             continue
-        stacked = torch.from_numpy(np.stack([matrices[position] for position in positions]))
+        stacked = np.stack([matrices[position] for position in positions])
         values = metrics.summary(stacked, learned or first.tasks_learned)[name]
         found |= dict(zip(positions, values.tolist(), strict=True))
     return [found[position] for position in range(len(measured))]
@@ -97,7 +95,7 @@ def metrics_after(measured: Measurements, learned: int) -> dict[str, float]:
         return {}
     values = metrics_per_seed(measured, learned)
     if len(measured.columns):
-        past = torch.tensor([task <= learned for task, _ in measured.epochs])
-        last = metrics.last_rows(to_tensor(measured.curve)[past])
+        past = np.array([task <= learned for task, _ in measured.epochs])
+        last = metrics.last_rows(to_array(measured.curve)[past])
         values |= {f"train/{name}": last[:, k] for k, name in enumerate(measured.columns)}
     return {name: value for name, value in metrics.over_seeds(values).items() if math.isfinite(value)}

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
 from clsearch.common.checked_files import DamagedFile, digest_of
 from clsearch.common.echo import ShortRepr
-from clsearch.common.files import remove_file
+from clsearch.common.files import previous_path, remove_file
 from clsearch.config.domains import Plain
 from clsearch.records.json_types import RecordJson
 from clsearch.records.study_file import ENDED, read_records
-from clsearch.training.state import previous_path
 
 CURVE_FILE, STATE_FILE = "learning_curve.csv", "state.pt"
 """Files of a trial's folder; the second is its checkpoint."""
@@ -31,6 +31,27 @@ def now() -> int:
 def latest(times: Iterable[int]) -> int:
     """Return the latest of some times; the present time if there are none."""
     return max(times, default=0) or now()
+
+
+def trial_label(number: int) -> str:
+    """Return the name of a trial in folders and runs."""
+    return f"trial_{number:05d}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Why a trial is tried if the sampler did not suggest it.
+
+    Attributes:
+        why: `enqueued`, or the study and trial that a warm start took it from; "" if the sampler suggested it.
+        given: The hyperparameters whose values came from there.
+    """
+
+    why: str = ""
+    given: tuple[str, ...] = ()
+
+
+SUGGESTED = Origin()
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +82,8 @@ class TrialRecord(ShortRepr):
         place: The node, and the GPU, of the last training.
         cohort: Number of configurations that began with it, including itself.
         tables: Digests of its tables that are read back, by name.
+        origin, given: See `Origin`; the sampler chose the other values.
+        groups: How many of its seeds trained together, in order, if it got further seeds; else empty.
     """
 
     label: str
@@ -86,6 +109,9 @@ class TrialRecord(ShortRepr):
     place: str = ""
     cohort: int = 1
     tables: dict[str, str] = field(default_factory=dict)
+    origin: str = ""
+    given: list[str] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:
@@ -110,14 +136,17 @@ def trials_table(records: Iterable[TrialRecord], searched: Iterable[str]) -> pd.
             "state": r.state,
             **r.values,
             **(r.metrics if r.state == "finished" else {}),
+            "seeds": len(r.seeds),
             "tasks_learned": r.tasks_learned,
             "seconds": r.seconds,
             "place": r.place,
+            "origin": r.origin,
             "reason": r.reason,
         }
         for r in records
     ]
-    always = ["label", "number", "algorithm", "state", *searched, "tasks_learned", "seconds", "place", "reason"]
+    always = ["label", "number", "algorithm", "state", *searched, "seeds", "tasks_learned", "seconds", "place"]
+    always += ["origin", "reason"]
     return pd.DataFrame(rows, columns=None if rows else always)
 
 
@@ -170,11 +199,15 @@ def with_curve(
     path = folder / "trials" / record.label / CURVE_FILE
     if record.columns or not record.tasks_learned or not path.exists():
         return record
+    parts, columns = [], list[str]()
     try:
-        table, members = read_table(path, record.tables.get(CURVE_FILE)), len(record.seeds)
-        columns = [name for name in table.columns if name not in ("seed", "task", "epoch")]
-        curve = table[columns].to_numpy(dtype=float).reshape(-1, members, len(columns))
-        epochs = table[["task", "epoch"]].to_numpy(dtype=int)[::members]
+        for position, members in enumerate(group_sizes(record)):
+            path = path.with_name(curve_file(position))
+            table = read_table(path, record.tables.get(path.name))
+            columns = [name for name in table.columns if name not in ("seed", "task", "epoch")]
+            epochs = table[["task", "epoch"]].to_numpy(dtype=int)[::members]
+            parts.append((epochs, table[columns].to_numpy(dtype=float).reshape(-1, members, len(columns))))
+        epochs, curve = merge_curves(parts)
     except DamagedFile as damage:
         warn(damage)
         return record
@@ -182,6 +215,35 @@ def with_curve(
         warn(DamagedFile(path, f"a table of another form ({error})"))
         return record
     return replace(record, columns=columns, curve=curve.tolist(), epochs=epochs.tolist())
+
+
+def group_sizes(record: TrialRecord) -> list[int]:
+    """Return how many of a trial's seeds trained together, in order."""
+    return record.groups or [len(record.seeds)]
+
+
+def curve_file(group: int) -> str:
+    """Return the file of the learning curve of a group of a trial's seeds, from 0."""
+    return CURVE_FILE if not group else CURVE_FILE.replace(".", f"_{group + 1}.")
+
+
+def merge_curves(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Join learning curves of different seeds; a group has NaN for an epoch that only others had.
+
+    Args:
+        parts: Task and epoch of its rows [E, 2], and the curve [E, M, K], of each group of seeds.
+
+    Returns:
+        The same of all.
+    """
+    rows = sorted({(int(task), int(epoch)) for epochs, _ in parts for task, epoch in epochs})
+    place = {row: position for position, row in enumerate(rows)}
+    whole = []
+    for epochs, curve in parts:
+        filled = np.full((len(rows), *curve.shape[1:]), np.nan)
+        filled[[place[int(task), int(epoch)] for task, epoch in epochs]] = curve
+        whole.append(filled)
+    return np.array(rows, dtype=int).reshape(-1, 2), np.concatenate(whole, axis=1)
 
 
 def read_table(path: Path, digest: str | None) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 study.json                 question, base configuration, space, seeds, versions, commit; its resumptions
 trials.csv, references.csv a row per trial: hyperparameters, metrics with spread, seconds, state, reason
 trials/<label>/record.json one trial, with its accuracy matrices
-trials/<label>/accuracy.csv, learning_curve.csv
+trials/<label>/accuracy.csv, learning_curve.csv, learning_curve_2.csv (of further seeds)
 trials/<label>/unlearning.csv
                            for unlearning: accuracy on all tasks, before and after the requests
 trials/<label>/error.txt   of a trial whose worker died or raised an error: Ray's messages
@@ -25,7 +25,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -42,7 +42,16 @@ from clsearch.common.redaction import redact
 from clsearch.planning.plan import Plan
 from clsearch.records.json_types import ProvenanceJson, SessionJson, StudyJson
 from clsearch.records.study_file import MAY_CHANGE, RAY, RECORD, STUDY, description, read_study_json
-from clsearch.records.trials import CURVE_FILE, TrialRecord, record_json, remove_state, trials_table
+from clsearch.records.trial_metrics import Measurements
+from clsearch.records.trials import (
+    CURVE_FILE,
+    TrialRecord,
+    curve_file,
+    group_sizes,
+    record_json,
+    remove_state,
+    trials_table,
+)
 from clsearch.version import __version__
 
 PACKAGES = ("ray", "optuna", "mlflow", "torch", "torchvision", "numpy", "pandas")
@@ -105,16 +114,17 @@ class StudyWriter:
             self._csv(folder / "unlearning.csv", pd.DataFrame(both, columns=columns))
         path = folder / CURVE_FILE
         if record.columns or not (record.tasks_learned or path.exists()):  # otherwise the record was read back
-            curve = [
-                [seed, *at, *numbers]
-                for at, members in zip(record.epochs, record.curve, strict=True)
-                for seed, numbers in zip(record.seeds, members, strict=True)
-            ]
-            columns = ["seed", "task", "epoch", *record.columns]
-            digest = self._csv(path, pd.DataFrame(curve, columns=columns))
+            digest = self._csv(path, curve_table(record, record.seeds))
             record = replace(record, tables=record.tables | {CURVE_FILE: digest})
         self.write_status(record)
         return record
+
+    def write_group(self, record: TrialRecord, more: Measurements, seeds: Sequence[int]) -> TrialRecord:
+        """Write the learning curve of a group of further seeds; return the trial's record with its digest."""
+        name = curve_file(len(group_sizes(record)))
+        table = curve_table(more, seeds)
+        digest = self._csv(self.trial_folder(record.label) / name, table)
+        return replace(record, tables=record.tables | {name: digest})
 
     def write_status(self, record: TrialRecord) -> None:
         """Write record.json of a trial."""
@@ -152,6 +162,16 @@ class StudyWriter:
         content = table.to_csv(index=False).encode()
         write_atomically(path, content)
         return digest_of(content)
+
+
+def curve_table(measured: Measurements, seeds: Sequence[int]) -> pd.DataFrame:
+    """Make the table of a learning curve: a row per epoch and seed."""
+    rows = [
+        [seed, *at, *numbers]
+        for at, members in zip(measured.epochs, measured.curve, strict=True)
+        for seed, numbers in zip(seeds, members, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["seed", "task", "epoch", *measured.columns])
 
 
 def provenance() -> ProvenanceJson:

@@ -42,6 +42,9 @@ def write_notes(study: StudyRecord) -> list[str]:
         f"{config['benchmark']}, {config['scenario']}-incremental, {len(content['tasks'])} tasks seen by the search; "
         f"protocol {humanize(content['protocol'])}; seeds {' '.join(map(str, content['seeds']))}."
     )
+    for extension in content.get("more_seeds", []):
+        which = "every finished trial" if extension["all"] else "the trials not shown worse than the best"
+        lines.append(f"Further seeds {' '.join(map(str, extension['seeds']))}, of {which} and the references.")
     return lines + describe_damage(study)
 
 
@@ -97,7 +100,7 @@ def _describe_choice(study: StudyRecord, best: TrialRecord) -> str:
     ranking, name = study.ranking, study.objective
     algorithm = label_of(study.study["algorithm"])
     values = f" with {join_settings(best.values)}" if best.values else ""
-    seeds, others = count_of(len(study.study["seeds"]), "seed"), len(ranking.trials) - 1
+    seeds, others = count_of(len(best.seeds), "seed"), len(ranking.trials) - 1
     if ranking.front:
         scores = " and ".join(
             f"{humanize(metric)} {format_metric(metric, best.metrics[metric])}" for metric in ranking.objectives

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 
 from clsearch import metrics
 from clsearch.records.study_record import StudyRecord
@@ -49,8 +49,8 @@ def mean_forgetting(study: StudyRecord, name: str) -> float | None:
     matrix = study.matrices.get(name)
     if matrix is None or matrix.shape[2] < 2:
         return None
-    lost = metrics.forgetting(torch.from_numpy(matrix), matrix.shape[2])
-    return None if lost.isnan().all() else 100 * lost.nanmean().item()
+    lost = metrics.forgetting(matrix, matrix.shape[2])
+    return None if np.isnan(lost).all() else 100 * float(np.nanmean(lost))
 
 
 def caption_forgetting(study: StudyRecord) -> list[str]:

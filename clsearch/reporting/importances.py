@@ -54,7 +54,7 @@ def study_of(records: Iterable[TrialRecord], space: SearchSpace, objective: str)
 def distribution_of(domain: Domain) -> BaseDistribution:
     """Convert a domain to Optuna's distribution of plain values."""
     if isinstance(domain, Range):
-        return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+        return FloatDistribution(domain.low, float(domain.ends[1] or 0), log=domain.log, step=domain.step)
     if isinstance(domain, IntRange):
         return IntDistribution(domain.low, int(domain.ends[1] or 0), log=domain.log, step=domain.step)
     return CategoricalDistribution(domain.ends)

@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from clsearch.common.formatting import humanize
 from clsearch.config.domains import Values, show_value
 from clsearch.methods.registry import label_of, symbol_of
+from clsearch.planning.enqueued import ENQUEUED
 from clsearch.records.trials import TrialRecord
 
 LOG10 = "LOG10 "
@@ -34,6 +36,18 @@ def format_run_name(record: TrialRecord) -> str:
         for name, value in record.values.items()
     )
     return " ".join([f"#{record.number}", label_of(record.algorithm), *values])
+
+
+def short_origin(origin: str) -> str:
+    """Why a trial was tried, for a column: `enqueued`, `warm start`, or "" if the sampler suggested it."""
+    return origin if origin in ("", ENQUEUED) else "warm start"
+
+
+def describe_origin(record: TrialRecord) -> str:
+    """Why a trial was tried that the sampler did not suggest, and what was left to it: `warm start: mine #3`."""
+    shown = ENQUEUED if record.origin == ENQUEUED else f"warm start: {record.origin}"
+    left_open = [humanize(name) for name in record.values if name not in record.given]
+    return f"{shown}; {', '.join(left_open)} by the sampler" if left_open else shown
 
 
 def shorten_name(name: str, names: Iterable[str]) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from clsearch.common.formatting import count_of, format_number, humanize, label_with_unit, make_table
 from clsearch.records.attempts import RATE_PHASE, Attempt, Decision
 from clsearch.records.ranking import Ranking
 from clsearch.records.trials import TrialRecord
+from clsearch.reporting.trial_names import short_origin
 
 TABLE_ROWS, MAX_FRONT_ROWS = 5, 12
 """Trials in the table; with a Pareto front, all of the front up to a maximum."""
@@ -18,22 +20,29 @@ TABLE_ROWS, MAX_FRONT_ROWS = 5, 12
 
 def make_trial_table(ranking: Ranking, references: Sequence[TrialRecord], searched: Sequence[str]) -> Table:
     """The best trials and the references. searched: names of the searched hyperparameters."""
-    seeds, metrics = len(ranking.trials[0].seeds), select_metrics(ranking, references)
-    table = make_table(f"Validation, mean ± standard deviation over {count_of(seeds, 'seed')}")
+    shown = ranking.trials[: max(TABLE_ROWS, min(len(ranking.front), MAX_FRONT_ROWS))]
+    finished = [record for record in references if record.state == "finished"]
+    seeds, metrics = {len(record.seeds) for record in (*shown, *finished)}, select_metrics(ranking, references)
+    over = count_of(len(ranking.trials[0].seeds), "seed") if len(seeds) == 1 else "seeds"
+    table = make_table(f"Validation, mean ± standard deviation over {over}")
     table.add_column("trial", no_wrap=True)
+    if len(seeds) > 1:
+        table.add_column("seeds", justify="right", no_wrap=True)
     for name in searched:
         table.add_column(name.replace("_", "\n", 1).replace("_", " "), justify="right", no_wrap=True)
     for name in metrics:
         table.add_column(_break_heading(name), justify="right", no_wrap=True)
     table.add_column("time\n(s)", justify="right", no_wrap=True)
     table.add_column("not shown\nworse", no_wrap=True)
-    for record in ranking.trials[: max(TABLE_ROWS, min(len(ranking.front), MAX_FRONT_ROWS))]:
+    for record in shown:
         label = f"#{record.number}" + (" front" if record.label in ranking.front else "")
-        table.add_row(label, *_format_row(record, searched, metrics), _mark(record, ranking))
+        label += f" {origin}" if (origin := short_origin(record.origin)) else ""
+        count = [str(len(record.seeds))] * (len(seeds) > 1)
+        table.add_row(label, *count, *_format_row(record, searched, metrics), _mark(record, ranking))
     table.add_section()
-    for record in references:
-        if record.state == "finished":
-            table.add_row(record.algorithm, *_format_row(record, searched, metrics), "")
+    for record in finished:
+        count = [str(len(record.seeds))] * (len(seeds) > 1)
+        table.add_row(record.algorithm, *count, *_format_row(record, searched, metrics), "")
     return table
 
 
@@ -105,5 +114,5 @@ def make_matrix_table(best: TrialRecord) -> Table:
         table.add_column(f"task {j}" if j == 1 else str(j), justify="right", no_wrap=True)
     for i, row in enumerate(matrix[1:], start=1):
         cells = [f"{100 * value:.1f}" if np.isfinite(value) else "" for value in row]
-        table.add_row(str(i), *(cell if j < i else f"[dim]{cell}[/dim]" for j, cell in enumerate(cells)))
+        table.add_row(str(i), *(cell if j < i else Text(cell, style="dim") for j, cell in enumerate(cells)))
     return table

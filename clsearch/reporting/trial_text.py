@@ -13,7 +13,6 @@ from clsearch.records.attempts import MIN_ACCURACY_SHARE, SCORE, Decision
 from clsearch.records.ranking import Ranking, difference_to_reference
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.result import StudyResult
-from clsearch.tasks.benchmark import classes_of
 
 CLASSES_SHOWN = 5
 """Classes that are named for each task."""
@@ -23,6 +22,10 @@ def explain_ranking(ranking: Ranking, references: Sequence[TrialRecord]) -> list
     """Explain the table of trials."""
     lines = explain_front(ranking) if ranking.front else []
     lines += _explain_marks(ranking)
+    if known := sum(bool(record.origin) for record in ranking.trials):
+        lines.append(
+            f"{known} of {len(ranking.trials)} finished trials were tried first, not suggested by the sampler."
+        )
     lines += [_compare(ranking, reference) for reference in references if reference.state == "finished"]
     if len(ranking.trials) > 1:
         lines.append(
@@ -41,9 +44,12 @@ def _explain_marks(ranking: Ranking) -> list[str]:
     if not others:
         return []
     every = " in every objective" if ranking.front else ""
+    differ = len({len(record.seeds) for record in ranking.trials}) > 1
+    common = ["Trials with fewer seeds are compared with the best on the seeds that both have."] * differ
     return [
         f"not shown worse: the paired 95 % interval of the difference to the best (Student t over seeds) contains "
-        f"0{every}; this holds for {len(ranking.close) - 1} of {others} other trials."
+        f"0{every}; this holds for {len(ranking.close) - 1} of {others} other trials.",
+        *common,
     ]
 
 
@@ -133,6 +139,8 @@ def list_task_classes(config: TrialConfig) -> list[str]:
     """The classes of each task, if the user named them and all seeds have the same tasks."""
     if config.source.name != "folder" or config.class_order == "shuffled":
         return []
+    from clsearch.tasks.benchmark import classes_of  # torch, which `clsearch show` does not wait for
+
     lines = []
     for task in range(1, config.tasks + 1):
         names = [config.source.classes[index] for index in classes_of(config, task, 0)]

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from clsearch.common.formatting import DISTANCE, count_of, format_metric, format_number, humanize
 from clsearch.common.statistics import rank_correlation
 from clsearch.config.trial import TrialConfig
-from clsearch.config.unlearning import Requests, unlearned_by
+from clsearch.config.unlearning import Requests, count_retraining, unlearned_by
 from clsearch.methods.registry import label_of
 from clsearch.planning.objectives import sign
 from clsearch.records.ranking import Ranking
 from clsearch.records.trial_metrics import unlearning_measurements
 from clsearch.records.trials import TrialRecord
-from clsearch.training.retraining import count_retraining
 
 MIN_CORRELATION = 0.3
 """Weaker rank correlations are not reported."""
@@ -54,7 +53,7 @@ def request_effects(record: TrialRecord, requests: Requests) -> list[RequestEffe
         if after > record.tasks_learned:
             continue
         unlearned = unlearned_by(requests, after)
-        rows = {name: values[:, after].mean(0).numpy() for name, values in measured.items()}
+        rows = {name: values[:, after].mean(0) for name, values in measured.items()}
         columns = [task - 1 for task in tasks]
         retained = [task - 1 for task in range(1, after + 1) if task not in unlearned]
         effects.append(
@@ -109,7 +108,7 @@ def describe_retraining_cost(config: TrialConfig, seeds: int) -> list[str]:
     """The cost of the retrained models that the distance is measured to."""
     if not config.requests:
         return []
-    cost = count_of(count_retraining(config, seeds), "task-seed training")
+    cost = count_of(count_retraining(config.requests, config.tasks, seeds), "task-seed training")
     return [f"The models that never saw the unlearned tasks cost another {cost}."]
 
 

@@ -50,6 +50,7 @@ class RunStore:
         self.known: set[str] = set()
         self.live: set[str] = set()
         self.sent: dict[str, int] = {}
+        self.seeds: dict[str, str] = {}
         self.damaged: list[DamagedFile] = []
 
     def connect(self) -> None:
@@ -102,6 +103,7 @@ class RunStore:
                 self.ids[label], self.states[label] = run_id, run.data.tags["state"] if ended else "running"
                 self.known |= {label} if run.data.params else set()
                 self.parents[label] = run.data.tags.get(PARENT_TAG, "")
+                self.seeds[label] = run.data.tags.get("seeds", "")
             token = found.token or None
 
     def _run(

@@ -75,7 +75,9 @@ class Runs(RunStore):
     def log_trial(self, record: TrialRecord) -> None:
         """Log a trial's record: the first call creates its run, a final state ends it."""
         label, ended = make_run_label(record), record.state in MLFLOW_STATES
-        unchanged = record.ended and label not in self.live and self.states.get(label) == record.state
+        seeds = format_setting(record.seeds)
+        joined = self.seeds.get(label, seeds) != seeds  # it got further seeds since it was sent
+        unchanged = record.ended and label not in self.live and self.states.get(label) == record.state and not joined
         if unchanged and self._has_artifacts(label, record):
             return  # an earlier process sent everything
         record = with_curve(self.folder, record, self.damaged.append)
@@ -83,16 +85,19 @@ class Runs(RunStore):
         if record.number is not None:
             kind, settings = "trial", settings | log_parameters(record.values, self.study["space"])
         run_id, params = self._open_child(
-            label, kind, record.algorithm, format_run_name(record), settings, record.seeds
+            label, kind, record.algorithm, format_run_name(record), settings, record.seeds, record.origin
         )
+        self.seeds[label] = seeds
         logged = [
-            Metric(name, value, task_time(record, step), step)
-            for step in range(self.sent.get(label, 0) + 1, record.tasks_learned + 1)
+            # Of two values at a step MLflow shows the later one.
+            Metric(name, value, record.reported if joined else task_time(record, step), step)
+            for step in range(1 if joined else self.sent.get(label, 0) + 1, record.tasks_learned + 1)
             for name, value in self._metrics_at(record, step).items()
         ]
         if ended:
             logged.append(Metric("seconds", record.seconds, task_time(record, record.tasks_learned), 0))
         tags = end_tags(record.state, record.reason) if ended else []
+        tags += [RunTag("seeds", seeds)] if joined else []
         self._send(run_id, label, logged, params, tags)
         self.sent[label] = record.tasks_learned
         if ended:
@@ -160,7 +165,7 @@ class Runs(RunStore):
             extra = {name: v for name, v in interval_means(final, row).items() if name.endswith("intransigence")}
             self._log(run_id, interval_ends(final, row) | extra, len(row.tasks), when)
             for part in () if row.reason else PARTS:
-                R = getattr(row, part).numpy()
+                R = getattr(row, part)
                 self._matrix(run_id, R, final.seeds, f"accuracy_matrix_{part}", part.capitalize(), row.tasks)
             self._end_run(label, "failed" if row.reason else "finished", row.reason)
         if final.reported is not None:
@@ -210,10 +215,18 @@ class Runs(RunStore):
         return run_id
 
     def _open_child(
-        self, label: str, kind: str, algorithm: str, name: str, params: dict[str, Any], seeds: Sequence[int]
+        self,
+        label: str,
+        kind: str,
+        algorithm: str,
+        name: str,
+        params: dict[str, Any],
+        seeds: Sequence[int],
+        origin: str = "",
     ) -> tuple[str, list[Param]]:
         """Begin or resume a run below the study's; return its id, and the parameters that are to be sent."""
         own = {PARENT_TAG: self.ids[PARENT], "seeds": format_setting(seeds), "benchmark": params["benchmark"]}
+        own |= {"origin": origin} if origin else {}
         params = params | {"algorithm": algorithm, "seeds": format_setting(seeds)}
         return self._open(label, kind, algorithm, name, params, own)
 

@@ -28,18 +28,6 @@ def move_references(references: References, device: torch.device | str) -> Refer
     return {after: {name: value.to(device) for name, value in params.items()} for after, params in references.items()}
 
 
-def count_retraining(config: TrialConfig, seeds: int) -> int:
-    """Count the task-seed trainings of `retrain`.
-
-    Args:
-        config: A trial's configuration.
-        seeds: Number of seeds.
-    """
-    moments = sorted({*config.requests, config.tasks}) if config.requests else []
-    last = {unlearned_by(config.requests, after): after for after in moments}
-    return seeds * sum(after - len(unlearned) for unlearned, after in last.items())
-
-
 def retrain(
     config: TrialConfig, seeds: Sequence[int], device: torch.device | str = "cpu", data: Data | None = None
 ) -> References:

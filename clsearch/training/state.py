@@ -14,11 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clsearch.common.checked_files import DamagedFile, header_of, read_checked
-from clsearch.common.files import atomic_path, set_folder_aside
-
-UNMARKED = b"PK"
-"""What the files of 0.1 begin with, which have no digest: torch's own."""
+from clsearch.common.checked_files import UNMARKED, DamagedFile, header_of, read_checked
+from clsearch.common.files import atomic_path, previous_path, set_folder_aside
 
 KINDS: dict[str, Any] = {
     "str": str,
@@ -127,11 +124,6 @@ class TrialState:
 
 class ForeignState(ValueError):
     """A state of another configuration or of other seeds."""
-
-
-def previous_path(path: Path) -> Path:
-    """Return the file beside a state's in which the state before it is kept: `state.previous.pt`."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def save_packed(path: Path, packed: bytes) -> None:

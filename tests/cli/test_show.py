@@ -12,7 +12,7 @@ import yaml
 from clsearch.cli.main import main
 from clsearch.methods.registry import configure
 from tests.builders import plan_of
-from tests.study_folders import evaluated, references_of, small_plan, trials_of, written
+from tests.study_folders import VALUES, evaluated, references_of, small_plan, trials_of, written
 
 BEST = {"distillation_factor": 0.1 * 3**2, "distillation_temperature": 0.5 + 1.7 * (2 * 7 % 5)}
 
@@ -49,6 +49,24 @@ def test_show_of_a_study_without_a_finished_trial(tmp_path: Path, capsys) -> Non
 
 def test_best_is_yaml_of_the_searched_values_to_the_last_digit(whole: Path, capsys) -> None:
     assert yaml.safe_load(printed(capsys, "best", whole)) == BEST
+
+
+def test_best_lists_configurations_for_enqueue_that_a_study_takes(whole: Path, tmp_path: Path, capsys) -> None:
+    assert yaml.safe_load(printed(capsys, "best", whole, "--yaml")) == [BEST]
+    for words, count in (["--top", "3"], 3), (["--yaml", "--top", "99"], 6), (["--whole", "--top", "2"], 2):
+        file = tmp_path / "best.yml"
+        file.write_text(printed(capsys, "best", whole, *words))
+        plan = small_plan(tmp_path, enqueue=str(file))
+        assert [one.values for one in plan.enqueued] == [VALUES[n] for n in (2, 3, 1, 0, 4, 5)[:count]]
+    (tmp_path / "one.yml").write_text(printed(capsys, "best", whole))  # a mapping: --config and --enqueue take it
+    assert [one.values for one in small_plan(tmp_path, enqueue=str(tmp_path / "one.yml")).enqueued] == [BEST]
+
+
+def test_a_list_of_the_best_needs_one_and_a_study_that_has_some(whole: Path, tmp_path: Path, capsys) -> None:
+    assert main(["best", str(whole), "--top", "0"]) == 2
+    assert "top: must be greater than or equal to 1; got 0" in capsys.readouterr().err
+    assert main(["best", "--yaml", str(written(plan_of(tmp_path / "b"), [], state="running"))]) == 2
+    assert "of which a trial has finished" in capsys.readouterr().err
 
 
 def test_best_whole_is_a_configuration(whole: Path, capsys) -> None:

@@ -3,12 +3,14 @@
 import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from clsearch.common.deadline import call_within
+from clsearch.common.deadline import call_within, no_endless_sockets
 from clsearch.records.mirror import check_mirror
 from clsearch.tracking.store_check import check_tracking
 from tests.refusals import refusals
@@ -92,3 +94,9 @@ def test_a_call_in_time_returns_or_raises():
         call_within(5, divmod, 7, 0)
     with pytest.raises(TimeoutError, match=r"no answer in 0\.1 s"):
         call_within(0.1, time.sleep, 3)
+
+
+def test_a_download_from_a_silent_server_ends():
+    with server() as port, no_endless_sockets(0.2), pytest.raises((TimeoutError, urllib.error.URLError)):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/data.gz")
+    assert socket.getdefaulttimeout() is None

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from clsearch.execution.optuna_journal import open_storage, trial_label
+from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.samplers import generation_attribute
+from clsearch.records.seeds import join_seeds
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
-from clsearch.records.trials import STATE_FILE
+from clsearch.records.trials import STATE_FILE, read_trials, trial_label
 from clsearch.records.writer import StudyWriter
 from tests.builders import plan_of, record_of
 from tests.execution.reports import FlatSearcher
@@ -172,6 +173,77 @@ def test_a_trial_whose_record_is_lost_too_is_asked_for_again_and_no_other(tmp_pa
         assert [values for _, values in found] == [list(plan.space.grid(3))[n] for n in (1, 4)]
     if sampler == "random":  # its suggestion depends on its number alone
         assert found[0][1] == searched[1]
+
+
+def test_optuna_keeps_what_it_was_told_of_a_trial_that_got_further_seeds(tmp_path):
+    plan = begin(tmp_path, "random", ("finished", "pruned"))
+    before, said = content(open_storage(plan)), []
+    for record in read_trials(plan.folder).values():
+        more = replace(record, accuracy=record.accuracy[:2], columns=[], curve=[], epochs=[])
+        StudyWriter(plan).write_trial(join_seeds(record, more, (3, 4)))
+    assert content(open_storage(plan, said.append)) == before
+    assert said == []
+    (plan.folder / JOURNAL).unlink()
+    assert content(open_storage(plan, said.append)) == before
+
+
+QUEUE = [{"distillation_factor": 2.0, "distillation_temperature": 1.0}, {"distillation_factor": 3.0}]
+LONGER = [*QUEUE, {"distillation_temperature": 4.0}]
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc", "nsga2"])
+def test_what_is_enqueued_is_tried_first_and_once_and_a_longer_list_later(tmp_path, sampler):
+    plan = begin(tmp_path, sampler, (), enqueue=QUEUE)
+    for _ in range(3):  # as after kills
+        study = open_storage(plan)
+        assert [trial.system_attrs for trial in study.trials] == [{"fixed_params": params} for params in QUEUE]
+    searcher = FlatSearcher(plan, study, Host())
+    values = [searcher.suggest(f"t{n}")["values"] for n in range(3)]
+    assert values[0] == QUEUE[0]
+    assert values[1]["distillation_factor"] == 3.0
+    assert {*values[1]} == {*plan.space}
+    assert {label: origin.given for label, origin in searcher.host.origins.items()} == {
+        trial_label(0): ("distillation_factor", "distillation_temperature"),
+        trial_label(1): ("distillation_factor",),
+    }
+    longer = plan_of(
+        tmp_path, **({"sampler": sampler, "trials": 9, "references": ()} | SAMPLERS[sampler]), enqueue=LONGER
+    )
+    searcher = FlatSearcher(longer, open_storage(longer), Host())
+    resumed = [searcher.suggest(f"u{n}") for n in range(4)]
+    assert [each["values"] for each in resumed[:3]] == values
+    assert resumed[3]["values"]["distillation_temperature"] == 4.0
+    assert len(open_storage(longer).trials) == 4
+
+
+@pytest.mark.parametrize("asked", [1, 2, 4])
+def test_a_lost_journal_keeps_the_queue_and_says_what_was_enqueued(tmp_path, asked):
+    plans = [begin(tmp_path / name, "random", ("finished",) * asked, enqueue=LONGER) for name in "ab"]
+    for plan in plans:
+        write_origins(plan)
+    (plans[0].folder / JOURNAL).unlink()
+    lost, whole = (open_storage(plan) for plan in plans)
+    assert content(lost) == content(whole)
+    assert [trial.system_attrs for trial in lost.trials] == [trial.system_attrs for trial in whole.trials]
+    assert proposals(plans[0]) == proposals(plans[1])
+
+
+def test_a_lost_record_of_an_enqueued_trial_is_asked_for_with_its_values(tmp_path):
+    plan = begin(tmp_path, "random", ("finished",) * 4, enqueue=LONGER)
+    write_origins(plan)
+    (plan.folder / JOURNAL).unlink()
+    shutil.rmtree(plan.folder / "trials" / trial_label(1))
+    ((label, values), (_, new)) = proposals(plan, 2)
+    assert (label, values["distillation_factor"]) == (trial_label(1), 3.0)
+    assert new["distillation_factor"] != 3.0
+
+
+def write_origins(plan):
+    """Write the origins of trials into their records, as a host does."""
+    origins = FlatSearcher(plan, open_storage(plan), Host()).origins
+    for label, record in read_trials(plan.folder).items():
+        if label in origins:
+            StudyWriter(plan).write_trial(replace(record, origin=origins[label].why, given=list(origins[label].given)))
 
 
 def test_a_journal_that_knows_more_than_the_records_stays_as_it_is(tmp_path):

@@ -35,7 +35,8 @@ class Host:
         self.troubles = []
         self.ending = False
 
-    def make_trial_config(self, asked, algorithm):
+    def make_trial_config(self, asked, algorithm, origins=None):
+        self.origins = getattr(self, "origins", {}) | dict(origins or {})
         made = [{"label": label, "values": dict(values), "algorithm": algorithm} for label, values in asked.items()]
         return made[0] if len(made) == 1 else {"cohort": made}
 

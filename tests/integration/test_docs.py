@@ -15,6 +15,7 @@ import pytest
 
 from clsearch import SPACES, Study
 from clsearch.cli.main import main
+from clsearch.planning.search_fields import NOT_SEARCHED
 from tests.builders import write_images
 from tests.integration.servers import Served
 
@@ -230,3 +231,29 @@ def test_the_script_and_the_notebook_of_the_first_steps_run(place: Path, ray_ses
         exec(notebook, found)  # the page's own code
     assert found["study"].trials.shape[0] == 4
     assert found["study"].matrix(3).shape == (1, 4, 3)
+
+
+def test_the_page_of_hyperparameters_names_what_cannot_be_searched() -> None:
+    text = (DOCS / "hyperparameters.md").read_text(encoding="utf-8")
+    section = text.partition("## What cannot be searched")[2].partition("\n## ")[0]
+    named = {
+        name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert named == {*NOT_SEARCHED}
+
+
+def test_the_space_of_the_page_in_python_and_yaml_is_one_space(tmp_path: Path) -> None:
+    page = DOCS / "hyperparameters.md"
+    blocks = [block for block in fenced(page, "python") if "When(" in block]
+    (written,) = fenced(page, "yaml")
+    (tmp_path / "space.yml").write_text(written, encoding="utf-8")
+    study = runpy_text(blocks[0].replace('name="optimizers"', 'name="optimizers", seeds=1'))["study"]
+    found = study.plan_for(["--space", str(tmp_path / "space.yml")])
+    assert found.space == study.plan.space
+
+
+def runpy_text(code: str) -> dict[str, object]:
+    """Run a block of code, and return its names."""
+    names: dict[str, object] = {"__name__": "page"}
+    exec(compile(code, "page", "exec"), names)
+    return names

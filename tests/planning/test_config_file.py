@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clsearch import LogRange, Refusal
+from clsearch import Refusal, Study
 from clsearch.common.formatting import relative_path
+from clsearch.config.domains import Choice, IntRange, LogRange, Range
+from clsearch.config.spaces import When
 from clsearch.planning.config_file import format_plan
 from clsearch.records.study_file import description
 from tests.builders import STUDIES, study_of
@@ -179,3 +181,16 @@ def test_every_script_prints_its_options(script: Path, capsys: pytest.CaptureFix
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["name"] == script.stem
     assert printed["epochs"] == study.plan.config.epochs
+
+
+def test_a_space_with_conditions_is_printed_and_read_back_as_the_same_study(tmp_path):
+    space = [
+        {"optimizer": Choice("sgd", "adam"), "epochs": IntRange(1, 4), "hidden": Choice((32,), (64, 64))},
+        When("optimizer", "sgd", {"momentum": Range(0, 0.9), "learning_rate": LogRange(0.01, 1)}),
+        When("optimizer", "adam", {"learning_rate": LogRange(1e-4, 1e-2), "weight_decay": 1e-4}),
+    ]
+    study = Study(algorithm="lwf", space=space, name="conditions")
+    (tmp_path / "printed.yml").write_text(format_plan(study.plan, study.settings))
+    plan = study.plan_for(["--config", str(tmp_path / "printed.yml")])
+    assert plan.space == study.plan.space
+    assert format_plan(plan, study.settings) == format_plan(study.plan, study.settings)

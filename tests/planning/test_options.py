@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 from pydantic import ValidationError
 
+from clsearch.common.errors import ConfigError
 from clsearch.config.domains import Choice, LogRange, Range
 from clsearch.config.spaces import SearchSpace
 from clsearch.config.trial import TrialConfig
@@ -251,8 +252,6 @@ def test_help_shows_the_names_of_open_lists_and_where_a_scripts_function_is_defi
 @pytest.mark.parametrize(
     "args",
     [
-        ["--bogus", "1"],
-        ["--distillation-factor", "1"],
         ["stray"],
         ["--seeds", "many"],
         ["--device", "guess"],
@@ -266,6 +265,25 @@ def test_what_is_no_option_or_no_value_of_its_type_exits_2_and_is_named(args, ca
     out, err = capsys.readouterr()
     assert args[-1] in out + err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("flag", "suggestion"),
+    [
+        ("--bogus", ""),
+        ("--distillation-factor", ""),
+        ("--lr", "learning_rate or learning_rates"),
+        ("--momentm", "momentum"),
+        ("--no-momentm", ""),
+        ("--gama", "gamma"),
+    ],
+)
+def test_what_is_no_option_is_refused_with_the_nearest(flag, suggestion):
+    with pytest.raises(ConfigError) as refused:
+        read(flag, "1")
+    (problem,) = refused.value.problems
+    assert (problem.field, problem.rule) == (flag.lstrip("-").replace("-", "_"), "option-known")
+    assert (f"(did you mean {suggestion}?)" in problem) == bool(suggestion)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,16 @@ import math
 import pytest
 import torch
 
-from clsearch.config.domains import LogRange, Range
+from clsearch.common.errors import ConfigError
+from clsearch.config.domains import Choice, IntRange, LogRange, Range
 from clsearch.config.sections import COMMON_SECTIONS
-from clsearch.config.spaces import SearchSpace
+from clsearch.config.spaces import SearchSpace, When
 from clsearch.methods.ewc import count_backbone_parameters, relative_fisher
 from clsearch.methods.registry import BUILT_IN, configure, default_space, fields_of, searchable
 from clsearch.networks.mlp import is_head
 from clsearch.planning.spaces import SPACES, read_written_space
 from clsearch.planning.spaces import check_space as check_read_space
+from clsearch.study import Study
 from clsearch.training.loop import learn_task
 from clsearch.training.trial_setup import build_trial
 from tests.helpers import pairs
@@ -318,3 +320,106 @@ def test_penalties_at_the_default_ranges_ends_compare_however_importance_is_meas
         assert low / 1.6 < share[fisher, "per_parameter"] < high * 1.6, fisher
     for fisher in FISHERS:
         assert 0.01 < share[fisher, "unit_trace"] < 10, fisher
+
+
+# Choices and conditions
+
+
+def test_values_that_do_not_go_together_are_refused_with_a_condition_as_the_remedy():
+    space = {"optimizer": Choice("sgd", "adam"), "momentum": Range(0, 0.9)}
+    with pytest.raises(ConfigError, match=r"acts with sgd only; got 0.9 with adam. Search momentum in a When"):
+        check_space("lwf", space, EPOCHS)
+    check_space(
+        "lwf", [{"optimizer": Choice("sgd", "adam")}, When("optimizer", "sgd", {"momentum": Range(0, 0.9)})], EPOCHS
+    )
+
+
+def test_what_a_choice_makes_idle_is_refused_unless_a_condition_leaves_it_out():
+    temperature = {"distillation_temperature": LogRange(1, 4)}
+    distance = {"distance": Choice("kl", "mse")}
+    assert broken(check_space, "lwf", distance | temperature, EPOCHS) == [("distillation_temperature", "searched-acts")]
+    check_space("lwf", [distance, When("distance", "kl", temperature)], EPOCHS)
+
+
+def test_a_condition_on_a_fixed_setting_is_decided_when_the_plan_is_made():
+    parts = [When("optimizer", "sgd", {"momentum": Range(0, 0.9)}), When("momentum", [0.5], {"warmup": Range(0, 0.5)})]
+    searched = {"distillation_factor": LogRange(0.1, 10)}
+    for optimizer, expected in (("sgd", ["momentum", "distillation_factor"]), ("adam", ["distillation_factor"])):
+        study = Study(algorithm="lwf", epochs=1, optimizer=optimizer, space=[searched, parts[0]])
+        assert list(study.plan.space) == expected
+        assert not study.plan.space.conditional
+    assert broken(Study, algorithm="lwf", epochs=1, space=parts) == [("momentum", "condition-on-values")]
+
+
+def test_one_hyperparameter_has_a_domain_under_each_of_several_conditions():
+    space = SearchSpace.of(
+        [
+            {"optimizer": Choice("sgd", "adam")},
+            When("optimizer", "sgd", {"learning_rate": LogRange(0.01, 1)}),
+            When("optimizer", "adam", {"learning_rate": LogRange(1e-4, 0.01)}),
+        ]
+    )
+    assert [part.key for part in space.parts] == ["optimizer", "learning_rate", "learning_rate/2"]
+    assert space.has({"optimizer": "adam", "learning_rate": 1e-3})
+    assert not space.has({"optimizer": "sgd", "learning_rate": 1e-3})
+    assert not space.has({"optimizer": "sgd"})
+    assert space["learning_rate"] == LogRange(1e-4, 1)
+    assert list(space.grid(2)) == [
+        {"optimizer": "sgd", "learning_rate": 0.01},
+        {"optimizer": "sgd", "learning_rate": 1},
+        {"optimizer": "adam", "learning_rate": 1e-4},
+        {"optimizer": "adam", "learning_rate": 0.01},
+    ]
+
+
+def test_conditions_nest_and_order_themselves():
+    space = SearchSpace.of(
+        [
+            When("schedule", "step", {"decay": Range(0.1, 0.9)}),
+            When("optimizer", ["sgd", "adamw"], [{"schedule": Choice("constant", "step")}]),
+            {"optimizer": Choice("sgd", "adam", "adamw")},
+        ]
+    )
+    assert [part.name for part in space.parts] == ["optimizer", "schedule", "decay"]
+    assert space.active({"optimizer": "adam"}) == ["optimizer"]
+    assert space.active({"optimizer": "adamw", "schedule": "step"}) == ["optimizer", "schedule", "decay"]
+    assert space.count_grid(3) == 1 + 2 * (1 + 3) == len(list(space.grid(3)))
+
+
+def test_optuna_distributions_are_domains():
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    space = SearchSpace.of(
+        {
+            "learning_rate": FloatDistribution(1e-3, 1, log=True),
+            "momentum": FloatDistribution(0, 0.8, step=0.2),
+            "epochs": IntDistribution(1, 9, step=2),
+            "optimizer": CategoricalDistribution(["sgd", "adam"]),
+        }
+    )
+    assert dict(space) == {
+        "learning_rate": LogRange(1e-3, 1),
+        "momentum": Range(0.0, 0.8, step=0.2),
+        "epochs": IntRange(1, 9, step=2),
+        "optimizer": Choice("sgd", "adam"),
+    }
+
+
+def test_the_order_in_which_a_space_is_written_does_not_matter():
+    parts = {"momentum": Range(0, 0.9), "epochs": IntRange(1, 4), "distillation_factor": LogRange(0.1, 10)}
+    spaces = [Study(algorithm="lwf", space=dict(order)).plan.space for order in itertools.permutations(parts.items())]
+    assert all(space == spaces[0] for space in spaces)
+    assert list(spaces[0]) == ["epochs", "momentum", "distillation_factor"]
+
+
+def test_one_value_is_no_dimension():
+    plan = Study(algorithm="lwf", epochs=1, space={"momentum": 0.9, "distillation_factor": LogRange(0.1, 10)}).plan
+    assert list(plan.space) == ["distillation_factor"]
+    assert plan.config.momentum == 0.9
+
+
+def test_a_network_of_ones_own_is_a_choice():
+    plan = Study(algorithm="lwf", epochs=1, space={"backbone": Choice("mlp", shared)}).plan
+    label = plan.space["backbone"].ends[1]
+    assert label.endswith("test_spaces.shared")
+    assert plan.trial_config({"backbone": label}).backbone is shared

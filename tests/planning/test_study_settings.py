@@ -28,6 +28,7 @@ WIDER = {
     "pruner": Pruner | Literal["none", "asha", "median"] | Any,
     "constraints": Mapping[str, float],
     "backbone": str | Callable[..., Any],
+    "enqueue": str | Path | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     "unlearn": Sequence[str] | Mapping[int, int | Sequence[int]],
 }
 """Settings that validators take in more forms than their field has."""

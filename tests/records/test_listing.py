@@ -100,3 +100,14 @@ def test_a_list_waits_for_no_library_that_trains(results: Path) -> None:
 print(sorted({'ray', 'torch', 'optuna', 'mlflow', 'pandas'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", seen, str(results)], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
+def test_studies_are_read_without_a_library_that_trains_sends_or_draws(results: Path) -> None:
+    seen = "import sys; from clsearch.cli.main import main; results = sys.argv[1]; \
+print([main([word, results + place]) for word, place in (('list', ''), ('best', '/whole'), ('show', '/cut'), \
+('show', '/whole'))]); \
+print(sorted({'ray', 'torch', 'optuna', 'mlflow', 'matplotlib', 'plotly', 'sklearn'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", seen, str(results)], capture_output=True, text=True, check=True)
+    assert "Final evaluation" in done.stdout
+    assert done.stdout.strip().splitlines()[-2:] == ["[0, 0, 0, 0]", "[]"]

@@ -3,8 +3,8 @@
 import io
 import math
 
+import numpy as np
 import pytest
-import torch
 from rich.console import Console
 
 from clsearch import LogRange, Study
@@ -23,8 +23,8 @@ def plan_of(**settings):
 
 def matrix(scores, forgotten, tasks):
     """R [M, T+1, T] whose average accuracy is `scores`, a number per seed, and whose forgetting is the same for all."""
-    R = torch.empty(len(scores), tasks + 1, tasks, dtype=torch.float64)
-    R[:] = torch.tensor(scores, dtype=torch.float64)[:, None, None] + forgotten
+    R = np.empty((len(scores), tasks + 1, tasks))
+    R[:] = np.array(scores)[:, None, None] + forgotten
     R[:, tasks] -= forgotten
     return R
 

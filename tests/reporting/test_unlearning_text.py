@@ -55,7 +55,7 @@ def test_where_one_task_is_left_there_is_no_forgetting(tmp_path):
     record = record_of(plan, 0, [0.9, 0.9, 0.9])
     assert "average_forgetting" not in record.metrics
     row = measured_of(plan, [0.9] * 5, [0.9] * 5)
-    R = {part: getattr(row, part).clone() for part in ("validation", "test")}
+    R = {part: getattr(row, part).copy() for part in ("validation", "test")}
     for matrix in R.values():
         matrix[:, 2, 0] = float("nan")
     row = replace(row, **R)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from clsearch.common.checked_files import DamagedFile, header_of, read_checked
+from clsearch.common.files import previous_path
 from clsearch.training.loop import learn_sequence, learn_task
-from clsearch.training.state import ForeignState, TrialState, load_latest, previous_path
+from clsearch.training.state import ForeignState, TrialState, load_latest
 from clsearch.training.trial_setup import build_trial
 from tests.helpers import CPU, assert_bit_equal, small_config, small_run
 

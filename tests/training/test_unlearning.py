@@ -10,13 +10,13 @@ import torch
 
 from clsearch import metrics
 from clsearch.config.trial import TrialConfig
-from clsearch.config.unlearning import unlearned_by
+from clsearch.config.unlearning import count_retraining, unlearned_by
 from clsearch.methods.registry import configure
 from clsearch.networks.mlp import Params
 from clsearch.training import loop
 from clsearch.training.evaluation import measure_accuracy
 from clsearch.training.loop import learn_sequence, learn_task, train_step, train_task
-from clsearch.training.retraining import count_retraining, retrain
+from clsearch.training.retraining import retrain
 from clsearch.training.state import TrialState
 from clsearch.training.trial_setup import TrialSetup, build_trial
 from clsearch.training.unlearning import feature_distance, unlearn
@@ -425,7 +425,7 @@ def test_models_to_compare_with_are_counted_as_they_are_trained(monkeypatch) -> 
         trained.clear()
         config = config_of("amnesiac_finetuning", unlearn=requests)
         retrain(config, (0, 1))
-        assert sum(trained) == count_retraining(config, 2), requests
+        assert sum(trained) == count_retraining(config.requests, config.tasks, 2), requests
 
 
 def test_online_anchors_are_refused() -> None:

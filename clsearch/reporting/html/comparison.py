@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-import torch
 
 from clsearch.common.formatting import format_metric, format_number, humanize
 from clsearch.common.statistics import paired_difference
@@ -148,8 +147,7 @@ def plot_learning(studies: Sequence[StudyRecord]) -> go.Figure | None:
         matrix = study.matrices.get("chosen")
         if matrix is not None:
             tasks = list(range(1, matrix.shape[2] + 1))
-            R = torch.from_numpy(matrix)
-            means = np.stack([average_accuracy(R, t).numpy() for t in tasks], axis=1)
+            means = np.stack([average_accuracy(matrix, t) for t in tasks], axis=1)
             add_band(figure, tasks, 100 * means, study.name, color)
     if not figure.data:
         return None

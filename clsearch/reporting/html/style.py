@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from clsearch.common.formatting import format_number, humanize, to_display_units, unit_suffix
 from clsearch.config.spaces import SearchSpace
 from clsearch.records.trials import TrialRecord
+from clsearch.reporting.trial_names import describe_origin
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2a8fd0", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8c8c8c"
 GRID = "rgba(128,128,128,0.25)"
@@ -58,11 +59,13 @@ def display_scores(records: Iterable[TrialRecord], metric: str, spread: bool = F
 def describe_trial(record: TrialRecord, metric: str) -> str:
     """The hover text of a trial: number, state, hyperparameters, score or reason."""
     lines = [f"<b>trial {record.number}</b> ({record.state})"]
+    lines += [describe_origin(record)] if record.origin else []
     lines += [f"{humanize(name)} = {value:.4g}" for name, value in record.values.items()]
     if metric in record.metrics and record.state == "finished":
         spread = record.metrics.get(f"{metric}/std")
         more = "" if spread is None else f" ± {format_number(metric, spread)}"
         lines.append(f"{humanize(metric)} {format_number(metric, record.metrics[metric])}{more}{unit_suffix(metric)}")
+        lines += [f"{len(record.seeds)} seeds"] if record.groups else []
     elif record.reason:
         lines.append(record.reason[:80])
     return "<br>".join(lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import plotly.graph_objects as go
-import torch
 from plotly.subplots import make_subplots
 
 from clsearch import metrics
@@ -48,7 +47,7 @@ def plot_forgetting(study: StudyRecord) -> go.Figure | None:
     for name, matrix in study.matrices.items():
         if name == "joint" or matrix.shape[2] < 2:
             continue
-        lost = 100 * metrics.forgetting(torch.from_numpy(matrix), matrix.shape[2]).numpy()
+        lost = 100 * metrics.forgetting(matrix, matrix.shape[2])
         spread = lost.std(0, ddof=1) if len(lost) > 1 else np.zeros(lost.shape[1])
         figure.add_bar(
             x=list(range(1, lost.shape[1] + 1)),

@@ -58,7 +58,7 @@ def format_effect(effect: RequestEffect) -> list[str]:
 def plot_unlearning(study: StudyRecord) -> go.Figure:
     """Accuracy on each task before and after each request, mean and standard deviation over seeds."""
     assert study.chosen is not None
-    measured = {name: 100 * values.numpy() for name, values in unlearning_measurements(study.chosen).items()}
+    measured = {name: 100 * values for name, values in unlearning_measurements(study.chosen).items()}
     titles = [f"after task {at}, unlearning {join_tasks(tasks)}" for at, tasks in study.requests.items()]
     figure = make_subplots(1, len(titles), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     for column, at in enumerate(study.requests, start=1):
