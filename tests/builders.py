@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from clsearch import LogRange, Range, Study, metrics
+from clsearch.config.domains import Plain
 from clsearch.config.unlearning import unlearned_by
 from clsearch.planning.plan import Plan
 from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
@@ -56,7 +57,7 @@ def record_of(
     plan: Plan,
     number: int | None,
     scores: Sequence[float],
-    values: dict[str, float] | None = None,
+    values: dict[str, Plain] | None = None,
     *,
     forgetting: Sequence[float] | None = None,
     algorithm: str | None = None,
@@ -70,7 +71,7 @@ def record_of(
     T = len(plan.tasks)
     t = T if learned is None else learned
     if values is None:
-        values = {} if number is None else {name: r.low for name, r in plan.space.items()}
+        values = {} if number is None else plan.space.first
     config = plan.trial_config(values, algorithm)
     R = matrices_of(T, scores, forgetting, t)
     unlearning = unlearning_of_matrix(plan, R) if config.requests else {}
@@ -150,7 +151,7 @@ def final_of(
     plan: Plan, *rows: EvaluatedConfiguration, scores: dict[str, float], before: Sequence[int] = (0,)
 ) -> FinalEvaluation:
     """A final evaluation of a choice that the search believed to have these scores. before: earlier openings."""
-    choice = Choice("trial_00003", {name: r.low for name, r in plan.space.items()}, scores)
+    choice = Choice("trial_00003", plan.space.first, scores)
     openings = tuple(
         Opening(
             f"data-{n}", "2026-01-02T03:04:05+00:00", plan.options.name, plan.algorithm, {}, plan.report_seeds, count

@@ -1,17 +1,24 @@
-"""Folders of studies, written without training: six trials, two references, a final evaluation."""
+"""Folders of studies, written without training: six trials, two references, a final evaluation; and a study with
+every kind of hyperparameter.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from clsearch import Choice as OneOf
+from clsearch import IntRange, LogRange, Range, When
+from clsearch.config.domains import Plain
 from clsearch.planning.plan import Plan
 from clsearch.records.evaluation import FinalEvaluation
 from clsearch.records.evaluation_file import accuracy_table, evaluation_json, metrics_table
 from clsearch.records.ranking import Choice, best_json, rank
-from clsearch.records.study_file import JOURNAL
 from clsearch.records.trials import TrialRecord
 from clsearch.records.writer import StudyWriter
+from clsearch.reporting.importances import compute_importances
 from tests.builders import final_of, measured_of, plan_of, record_of
 
 VALUES = [{"distillation_factor": 0.1 * 3**n, "distillation_temperature": 0.5 + 1.7 * (n * 7 % 5)} for n in range(6)]
@@ -28,9 +35,10 @@ def trials_of(plan: Plan) -> list[TrialRecord]:
     return found
 
 
-def references_of(plan: Plan) -> list[TrialRecord]:
+def references_of(plan: Plan, shared: dict[str, Plain] | None = None) -> list[TrialRecord]:
+    """Finetuning and joint training. shared: the chosen values that they are trained with."""
     return [
-        record_of(plan, None, scores, algorithm=algorithm)
+        record_of(plan, None, scores, shared, algorithm=algorithm)
         for algorithm, scores in (("finetuning", [0.75, 0.76]), ("joint", [0.95, 0.94]))
     ]
 
@@ -45,22 +53,15 @@ def written(
         results.write_trial(record)
     trials = [record for record in records if record.number is not None]
     references = [record for record in records if record.number is None]
-    found = importances_of(plan) if (plan.folder / JOURNAL).exists() else {}
-    best = best_json(plan, rank(trials, plan.objectives), trials, references) | {"importance": found}
-    results.write_json("best.json", best)
+    best = best_json(plan, rank(trials, plan.objectives), trials, references)
+    found = compute_importances(trials, plan.space, plan.objectives[0])
+    results.write_json("best.json", best | found.as_json())
     if final is not None:
         results.write_csv("final_accuracy.csv", accuracy_table(final))
         results.write_csv("final.csv", metrics_table(final))
         results.write_json("final.json", evaluation_json(final))
     results.end(state)
     return plan.folder
-
-
-def importances_of(plan: Plan) -> dict:
-    from clsearch.execution.optuna_journal import open_storage  # loads Ray, which takes seconds
-    from clsearch.reporting.importances import compute_importances
-
-    return compute_importances(open_storage(plan))
 
 
 def small_plan(tmp_path: Path, **settings: object) -> Plan:
@@ -77,3 +78,42 @@ def evaluated(plan: Plan, chosen: float = 0.9) -> FinalEvaluation:
     ]
     final = final_of(plan, *rows, scores={"average_accuracy": 0.91})
     return replace(final, choice=Choice("trial_00002", VALUES[2], final.choice.scores))
+
+
+MIXED_SPACE = [
+    {
+        "distillation_factor": LogRange(0.01, 100),
+        "optimizer": OneOf("sgd", "adam"),
+        "epochs": IntRange(1, 4),
+        "hidden": OneOf((8,), (8, 8)),
+        "train_head": OneOf(True, False),
+        "teachers": OneOf(None, "last"),
+        "batch_size": IntRange(16, 128, log=True),
+    },
+    When(
+        "optimizer",
+        "sgd",
+        [
+            {"schedule": OneOf("constant", "step"), "learning_rate": LogRange(1e-2, 0.5)},
+            When("schedule", "step", {"decay": Range(0.1, 0.9)}),
+        ],
+    ),
+    When("optimizer", "adam", {"learning_rate": LogRange(1e-4, 1e-2)}),
+]
+"""Numbers, whole numbers, names, widths, true and false, none; conditional ones, one of them with two ranges."""
+
+
+def mixed_study(results: Path, count: int = 24, **settings: object) -> tuple[Plan, list[TrialRecord]]:
+    """The plan of a study of every kind of hyperparameter, and trials with random values and scores.
+
+    Trial 5 was stopped early; the best one is the third.
+    """
+    plan = plan_of(results, space=MIXED_SPACE, seeds=2, trials=count, **settings)
+    rng, records = np.random.default_rng(0), []
+    for n in range(count):
+        values = plan.space.pick(lambda part: part.domain.points(9)[rng.integers(len(part.domain.points(9)))])
+        score = 0.95 if n == 2 else float(rng.uniform(0.5, 0.9))
+        state = {"state": "pruned", "learned": 2} if n == 5 else {}
+        record = record_of(plan, n, [score - 0.01, score + 0.01], values, **state)
+        records.append(replace(record, times=[1_700_000_000_000 + 9000 * n] * record.tasks_learned))
+    return plan, records

@@ -339,7 +339,7 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "setting-known": (
         study(trails=3),
-        re.compile(r"trails: unknown \(did you mean trials\?\); known are anyway, .*"),
+        re.compile(r"trails: unknown \(did you mean trials\?\); known are all, anyway, .*"),
     ),
     "preset-acts": (
         study("joint", preset="clarena-first"),
@@ -671,7 +671,7 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "option-known": (
         options("epoch: 3"),
-        re.compile(r"config: epoch in .*file is no option \(did you mean epochs\?\); known are anyway, .*"),
+        re.compile(r"config: epoch in .*file is no option \(did you mean epochs\?\); known are all, anyway, .*"),
     ),
     "config-values": (
         options("trials: {a: 1}"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -92,10 +93,17 @@ def format_best(folder: Path, every_setting: bool = False) -> str:
     if per_task := study.best.get("per_task"):
         return str(yaml.safe_dump({"per_task": per_task}, sort_keys=False))
     if study.lost_choice:
-        found = study.best["config" if every_setting else "values"]
-        return str(yaml.safe_dump({name: v for name, v in found.items() if v is not None}, sort_keys=False))
-    if study.chosen is None:
+        values, settings = study.best["values"], study.best["config"]
+    elif study.chosen is not None:
+        values, settings = study.chosen.values, study.chosen.settings
+    else:
         text = f"results: must hold a study of which a trial has finished; got {relative_path(folder)}"
         raise ConfigError([Refusal("trial-finished", text)])
-    settings = study.chosen.settings if every_setting else study.chosen.values
-    return str(yaml.safe_dump({name: v for name, v in settings.items() if v is not None}, sort_keys=False))
+    others = {name: value for name, value in settings.items() if every_setting and value is not None}
+    searched = {name: as_yaml(value) for name, value in study.space.settings_of(values).items()}
+    return str(yaml.safe_dump(others | searched, sort_keys=False))
+
+
+def as_yaml(setting: Any) -> Any:
+    """A setting as YAML has it: widths of layers as a list."""
+    return list(setting) if isinstance(setting, tuple) else setting

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from clsearch.common.echo import echo
 
@@ -323,6 +323,11 @@ def to_plain(value: Any) -> Plain:
     if isinstance(value, tuple | list):
         return ",".join(map(str, value))
     return backbone_name(value) if callable(value) else str(value)
+
+
+def is_number(value: Plain) -> TypeGuard[float]:
+    """Return True for a number, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def show_value(value: Plain, digits: int = 6) -> str:

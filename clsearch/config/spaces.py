@@ -332,10 +332,14 @@ def order_parts(parts: Sequence[Part]) -> list[Part]:
     return ordered
 
 
+def show_wanted(part: Part) -> str:
+    """Write the conditions of an entry: `optimizer = sgd and epochs = 1 or 2`; "" if it has none."""
+    return " and ".join(f"{name} = {' or '.join(map(show_value, values))}" for name, values in part.conditions)
+
+
 def show_conditions(part: Part) -> str:
     """Write the conditions of an entry after its domain; "" if it has none."""
-    shown = [f"{name} = {' or '.join(map(show_value, values))}" for name, values in part.conditions]
-    return f", if {' and '.join(shown)}" if shown else ""
+    return f", if {show_wanted(part)}" if part.conditions else ""
 
 
 def exclude_each_other(one: Part, other: Part) -> bool:

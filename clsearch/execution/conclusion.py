@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import optuna
 import ray
 
 from clsearch.common.errors import RayDiedError
@@ -26,21 +25,18 @@ from clsearch.reporting.progress import ProgressLine
 from clsearch.reporting.result import StudyResult
 
 
-def conclude(plan: Plan, store: RecordStore, publisher: Publisher, study: optuna.Study) -> StudyResult:
+def conclude(plan: Plan, store: RecordStore, publisher: Publisher) -> StudyResult:
     """Rank the trials of a search, and write best.json, tables and figures.
 
     Args:
         plan: The study.
         store: Its records.
         publisher: Receives the findings.
-        study: Optuna's study, from which importances are computed.
     """
     complete_records(store, publisher)
     records, references = store.trials(), store.references()
     ranking = rank(records, plan.objectives)
-    publisher.publish_choice(
-        choice_content(plan, ranking, records, references, study), latest(r.reported for r in records)
-    )
+    publisher.publish_choice(choice_content(plan, ranking, records, references), latest(r.reported for r in records))
     if ranking.front:
         store.writer.write_table("front", [r for r in ranking.trials if r.label in ranking.front])
     write_figures(plan, store, ranking)
@@ -58,15 +54,12 @@ def complete_records(store: RecordStore, publisher: Publisher) -> None:
     store.write_tables()
 
 
-def choice_content(
-    plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord], study: optuna.Study
-) -> BestJson:
+def choice_content(plan: Plan, ranking: Ranking, records: list[TrialRecord], references: list[TrialRecord]) -> BestJson:
     """Return the content of best.json, with the savings of early stopping and the importance of each hyperparameter."""
     content = best_json(plan, ranking, records, references)
     if early_stopping := summarize_early_stopping(plan, records):
         content["pruning"] = early_stopping_json(early_stopping)
-    if importance := compute_importances(study):
-        content["importance"] = importance
+    content.update(compute_importances(records, plan.space, plan.objectives[0]).as_json())
     return content
 
 

@@ -154,7 +154,7 @@ def choose_by_search(study: optuna.Study, data: ray.ObjectRef | None, outputs: O
         if is_search_interrupted(plan, outputs.store):  # pressed twice
             raise
     outputs.line.show_step("writing results")
-    return replace(conclude(plan, outputs.store, outputs.publisher, study), died=died)
+    return replace(conclude(plan, outputs.store, outputs.publisher), died=died)
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,7 @@ class BestJson(TypedDict, total=False):
         label: The label of the choice; None if there is none.
         reason: Why there is no choice.
         per_task, scores: Only with protocol continual, instead of metrics.
+        importance, conditional_importance: See `importances.Importances`; the second with conditional hyperparameters.
     """
 
     label: str | None
@@ -189,6 +190,7 @@ class BestJson(TypedDict, total=False):
     scores: dict[str, float]
     pruning: dict[str, Any]
     importance: dict[str, float]
+    conditional_importance: dict[str, float]
 
 
 class ChosenJson(TypedDict):

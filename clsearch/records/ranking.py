@@ -12,6 +12,7 @@ from clsearch.common.statistics import Interval, indistinguishable, paired_diffe
 from clsearch.config.domains import Plain
 from clsearch.planning.objectives import choose, pareto_front, sign
 from clsearch.planning.plan import Plan
+from clsearch.planning.search_fields import write_word
 from clsearch.records.json_types import BestJson, CostJson
 from clsearch.records.seeds import pair_seeds
 from clsearch.records.study_file import ENDED
@@ -182,8 +183,8 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
             keep = word not in dropped
         if keep:
             words.append(word)
-    for name, value in best.values.items():
-        words += ["--" + name.replace("_", "-"), repr(value)]
+    for name, value in plan.space.settings_of(best.values).items():
+        words += ["--" + name.replace("_", "-"), write_word(value)]
     return shlex.join([*words, "--trials", "1", "--no-final", "--name", f"{plan.options.name}-best"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,8 @@ import pandas as pd
 from clsearch.common.checked_files import DamagedFile, digest_of
 from clsearch.common.echo import ShortRepr
 from clsearch.common.files import previous_path, remove_file
-from clsearch.config.domains import Plain
+from clsearch.config.domains import Plain, Range, show_value
+from clsearch.config.spaces import SearchSpace
 from clsearch.records.json_types import RecordJson
 from clsearch.records.study_file import ENDED, read_records
 
@@ -119,35 +121,49 @@ class TrialRecord(ShortRepr):
         return self.state in ENDED
 
 
-def trials_table(records: Iterable[TrialRecord], searched: Iterable[str]) -> pd.DataFrame:
+def trials_table(records: Sequence[TrialRecord], space: SearchSpace) -> pd.DataFrame:
     """Make a table with a row per trial.
 
-    Only finished trials have metrics, so that a mean over few tasks is not sorted among means over all tasks.
+    Only finished trials have metrics, so that a mean over few tasks is not sorted among means over all tasks. A cell is
+    missing if a hyperparameter does not apply to the trial.
 
     Args:
-        records: The trials.
-        searched: Names of the searched hyperparameters.
+        records: The trials, or references, which have the hyperparameters that they share with the choice.
+        space: The search space.
     """
-    rows = [
-        {
-            "label": r.label,
-            "number": r.number,
-            "algorithm": r.algorithm,
-            "state": r.state,
-            **r.values,
-            **(r.metrics if r.state == "finished" else {}),
-            "seeds": len(r.seeds),
-            "tasks_learned": r.tasks_learned,
-            "seconds": r.seconds,
-            "place": r.place,
-            "origin": r.origin,
-            "reason": r.reason,
-        }
-        for r in records
-    ]
-    always = ["label", "number", "algorithm", "state", *searched, "seeds", "tasks_learned", "seconds", "place"]
-    always += ["origin", "reason"]
-    return pd.DataFrame(rows, columns=None if rows else always)
+    searched = [name for name in space if not records or any(name in r.values for r in records)]
+    metrics = dict.fromkeys(name for r in records if r.state == "finished" for name in r.metrics)
+    columns = {
+        "label": [r.label for r in records],
+        "number": [r.number for r in records],
+        "algorithm": [r.algorithm for r in records],
+        "state": [r.state for r in records],
+        **{name: type_column(space, name, records) for name in searched},
+        **{name: [r.metrics.get(name) if r.state == "finished" else None for r in records] for name in metrics},
+        "seeds": [len(r.seeds) for r in records],
+        "tasks_learned": [r.tasks_learned for r in records],
+        "seconds": [r.seconds for r in records],
+        "place": [r.place for r in records],
+        "origin": [r.origin for r in records],
+        "reason": [r.reason for r in records],
+    }
+    return pd.DataFrame(columns)
+
+
+def type_column(space: SearchSpace, name: str, records: Sequence[TrialRecord]) -> pd.Series[Any]:
+    """Make the column of a hyperparameter with the type that all its values have.
+
+    Whole numbers are Int64, true and false boolean, other numbers float64, anything else text: `none` if a choice is
+    none. The first two and text are pandas' types that can lack a value.
+    """
+    domains = [part.domain for part in space.parts if part.name == name]
+    kinds = {type(end) for domain in domains for end in domain.ends}
+    kinds |= {float for domain in domains if isinstance(domain, Range)}
+    if kinds in ({bool}, {int}):
+        return pd.Series([r.values.get(name, pd.NA) for r in records], dtype="boolean" if bool in kinds else "Int64")
+    if kinds <= {int, float}:
+        return pd.Series([r.values.get(name, math.nan) for r in records], dtype="float64")
+    return pd.Series([show_value(r.values[name], 12) if name in r.values else pd.NA for r in records], dtype="string")
 
 
 def read_trials(folder: Path) -> dict[str, TrialRecord]:

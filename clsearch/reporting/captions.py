@@ -6,7 +6,9 @@ import numpy as np
 
 from clsearch import metrics
 from clsearch.records.study_record import StudyRecord
+from clsearch.reporting.axes import is_map, name_part
 from clsearch.reporting.evaluation_text import describe_optimism
+from clsearch.reporting.importances import Importances
 
 
 def caption_response(study: StudyRecord) -> list[str]:
@@ -14,19 +16,40 @@ def caption_response(study: StudyRecord) -> list[str]:
     counts = {state: len(study.in_state(state)) for state in ("finished", "pruned", "failed")}
     labels = {"finished": "finished", "pruned": "stopped early", "failed": "failed"}
     states = [f"{counts[state]} {label}" for state, label in labels.items() if counts[state] or state == "finished"]
-    if len(study.space) == 2:
+    if is_map(study.space):
         how = "Brighter is better; the ring is the choice. The colours between the dots are interpolated."
     else:
         how = "A panel per hyperparameter, the others vary; the ring is the choice, bars are the spread over seeds."
+    if not all(domain.numeric for domain in study.space.values()):
+        how += " Trials with the same choice are beside each other, from the first to the last."
+    if study.space.conditional:
+        how += " A trial is left out of the panel of a hyperparameter that does not apply to it."
     return [f"Each dot is a trial ({', '.join(states)}). {how} In a flat region the exact value hardly matters."]
 
 
-def caption_importance(study: StudyRecord) -> list[str]:
+def caption_importance(study: StudyRecord, found: Importances) -> list[str]:
     """The importances of the hyperparameters."""
-    return [
+    lines = [
         "How much of the variance of the scores each hyperparameter explains over the searched ranges (fANOVA, Hutter "
         "et al. 2014). A hyperparameter that explains little can keep its value; over other ranges this may differ."
     ]
+    done = study.in_state("finished")
+    left = [part for part in study.space.parts if part.name not in found.shared and part.key not in found.conditional]
+    counts = {part.key: sum(part.applies(record.values) for record in done) for part in study.space.parts}
+    if found.conditional:
+        shown = "; ".join(
+            f"{name_part(part)}: {counts[part.key]}" for part in study.space.parts if part.key in found.conditional
+        )
+        lines.append(
+            f"A conditional hyperparameter has its share over the trials to which it applies ({shown} of {len(done)}), "
+            f"so its bar does not compare with those over all trials."
+        )
+    if left:
+        shown = "; ".join(f"{name_part(part)}: {counts[part.key]}" for part in left)
+        lines.append(
+            f"Left out, because too few trials have it, or they differ in nothing else: {shown} of {len(done)}."
+        )
+    return lines
 
 
 def caption_tasks(study: StudyRecord) -> list[str]:
@@ -91,9 +114,11 @@ def caption_optimism(study: StudyRecord) -> list[str]:
 
 def caption_parallel(study: StudyRecord) -> list[str]:
     """The parallel coordinates of all trials."""
+    conditional = study.space.conditional
+    unused = " At “not used” are trials to which a hyperparameter does not apply." if conditional else ""
     return [
-        "Each line is a finished trial, redder is better. Drag along an axis to keep only the lines that pass there; "
-        "drag a name to move its axis."
+        f"Each line is a finished trial, redder is better. Drag along an axis to keep only the lines that pass there; "
+        f"drag a name to move its axis.{unused}"
     ]
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
-from clsearch.common.formatting import label_with_unit, to_display_units
+from clsearch.common.formatting import humanize, label_with_unit, to_display_units
 from clsearch.config.spaces import SearchSpace
 from clsearch.planning.objectives import sign
+from clsearch.reporting.axes import Axis, arrange_panels, find_axis, is_map
 
 if TYPE_CHECKING:
     from clsearch.records.ranking import Ranking
@@ -23,6 +26,9 @@ COLORS = "viridis"
 
 RING: dict[str, Any] = {"s": 240, "facecolors": "none", "edgecolors": "black", "linewidths": 1.8}
 """The ring around the chosen trial."""
+
+NOTE_WIDTH, TICKS_WIDTH = 38, 34
+"""Characters of a line below a panel, and of the texts of its ticks if they are not turned."""
 
 SCORELESS = (("failed", "x", "failed"), ("pruned", ".", "stopped early"))
 """State, marker and label of trials without a score."""
@@ -61,7 +67,7 @@ def draw_accuracy_matrix(R: np.ndarray, title: str, tasks: Sequence[int] = ()) -
 def draw_response(
     records: list[TrialRecord], space: SearchSpace, levels: dict[str, float], metric: str, best: TrialRecord | None
 ) -> Figure | None:
-    """A metric over the searched hyperparameters: a map for two of them, else a panel for each.
+    """A metric over the searched hyperparameters: a map for two with numbers, else a panel for each.
 
     Args:
         records: Trials in any state.
@@ -75,23 +81,43 @@ def draw_response(
     """
     if not space or best is None:
         return None
-    flat = len(space) == 2
-    columns = 1 if flat else len(space)
-    figure = Figure(figsize=(6.4 if columns == 1 else 3.4 * columns, 4.4), layout="constrained")
-    panels = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    drawn = [record for record in records if record.state in ("finished", *(state for state, *_ in SCORELESS))]
+    axes = [find_axis(space, name, drawn) for name in space]
+    flat = is_map(space)
+    rows, columns = (1, 1) if flat else arrange_panels(len(axes))
+    size = (6.4 if columns == 1 else 3.4 * columns, 4.4 if rows == 1 else 3.5 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for panel in panels[1 if flat else len(axes) :]:
+        panel.remove()
     if flat:
-        _draw_map(figure, panels[0], records, list(space), levels.get("finetuning"), metric, best)
-        name, values = list(space.items())[1]
-        panels[0].set(ylabel=name.replace("_", " "), yscale="log" if values.log else "linear")
-    for axes, (name, values) in zip(panels, space.items(), strict=False):
+        _draw_map(figure, panels[0], drawn, axes, levels.get("finetuning"), metric, best)
+        _set_axis(panels[0], axes[1], "y")
+    for number, (panel, axis) in enumerate(zip(panels, axes[: 1 if flat else None], strict=False)):
         if not flat:
-            _draw_points(axes, records, name, levels, metric)
-        axes.set(xlabel=name.replace("_", " "), xscale="log" if values.log else "linear")
-    if not flat:
-        panels[0].set_ylabel(label_with_unit(metric))
+            _draw_points(panel, drawn, axis, levels, metric, best)
+            panel.set_ylabel("" if number % columns else label_with_unit(metric))
+        _set_axis(panel, axis, "x")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _set_axis(panel: Axes, axis: Axis, direction: Literal["x", "y"]) -> None:
+    """Set the scale, the ticks and the label of one side of a panel."""
+    side = panel.xaxis if direction == "x" else panel.yaxis
+    panel.set(**{f"{direction}scale": "log" if axis.log else "linear"})
+    side.set_label_text("\n".join([humanize(axis.name), *textwrap.wrap(axis.note, NOTE_WIDTH)]))
+    if axis.ticks:
+        places, names = zip(*axis.ticks, strict=True)
+        side.set_ticks(places, names)
+        side.set_minor_locator(NullLocator())
+        if direction == "x" and sum(map(len, names)) + len(names) > TICKS_WIDTH:
+            panel.tick_params("x", labelrotation=30)
+            for label in panel.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
+    if axis.choices:
+        panel.set(**{f"{direction}lim": (-0.6, len(axis.choices) - 0.4)})
 
 
 def _split_by_score(
@@ -104,24 +130,31 @@ def _split_by_score(
     return done, scores, [entry for entry in lost if entry[0]]
 
 
-def _draw_points(axes: Axes, records: list[TrialRecord], name: str, levels: dict[str, float], metric: str) -> None:
-    done, scores, scoreless = _split_by_score(records, metric)
-    spread = [to_display_units(metric, r.metrics.get(f"{metric}/std", 0.0)) for r in done]
-    x: Any = [r.values[name] for r in done]
-    axes.errorbar(x, scores, spread, fmt="o", color="#542788", ecolor="#bbbbbb", label="trial, ± std over seeds")
+def _draw_points(
+    panel: Axes, records: list[TrialRecord], axis: Axis, levels: dict[str, float], metric: str, best: TrialRecord
+) -> None:
+    """Draw the trials that have a hyperparameter, and a line per reference."""
+    _, scores, _ = _split_by_score(records, metric)
     worst = scores.min() if sign(metric) > 0 else scores.max()
+    places = axis.place_trials(records)
+    done, scores, scoreless = _split_by_score([r for r in records if r.label in places], metric)
+    spread = [to_display_units(metric, r.metrics.get(f"{metric}/std", 0.0)) for r in done]
+    x: Any = [places[r.label] for r in done]
+    panel.errorbar(x, scores, spread, fmt="o", color="#542788", ecolor="#bbbbbb", label="trial, ± std over seeds")
     for lost, mark, label in scoreless:
-        at: Any = [r.values[name] for r in lost]
-        axes.plot(at, [worst] * len(at), mark, color="#444444", label=f"{label} (no score)")
+        at: Any = [places[r.label] for r in lost]
+        panel.plot(at, [worst] * len(at), mark, color="#444444", label=f"{label} (no score)")
+    if best.label in places:
+        panel.scatter([places[best.label]], [to_display_units(metric, best.metrics[metric])], **RING, label="chosen")
     for (reference, level), style in zip(levels.items(), ("--", ":", "-."), strict=False):
-        axes.axhline(to_display_units(metric, level), color="#b35806", ls=style, label=reference)
+        panel.axhline(to_display_units(metric, level), color="#b35806", ls=style, label=reference)
 
 
 def _draw_map(
     figure: Figure,
-    axes: Axes,
+    panel: Axes,
     records: list[TrialRecord],
-    names: list[str],
+    axes: list[Axis],
     reference: float | None,
     metric: str,
     best: TrialRecord,
@@ -130,22 +163,22 @@ def _draw_map(
     middle = np.nan if reference is None else to_display_units(metric, reference)
     around = scores.min() < middle < scores.max()
     norm = TwoSlopeNorm(middle, scores.min(), scores.max()) if around else None
-    x, y = (_positions(done, name) for name in names)
+    x, y = (_positions(done, axis) for axis in axes)
     colors = ("PuOr_r" if sign(metric) > 0 else "PuOr") if around else COLORS
     style: dict[str, Any] = {"c": scores, "cmap": colors, "norm": norm}
-    points = axes.scatter(x, y, s=70, edgecolors="black", linewidths=0.6, **style)
-    axes.scatter(*(_positions([best], name) for name in names), **RING, label="chosen")
+    points = panel.scatter(x, y, s=70, edgecolors="black", linewidths=0.6, **style)
+    panel.scatter(*(_positions([best], axis) for axis in axes), **RING, label="chosen")
     for lost, mark, label in scoreless:
-        axes.scatter(*(_positions(lost, name) for name in names), marker=mark, color="#444444", label=label)
-    bar = figure.colorbar(points, ax=axes, label=label_with_unit(metric))
+        panel.scatter(*(_positions(lost, axis) for axis in axes), marker=mark, color="#444444", label=label)
+    bar = figure.colorbar(points, ax=panel, label=label_with_unit(metric))
     if around:
         ends = (float(scores.min()), middle, float(scores.max()))
         bar.set_ticks(ends, labels=[f"{ends[0]:.1f}", f"{middle:.1f}\nfinetuning", f"{ends[2]:.1f}"])
 
 
-def _positions(records: list[TrialRecord], name: str) -> Any:
-    """Return the values of a hyperparameter for matplotlib."""
-    return [record.values[name] for record in records]
+def _positions(records: list[TrialRecord], axis: Axis) -> Any:
+    """Return where trials lie, for matplotlib."""
+    return [axis.place(record.values[axis.name]) for record in records]
 
 
 def draw_pareto_front(ranking: Ranking, references: list[TrialRecord]) -> Figure:

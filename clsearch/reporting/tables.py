@@ -18,6 +18,7 @@ import pandas as pd
 from clsearch.common.files import write_atomically
 from clsearch.common.formatting import format_number
 from clsearch.common.statistics import Interval, paired_difference
+from clsearch.config.domains import show_value
 from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
 from clsearch.reporting.result import StudyResult
 
@@ -109,7 +110,7 @@ def describe_choice(found: StudyResult) -> str:
     """The chosen values; the range of values that differ between tasks."""
     if found.choice is None:
         return ""
-    shared = [f"{name} {value:.3g}" for name, value in found.choice.values.items()]
+    shared = [f"{name} {show_value(value, 3)}" for name, value in found.choice.values.items()]
     for name in found.choice.per_task[0] if found.choice.per_task else ():
         acting = (
             found.choice.per_task if name == "learning_rate" else found.choice.per_task[1:]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 
 from clsearch.common.formatting import print_full_width
 from clsearch.common.redaction import printable
+from clsearch.config.domains import show_value
 from clsearch.config.unlearning import parse_requests
 from clsearch.planning.samplers import describe_choice
 from clsearch.records.attempts import Decision
@@ -57,7 +59,7 @@ def print_best(console: Console, ranking: Ranking, references: Sequence[TrialRec
     searched: names of the searched hyperparameters.
     """
     best = ranking.trials[0]
-    values = ", ".join(f"{name} = {value:.4g}" for name, value in best.values.items())
+    values = escape(printable(", ".join(f"{name} = {show_value(value, 4)}" for name, value in best.values.items())))
     kind = "Knee of the Pareto front" if ranking.front else "Best configuration" if searched else "Configuration"
     console.print(f"[bold]{kind}[/bold] (trial {best.number}): {values or 'as given'}")
     print_full_width(console, make_trial_table(ranking, references, searched))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from clsearch.common.formatting import humanize
-from clsearch.config.domains import Values, show_value
-from clsearch.methods.registry import label_of, symbol_of
+from clsearch.config.domains import is_number, show_value
+from clsearch.config.spaces import SearchSpace
+from clsearch.methods.registry import label_of, searchable, symbol_of
 from clsearch.planning.enqueued import ENQUEUED
 from clsearch.records.trials import TrialRecord
 
@@ -28,11 +29,11 @@ def make_run_label(record: TrialRecord) -> str:
 
 
 def format_run_name(record: TrialRecord) -> str:
-    """The name of a run in a list: `#17 LwF factor=0.8 τ=2.1`."""
+    """The name of a run in a list: `#17 LwF factor=0.8 τ=2.1 optimizer=adam`."""
     if record.number is None:
         return record.label.replace("_", " ")
     values = (
-        f"{symbol_of(name) or shorten_name(name, record.values)}={show_value(value, 3)}"
+        f"{symbol_of(name) or shorten_name(name, record.settings)}={show_value(value, 3)}"
         for name, value in record.values.items()
     )
     return " ".join([f"#{record.number}", label_of(record.algorithm), *values])
@@ -50,16 +51,34 @@ def describe_origin(record: TrialRecord) -> str:
     return f"{shown}; {', '.join(left_open)} by the sampler" if left_open else shown
 
 
-def shorten_name(name: str, names: Iterable[str]) -> str:
-    """A hyperparameter without its first word, if the rest is unique among `names`."""
-    last = name.partition("_")[2] or name
-    return last if sum(other.endswith(last) for other in names) == 1 else name
+def shorten_name(name: str, settings: Iterable[str]) -> str:
+    """A hyperparameter without its first word, if that only says of which part of a method it is.
+
+    So `penalty_factor` is `factor`, because other hyperparameters begin with `penalty`, and `batch_size` stays.
+
+    Args:
+        name: The hyperparameter.
+        settings: Names of all settings of its algorithm, among which the rest must be unique.
+    """
+    first, _, rest = name.partition("_")
+    family = [other for other in searchable() if other.startswith(f"{first}_")]
+    unique = sum(other.endswith(rest) for other in settings) == 1
+    return rest if rest and name in family and len(family) > 1 and unique else name
 
 
-def log_parameters(values: Values, space: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The common logarithms of the values that were searched on a log scale. space: of study.json."""
-    logs = {n: value for n, value in values.items() if isinstance(value, int | float) and space.get(n, {}).get("log")}
-    return {f"{LOG10}{shorten_name(name, values)}": f"{math.log10(value):.6g}" for name, value in logs.items()}
+def trial_parameters(record: TrialRecord, space: SearchSpace) -> dict[str, Any]:
+    """The settings of a trial as parameters of its MLflow run, with the logarithms of logarithmic numbers.
+
+    A hyperparameter that is searched and does not apply to the trial is left out.
+    """
+    settings = {name: value for name, value in record.settings.items() if name in record.values or name not in space}
+    return settings | log_parameters(record, space)
+
+
+def log_parameters(record: TrialRecord, space: SearchSpace) -> dict[str, str]:
+    """The common logarithms of the numbers of a trial that were searched on a logarithmic scale."""
+    logs = {n: value for n, value in record.values.items() if is_number(value) and n in space and space[n].log}
+    return {f"{LOG10}{shorten_name(name, record.settings)}": f"{math.log10(v):.6g}" for name, v in logs.items()}
 
 
 def format_setting(value: Any) -> str:

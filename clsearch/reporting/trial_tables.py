@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clsearch.common.formatting import count_of, format_number, humanize, label_with_unit, make_table
+from clsearch.config.domains import show_value
 from clsearch.records.attempts import RATE_PHASE, Attempt, Decision
 from clsearch.records.ranking import Ranking
 from clsearch.records.trials import TrialRecord
@@ -64,7 +65,7 @@ def _break_heading(metric: str) -> str:
 
 def _format_row(record: TrialRecord, searched: Sequence[str], metrics: Sequence[str]) -> list[str]:
     """The cells of a trial or reference: hyperparameters, metrics, seconds."""
-    values = [f"{record.values[name]:.4g}" if name in record.values else "–" for name in searched]
+    values = [show_value(record.values[name], 4) if name in record.values else "–" for name in searched]
     return [*values, *(format_spread(record, name) for name in metrics), f"{record.seconds:.1f}"]
 
 
@@ -97,10 +98,10 @@ def make_attempt_table(decision: Decision) -> Table:
 def _format_attempts(attempts: Sequence[Attempt], phase: str) -> list[str]:
     """The cells of the attempts of one task and phase: values tried, their accuracies, the bar, the values kept."""
     names = [name for name in attempts[0].values if phase == RATE_PHASE or name != RATE_PHASE]
-    tried = "; ".join(f"{name} {' '.join(f'{a.values[name]:.4g}' for a in attempts)}" for name in names)
+    tried = "; ".join(f"{name} {' '.join(show_value(a.values[name], 4) for a in attempts)}" for name in names)
     scores = " ".join(f"{100 * a.accuracy:.1f}" if a.accuracies else "diverged" for a in attempts)
     bar = "" if attempts[0].bar is None else f"{100 * attempts[0].bar:.1f}"
-    kept = ", ".join(f"{a.values[name]:.4g}" for a in attempts if a.kept for name in names)
+    kept = ", ".join(show_value(a.values[name], 4) for a in attempts if a.kept for name in names)
     return [tried or "as configured", scores, bar, kept]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from clsearch.common.formatting import DISTANCE, count_of, format_metric, format_number, humanize
 from clsearch.common.statistics import rank_correlation
+from clsearch.config.domains import is_number
 from clsearch.config.trial import TrialConfig
 from clsearch.config.unlearning import Requests, count_retraining, unlearned_by
 from clsearch.methods.registry import label_of
@@ -133,18 +134,19 @@ def describe_trade_off(ranking: Ranking) -> list[str]:
 
 def _describe_correlations(ranking: Ranking, other: str) -> list[str]:
     """The hyperparameters with which the two objectives correlate over all finished trials."""
-    trials, lines = ranking.trials, []
-    if len(trials) < MIN_TRIALS:
-        return []
-    for name in trials[0].values:
-        values, found = [record.values.get(name) for record in trials], list[str]()
-        numbers = [float(value) for value in values if isinstance(value, int | float)]
-        if len(numbers) < len(trials):
+    lines = []
+    for name in dict.fromkeys(name for record in ranking.trials for name in record.values):
+        trials, found = [record for record in ranking.trials if name in record.values], list[str]()
+        values = [value for record in trials if is_number(value := record.values[name])]
+        if len(trials) < MIN_TRIALS or len(values) < len(trials):
             continue
         for metric, label in ((other, humanize(other)), (DISTANCE, "distance")):
-            rho = rank_correlation(numbers, [record.metrics[metric] for record in trials])
+            rho = rank_correlation(values, [record.metrics[metric] for record in trials])
             if abs(rho) >= MIN_CORRELATION:
                 found.append(f"{'more' if rho > 0 else 'less'} {label} ({rho:+.2f})")
         if found:
-            lines.append(f"A larger {humanize(name)} goes with {' and '.join(found)} (Spearman's rank correlation).")
+            those = "" if len(trials) == len(ranking.trials) else f" in the {len(trials)} trials that have it"
+            lines.append(
+                f"A larger {humanize(name)} goes with {' and '.join(found)} (Spearman's rank correlation{those})."
+            )
     return lines

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from clsearch.config.domains import is_number, show_value
 from clsearch.methods.registry import label_of
 from clsearch.records.evaluation import PARTS, EvaluatedConfiguration, FinalEvaluation
 from clsearch.records.json_types import BestJson
@@ -15,13 +16,13 @@ from clsearch.records.trials import TrialRecord
 def choice_metrics(content: BestJson) -> dict[str, float]:
     """Convert best.json to metrics of a study.
 
-    They are the best configuration and its metrics, the importance of each hyperparameter, the number of trials in each
-    final state and of those not shown worse than the best, and the cost of the search.
+    They are the numbers of the best configuration and its metrics, the importance of each hyperparameter, the number of
+    trials in each final state and of those not shown worse than the best, and the cost of the search.
     """
     found = {**content.get("metrics", {}), **content.get("scores", {})}
     groups: dict[str, Mapping[str, Any]] = {
-        "best": content.get("values", {}),
-        "importance": content.get("importance", {}),
+        "best": {name: value for name, value in content.get("values", {}).items() if is_number(value)},
+        "importance": {**content.get("importance", {}), **content.get("conditional_importance", {})},
         "trials": content.get("trials", {}),
         "cost": content.get("cost", {}),
     }
@@ -30,6 +31,18 @@ def choice_metrics(content: BestJson) -> dict[str, float]:
     if "indistinguishable" in content:
         found["trials/like_the_best"] = float(len(content["indistinguishable"]))
     return found
+
+
+def choice_tags(content: BestJson, searched: Iterable[str]) -> dict[str, str]:
+    """Convert the chosen values that are no numbers to tags of a study, which can change when it is extended.
+
+    Args:
+        content: best.json.
+        searched: Names of the searched hyperparameters; one that the choice does not have is `not used`.
+    """
+    values = content.get("values", {})
+    unused = {f"best/{name}": "not used" for name in searched if values and name not in values}
+    return unused | {f"best/{name}": show_value(value) for name, value in values.items() if not is_number(value)}
 
 
 def task_time(record: TrialRecord, step: int) -> int:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mlflow.entities import Metric, Param, RunTag
 
+from clsearch.config.spaces import SearchSpace
 from clsearch.metrics import over_seeds
 from clsearch.records.attempts import Decision, attempt_metrics
 from clsearch.records.evaluation import PARTS, FinalEvaluation
@@ -23,10 +25,11 @@ from clsearch.records.study_file import FINAL, finite, show_domain
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import TrialRecord, now, with_curve
-from clsearch.reporting.trial_names import format_run_name, format_setting, log_parameters, make_run_label
+from clsearch.reporting.trial_names import format_run_name, format_setting, make_run_label, trial_parameters
 from clsearch.tracking.artifact_places import local_path
 from clsearch.tracking.run_metrics import (
     choice_metrics,
+    choice_tags,
     evaluation_run_name,
     finite_only,
     interval_ends,
@@ -60,6 +63,11 @@ class Runs(RunStore):
         self._adopt()
         self.client.set_experiment_tag(self.experiment, VIEW_TAG + view_name(study["id"]), view_of(study))
 
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        return SearchSpace.from_json(self.study["space"])
+
     def _adopt(self) -> None:
         """Make all runs children of the study's run, which was created anew if somebody deleted it."""
         for label, parent in self.parents.items():
@@ -83,7 +91,7 @@ class Runs(RunStore):
         record = with_curve(self.folder, record, self.damaged.append)
         kind, settings = "reference", record.settings
         if record.number is not None:
-            kind, settings = "trial", settings | log_parameters(record.values, self.study["space"])
+            kind, settings = "trial", trial_parameters(record, self.space)
         run_id, params = self._open_child(
             label, kind, record.algorithm, format_run_name(record), settings, record.seeds, record.origin
         )
@@ -142,6 +150,8 @@ class Runs(RunStore):
     def log_choice(self, content: BestJson, when: int) -> None:
         """Log best.json with the study's run, as a file and as metrics."""
         self._log(self.ids[PARENT], finite_only(choice_metrics(content)), len(self.study["tasks"]), when)
+        if tags := [RunTag(name, value) for name, value in choice_tags(content, self.space).items()]:
+            self.client.log_batch(self.ids[PARENT], tags=tags)
         self.client.log_dict(self.ids[PARENT], finite(content), "best.json")
 
     def log_openings(self, openings: tuple[Opening, ...]) -> None:

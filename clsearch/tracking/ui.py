@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from clsearch.common.redaction import redact_address
+from clsearch.config.spaces import SearchSpace
 from clsearch.planning.objectives import sign
 from clsearch.records.json_types import StudyJson
 
@@ -44,9 +45,10 @@ def view_of(study: StudyJson) -> str:
 
     It shows the best first, with objectives, accuracy, forgetting and hyperparameters as columns.
     """
-    metrics, params = dict.fromkeys([*study["objectives"], "average_accuracy", "average_forgetting"]), study["space"]
+    metrics = dict.fromkeys([*study["objectives"], "average_accuracy", "average_forgetting"])
+    params = list(SearchSpace.from_json(study["space"]))
     if study["protocol"] == "continual":  # one run whose values change between tasks
-        metrics, params = dict.fromkeys(["accuracy", "bar", "attempts", "learning_rate", *params]), {}
+        metrics, params = dict.fromkeys(["accuracy", "bar", "attempts", "learning_rate", *params]), []
     shown = [f"metrics.`{name}`" for name in metrics] + [f"params.`{name}`" for name in params]
     columns = ["attributes.`Run Name`", *shown, "tags.`state`"]
     state = {

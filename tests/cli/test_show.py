@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,21 @@ import pytest
 import yaml
 
 from clsearch.cli.main import main
+from clsearch.config.domains import show_value
 from clsearch.methods.registry import configure
-from tests.builders import plan_of
-from tests.study_folders import VALUES, evaluated, references_of, small_plan, trials_of, written
+from clsearch.planning.plan import Plan
+from clsearch.records.trials import TrialRecord
+from tests.builders import plan_of, planned, study_of
+from tests.study_folders import (
+    MIXED_SPACE,
+    VALUES,
+    evaluated,
+    mixed_study,
+    references_of,
+    small_plan,
+    trials_of,
+    written,
+)
 
 BEST = {"distillation_factor": 0.1 * 3**2, "distillation_temperature": 0.5 + 1.7 * (2 * 7 % 5)}
 
@@ -72,6 +85,43 @@ def test_a_list_of_the_best_needs_one_and_a_study_that_has_some(whole: Path, tmp
 def test_best_whole_is_a_configuration(whole: Path, capsys) -> None:
     settings = yaml.safe_load(printed(capsys, "best", whole, "--whole"))
     assert configure("lwf", settings).distillation_factor == BEST["distillation_factor"]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> tuple[Path, Plan, TrialRecord]:
+    """A study of every kind of hyperparameter: its folder, its plan and its best trial."""
+    plan, records = mixed_study(tmp_path)
+    return written(plan, [*records, *references_of(plan, {"epochs": 2})]), plan, records[2]
+
+
+def test_show_has_values_by_their_kind_and_a_dash_for_what_does_not_apply(mixed, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    folder, plan, best = mixed
+    text = printed(capsys, "show", folder)
+    shown = [f"{name} = {show_value(value, 4)}" for name, value in best.values.items()]
+    assert f"Best configuration (trial 2): {', '.join(shown)}" in text
+    (row,) = [line.split() for line in text.splitlines() if line.startswith(" #2 ")]
+    cells = [show_value(best.values[name], 4) if name in best.values else "–" for name in plan.space]
+    assert row[1 : 1 + len(cells)] == cells
+    assert "–" in cells
+
+
+@pytest.mark.parametrize("whole", [[], ["--whole"]], ids=["searched", "whole"])
+def test_best_is_a_configuration_with_choices(mixed, capsys, tmp_path, whole) -> None:
+    folder, _, best = mixed
+    file = tmp_path / "best.yml"
+    file.write_text(printed(capsys, "best", folder, *whole))
+    again = planned(study_of(space=MIXED_SPACE), "--config", str(file))
+    assert again.space == {}
+    assert again.config.flat() | {"data_root": ""} == best.settings | {"data_root": ""}
+    assert {*yaml.safe_load(file.read_text())} >= {*best.values}
+
+
+def test_a_choice_whose_record_is_lost_is_in_best_as_before(mixed, capsys) -> None:
+    folder, _, best = mixed
+    text = printed(capsys, "best", folder)
+    shutil.rmtree(folder / "trials" / best.label)
+    assert printed(capsys, "best", folder) == text
 
 
 @pytest.mark.parametrize("command", ["show", "best"])

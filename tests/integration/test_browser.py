@@ -15,10 +15,13 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from clsearch import LogRange, Study
 from clsearch.cli.main import main
+from clsearch.config.domains import show_value
 from clsearch.records.study_record import read_study
+from clsearch.reporting.html.report import write_report
 from clsearch.reporting.trial_names import format_run_name
 from tests.integration.servers import Served
 from tests.reporting.html.test_report import SECTIONS
+from tests.study_folders import mixed_study, references_of, written
 
 pytestmark = [pytest.mark.browser, pytest.mark.system]
 
@@ -128,6 +131,41 @@ def test_a_trial_says_what_it_is_under_the_pointer(browser: webdriver.Chrome, fo
     assert complaints(browser) == []
 
 
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The record of a study of every kind of hyperparameter."""
+    plan, records = mixed_study(tmp_path_factory.mktemp("mixed"))
+    return written(plan, [*records, *references_of(plan, {"epochs": 2})])
+
+
+def test_choices_and_conditional_hyperparameters_are_in_every_picture(browser: webdriver.Chrome, mixed: Path) -> None:
+    study = read_study(mixed)
+    write_report(mixed)
+    opened(browser, mixed / "report.html")
+
+    def texts(section: str, selector: str) -> list[str]:
+        found = browser.find_element(By.ID, section).find_elements(By.CSS_SELECTOR, selector)
+        return [element.text for element in found if element.text]
+
+    for number, name in enumerate(study.space, start=1):
+        axis = "" if number == 1 else str(number)
+        points = browser.find_element(By.ID, "response").find_elements(
+            By.CSS_SELECTOR, f".subplot.x{axis}y{axis} .scatterlayer .trace:first-child .points path"
+        )
+        assert len(points) == sum(name in record.values for record in study.in_state("finished")), name
+        if not study.space[name].numeric:
+            assert texts("response", f".x{axis}tick text") == [show_value(end) for end in study.space[name].ends]
+    assert any(
+        "24 trials: optimizer = sgd and schedule = step" in text for text in texts("response", ".g-xtitle, text")
+    )
+    ticks = texts("parallel", ".parcoords .axis text")
+    assert {"sgd", "adam", "none", "8,8", "true", "not used"} < {*ticks}
+    conditional = sum(any(name not in r.values for r in study.in_state("finished")) for name in study.space)
+    assert ticks.count("not used") == conditional == 2
+    assert "learning rate, if optimizer = adam" in texts("importance", ".ytick text")
+    assert complaints(browser) == []
+
+
 def test_dark_and_light_change_places(browser: webdriver.Chrome, folder: Path) -> None:
     opened(browser, folder / "report.html")
 
@@ -211,3 +249,18 @@ def test_the_printed_addresses_lead_to_the_trials_and_to_a_comparison_of_the_bes
     assert "Comparing 6 Runs" in waited_for("h1, h2", 1)[0]
     axes = waited_for(".parcoords .axis-title", 3)
     assert {"LOG10 factor", "LOG10 temperature", "average_accuracy"} < set(axes)
+
+
+def test_a_comparison_shows_the_numbers_and_choices_in_which_trials_differ(
+    browser: webdriver.Chrome, mixed: Path, server: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri, _ = server
+    capsys.readouterr()
+    assert main(["sync", str(mixed), "--tracking-uri", uri]) == 0
+    (page,) = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("Compare")]
+    browser.get(page)
+    WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException]).until(
+        lambda driver: any(e.text for e in driver.find_elements(By.CSS_SELECTOR, ".parcoords .axis-title"))
+    )
+    axes = {element.text for element in browser.find_elements(By.CSS_SELECTOR, ".parcoords .axis-title")}
+    assert {"LOG10 batch_size", "LOG10 factor", "LOG10 learning_rate"} <= axes

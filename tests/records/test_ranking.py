@@ -23,6 +23,7 @@ from clsearch.records.ranking import (
 )
 from clsearch.records.trial_metrics import accuracy_matrices, metric_of_each, metric_per_seed
 from tests.builders import plan_of, planned, record_of, study_of
+from tests.study_folders import MIXED_SPACE
 
 ACCURACY, FORGETTING = "average_accuracy", "average_forgetting"
 
@@ -392,6 +393,18 @@ def test_the_command_survives_a_shell_with_odd_paths(monkeypatch):
 def test_a_study_from_python_has_no_command(plan, records):
     assert rerun_command(plan, records[0]) is None
     assert best_json(plan, ranked(records), records, [])["command"] is None
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_the_command_has_choices_and_what_applies_to_the_best_alone(optimizer):
+    study = study_of("lwf", space=MIXED_SPACE)
+    plan = planned(study)
+    values = plan.space.pick(lambda part: optimizer if part.name == "optimizer" else part.domain.points(2)[-1])
+    again = rerun(study, plan, values)
+    assert again.space == {}
+    assert again.config == plan.trial_config(values)
+    without = {name: value for name, value in values.items() if name != "teachers"} | {"teachers": None}
+    assert rerun(study, plan, without).config == plan.trial_config(without)
 
 
 def test_hyperparameters_that_the_script_fixes_stay_fixed():

@@ -8,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clsearch import Choice, IntRange, When
 from clsearch.records.study_file import finite
+from clsearch.records.trials import trials_table
 from clsearch.records.writer import PACKAGES, StudyWriter, code_version
 from tests.builders import plan_of, planned, record_of, study_of, write_images
+from tests.study_folders import mixed_study, references_of
 
 
 @pytest.fixture
@@ -266,3 +269,64 @@ def test_a_trial_that_did_not_finish_has_no_metrics_to_be_sorted_by(tmp_path):
     table = pd.read_csv(plan.folder / "trials.csv")
     assert table.average_accuracy.isna().tolist() == [False, True]
     assert table.tasks_learned.tolist()[1] == 1
+
+
+# Tables
+
+
+def test_the_columns_of_hyperparameters_have_the_type_of_their_values(tmp_path):
+    plan, records = mixed_study(tmp_path)
+    table = trials_table(records, plan.space)
+    assert {name: str(table[name].dtype) for name in plan.space} == {
+        "distillation_factor": "float64",
+        "optimizer": "string",
+        "epochs": "Int64",
+        "hidden": "string",
+        "train_head": "boolean",
+        "teachers": "string",
+        "batch_size": "Int64",
+        "schedule": "string",
+        "learning_rate": "float64",
+        "decay": "float64",
+    }
+    for record, row in zip(records, table.to_dict("records"), strict=True):
+        for name in plan.space:
+            value = record.values.get(name)
+            expected = "none" if name == "teachers" and value is None else value
+            assert pd.isna(row[name]) if name not in record.values else row[name] == expected
+    names = list(table.columns)
+    assert names[:4] + list(plan.space) == names[: 4 + len(plan.space)]
+
+
+def test_whole_numbers_stay_whole_though_some_trials_lack_them(tmp_path):
+    space = [
+        {"optimizer": Choice("sgd", "adam"), "epochs": Choice(1, 2)},
+        When("optimizer", "sgd", {"batch_size": IntRange(16, 64), "train_head": Choice(True, False)}),
+    ]
+    plan = plan_of(tmp_path, "lwf", space=space)
+    sgd = {"optimizer": "sgd", "epochs": 2, "batch_size": 30, "train_head": True}
+    values = [sgd, {"optimizer": "adam", "epochs": 1}]
+    records = [record_of(plan, n, [0.5] * 3, own) for n, own in enumerate(values)]
+    StudyWriter(plan).write_table("trials", records)
+    lines = [line.split(",")[4:8] for line in (plan.folder / "trials.csv").read_text().splitlines()]
+    assert lines == [
+        ["optimizer", "epochs", "batch_size", "train_head"],
+        ["sgd", "2", "30", "True"],
+        ["adam", "1", "", ""],
+    ]
+
+
+def test_a_table_is_read_back_the_same_with_its_types(tmp_path):
+    plan, records = mixed_study(tmp_path)
+    table = trials_table(records, plan.space)
+    StudyWriter(plan).write_table("trials", records)
+    kinds = {name: table[name].dtype for name in plan.space}
+    back = pd.read_csv(plan.folder / "trials.csv", dtype=kinds, float_precision="round_trip")
+    pd.testing.assert_frame_equal(back[list(plan.space)], table[list(plan.space)])
+
+
+def test_a_table_of_references_has_the_values_that_they_share_with_the_choice(tmp_path):
+    plan, _ = mixed_study(tmp_path)
+    table = trials_table(references_of(plan, {"epochs": 2, "hidden": "8,8"}), plan.space)
+    assert {*plan.space} & {*table.columns} == {"epochs", "hidden"}
+    assert {*plan.space} <= {*trials_table([], plan.space).columns}

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from clsearch import LogRange, Range
+from clsearch import Choice, LogRange, Range
+from clsearch.config.spaces import SearchSpace
 from clsearch.records.ranking import rank
 from clsearch.reporting.figures import draw_accuracy_matrix, draw_pareto_front, draw_response
 from tests.builders import plan_of, record_of
 from tests.helpers import in_turn
+from tests.study_folders import mixed_study
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +109,7 @@ SCORES = [0.4, 0.9, None, 0.6]
 
 def drawn(records, space, levels, metric="average_accuracy"):
     """The response of a study that searched for this metric alone."""
-    return draw_response(records, space, levels, metric, rank(records, (metric,)).best)
+    return draw_response(records, SearchSpace.of(space), levels, metric, rank(records, (metric,)).best)
 
 
 FINETUNING = {"finetuning": 0.5}
@@ -165,7 +167,9 @@ def test_the_map_shows_each_finished_trial_where_it_was_and_rings_the_best(trial
 
 def test_the_ring_is_around_the_chosen_trial_whatever_its_score(trials):
     records = trials(TWO, SCORES)
-    _, ring, _ = draw_response(records, TWO, FINETUNING, "average_accuracy", records[3]).axes[0].collections
+    _, ring, _ = (
+        draw_response(records, SearchSpace.of(TWO), FINETUNING, "average_accuracy", records[3]).axes[0].collections
+    )
     assert np.allclose(ring.get_offsets(), [list(records[3].values.values())])
 
 
@@ -255,6 +259,90 @@ def test_the_maps_colours_turn_at_finetuning_where_it_lies_between_the_scores(tr
     figure = drawn(trials(TWO, SCORES), TWO, levels)
     labels = [t.get_text() for t in figure.axes[1].get_yticklabels()]
     assert any("finetuning" in label for label in labels) == between
+
+
+# Choices, whole numbers, and hyperparameters that not every trial has
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """The response of a study of every kind of hyperparameter: its space, trials and panels by hyperparameter."""
+    plan, records = mixed_study(tmp_path)
+    figure = draw_response(records, plan.space, ALL, "average_accuracy", records[2])
+    return plan.space, records, dict(zip(plan.space, figure.axes, strict=True)), figure
+
+
+def points_of(panel):
+    """Where the finished trials of a panel are."""
+    (line,) = [c for c in panel.containers if c.get_label().startswith("trial")]
+    return np.array(line[0].get_xydata())
+
+
+def test_choices_are_categories_in_their_order(mixed):
+    _, records, panels, _ = mixed
+    ticks = {
+        name: [t.get_text() for t in panels[name].get_xticklabels()] for name in ("optimizer", "hidden", "teachers")
+    }
+    assert ticks == {"optimizer": ["sgd", "adam"], "hidden": ["8", "8,8"], "teachers": ["none", "last"]}
+    assert [t.get_text() for t in panels["train_head"].get_xticklabels()] == ["true", "false"]
+    done = [record for record in records if record.state == "finished"]
+    x = points_of(panels["optimizer"])[:, 0]
+    assert [round(place) for place in x] == [["sgd", "adam"].index(record.values["optimizer"]) for record in done]
+    assert len({*x}) == len(done)
+
+
+def test_whole_numbers_have_whole_ticks(mixed):
+    panels = mixed[2]
+    assert [t.get_text() for t in panels["epochs"].get_xticklabels()] == ["1", "2", "3", "4"]
+    assert [t.get_text() for t in panels["batch_size"].get_xticklabels()] == ["16", "32", "64", "128"]
+    assert panels["batch_size"].get_xscale() == "log"
+
+
+def test_a_panel_leaves_out_the_trials_to_which_it_does_not_apply_and_says_so(mixed):
+    space, records, panels, _ = mixed
+    assert 0 < sum("decay" in record.values for record in records) < len(records)
+    for name in space:
+        own = [record for record in records if record.state == "finished" and name in record.values]
+        assert np.allclose(points_of(panels[name])[:, 1], [100 * record.metrics["average_accuracy"] for record in own])
+        having = sum(name in record.values for record in records)
+        note = " ".join(panels[name].get_xlabel().split("\n")[1:])
+        assert note.partition(":")[0] == ("" if having == len(records) else f"{having} of 24 trials")
+    assert "optimizer = sgd" in panels["schedule"].get_xlabel()
+
+
+def test_the_chosen_trial_has_a_ring_in_the_panels_of_what_it_has(mixed):
+    _, records, panels, _ = mixed
+    rings = {name: [c for c in panel.collections if c.get_label() == "chosen"] for name, panel in panels.items()}
+    assert {name for name, ring in rings.items() if ring} == {*records[2].values}
+    assert rings["epochs"][0].get_offsets()[0].tolist() == pytest.approx([records[2].values["epochs"], 95])
+
+
+def test_many_panels_are_in_rows_with_one_scale(mixed, tmp_path):
+    space, _, panels, figure = mixed
+    assert len(space) == 10
+    tops = [round(panel.get_subplotspec().rowspan.start) for panel in panels.values()]
+    assert tops == [0] * 4 + [1] * 4 + [2] * 2
+    assert len({panel.get_ylim() for panel in panels.values()}) == 1
+    assert [bool(panel.get_ylabel()) for panel in panels.values()] == [n % 4 == 0 for n in range(10)]
+    assert saved_size(figure, tmp_path) == pytest.approx((680, 525), abs=1)
+
+
+def test_a_number_and_a_choice_are_two_panels(tmp_path):
+    space = {"learning_rate": LogRange(1e-3, 1), "optimizer": Choice("sgd", "adam")}
+    plan = plan_of(tmp_path, space=space, seeds=2)
+    record = record_of(plan, 0, [0.5, 0.6])
+    figure = draw_response([record], plan.space, {}, "average_accuracy", record)
+    assert [panel.get_xlabel() for panel in figure.axes] == ["learning rate", "optimizer"]
+
+
+def test_a_hyperparameter_that_no_trial_has_is_an_empty_panel(tmp_path):
+    plan, records = mixed_study(tmp_path)
+    adam = [record for record in records if record.values["optimizer"] == "adam"]
+    figure = draw_response(adam, plan.space, ALL, "average_accuracy", adam[0])
+    panels = dict(zip(plan.space, figure.axes, strict=True))
+    assert panels["decay"].get_xlabel().startswith("decay\n0 of ")
+    assert len(points_of(panels["decay"])) == 0
+    saved_size(figure, tmp_path)
 
 
 # Another metric, and several

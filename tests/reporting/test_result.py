@@ -51,7 +51,7 @@ def test_a_matrix_is_the_records(whole: Path, trial: int | str, label: str) -> N
 
 def test_figures_are_the_reports(whole: Path) -> None:
     figures = Study.open(whole).figures
-    assert {*figures} == {*SECTIONS} - {"again", "importance"}  # of which Optuna's journal is missing here
+    assert {*figures} == {*SECTIONS} - {"again"}
     assert all(isinstance(figure, go.Figure) for figure in figures.values())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clsearch import LogRange, Study
+from clsearch import Choice, LogRange, Range, Study, When
 from clsearch.execution import dry_run
 from clsearch.planning.plan import Plan
 from clsearch.records.ranking import rank
@@ -156,3 +156,23 @@ def test_the_trade_off_is_described_between_the_ends_of_the_front(plan):
     (alone,) = describe_trade_off(rank(records[:1], BOTH))
     assert alone == "Trade-off: none among these trials; one trial is best in both average accuracy and distance."
     assert describe_trade_off(rank(records, ("average_accuracy",))) == []
+
+
+def test_correlations_are_of_numbers_over_the_trials_that_have_them(tmp_path):
+    space = [
+        {"distance": Choice("cross_entropy", "mse"), "train_head": Choice(True, False)},
+        When("distance", "cross_entropy", {"distillation_temperature": Range(1.0, 8.0)}),
+        When("distance", "mse", {"distillation_factor": LogRange(0.1, 10)}),
+    ]
+    plan = plan_of(tmp_path, "amnesiac_lwf", space=space, seeds=2, tasks=4, unlearn={3: 1}, objectives=BOTH)
+    records = []
+    for n in range(10):
+        extra = {"distillation_temperature": 1.0 + n} if n < 6 else {"distillation_factor": 0.1 * n}
+        values = {"distance": "cross_entropy" if n < 6 else "mse", "train_head": n % 2 == 0} | extra
+        record = record_of(plan, n, [0.5 + 0.01 * n] * 2, values)
+        records.append(replace(record, metrics=record.metrics | {"unlearning/distance": 1.0 + 0.1 * n}))
+    lines = describe_trade_off(rank(records, BOTH))[1:]
+    assert lines == [
+        "A larger distillation temperature goes with more average accuracy (+1.00) and more distance (+1.00) "
+        "(Spearman's rank correlation in the 6 trials that have it)."
+    ]

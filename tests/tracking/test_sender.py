@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 
 from clsearch import LogRange
+from clsearch.config.domains import show_value
 from clsearch.methods.registry import fields_of
+from clsearch.records.ranking import best_json, rank
 from clsearch.records.study_file import finite
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import read_trials
 from clsearch.records.writer import StudyWriter, code_version
+from clsearch.reporting.importances import Importances
 from clsearch.reporting.trial_names import format_run_name, format_setting
 from clsearch.tracking.stores import default_store
 from clsearch.tracking.study_runs import Runs
 from tests.builders import closed_port, plan_of, record_of
+from tests.study_folders import mixed_study
 from tests.tracking.sending import (
     FOUND,
     INTRANSIGENCE,
@@ -28,6 +32,7 @@ from tests.tracking.sending import (
     artifacts,
     contents,
     history,
+    runs_of,
     sent,
     timed,
     tracker_of,
@@ -368,3 +373,39 @@ def test_a_password_in_the_uri_is_not_in_the_warning(tmp_path):
     tracker.end("failed")
     assert len(warnings) == 2
     assert "secret" not in "".join(warnings)
+
+
+def test_a_study_of_choices_has_its_parameters_its_names_and_its_choice(results):
+    plan, records = mixed_study(results, name="mixed")
+    warnings = sent(plan, records[:8])
+    assert warnings == []
+    runs = runs_of(results, "mixed")
+    for record in records[:8]:
+        params = runs[format_run_name(record)].data.params
+        assert {name for name in plan.space if name in params} == {*record.values}
+        assert params["optimizer"] == record.values["optimizer"]
+        logs = {name for name in params if name.startswith("LOG10 ")}
+        assert logs == {"LOG10 factor", "LOG10 batch_size", "LOG10 learning_rate"}
+    parent = runs["mixed"].data.params
+    assert parent["space/learning_rate/2"] == "0.0001 to 0.01 (log), if optimizer = adam"
+    assert parent["space/hidden"] == "8, 8,8"
+
+
+def test_the_choice_of_a_study_is_metrics_of_its_numbers_and_tags_of_the_rest(results):
+    plan, records = mixed_study(results, name="chosen")
+    best = next(record for record in records if record.values["optimizer"] == "adam" and record.state == "finished")
+    found = Importances({"optimizer": 0.5}, {"learning_rate/2": 0.25})
+    tracker = tracker_of(plan, warnings := [])
+    tracker.begin()
+    tracker.send_choice(best_json(plan, rank([best], plan.objectives), [best], []) | found.as_json(), 1)
+    tracker.end("finished")
+    assert warnings == []
+    data = runs_of(results, "chosen")["chosen"].data
+    numbers = {name for name in best.values if isinstance(best.values[name], float | int) and name != "train_head"}
+    metrics = {name.removeprefix("best/"): value for name, value in data.metrics.items() if name.startswith("best/")}
+    assert metrics == {name: best.values[name] for name in numbers}
+    assert data.metrics["importance/learning_rate/2"] == 0.25
+    tags = {name.removeprefix("best/"): value for name, value in data.tags.items() if name.startswith("best/")}
+    unused = {name: "not used" for name in plan.space if name not in best.values}
+    assert tags == unused | {name: show_value(best.values[name]) for name in best.values if name not in numbers}
+    assert tags["decay"] == "not used"

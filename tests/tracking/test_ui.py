@@ -10,6 +10,7 @@ import pytest
 from clsearch.records.study_file import description
 from clsearch.tracking.ui import base_of, comparison_page, trials_page, view_name, view_of
 from tests.builders import plan_of
+from tests.study_folders import mixed_study
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,14 @@ def test_the_view_has_the_trials_of_the_study_and_the_columns_to_judge_them(tmp_
     ]
     assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`average_accuracy`", False)
     assert set(view["columnWidths"]) == set(view["columnOrder"]) == {*view["selectedColumns"], "attributes.`Run Name`"}
+
+
+def test_a_hyperparameter_with_two_ranges_is_one_column(tmp_path) -> None:
+    plan, _ = mixed_study(tmp_path)
+    view = json.loads(view_of(description(plan) | {"id": "an-id"}))
+    columns = [name for name in view["selectedColumns"] if name.startswith("params")]
+    assert columns == [f"params.`{name}`" for name in plan.space]
+    assert columns.count("params.`learning_rate`") == 1
 
 
 def test_the_best_trial_is_first_where_less_is_better(tmp_path) -> None:

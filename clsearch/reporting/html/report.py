@@ -24,7 +24,7 @@ from clsearch.reporting.html.search_plots import (
 )
 from clsearch.reporting.html.task_plots import plot_forgetting, plot_matrix, plot_tasks
 from clsearch.reporting.html.unlearning import make_unlearning_sections
-from clsearch.reporting.importances import compute_importances, study_of
+from clsearch.reporting.importances import Importances, compute_importances
 
 __all__ = ["COMPARISON_REPORT", "REPORT", "make_figures", "write_comparison", "write_report"]
 
@@ -67,7 +67,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
 
 def make_sections(study: StudyRecord) -> list[Section]:
     """The sections of a study's report, in their order."""
-    sections = [make_picture_section(study, *picture) for picture in PICTURES]
+    sections = [make_picture_section(study, *picture) for picture in list_pictures(study)]
     place = [section.id for section in sections].index("matrix") + 1
     last = [make_cost_section(study), make_reproduction_section(study)]
     return [*sections[:place], *make_unlearning_sections(study), *sections[place:], *last]
@@ -75,7 +75,7 @@ def make_sections(study: StudyRecord) -> list[Section]:
 
 def make_figures(study: StudyRecord) -> dict[str, go.Figure]:
     """The pictures of the report by the names of their sections, without those that have nothing to show."""
-    figures = {name: plot(study) for name, _, plot, _ in PICTURES} | {"cost": plot_workers(study)}
+    figures = {name: plot(study) for name, _, plot, _ in list_pictures(study)} | {"cost": plot_workers(study)}
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
@@ -103,29 +103,31 @@ def make_reproduction_section(study: StudyRecord) -> Section:
     return Section("again", "How to reproduce", lines, (), [table], commands)
 
 
-def read_importances(study: StudyRecord) -> dict[str, float]:
+def read_importances(study: StudyRecord) -> Importances:
     """The importance of each hyperparameter, from best.json; computed from the trials if the search goes on.
 
     The computation takes seconds for hundreds of trials, so the end of a search stores its result.
     """
     if study.best.get("trials", {}).get("finished", 0) == len(study.in_state("finished")):
-        return dict(study.best.get("importance", {}))
-    return compute_importances(study_of(study.trials, study.space, study.objective))
+        return Importances.from_json(study.best)
+    return compute_importances(study.trials, study.space, study.objective)
 
 
-PICTURES: list[tuple[str, str, Plot, Caption]] = [
-    ("response", "Response surface", plot_response, captions.caption_response),
-    (
-        "importance",
-        "Importance of the hyperparameters",
-        lambda study: plot_importance(read_importances(study)),
-        captions.caption_importance,
-    ),
-    ("tasks", "Accuracy of each task", plot_tasks, captions.caption_tasks),
-    ("forgetting", "Forgetting", plot_forgetting, captions.caption_forgetting),
-    ("matrix", "Accuracy matrix", plot_matrix, captions.caption_matrix),
-    ("trade-off", "Accuracy against forgetting", plot_trade_off, captions.caption_trade_off),
-    ("optimism", "Optimism of the selection", plot_optimism, captions.caption_optimism),
-    ("parallel", "All trials at once", plot_parallel, captions.caption_parallel),
-]
-"""The sections with a picture, in their order: name, title, function that plots, function that writes the caption."""
+def list_pictures(study: StudyRecord) -> list[tuple[str, str, Plot, Caption]]:
+    """The sections with a picture, in order: name, title, function that plots, function that writes the caption."""
+    importances = read_importances(study)
+    return [
+        ("response", "Response surface", plot_response, captions.caption_response),
+        (
+            "importance",
+            "Importance of the hyperparameters",
+            lambda study: plot_importance(study.space, importances),
+            lambda study: captions.caption_importance(study, importances),
+        ),
+        ("tasks", "Accuracy of each task", plot_tasks, captions.caption_tasks),
+        ("forgetting", "Forgetting", plot_forgetting, captions.caption_forgetting),
+        ("matrix", "Accuracy matrix", plot_matrix, captions.caption_matrix),
+        ("trade-off", "Accuracy against forgetting", plot_trade_off, captions.caption_trade_off),
+        ("optimism", "Optimism of the selection", plot_optimism, captions.caption_optimism),
+        ("parallel", "All trials at once", plot_parallel, captions.caption_parallel),
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from plotly.subplots import make_subplots
 from clsearch.common.formatting import label_with_unit, to_display_units
 from clsearch.planning.objectives import sign
 from clsearch.records.study_record import StudyRecord
+from clsearch.records.trials import TrialRecord
+from clsearch.reporting.axes import Axis, arrange_panels, find_axis, is_map
 from clsearch.reporting.html.style import (
     BLUE,
     DASHES,
@@ -34,12 +36,18 @@ SCORELESS = (
 )
 """State, symbol, colour and label of trials without a score."""
 
+Place = Callable[[TrialRecord], "tuple[Any, Any] | None"]
+"""Gives where a trial lies."""
+
 
 def plot_response(study: StudyRecord) -> go.Figure | None:
-    """The objective over the searched hyperparameters: a surface for two, else a panel for each; None without any."""
+    """The objective over the searched hyperparameters: a surface for two with numbers, else a panel for each.
+
+    None if nothing was searched or no trial has begun.
+    """
     if not study.space or not study.trials:
         return None
-    return plot_surface(study) if len(study.space) == 2 else plot_slices(study)
+    return plot_surface(study) if is_map(study.space) else plot_slices(study)
 
 
 def plot_surface(study: StudyRecord) -> go.Figure:
@@ -64,7 +72,8 @@ def plot_surface(study: StudyRecord) -> go.Figure:
             x=[best.values[x]], y=[best.values[y]], mode="markers", name="chosen", marker=RING, hoverinfo="skip"
         )
     add_scoreless(figure, study, lambda r: (r.values[x], r.values[y]))
-    figure.update_layout(xaxis=make_axis(study.space, x), yaxis=make_axis(study.space, y))
+    axes = [make_axis(find_axis(study.space, name)) for name in (x, y)]
+    figure.update_layout(xaxis=axes[0], yaxis=axes[1])
     return apply_style(figure, 480)
 
 
@@ -95,11 +104,19 @@ def _color_by_score(scores: Sequence[float], metric: str) -> dict[str, Any]:
     }
 
 
-def add_scoreless(figure: go.Figure, study: StudyRecord, at: Any, **where: int) -> None:
-    """Add the trials without a score: stopped early, failed, not finished. at: gives the position of a trial."""
+def add_scoreless(figure: go.Figure, study: StudyRecord, at: Place, **where: int) -> None:
+    """Add the trials without a score: stopped early, failed, not finished.
+
+    Args:
+        figure: Receives them.
+        study: The study.
+        at: Gives the position of a trial; None to leave it out.
+        **where: Row and column of the panel.
+    """
     for state, symbol, color, label in SCORELESS:
-        if lost := [r for r in study.in_state(state) if r.values]:
-            points = [at(r) for r in lost]
+        found = [(r, point) for r in study.in_state(state) if r.values and (point := at(r)) is not None]
+        if found:
+            lost, points = zip(*found, strict=True)
             figure.add_scatter(
                 x=[p[0] for p in points],
                 y=[p[1] for p in points],
@@ -109,7 +126,7 @@ def add_scoreless(figure: go.Figure, study: StudyRecord, at: Any, **where: int) 
                 text=[describe_trial(r, study.objective) for r in lost],
                 hoverinfo="text",
                 legendgroup=label,
-                showlegend=where.get("col", 1) == 1,
+                showlegend=(where.get("row", 1), where.get("col", 1)) == (1, 1),
                 **where,
             )
 
@@ -139,31 +156,64 @@ def interpolate_scores(study: StudyRecord, scores: Sequence[float]) -> tuple[np.
 
 
 def plot_slices(study: StudyRecord) -> go.Figure:
-    """A panel per hyperparameter with the objective of all trials; references are lines."""
-    names, metric = list(study.space), study.objective
-    figure = make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=0.03)
-    for column, name in enumerate(names, start=1):
-        add_slice(figure, study, name, column)
-        figure.update_xaxes(**make_axis(study.space, name), row=1, col=column)
+    """A panel per hyperparameter with the objective of all trials that have it; references are lines."""
+    metric, drawn = study.objective, [record for record in study.trials if record.values]
+    axes = [find_axis(study.space, name, drawn) for name in study.space]
+    rows, columns = arrange_panels(len(axes))
+    gaps = {"horizontal_spacing": 0.03, "vertical_spacing": 0.45 / (2 * rows)}
+    figure = make_subplots(rows, columns, **gaps)
+    for number, axis in enumerate(axes):
+        row, column = number // columns + 1, number % columns + 1
+        places = axis.place_trials(drawn)
+        add_slice(figure, study, axis, places, row, column)
+        figure.update_xaxes(**make_axis(axis, places.values()), row=row, col=column)
         for algorithm in ("finetuning", "joint"):
             record = study.reference(algorithm)
             if record is not None and metric in record.metrics:
                 line = {"dash": DASHES[algorithm], "color": LINES[algorithm]}
-                named = {"annotation_text": algorithm} if column == 1 else {}
-                figure.add_hline(to_display_units(metric, record.metrics[metric]), line=line, col=column, **named)
-    figure.update_yaxes(title=label_with_unit(metric), row=1, col=1)
-    return apply_style(figure, 420)
+                named = {"annotation_text": algorithm} if number == 0 else {}
+                level = to_display_units(metric, record.metrics[metric])
+                figure.add_hline(level, line=line, row=row, col=column, **named)
+    # Plotly loses the data of axes that match each other, so each axis gets the same range.
+    figure.update_yaxes(range=find_score_range(study), showticklabels=False)
+    figure.update_yaxes(title=label_with_unit(metric), showticklabels=True, col=1)
+    return apply_style(figure, 420 if rows == 1 else 120 + 290 * rows).update_layout(legend_y=1.02 + 0.03 / rows)
 
 
-def add_slice(figure: go.Figure, study: StudyRecord, name: str, column: int) -> None:
-    """Add the panel of one hyperparameter. Trials without a score are drawn at the worst score."""
-    done, metric = study.in_state("finished"), study.objective
-    scores = display_scores(done, metric)
+def find_score_range(study: StudyRecord) -> list[float] | None:
+    """The range of the scores of trials with their spread, and of the references; None without any."""
+    metric, done = study.objective, study.in_state("finished")
+    lines = [record for name in ("finetuning", "joint") if (record := study.reference(name)) is not None]
+    scores, spread = (np.array(display_scores(done, metric, spread=of)) for of in (False, True))
+    found = [*(scores - spread), *(scores + spread), *display_scores([r for r in lines if metric in r.metrics], metric)]
+    if not found:
+        return None
+    margin = 0.06 * (max(found) - min(found)) or 1.0
+    return [min(found) - margin, max(found) + margin]
+
+
+def add_slice(
+    figure: go.Figure, study: StudyRecord, axis: Axis, places: Mapping[str, float], row: int, column: int
+) -> None:
+    """Add the panel of one hyperparameter. Trials without a score are drawn at the worst score.
+
+    Args:
+        figure: Receives the panel.
+        study: The study.
+        axis: The hyperparameter.
+        places: Label of each trial that has it -> where it lies.
+        row: Row of the panel.
+        column: Column of the panel.
+    """
+    metric = study.objective
+    scores = display_scores(study.in_state("finished"), metric)
     worst = (min(scores) if sign(metric) > 0 else max(scores)) if scores else 0.0
-    where: dict[str, Any] = {"mode": "markers", "showlegend": column == 1, "row": 1, "col": column}
+    done = [record for record in study.in_state("finished") if record.label in places]
+    scores = display_scores(done, metric)
+    where: dict[str, Any] = {"mode": "markers", "showlegend": (row, column) == (1, 1), "row": row, "col": column}
     spread = {"array": display_scores(done, metric, spread=True), "color": GREY, "thickness": 1}
     figure.add_scatter(
-        x=[r.values[name] for r in done],
+        x=[places[r.label] for r in done],
         y=scores,
         error_y=spread,
         name="finished, ± std over seeds",
@@ -173,7 +223,7 @@ def add_slice(figure: go.Figure, study: StudyRecord, name: str, column: int) -> 
         hoverinfo="text",
         **where,
     )
-    add_scoreless(figure, study, lambda r: (r.values[name], worst), row=1, col=column)
-    if (best := study.chosen) is not None:
-        at = {"x": [best.values[name]], "y": display_scores([best], metric)}
+    add_scoreless(figure, study, lambda r: (places[r.label], worst) if r.label in places else None, row=row, col=column)
+    if (best := study.chosen) is not None and best.label in places:
+        at = {"x": [places[best.label]], "y": display_scores([best], metric)}
         figure.add_scatter(**at, name="chosen", legendgroup="chosen", marker=RING, hoverinfo="skip", **where)

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from clsearch.common.formatting import humanize, label_with_unit, to_display_units, unit_suffix
+from clsearch.config.spaces import SearchSpace
 from clsearch.planning.objectives import pareto_front, sign
 from clsearch.records.study_record import StudyRecord, base_algorithm
 from clsearch.records.trials import TrialRecord
+from clsearch.reporting.axes import Axis, find_axis, name_part, round_ticks
 from clsearch.reporting.html.style import (
     BLUE,
     GREY,
     LINES,
+    ORANGE,
     RED,
     RING,
     apply_style,
     describe_trial,
     display_scores,
 )
+from clsearch.reporting.importances import Importances
+
+NOT_USED = "not used"
+"""Tick of trials to which a hyperparameter does not apply."""
+
+MOST_WIDE_LABELS = 6
+"""Axes of parallel coordinates whose names fit beside each other on one line."""
 
 
 def plot_trade_off(study: StudyRecord, less: str = "average_forgetting") -> go.Figure | None:
@@ -61,21 +72,30 @@ def plot_trade_off(study: StudyRecord, less: str = "average_forgetting") -> go.F
     return apply_style(figure, 420)
 
 
-def plot_importance(found: dict[str, float]) -> go.Figure | None:
+def plot_importance(space: SearchSpace, found: Importances) -> go.Figure | None:
     """The share of the objective's variance that each hyperparameter explains; None if it is unknown."""
-    if not found:
+    names = {part.key: name_part(part) for part in space.parts}
+    groups = [
+        ("over all trials", BLUE, {humanize(name): share for name, share in found.shared.items()}),
+        ("over the trials to which it applies", ORANGE, {names[k]: share for k, share in found.conditional.items()}),
+    ]
+    figure, count = go.Figure(), len(found.shared) + len(found.conditional)
+    if not count:
         return None
-    names = sorted(found, key=found.__getitem__)
-    bars = go.Bar(
-        x=[100 * found[name] for name in names],
-        y=[humanize(name) for name in names],
-        orientation="h",
-        marker={"color": BLUE},
-        hovertemplate="%{y}: %{x:.0f} %<extra></extra>",
-    )
-    figure = go.Figure(bars)
+    for label, color, shares in reversed(groups):  # the first is at the top
+        ordered = sorted(shares, key=shares.__getitem__)
+        if ordered:
+            figure.add_bar(
+                x=[100 * shares[name] for name in ordered],
+                y=[escape(name) for name in ordered],
+                orientation="h",
+                name=label,
+                marker={"color": color},
+                hovertemplate="%{y}: %{x:.0f} %<extra></extra>",
+            )
     figure.update_xaxes(title="share of the variance of the scores (%)", range=[0, 100])
-    return apply_style(figure, 120 + 50 * len(names))
+    two = len(figure.data) > 1
+    return apply_style(figure, 120 + 50 * count, showlegend=two).update_layout(legend={"traceorder": "reversed"})
 
 
 def plot_parallel(study: StudyRecord) -> go.Figure | None:
@@ -84,28 +104,60 @@ def plot_parallel(study: StudyRecord) -> go.Figure | None:
     if not study.space or len(done) < 2:
         return None
     scores = display_scores(done, metric)
-    dimensions = [
-        make_dimension(humanize(name), [r.values[name] for r in done], study.space[name].log) for name in study.space
+    dimensions: list[dict[str, Any]] = [
+        make_dimension(find_axis(study.space, name, done), done) for name in study.space
     ]
-    dimensions.append({"label": label_with_unit(metric), "values": scores})
+    dimensions.append(
+        {"label": label_with_unit(metric), "values": scores, "tickvals": round_ticks(min(scores), max(scores))}
+    )
+    narrow = len(dimensions) > MOST_WIDE_LABELS
+    for dimension in dimensions if narrow else ():
+        dimension["label"] = dimension["label"].replace(" ", "<br>", 1)
     line = {"color": scores, "colorscale": [[0, GREY], [1, RED]], "reversescale": sign(metric) < 0}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line))
-    return apply_style(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
+    return apply_style(figure, 420).update_layout(margin={"l": 90, "r": 60, "t": 80 if narrow else 60, "b": 30})
 
 
-def make_dimension(label: str, values: Sequence[Any], log: bool) -> dict[str, Any]:
-    """An axis of parallel coordinates. A log axis has ticks at powers of ten, or at its ends if there are too few."""
-    if not log:
-        return {"label": label, "values": values}
-    logs = np.log10(values)
-    powers = [float(n) for n in range(math.ceil(logs.min()), math.floor(logs.max()) + 1)]
-    ticks = powers if len(powers) > 1 else [float(logs.min()), float(logs.max())]
+def make_dimension(axis: Axis, records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """An axis of parallel coordinates, with a tick below all values for trials that do not have the hyperparameter."""
+    having = [record for record in records if axis.name in record.values]
+    places = np.array([axis.place(record.values[axis.name]) for record in having])
+    places = np.log10(places) if axis.log else places
+    ticks = find_ticks(axis, places)
+    known = [*map(float, places), *(tick for tick, _ in ticks)] or [0.0]
+    low, high = min(known), max(known)
+    absent = low - (0.15 * (high - low) or 1.0)
+    if len(having) < len(records):
+        ticks, low = [(absent, NOT_USED), *ticks], absent
+    where = iter(places)
+    tick_places, texts = zip(*ticks, strict=True)
     return {
-        "label": label,
-        "values": logs,
-        "tickvals": ticks,
-        "ticktext": [f"{float(f'{10**tick:.3g}'):,.10g}" for tick in ticks],
+        "label": humanize(axis.name),
+        "values": [float(next(where)) if axis.name in record.values else absent for record in records],
+        "range": [low, high] if low < high else [low - 1, high + 1],
+        "tickvals": list(tick_places),
+        "ticktext": list(texts),
     }
+
+
+def find_ticks(axis: Axis, places: np.ndarray) -> list[tuple[float, str]]:
+    """The ticks of an axis of parallel coordinates.
+
+    A logarithmic axis has them at powers of ten, or at its ends if there are too few.
+
+    Args:
+        axis: The hyperparameter.
+        places: Where trials lie, as logarithms on a logarithmic axis.
+    """
+    if axis.log and axis.ticks:
+        return [(math.log10(place), text) for place, text in axis.ticks]
+    if axis.ticks or not len(places):
+        return list(axis.ticks)
+    low, high = float(places.min()), float(places.max())
+    if not axis.log:
+        return [(tick, f"{tick:g}") for tick in round_ticks(low, high)]
+    powers = [float(n) for n in range(math.ceil(low), math.floor(high) + 1)]
+    return [(tick, f"{float(f'{10**tick:.3g}'):,.10g}") for tick in (powers if len(powers) > 1 else [low, high])]
 
 
 def plot_optimism(study: StudyRecord) -> go.Figure | None:

@@ -5,15 +5,18 @@ The colours are those of Okabe and Ito: colour-blind readers can distinguish the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from html import escape
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from clsearch.common.formatting import format_number, humanize, to_display_units, unit_suffix
-from clsearch.config.spaces import SearchSpace
+from clsearch.config.domains import show_value
 from clsearch.records.trials import TrialRecord
+from clsearch.reporting.axes import Axis
 from clsearch.reporting.trial_names import describe_origin
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#2a8fd0", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8c8c8c"
@@ -59,8 +62,8 @@ def display_scores(records: Iterable[TrialRecord], metric: str, spread: bool = F
 def describe_trial(record: TrialRecord, metric: str) -> str:
     """The hover text of a trial: number, state, hyperparameters, score or reason."""
     lines = [f"<b>trial {record.number}</b> ({record.state})"]
-    lines += [describe_origin(record)] if record.origin else []
-    lines += [f"{humanize(name)} = {value:.4g}" for name, value in record.values.items()]
+    lines += [escape(describe_origin(record))] if record.origin else []
+    lines += [f"{humanize(name)} = {escape(show_value(value, 4))}" for name, value in record.values.items()]
     if metric in record.metrics and record.state == "finished":
         spread = record.metrics.get(f"{metric}/std")
         more = "" if spread is None else f" ± {format_number(metric, spread)}"
@@ -71,9 +74,25 @@ def describe_trial(record: TrialRecord, metric: str) -> str:
     return "<br>".join(lines)
 
 
-def make_axis(space: SearchSpace, name: str) -> dict[str, Any]:
-    """The axis of a hyperparameter, logarithmic if its range is."""
-    return {"title": humanize(name), "type": "log" if space[name].log else "linear", "exponentformat": "power"}
+def make_axis(axis: Axis, places: Iterable[float] = ()) -> dict[str, Any]:
+    """The axis of a hyperparameter for plotly; choices are numbers that are called by their names.
+
+    Args:
+        axis: The hyperparameter.
+        places: Where trials lie.
+    """
+    note = f"<br><span style='font-size:0.8em'>{escape(axis.note)}</span>" if axis.note else ""
+    made: dict[str, Any] = {"title": humanize(axis.name) + note, "type": "log" if axis.log else "linear"}
+    made["exponentformat"] = "power"
+    logs = [math.log10(place) for place in places] if axis.log else []
+    if logs and math.floor(max(logs)) > math.ceil(min(logs)):
+        made["dtick"] = 1  # powers of ten alone; plotly's digits between them overlap in narrow panels
+    if axis.ticks:
+        made["tickvals"], names = zip(*axis.ticks, strict=True)
+        made["ticktext"] = [*map(escape, names)]
+    if axis.choices:
+        made["range"] = [-0.6, len(axis.choices) - 0.4]
+    return made
 
 
 def make_transparent(color: str, opacity: float = 0.2) -> str:

@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pytest
 
 from clsearch import LogRange, Range
@@ -14,14 +13,10 @@ from clsearch.cli.main import main
 from clsearch.common.checked_files import write_json
 from clsearch.common.errors import ConfigError
 from clsearch.common.statistics import paired_difference
-from clsearch.execution.optuna_journal import open_storage
-from clsearch.execution.samplers import distributions_of
-from clsearch.planning.plan import Plan
 from clsearch.records.early_stopping import describe_saving, summarize_early_stopping
 from clsearch.records.ranking import cost_of
 from clsearch.records.study_file import finite
 from clsearch.records.study_record import StudyRecord, read_study
-from clsearch.records.trials import TrialRecord
 from clsearch.records.writer import StudyWriter
 from clsearch.reporting.answer_text import write_answer, write_notes, write_question
 from clsearch.reporting.captions import mean_forgetting
@@ -30,7 +25,7 @@ from clsearch.reporting.html.report import make_sections, read_importances, writ
 from clsearch.reporting.html.response_plots import interpolate_scores
 from clsearch.reporting.html.search_plots import plot_workers, trial_spans
 from clsearch.reporting.html.task_plots import plot_forgetting
-from clsearch.reporting.importances import compute_importances
+from clsearch.reporting.importances import Importances, compute_importances
 from clsearch.reporting.provenance_text import describe_cost, make_provenance_rows
 from tests.builders import plan_of, record_of
 from tests.study_folders import VALUES, evaluated, references_of, small_plan, trials_of, written
@@ -41,23 +36,10 @@ SECTIONS = ["response", "importance", "tasks", "forgetting", "matrix", "trade-of
 SECTIONS += ["optimism", "parallel", "cost", "again"]
 
 
-def told_to_optuna(plan: Plan, records: list[TrialRecord]) -> None:
-    study = open_storage(plan)
-    for record in records:
-        if record.number is not None and record.state == "finished":
-            found = [record.metrics[name] for name in plan.objectives]
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=record.values, distributions=distributions_of(plan.space), values=found
-                )
-            )
-
-
 @pytest.fixture
 def whole(tmp_path) -> Path:
     plan = small_plan(tmp_path)
     records = [*trials_of(plan), *references_of(plan)]
-    told_to_optuna(plan, records)
     return written(plan, records, evaluated(plan))
 
 
@@ -262,10 +244,10 @@ def test_importance_is_of_what_makes_the_difference(tmp_path) -> None:
             "distillation_temperature": float(rng.uniform(1, 8)),
         }
         records.append(record_of(plan, n, [0.5 + 0.1 * np.log10(values["distillation_factor"])] * 2, values))
-    told_to_optuna(plan, records)
-    found = compute_importances(open_storage(plan))
-    assert sum(found.values()) == pytest.approx(1)
-    assert found["distillation_factor"] > 0.9
+    found = compute_importances(records, plan.space, plan.objectives[0])
+    assert sum(found.shared.values()) == pytest.approx(1)
+    assert found.shared["distillation_factor"] > 0.9
+    assert found.conditional == {}
 
 
 def test_a_bar_is_as_long_as_the_training_and_bars_of_a_worker_do_not_overlap(tmp_path) -> None:
@@ -362,14 +344,13 @@ def test_the_report_says_of_stopping_early_what_the_study_said(tmp_path) -> None
 def test_the_importances_of_a_search_that_has_not_ended_are_optunas_of_now(tmp_path) -> None:
     plan = small_plan(tmp_path)
     records = trials_of(plan)
-    told_to_optuna(plan, records)
     folder = written(plan, records, state="running")
     whole = read_importances(read_study(folder))
-    assert set(whole) == set(plan.space)
+    assert set(whole.shared) == set(plan.space)
     best = json.loads((folder / "best.json").read_text())
-    assert whole == best["importance"]
+    assert whole == Importances(best["importance"])
     write_json(folder / "best.json", best | {"importance": {"distillation_factor": 1.0}})
-    assert read_importances(read_study(folder)) == {"distillation_factor": 1.0}
+    assert read_importances(read_study(folder)) == Importances({"distillation_factor": 1.0})
     for stale in ({}, best | {"importance": {}, "trials": {"finished": 5}}):
         write_json(folder / "best.json", stale)
         assert read_importances(read_study(folder)) == whole
@@ -404,5 +385,4 @@ def test_a_final_evaluation_of_an_earlier_choice_is_not_the_present_ones(tmp_pat
 def test_scores_that_differ_in_their_last_digits_only_have_no_importance(tmp_path) -> None:
     plan = small_plan(tmp_path)
     records = [record_of(plan, n, [0.9 + 1e-15 * n] * 2, VALUES[n]) for n in range(6)]
-    told_to_optuna(plan, records)
-    assert compute_importances(open_storage(plan)) == {}
+    assert compute_importances(records, plan.space, plan.objectives[0]) == Importances()
