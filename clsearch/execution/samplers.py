@@ -178,6 +178,11 @@ def set_constraints(plan: Plan, trial: optuna.trial.Trial, metrics: Mapping[str,
         trial.storage.set_trial_system_attr(trial._trial_id, CONSTRAINTS, broken)
 
 
+def keeps_constraints(trial: FrozenTrial) -> bool:
+    """Return True for a finished trial that breaks no constraint."""
+    return all(by <= 0 for by in read_violations(trial))
+
+
 def constraint_attribute(plan: Plan, metrics: Mapping[str, float]) -> dict[str, list[float]]:
     """Return the attribute of a finished trial that `set_constraints` sets."""
     return {CONSTRAINTS: violations(plan.constraints, metrics)} if plan.constraints else {}

@@ -15,7 +15,7 @@ from clsearch.config.domains import Values
 from clsearch.execution.messages import TrialReport, replace_reports, reports_in
 from clsearch.execution.optuna_journal import REASON
 from clsearch.execution.optuna_study import asked_of, next_number, origins_of, suggest_values, values_of
-from clsearch.execution.samplers import sampler_for, set_constraints
+from clsearch.execution.samplers import keeps_constraints, sampler_for, set_constraints
 from clsearch.methods.registry import fields_of
 from clsearch.planning.objectives import choose, sign
 from clsearch.planning.plan import Plan
@@ -40,6 +40,12 @@ class TrialHost(Protocol):
 
     def has_capacity(self) -> bool:
         """Return True if one more trial of Ray Tune can be suggested now."""
+
+    def has_time(self) -> bool:
+        """Return True if a trial that begins now ends in time."""
+
+    def is_out_of_patience(self) -> bool:
+        """Return True if no new trial is worth it."""
 
     def is_ending(self) -> bool:
         """Return True if trials are cut off by the end of the search, whatever Ray Tune says of them."""
@@ -102,11 +108,17 @@ class OptunaSearcher(Searcher):
     def _next(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.references and not self._shared_hyperparameters(self.references[0]):
             return self._ask_for_reference(trial_id, self.references.pop(0), {})
-        if self.unfinished or self.asked < self.plan.trials:
+        if self._goes_on():
             asked = dict(self._resume_trials() if self.unfinished else self._ask_for_trials())
             self.labels[trial_id] = list(asked)
             return self.host.make_trial_config(asked, None, self.origins)
         return self._next_late_reference(trial_id)
+
+    def _goes_on(self) -> bool:
+        """Return True if another trial begins: one that was begun before, or a new one."""
+        if self.unfinished:
+            return self.host.has_time()
+        return self.asked < self.plan.trials and not self.host.is_out_of_patience() and self.host.has_time()
 
     def _ask_for_trials(self) -> Iterator[tuple[str, Values]]:
         """Yield label and searched values of new trials that train together."""
@@ -149,10 +161,14 @@ class OptunaSearcher(Searcher):
         return [name for name in self.plan.space if name in fields_of(algorithm)]
 
     def _next_late_reference(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Suggest a reference that needs the best trial; without a finished trial there is nothing to compare."""
-        if self.references and self.open:
+        """Suggest a reference that needs the best trial; without a finished trial there is nothing to compare.
+
+        While trials are open, wait: their results can choose another trial, or renew the patience.
+        """
+        if self.open and (self.references or self.asked < self.plan.trials):
             return None
         finished = self.study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
+        finished = [trial for trial in finished if keeps_constraints(trial)]
         if not self.references or not finished:
             return Searcher.FINISHED
         name = self.references.pop(0)

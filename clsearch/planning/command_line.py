@@ -203,10 +203,11 @@ def check_single(words: Sequence[str], known: Mapping[str, FieldInfo]) -> None:
             given[name] = []
         elif name:
             given[name].append(word)
+    several = {name for name, field in known.items() if re.search("tuple|dict", str(field.annotation))}
     problems = [
         Refusal("one-value", f"{name}: must have one value{_why_single(name)}; got {' '.join(values)}")
         for name, values in given.items()
-        if name in known and len(values) > 1 and "tuple" not in str(known[name].annotation)
+        if name in known and len(values) > 1 and name not in several
     ]
     if problems:
         raise ConfigError(problems)
