@@ -33,6 +33,10 @@ KINDS = ("methods", "protocols")
 """Subjects of a comparison."""
 
 
+LIMITS = ("hours", "patience")
+"""Options of a study that ends before its trials; compared studies have as many trials each."""
+
+
 class Comparison:
     """Studies that share settings, run one after the other; each ends with its final evaluation.
 
@@ -116,6 +120,9 @@ class Comparison:
                 Refusal("setting-known", f"{name}: unknown{did_you_mean(name, known)}; known are {listed}")
                 for name in unknown
             )
+        if limited := [name for name in LIMITS for own in (settings, *self.studies.values()) if own.get(name)]:
+            text = "compared studies must have the same budget, which is --trials; got"
+            raise ConfigError([Refusal("budget-of-trials", f"{limited[0]}: {text} {limited[0]}")])
         plans, whole = {}, SearchSpace.of(space)
         for label, own in self.studies.items():
             try:
@@ -197,7 +204,7 @@ class Comparison:
         for space in (SearchSpace.of(self.space), *(plan.space for plan in self.plans.values())):
             shown = SearchSpace.of([shown, space.only(partial(_not_in, shown))])
         settings, space, asked = parse(
-            self.algorithm, self.question, self.settings, shown, args, self.follow, without={"final", *settled}
+            self.algorithm, self.question, self.settings, shown, args, self.follow, without={"final", *LIMITS, *settled}
         )
         acting = {
             Protocol(own.get("protocol", settings.get("protocol", "end_of_sequence"))) for own in self.studies.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -197,7 +198,7 @@ def _carry_out(plan: Plan) -> StudyResult:
     """Run a plan, or print its result again if nothing is left to do."""
     from clsearch.records.resume import nothing_left
 
-    plan = started_from_known(plan)
+    started, plan = time.monotonic(), started_from_known(plan)
     if nothing_left(plan):
         from clsearch.execution.preflight import check_places
 
@@ -206,9 +207,11 @@ def _carry_out(plan: Plan) -> StudyResult:
 
         return reprint(plan)
     held = [prepared(plan)]
+    from clsearch.execution.dry_run import limit_time
     from clsearch.execution.run_study import execute
 
-    return execute(plan, held.pop)  # keep no second copy beside the object store's
+    limit = limit_time(plan, held[0], started)
+    return execute(plan, held.pop, limit)  # keep no second copy beside the object store's
 
 
 def started_from_known(plan: Plan) -> Plan:

@@ -17,6 +17,7 @@ from clsearch.cli.doctor import DISTRIBUTION
 ROOT = Path(__file__).parents[1]
 
 NOT_IMPORTED = {
+    "cmaes": "Optuna's sampler of that name computes with it",
     "tabulate": "pandas writes Markdown tables with it",
 }
 """Dependencies that no module imports, and what needs them."""

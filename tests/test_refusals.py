@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from optuna.samplers import CmaEsSampler, GridSampler
 
 import clsearch
 from clsearch import Choice, Comparison, IntRange, LogRange, Method, Range, Section, Setting, Study, When, register
@@ -102,6 +104,19 @@ class Wide(Section):
 
     batch_size: int = 3
 
+
+def without_package(name: str, call: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """Plans where a package is not installed."""
+
+    def planned(path: Path) -> Any:
+        with mock.patch.dict("sys.modules"), mock.patch("sys.path", [p for p in sys.path if "site-packages" not in p]):
+            sys.modules.pop(name, None)
+            return call(path)
+
+    return planned
+
+
+MOMENTUM_OF_SGD = When("optimizer", "sgd", {"momentum": Range(0, 0.9)})
 
 LWF_SEARCHES = ", ".join(search_fields("lwf"))
 
@@ -560,9 +575,67 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         "objectives: forward_transfer is not defined for independent networks, because later tasks have no network "
         "yet; got both",
     ),
-    "nsga2-needs-objectives": (
-        study(sampler="nsga2"),
-        "sampler: nsga2 needs at least two objectives; got one. Use tpe",
+    "sampler-known": (
+        study(sampler="cma"),
+        "sampler: must be one of tpe, random, grid, qmc, nsga2, nsga3, gp, cmaes, or an object of optuna.samplers (did "
+        "you mean cmaes?); got 'cma'",
+    ),
+    "grid-by-name": (
+        study(sampler=GridSampler({"distillation_factor": [1, 2]})),
+        "sampler: a grid must be named, sampler='grid'; got GridSampler(search_space={distillation_factor: [1, 2]})",
+    ),
+    "sampler-package": (
+        without_package("cmaes", study(sampler="cmaes")),
+        "sampler: cmaes needs a package: pip install cmaes; got none",
+    ),
+    "sampler-numbers": (
+        study(sampler="cmaes", space=FACTOR | {"optimizer": Choice("sgd", "adam")}),
+        "sampler: cmaes learns about numbers only; got the choice optimizer. Use tpe or gp",
+    ),
+    "sampler-unconditional": (
+        study(sampler="gp", space=[FACTOR, {"optimizer": Choice("sgd", "adam")}, MOMENTUM_OF_SGD]),
+        "sampler: gp draws conditional parts at random; got momentum. Use tpe",
+    ),
+    "sampler-several-objectives": (
+        study(sampler="nsga3"),
+        "sampler: nsga3 needs at least 2 objectives; got 1. Use tpe",
+    ),
+    "sampler-one-objective": (
+        study(sampler=CmaEsSampler(popsize=4), objectives=TWO),
+        "sampler: CmaEsSampler(popsize=4) serves one objective; got 2. Use tpe or nsga2",
+    ),
+    "sampler-constraints": (
+        study(sampler="cmaes", constraints={"average_forgetting": 0.1}),
+        "sampler: cmaes does not learn from constraints; use tpe, gp, nsga2 or nsga3; got constraints",
+    ),
+    "constraint-pairs": (
+        command("--constraint", "average_forgetting"),
+        "constraints: must be pairs, METRIC VALUE; got average_forgetting",
+    ),
+    "constraints-known": (
+        study(constraints={"forgetting": 0.1}, tasks=3),
+        "constraints: must be on metrics of this benchmark (did you mean forgetting/task_02?), as average_accuracy, "
+        "average_incremental_accuracy, learning_accuracy, average_forgetting, backward_transfer, forward_transfer; got "
+        "forgetting",
+    ),
+    "constraint-of-share": (
+        study(constraints={"average_forgetting": 10}),
+        "constraints: average_forgetting is a share, so its limit must lie between -1 and 1; got 10. Write 0.1 for "
+        "10 %",
+    ),
+    "hours-form": (
+        study(hours="soon"),
+        "hours: must be hours, as 2 or 1.5, or a time, as 90min or 1h30min; got 'soon'",
+    ),
+    "hours-positive": (study(hours=0), "hours: must be above 0; got 0"),
+    "patience-one-objective": (
+        study(patience=3, objectives=TWO),
+        "patience: waits for a better best trial, which several objectives do not have; got average_accuracy "
+        "average_forgetting",
+    ),
+    "pruner-known": (
+        study(pruner="hyperband"),
+        "pruner: must be one of none, asha, median, or an object of optuna.pruners; got 'hyperband'",
     ),
     "pruner-objective": (
         study(pruner="asha", objectives=TWO),
@@ -587,6 +660,10 @@ WORDING: dict[str, tuple[Callable[[Path], Any], str]] = {
         "of permuted-digits",
     ),
     # planning: command lines and files
+    "budget-of-trials": (
+        comparison({"a": {}, "b": {}}, hours=1),
+        "hours: compared studies must have the same budget, which is --trials; got hours",
+    ),
     "config-named": (command("--config"), "config: must name a YAML file of options; got nothing"),
     "config-yaml": (
         command("--config", "PATH/none"),

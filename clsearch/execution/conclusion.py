@@ -12,6 +12,7 @@ from clsearch.common.formatting import last_line
 from clsearch.execution.final_evaluation import already_evaluated, evaluate
 from clsearch.execution.publisher import Publisher
 from clsearch.execution.sealed_data import SealedError
+from clsearch.planning.objectives import is_feasible
 from clsearch.planning.plan import Plan
 from clsearch.records.early_stopping import early_stopping_json, summarize_early_stopping
 from clsearch.records.further_seeds import missing_seeds
@@ -25,24 +26,28 @@ from clsearch.reporting.progress import ProgressLine
 from clsearch.reporting.result import StudyResult
 
 
-def conclude(plan: Plan, store: RecordStore, publisher: Publisher) -> StudyResult:
+def conclude(plan: Plan, store: RecordStore, publisher: Publisher, search_end: str = "") -> StudyResult:
     """Rank the trials of a search, and write best.json, tables and figures.
 
     Args:
         plan: The study.
         store: Its records.
         publisher: Receives the findings.
+        search_end: Why the search ended before all trials; "" if it did not.
     """
     complete_records(store, publisher)
     records, references = store.trials(), store.references()
-    ranking = rank(records, plan.objectives)
-    publisher.publish_choice(choice_content(plan, ranking, records, references), latest(r.reported for r in records))
+    ranking = rank(records, plan.objectives, plan.constraints)
+    content = choice_content(plan, ranking, records, references)
+    if search_end:
+        content["search_end"] = search_end
+    publisher.publish_choice(content, latest(r.reported for r in records))
     if ranking.front:
         store.writer.write_table("front", [r for r in ranking.trials if r.label in ranking.front])
     write_figures(plan, store, ranking)
     store.writer.tidy([r.label for r in (*records, *references) if r.ended])
-    interrupted = is_search_interrupted(plan, store) or bool(missing_seeds(plan, records, references))
-    return StudyResult(plan, records, references, ranking, choice_of(ranking), None, interrupted)
+    interrupted = is_search_interrupted(plan, store, search_end) or bool(missing_seeds(plan, records, references))
+    return StudyResult(plan, records, references, ranking, choice_of(ranking), None, interrupted, search_end=search_end)
 
 
 def complete_records(store: RecordStore, publisher: Publisher) -> None:
@@ -78,16 +83,18 @@ def write_figures(plan: Plan, store: RecordStore, ranking: Ranking) -> None:
             figure.savefig(store.writer.folder / file, dpi=150)
 
 
-def is_search_interrupted(plan: Plan, store: RecordStore) -> bool:
+def is_search_interrupted(plan: Plan, store: RecordStore, search_end: str = "") -> bool:
     """Return True if trials or references are left that have not ended.
 
-    If no trial has finished, references that have not begun are not counted.
+    If no trial can be chosen, references that have not begun are not counted; nor are trials that have not begun if
+    the search ended before all. search_end: why it did.
     """
     records, references = store.trials(), store.references()
-    finished = any(record.state == "finished" for record in records)
+    finished = any(r.state == "finished" and is_feasible(plan.constraints, r.metrics) for r in records)
     waited_for = plan.references if finished else tuple(r.algorithm for r in references)
     ended, done = sum(r.ended for r in records), [r.algorithm for r in references if r.ended]
-    return ended < plan.trials or len(done) < len(waited_for)
+    expected = len(records) if search_end else plan.trials
+    return ended < expected or len(done) < len(waited_for)
 
 
 def add_final_evaluation(result: StudyResult, data: Any, publisher: Publisher, line: ProgressLine) -> StudyResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,14 +16,21 @@ from clsearch.data.datasets import Data
 from clsearch.execution.preflight import this_node
 from clsearch.execution.resources import WorkerResources
 from clsearch.execution.sensitivity import is_allowed
+from clsearch.execution.time_limit import (
+    TimeLimit,
+    check_room,
+    seconds_of_evaluation,
+    seconds_of_trial,
+    weigh_algorithms,
+)
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.planning.protocols import HALVINGS
 from clsearch.planning.spaces import typical_values
-from clsearch.planning.targets import rows_of
 from clsearch.ray_runtime.address import joins
 from clsearch.records.listing import progress_counts, study_state
 from clsearch.records.study_file import ENDED, read_study_json
+from clsearch.records.trials import read_trials
 from clsearch.tracking.stores import shown_store
 from clsearch.training.loop import DivergedError, learn_sequence
 from clsearch.training.trial_setup import build_trial, build_trials
@@ -111,6 +118,29 @@ def probe(plan: Plan, data: Data, values: Values, together: int) -> Pace | None:
     return Pace(step, max(few - PROBES[0] * step, 0.0), len(plan.seeds) * together)
 
 
+def limit_time(plan: Plan, data: Data, started: float) -> TimeLimit | None:
+    """Return the time limit of a call; None if it has none.
+
+    Args:
+        plan: The study.
+        data: Its data.
+        started: The time of `time.monotonic` at which the call began.
+
+    Raises:
+        ConfigError: No trial of a new study fits into it, by a probe.
+    """
+    if plan.options.hours is None:
+        return None
+    limit = TimeLimit(plan, 3600 * float(plan.options.hours), started)
+    ended = [] if plan.options.fresh else [r for r in read_trials(plan.folder).values() if r.ended]
+    pace, steps = (None, 0) if seconds_of_trial(ended) else measure(plan, data)
+    if pace is not None:
+        one = pace.of(steps, len(plan.tasks), len(plan.seeds))
+        limit = replace(limit, probed=one)
+        check_room(limit, 1 if joins(plan) else at_a_time(plan))
+    return limit
+
+
 def steps_of(plan: Plan, data: Data, values: Values) -> int:
     """Count the steps of a trial over all its tasks."""
     config = plan.trial_config(values)
@@ -168,18 +198,14 @@ def time_of(plan: Plan, pace: Pace | None, steps: int, trials: int, most: str) -
     if pace is None:
         return "unknown: a probe of a few steps diverged, with the low end of each range"
     T, M = len(plan.tasks), len(plan.seeds)
-    weights = {name: (T + 1) / 2 if name == "joint" else 1.0 for name in (plan.algorithm, *plan.references)}
+    weights = weigh_algorithms(plan)
     one = weights[plan.algorithm] * pace.of(steps, T, M)
     seconds = (
         trials + len(plan.config.requests)
     ) * one  # each request adds a model that never sees the unlearned tasks
     if plan.protocol is not Protocol.CONTINUAL:
         seconds += sum(weights[name] for name in plan.references) * pace.of(steps, T, M)
-    if plan.options.final:  # each configuration on every target of the protocol
-        seconds += sum(
-            weights[name] * pace.of(steps, T, len(plan.report_seeds)) * len(target.tasks) / T
-            for target, name in rows_of(plan)
-        )
+    seconds += seconds_of_evaluation(plan, pace.of(steps, T, M))
     by = f"by a probe of {PROBES[1]} steps on this machine"
     if pace.structures > 1:
         by += f", the mean of {pace.structures} configurations"

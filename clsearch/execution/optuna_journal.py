@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -22,18 +23,16 @@ from clsearch.common.files import atomic_path
 from clsearch.common.formatting import count_of, relative_path
 from clsearch.config.domains import Plain, Values
 from clsearch.config.spaces import SearchSpace
-from clsearch.execution.optuna_study import (
-    ORIGIN,
-    asked_of,
-    distributions_of,
-    enqueue,
-    generation_attribute,
-    params_of,
-    population_of,
-    skip_points,
-    values_of,
-)
+from clsearch.execution.optuna_study import ORIGIN, asked_of, enqueue, params_of, values_of
 from clsearch.execution.pruners import pruner_of
+from clsearch.execution.samplers import (
+    constraint_attribute,
+    distributions_of,
+    generation_attribute,
+    population_of,
+    recall_evolution,
+    skip_points,
+)
 from clsearch.planning.enqueued import Enqueued
 from clsearch.planning.objectives import direction
 from clsearch.planning.plan import Plan
@@ -220,7 +219,9 @@ def make_again(plan: Plan, records: Records) -> Path | None:
             state.unlink()
     with atomic_path(journal) as temporary:
         study = create(temporary, plan)
-        study.add_trials(make_trials(plan, records))
+        trials = list(make_trials(plan, records))
+        recall_evolution(plan, trials)
+        study.add_trials(trials)
         skip_points(plan, study, max(records, default=0))
         kept = set_aside(journal)
     return kept
@@ -240,8 +241,7 @@ def make_trials(plan: Plan, records: Records) -> Iterator[FrozenTrial]:
                 user_attrs={} if known is None else {ORIGIN: known.origin},
             )
             continue
-        generation = generation_attribute(finished // population_of(plan))
-        yield make_trial(plan, records[number], generation if plan.options.sampler == "nsga2" else {})
+        yield make_trial(plan, records[number], generation_attribute(plan, finished // population_of(plan)))
         finished += records[number].state == "finished"
 
 
@@ -251,7 +251,7 @@ def enqueued_without_record(plan: Plan, records: Records) -> Iterator[Enqueued]:
     return (one for one in plan.enqueued if one.values not in begun)
 
 
-def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, int]) -> FrozenTrial:
+def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, Any]) -> FrozenTrial:
     """Make a trial of a journal from its record."""
     avoided = record.state == "failed" and record.reason.startswith((DIVERGED, REFUSED))
     states = {"finished": OptunaState.COMPLETE, "pruned": OptunaState.PRUNED, "failed": OptunaState.FAIL}
@@ -260,6 +260,7 @@ def make_trial(plan: Plan, record: TrialRecord, system_attributes: dict[str, int
     given = {name: record.values[name] for name in record.given}
     if state is OptunaState.COMPLETE:
         values = [record.metrics[name] for name in plan.objectives]
+        system_attributes = system_attributes | constraint_attribute(plan, record.metrics)
     elif state is OptunaState.PRUNED and scores:  # as Optuna does
         values = [scores[max(scores)]]
     return create_trial(

@@ -9,13 +9,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
-from clsearch.execution.optuna_study import (
-    asked_of,
-    sampler_for,
-    skip_points,
-    suggest_values,
-    values_of,
-)
+from clsearch.execution.optuna_study import asked_of, suggest_values, values_of
+from clsearch.execution.samplers import sampler_for, skip_points
 from clsearch.planning.plan import Plan
 
 FIXED = "fixed_params"

@@ -1,22 +1,17 @@
-"""Trials, distributions and sampler of a plan's Optuna study."""
+"""Trials of a plan's Optuna study, and their values."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from clsearch.common.seeding import derive_seed
 from clsearch.config.domains import Domain, IntRange, Plain, Range
 from clsearch.config.spaces import SearchSpace
 from clsearch.planning.plan import Plan
 from clsearch.records.trials import Origin, trial_label
-from clsearch.reporting.importances import distribution_of
 
 ORIGIN = "origin"
 """Attribute of the trials that were not suggested: why they are tried, see `TrialRecord.origin`."""
@@ -27,11 +22,6 @@ _ASKED = (OptunaState.RUNNING, OptunaState.COMPLETE, OptunaState.PRUNED, OptunaS
 def asked_of(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that were asked for, in any state, without the queue of a grid."""
     return study.get_trials(deepcopy=False, states=_ASKED)
-
-
-def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """Convert a space to Optuna's distributions, by the keys of its entries."""
-    return {part.key: distribution_of(part.domain) for part in space.parts}
 
 
 def suggest_values(trial: optuna.trial.Trial, space: SearchSpace) -> dict[str, Plain]:
@@ -92,49 +82,3 @@ def next_number(study: optuna.Study) -> int:
     """Return the number of the trial that is asked for next: the first one that waits, or a new one."""
     trials = study.get_trials(deepcopy=False)
     return next((trial.number for trial in trials if trial.state is OptunaState.WAITING), len(trials))
-
-
-def population_of(plan: Plan) -> int:
-    """Return the population of nsga2: at least two generations for any budget."""
-    return min(50, max(4, plan.trials // 4))
-
-
-def sampler_for(plan: Plan, number: int) -> BaseSampler:
-    """Make the sampler for the suggestion of a trial.
-
-    Its seed is derived from the trial's number, because a fixed seed would repeat the first suggestions after a reload.
-    """
-    seed = plan.options.sampler_seed
-    derived = derive_seed(seed, 0, number, "sampler") % 2**32
-    match plan.options.sampler:
-        case "tpe":
-            with warnings.catch_warnings():  # multivariate is experimental before Optuna 5
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                group = plan.space.conditional
-                return TPESampler(seed=derived, constant_liar=True, multivariate=True, group=group)
-        case "nsga2":
-            return NSGAIISampler(population_size=population_of(plan), seed=derived)
-        case "qmc":  # one sequence; Optuna keeps the position in its storage
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                sampler = QMCSampler(scramble=True, seed=seed, independent_sampler=RandomSampler(derived))
-            if number and optuna.__version__ < "5":  # older versions draw at random until a first trial has its result
-                sampler.infer_relative_search_space = lambda *_: distributions_of(plan.space)  # type: ignore[method-assign]
-            return sampler
-    return RandomSampler(seed=derived)
-
-
-def generation_attribute(generation: int) -> dict[str, int]:
-    """Return the attribute by which nsga2 knows the generation of a trial."""
-    key = getattr(NSGAIISampler, "_get_generation_key", lambda: "nsga2:generation")  # the second before Optuna 4.3
-    return {key(): generation}
-
-
-def skip_points(plan: Plan, study: optuna.Study, number: int) -> None:
-    """Let qmc go on after the point of a trial; the first trial takes none of its sequence."""
-    sampler = sampler_for(plan, number)
-    if number and isinstance(sampler, QMCSampler):
-        sampler._find_sample_id(study, distributions_of(plan.space))
-        position = study._storage.get_study_system_attrs(study._study_id)
-        (key,) = (name for name in position if name.startswith("qmc:"))
-        study._storage.set_study_system_attr(study._study_id, key, number - 1)

@@ -62,7 +62,10 @@ class HalvingAtTask(BasePruner):
 
 
 def pruner_of(plan: Plan) -> BasePruner:
-    """Make the pruner of a plan."""
+    """Make the pruner of a plan; one that the script made is used as it is."""
+    if not isinstance(plan.options.pruner, Pruner):
+        made: BasePruner = plan.options.pruner
+        return made
     match plan.options.pruner:
         case Pruner.ASHA:
             return HalvingAtTask()

@@ -27,6 +27,7 @@ from clsearch.execution.publisher import Publisher
 from clsearch.execution.ray_session import describe_cluster, ray_session
 from clsearch.execution.ray_tasks import store_object
 from clsearch.execution.search import search
+from clsearch.execution.time_limit import TimeLimit
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, tracking_uri
 from clsearch.ray_runtime.address import cluster_address
@@ -34,6 +35,7 @@ from clsearch.records.attempts import SCORE, STATE_FILE, Decision, decision_json
 from clsearch.records.mirror import Mirror
 from clsearch.records.ranking import Ranking
 from clsearch.records.resume import check_same, set_aside, study_lock
+from clsearch.records.search_end import describe_patience_end
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import FIRST_TASKS, read_best_json
 from clsearch.records.trials import latest
@@ -48,13 +50,14 @@ from clsearch.training.state import save_packed
 from clsearch.training.trial_setup import fingerprint
 
 
-def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
+def execute(plan: Plan, release_data: Callable[[], Data], limit: TimeLimit | None = None) -> StudyResult:
     """Run a checked plan to its end, and print the findings.
 
     Args:
         plan: The study.
         release_data: Returns the data of its benchmark and keeps no reference, so that only the object store keeps
             them.
+        limit: The time limit of this call, if it has one.
 
     Raises:
         ConfigError: The cluster cannot hold a trial.
@@ -68,7 +71,7 @@ def execute(plan: Plan, release_data: Callable[[], Data]) -> StudyResult:
             if address:
                 line.print_line(describe_cluster())
             data = store_object(release_data())  # until this process leaves Ray
-            result = run(plan, data, line)
+            result = run(plan, data, line, limit)
     print_result(Console(), result, mlflow_row(plan, bool(result.pages)))
     return result
 
@@ -105,13 +108,14 @@ def open_study(plan: Plan) -> Iterator[None]:
         yield
 
 
-def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResult:
+def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine, limit: TimeLimit | None = None) -> StudyResult:
     """Run an open study in the present Ray session: search, choose, evaluate, report.
 
     Args:
         plan: The study.
         data: A reference to its benchmark's data; None, without Ray, if the study is finished.
         line: Shows the current step.
+        limit: The time limit of this call, if it has one.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed while the study ended. Its records are kept.
@@ -123,7 +127,10 @@ def run(plan: Plan, data: ray.ObjectRef | None, line: ProgressLine) -> StudyResu
     outputs = begin_outputs(plan, line, writer)
     try:
         outputs.publisher.publish_description()
-        result = choose_task_by_task(plan, data, outputs) if study is None else choose_by_search(study, data, outputs)
+        if study is None:
+            result = choose_task_by_task(plan, data, outputs)
+        else:
+            result = choose_by_search(study, data, outputs, limit)
         result = add_final_evaluation(result, data, outputs.publisher, line)
         return end_outputs(result, outputs)
     except KeyboardInterrupt:
@@ -140,21 +147,24 @@ def leave_at_once(outputs: Outputs) -> None:
         outputs.writer.end("unfinished")
 
 
-def choose_by_search(study: optuna.Study, data: ray.ObjectRef | None, outputs: Outputs) -> StudyResult:
+def choose_by_search(
+    study: optuna.Study, data: ray.ObjectRef | None, outputs: Outputs, limit: TimeLimit | None = None
+) -> StudyResult:
     """Run the trials of a study that have not ended, and rank all. data: None if all have ended."""
     plan, died = outputs.writer.plan, ""
+    end = describe_patience_end(plan, outputs.store.trials(), outputs.store.patience_from)
     try:
         if data is not None:
-            search(plan, data, outputs.store, study, outputs.line)
-            if not is_search_interrupted(plan, outputs.store):
+            end = search(plan, data, outputs.store, study, outputs.line, limit)
+            if not is_search_interrupted(plan, outputs.store, end):
                 train_further_seeds(plan, data, outputs.store, outputs.line)
     except RayDiedError as error:
         died = str(error)
     except KeyboardInterrupt:
-        if is_search_interrupted(plan, outputs.store):  # pressed twice
+        if is_search_interrupted(plan, outputs.store, end):  # pressed twice
             raise
     outputs.line.show_step("writing results")
-    return replace(conclude(plan, outputs.store, outputs.publisher), died=died)
+    return replace(conclude(plan, outputs.store, outputs.publisher, end), died=died)
 
 
 @dataclass(frozen=True)

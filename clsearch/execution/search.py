@@ -15,10 +15,12 @@ from clsearch.execution.ray_session import suppress_side_effects
 from clsearch.execution.ray_tasks import slots, unlearning_references
 from clsearch.execution.recorder import Recorder
 from clsearch.execution.searcher import OptunaSearcher
+from clsearch.execution.time_limit import TimeLimit
 from clsearch.execution.trainable import trainable_of
 from clsearch.execution.trial_host import StudyHost
 from clsearch.methods.registry import CUSTOM_METHODS
 from clsearch.planning.plan import Plan
+from clsearch.planning.samplers import kind_of
 from clsearch.ray_runtime.supervision import SearchGuard, supervised
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import RAY
@@ -28,8 +30,15 @@ CONFIGS: Any = tune if hasattr(tune, "RunConfig") else import_module("ray.train"
 """The module of RunConfig and its parts: ray.train before Ray 2.43."""
 
 
-def search(plan: Plan, data: ray.ObjectRef, store: RecordStore, study: optuna.Study, line: ProgressLine) -> None:
-    """Run all trials of a study that have not ended.
+def search(
+    plan: Plan,
+    data: ray.ObjectRef,
+    store: RecordStore,
+    study: optuna.Study,
+    line: ProgressLine,
+    limit: TimeLimit | None = None,
+) -> str:
+    """Run all trials of a study that have not ended, as far as time and patience last.
 
     Args:
         plan: The study.
@@ -37,6 +46,10 @@ def search(plan: Plan, data: ray.ObjectRef, store: RecordStore, study: optuna.St
         store: Its records.
         study: Optuna's study, open.
         line: Shows the current step.
+        limit: The time limit of this call, if it has one.
+
+    Returns:
+        Why the search ended before all trials; "" if it did not.
 
     Raises:
         OSError: The records cannot be written.
@@ -50,11 +63,12 @@ def search(plan: Plan, data: ray.ObjectRef, store: RecordStore, study: optuna.St
     some_left = len(ended) < plan.trials + len(plan.references)
     references = unlearning_references(plan, plan.seeds, data, line.show_step) if some_left else None
     guard = SearchGuard()
-    host = StudyHost(plan, store, guard, supervised(lambda: slots(plan)))
+    host = StudyHost(plan, store, guard, supervised(lambda: slots(plan)), limit)
     searcher = OptunaSearcher(plan, study, host, ended)
     with suppress_side_effects():
         recorder = Recorder(store, len(plan.tasks), guard, line.warn)
         guard.run(lambda: make_tuner(plan, data, references, searcher, recorder, host.slots).fit())
+    return host.describe_end()
 
 
 def make_tuner(
@@ -107,7 +121,8 @@ def warn_of_large_cohort(plan: Plan) -> str:
     """Return a warning if a cohort is so large that the sampler learns from few results, else ""."""
     trials, together = plan.trials, plan.cohort
     advised = max(1, trials // 8)
-    if together <= advised or plan.options.sampler not in ("tpe", "nsga2"):
+    kind = kind_of(plan.options.sampler)
+    if together <= advised or (kind is not None and not kind.learns):
         return ""
     return (
         f"cohort: {together} of the {trials} trials are suggested at once, so the search learns from fewer results; "

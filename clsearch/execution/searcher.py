@@ -16,14 +16,8 @@ from clsearch.config.domains import Values
 from clsearch.execution.messages import TrialReport, replace_reports, reports_in
 from clsearch.execution.optuna_journal import REASON
 from clsearch.execution.optuna_replay import resume_suggestion
-from clsearch.execution.optuna_study import (
-    asked_of,
-    next_number,
-    origins_of,
-    sampler_for,
-    suggest_values,
-    values_of,
-)
+from clsearch.execution.optuna_study import asked_of, next_number, origins_of, suggest_values, values_of
+from clsearch.execution.samplers import keeps_constraints, sampler_for, set_constraints
 from clsearch.execution.structure import Suggestion, group_by_structure
 from clsearch.methods.registry import fields_of
 from clsearch.planning.objectives import choose, sign
@@ -61,6 +55,12 @@ class TrialHost(Protocol):
 
     def has_capacity(self) -> bool:
         """Return True if one more trial of Ray Tune can be suggested now."""
+
+    def has_time(self) -> bool:
+        """Return True if a trial that begins now ends in time."""
+
+    def is_out_of_patience(self) -> bool:
+        """Return True if no new trial is worth it."""
 
     def is_ending(self) -> bool:
         """Return True if trials are cut off by the end of the search, whatever Ray Tune says of them."""
@@ -128,14 +128,20 @@ class OptunaSearcher(Searcher):
         if self.references and not self._shared_hyperparameters(self.references[0]):
             name = self.references.pop(0)
             return self._ask_for_reference(trial_id, name, Suggestion({}, self.plan.trial_config({}, name)))
-        while not self.groups and (self.unfinished or self.asked < self.plan.trials):
+        while not self.groups and self._goes_on():
             asked = dict(self._resume_trials() if self.unfinished else self._ask_for_trials(self.plan.cohort))
             self.groups = group_by_structure(dict(self._configure(asked)))
-        if self.groups:
+        if self.groups and self.host.has_time():
             group = self.groups.pop(0)
             self.labels[trial_id] = list(group)
             return self.host.make_trial_config(group, None, self.origins)
         return self._next_late_reference(trial_id)
+
+    def _goes_on(self) -> bool:
+        """Return True if another trial begins: one that was begun before, or a new one."""
+        if self.unfinished:
+            return self.host.has_time()
+        return self.asked < self.plan.trials and not self.host.is_out_of_patience() and self.host.has_time()
 
     def _configure(self, asked: Mapping[str, Values]) -> Iterator[tuple[str, Suggestion]]:
         """Validate the configurations of trials; those that the rules refuse have failed.
@@ -196,10 +202,14 @@ class OptunaSearcher(Searcher):
         return [name for name in self.plan.space if name in fields_of(algorithm)]
 
     def _next_late_reference(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Suggest a reference that needs the best trial; without a finished trial there is nothing to compare."""
-        if self.references and self.open:
+        """Suggest a reference that needs the best trial; without a finished trial there is nothing to compare.
+
+        While trials are open, wait: their results can choose another trial, or renew the patience.
+        """
+        if self.open and (self.references or self.asked < self.plan.trials):
             return None
         finished = self.study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
+        finished = [trial for trial in finished if keeps_constraints(trial)]
         if not self.references or not finished:
             return Searcher.FINISHED
         name = self.references.pop(0)
@@ -278,6 +288,7 @@ class OptunaSearcher(Searcher):
         if report.failed or stopped:
             self.study.tell(trial, state=OptunaState.PRUNED)
         else:
+            set_constraints(self.plan, trial, report.metrics)
             self.study.tell(trial, [report.metrics[name] for name in self.plan.objectives])
 
     def _report_value(self, trial: optuna.trial.Trial, report: TrialReport) -> bool:

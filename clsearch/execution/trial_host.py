@@ -9,9 +9,11 @@ from typing import Any
 from clsearch.config.domains import Values, count_values
 from clsearch.execution.messages import REQUEST, CohortRequest, TrialRequest
 from clsearch.execution.structure import Suggestion
+from clsearch.execution.time_limit import TimeLimit
 from clsearch.methods.registry import fields_of
 from clsearch.planning.plan import Plan
 from clsearch.ray_runtime.supervision import SearchGuard
+from clsearch.records.search_end import describe_patience_end, describe_time_end, is_out_of_patience
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import FIRST_TASKS
 from clsearch.records.trials import STATE_FILE, SUGGESTED, Origin
@@ -25,13 +27,18 @@ class StudyHost:
         store: Its records, which show the running trials.
         guard: Ends the search.
         slots: Number of trials of Ray Tune that the cluster holds at a time.
+        limit: The time limit of this call, if it has one.
     """
 
-    def __init__(self, plan: Plan, store: RecordStore, guard: SearchGuard, slots: int = 1) -> None:
+    def __init__(
+        self, plan: Plan, store: RecordStore, guard: SearchGuard, slots: int = 1, limit: TimeLimit | None = None
+    ) -> None:
         self.plan = plan
         self.store = store
         self.guard = guard
         self.slots = slots
+        self.limit = limit
+        self.out_of_time = False
         self.groups: list[list[str]] = []
 
     def make_trial_config(
@@ -86,6 +93,24 @@ class StudyHost:
         states = [{self.store.records[label].state for label in group} for group in self.groups]
         waiting = sum("waiting" in own for own in states)
         return waiting < max(1, self.slots - sum("running" in own for own in states))
+
+    def has_time(self) -> bool:
+        """Return True if a trial that begins now ends in time. Once one would not, none begins."""
+        if self.limit is not None and not self.out_of_time:
+            busy = sum(bool(self.store.not_ended(group)) for group in self.groups) >= self.slots
+            self.out_of_time = not self.limit.has_room([*self.store.records.values()], busy, self.slots)
+        return not self.out_of_time
+
+    def is_out_of_patience(self) -> bool:
+        """Return True if enough ended trials in a row did not improve the best."""
+        return is_out_of_patience(self.plan, self.store.trials(), self.store.patience_from)
+
+    def describe_end(self) -> str:
+        """Describe why the search ended before all trials; "" if it did not."""
+        records = self.store.trials()
+        if self.limit is not None and self.out_of_time:
+            return describe_time_end(self.plan, records, self.limit.passed, self.limit.seconds)
+        return describe_patience_end(self.plan, records, self.store.patience_from)
 
     def is_ending(self) -> bool:
         """Return True if the search ends or Ray died: trials are cut off, and none fails."""

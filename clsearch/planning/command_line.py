@@ -22,8 +22,17 @@ from clsearch.config.sections import BENCHMARKS, FOLDER, Section
 from clsearch.config.spaces import SearchSpace
 from clsearch.methods.registry import known_fields, method_named, preset_settings
 from clsearch.planning.config_file import expand_config_files, read_yaml, to_flag, write_nested
-from clsearch.planning.options import ADDRESSES, Options, Protocol, ResourceOptions, SelectionOptions, StudyOptions
+from clsearch.planning.options import (
+    ADDRESSES,
+    Options,
+    Protocol,
+    Pruner,
+    ResourceOptions,
+    SelectionOptions,
+    StudyOptions,
+)
 from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCH_OPTIONS
+from clsearch.planning.samplers import SAMPLERS, describe_choice
 from clsearch.planning.search_fields import (
     NOT_SEARCHED,
     SearchField,
@@ -39,7 +48,11 @@ from clsearch.planning.search_fields import (
 
 EVERY_BENCHMARK = (*BENCHMARKS, f"{FOLDER}PATH")
 OPEN_NAMES = {"benchmark": EVERY_BENCHMARK, "report_benchmark": EVERY_BENCHMARK}
-"""Options that take a name from an open list -> names to show."""
+OPEN_NAMES |= {"sampler": tuple(SAMPLERS), "pruner": tuple(Pruner), "hours": ("HOURS",)}
+"""Options that take a word, which their rules check -> words to show."""
+
+OBJECTS = ("sampler", "pruner", "hours", "constraints")
+"""Options that a command line has in another form than a script."""
 
 WORDS = {"enqueue": "FILE|{...} [FILE|{...} ...]"}
 """Options that take files or values in YAML -> what the help shows for them."""
@@ -129,7 +142,7 @@ def parse(
     known = {name: field for section in sections for name, field in section.model_fields.items() if name in names}
     own_words = sys.argv[1:] if args is None else args
     check_words(own_words)
-    args = spell_flags(expand_config_files(own_words, known, searched), searched)
+    args = join_constraints(spell_flags(expand_config_files(own_words, known, searched), searched))
     check_words(args)
     check_flags(args, {*names, *(field.name for field in dataclasses.fields(Invocation))})
     check_single(args, {name: field for name, field in known.items() if name not in searched})
@@ -150,7 +163,10 @@ def parse(
     new_settings = _merge(values, fixed, settings, new_space, searches, flags)
     if new_settings.get("backbone") == backbone_name(settings.get("backbone", "")):  # the text of the script's function
         new_settings["backbone"] = settings["backbone"]
-    new_settings |= {name: settings[name] for name in WORDS if name in settings and to_flag(name) not in flags}
+    if "constraints" in new_settings:
+        new_settings["constraints"] = read_constraints(new_settings["constraints"])
+    kept = {*OBJECTS} & {*settings} & {*new_settings} | {*WORDS} & {*settings}
+    new_settings |= {name: settings[name] for name in kept if to_flag(name) not in flags}
     dropped = [name for name in find_untied(new_settings, settings) if to_flag(name) not in flags]
     new_settings = {name: value for name, value in new_settings.items() if name not in dropped}
     if "--preset" in flags:
@@ -187,10 +203,11 @@ def check_single(words: Sequence[str], known: Mapping[str, FieldInfo]) -> None:
             given[name] = []
         elif name:
             given[name].append(word)
+    several = {name for name, field in known.items() if re.search("tuple|dict", str(field.annotation))}
     problems = [
         Refusal("one-value", f"{name}: must have one value{_why_single(name)}; got {' '.join(values)}")
         for name, values in given.items()
-        if name in known and len(values) > 1 and "tuple" not in str(known[name].annotation)
+        if name in known and len(values) > 1 and name not in several
     ]
     if problems:
         raise ConfigError(problems)
@@ -213,6 +230,27 @@ def spell_flags(words: Sequence[str], searched: Mapping[str, SearchField]) -> li
         else:
             spelled.append(word)
     return spelled
+
+
+def join_constraints(words: Sequence[str]) -> list[str]:
+    """Write every `--constraint METRIC VALUE` as pairs of one `--constraints`, ahead of the other words."""
+    pairs, others, inside = list[str](), list[str](), False
+    for word in words:
+        if word.startswith("--"):
+            inside = word in ("--constraint", "--constraints")
+        if inside:
+            pairs += [] if word.startswith("--") else [word]
+        else:
+            others.append(word)
+    return ["--constraints", *pairs, *others] if len(others) < len(words) else others
+
+
+def read_constraints(words: Sequence[str]) -> dict[str, Any]:
+    """Read pairs of a metric and a number; the rules of the option refuse what is no number. Raises ConfigError."""
+    if len(words) % 2:
+        text = f"constraints: must be pairs, METRIC VALUE; got {' '.join(words)}"
+        raise ConfigError([Refusal("constraint-pairs", text)])
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _read_space(
@@ -333,9 +371,14 @@ def _group(
             # Plain words for tyro, so that the section's own rules refuse them.
             kind: Any = Annotated[tuple[str, ...] | None, _argument(field, searched[name].metavar)]
             default = _default_words(searched[name], unconditional.get(name), default)
+        elif isinstance(field.default, dict):
+            kind = Annotated[tuple[str, ...], _argument(field, "METRIC VALUE")]
+            default = tuple(str(word) for pair in default.items() for word in pair)
         elif name in OPEN_NAMES:
             text = str | None if field.default is None else str
-            kind = Annotated[text, _argument(field, "{" + ",".join(OPEN_NAMES[name]) + "}")]
+            default = default if default is None else describe_choice(default)
+            shown = OPEN_NAMES[name]
+            kind = Annotated[text, _argument(field, "{" + ",".join(shown) + "}" if len(shown) > 1 else shown[0])]
         elif name in WORDS:
             kind = Annotated[tuple[str, ...] | None, _argument(field, WORDS[name])]
             default = None if default is None else tuple(map(write_nested, default))

@@ -22,6 +22,7 @@ from clsearch.config.trial import rule_of
 from clsearch.planning.option_yaml import parse_options
 from clsearch.planning.options import ADDRESSES, SelectionOptions, StudyOptions
 from clsearch.planning.plan import Plan
+from clsearch.planning.samplers import describe_choice
 from clsearch.planning.search_fields import SearchField, read_value, search_fields, write_value, write_whens, write_word
 
 MOST_BYTES = 100_000
@@ -123,7 +124,7 @@ def find_type_problem(value: Any, field: FieldInfo, searched: SearchField | None
             return problem.rule, problem.partition(": ")[2].partition("; got ")[0]
         if isinstance(value, Range | IntRange | Choice):
             return None
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not isinstance(field.default, dict):
         return "config-values", "must be a value or a list of values"
     if value is None:
         return None
@@ -150,6 +151,8 @@ def to_words(name: str, value: Any) -> list[str]:
     match value:
         case True | False if name != "train_head":  # it can be None, so it takes a value
             return [flag if value else flag.replace("--", "--no-", 1)]
+        case dict() if name == "constraints":
+            return [flag, *(str(word) for pair in value.items() for word in pair)]
         case dict():
             return [flag, json.dumps(value)]
         case tuple() | list():
@@ -174,15 +177,18 @@ def format_plan(plan: Plan, script: dict[str, Any]) -> str:
         plan: The plan.
         script: Settings of the script; one that the command line undid is written as null.
     """
-    options = plan.options.model_dump(mode="json") | plan.config.flat()
+    both = {"sampler": plan.options.sampler, "pruner": plan.options.pruner}
+    made = {name: value for name, value in both.items() if not isinstance(value, str)}  # objects
+    options = plan.options.model_dump(mode="json", exclude={*made}) | plan.config.flat()
     options |= {name: redact_address(options[name]) for name in ADDRESSES if options[name] is not None}
-    first = [name for part in (StudyOptions, SelectionOptions) for name in part.model_fields]
+    first = [name for part in (StudyOptions, SelectionOptions) for name in part.model_fields if name not in made]
     named = {name: options[name] for name in (*first, *plan.config.flat(), *options)}
     named |= dict.fromkeys(plan.space) | plan.fallbacks
     kept = {n: v for n, v in named.items() if v is not None or script.get(n) is not None}
     unset = {n: "" for n in named if n not in kept and n not in plan.space}
     fields = search_fields(plan.algorithm)
     unset |= {"trials": str(plan.trials)} if "trials" in unset else {}
+    unset |= {name: f"{describe_choice(value)}, which the script makes" for name, value in made.items()}
     lines = "".join(f"# {name}: {value}".rstrip() + "\n" for name, value in unset.items())
     return f"{dump_options(kept, plan.space, fields)}# Not set:\n{lines}"
 

@@ -1,13 +1,14 @@
-"""Objectives of a search: named metrics; for several, the Pareto front and its knee."""
+"""Objectives and constraints of a search: named metrics; for several objectives, the Pareto front and its knee."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+import math
+from collections.abc import Mapping, Sequence, Set
 from typing import Literal
 
 import numpy as np
 
-from clsearch.common.errors import Refusal
+from clsearch.common.errors import Refusal, did_you_mean
 from clsearch.config.sections import Scenario
 
 LESS_IS_BETTER = ("average_forgetting", "forgetting/", "unlearning/")
@@ -102,3 +103,47 @@ def choose(gains: np.ndarray) -> int:
     """Choose the row of `gains` [n, m] with which a search ends: the best; for several objectives the knee."""
     rows = pareto_front(gains)
     return rows[find_knee(gains[rows])]
+
+
+def violation(name: str, limit: float, value: float) -> float:
+    """Return by how much a metric breaks its constraint: above 0 if it does.
+
+    A metric to minimize must be at most the limit, one to maximize at least.
+
+    Example:
+        >>> violation("average_forgetting", 0.25, 0.5), violation("average_accuracy", 0.75, 0.5)
+        (0.25, 0.25)
+    """
+    return sign(name) * (limit - value)
+
+
+def violations(constraints: Mapping[str, float], metrics: Mapping[str, float]) -> list[float]:
+    """Return by how much a trial breaks each constraint; infinity for a metric that it does not have."""
+    return [violation(n, limit, metrics[n]) if n in metrics else math.inf for n, limit in constraints.items()]
+
+
+def is_feasible(constraints: Mapping[str, float], metrics: Mapping[str, float]) -> bool:
+    """Return True if a trial keeps all constraints."""
+    return all(broken <= 0 for broken in violations(constraints, metrics))
+
+
+def show_constraints(constraints: Mapping[str, float]) -> str:
+    """Write constraints in a sentence: `average_forgetting at most 0.1`."""
+    words = {1: "at least", -1: "at most"}
+    return " and ".join(f"{name} {words[sign(name)]} {limit:g}" for name, limit in constraints.items())
+
+
+def check_constraints(
+    constraints: Mapping[str, float], tasks: int, scenario: Scenario, unlearned: Set[int] = frozenset()
+) -> list[Refusal]:
+    """Check the constraints of a search. Other arguments as in `known_objectives`."""
+    known, problems = known_objectives(tasks, scenario, unlearned), []
+    for name, limit in constraints.items():
+        if name not in known:
+            text = f"constraints: must be on metrics of this benchmark{did_you_mean(name, known)}"
+            listed = ", ".join(one for one in known if "/task_" not in one)
+            problems.append(Refusal("constraints-known", f"{text}, as {listed}; got {name}"))
+        elif not name.startswith("unlearning/") and not -1 <= limit <= 1:
+            text = f"constraints: {name} is a share, so its limit must lie between -1 and 1"
+            problems.append(Refusal("constraint-of-share", f"{text}; got {limit:g}. Write 0.1 for 10 %"))
+    return problems

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from clsearch.common.errors import ConfigError, RuleError
+from clsearch.common.errors import ConfigError, RuleError, did_you_mean
 from clsearch.config.sections import Section, to_local_path
 from clsearch.config.trial import explain
 from clsearch.methods.registry import presets
+from clsearch.planning.samplers import SAMPLERS, is_optuna
+from clsearch.planning.time_limits import read_hours
 
 
 class Protocol(StrEnum):
@@ -66,17 +68,34 @@ class StudyOptions(Section):
     )
     all: bool = Field(False, description="Train every finished trial on further seeds of a study that exists.")
     first_seed: int = Field(0, ge=0, description="First seed; the others follow it.")
-    sampler: Literal["tpe", "random", "grid", "qmc", "nsga2"] = Field(
+    sampler: Any = Field(
         "tpe",
-        description="Optuna's sampler: tpe learns from results; random; grid; qmc spreads evenly (Sobol); nsga2 is "
-        "genetic, for several objectives.",
+        description="Optuna's sampler: tpe learns from results; random; grid; qmc spreads evenly (Sobol); nsga2 and "
+        "nsga3 are genetic, for several objectives; gp (Gaussian process) learns from few trials; cmaes evolves "
+        "numbers. From Python, also an object of optuna.samplers.",
     )
     sampler_seed: int = Field(0, ge=0, description="Seed of the sampler.")
-    pruner: Pruner = Field(
+    constraints: dict[str, float] = Field(
+        {},
+        description="Validation metrics and the values that they must keep: at most, or at least if more is better. A "
+        "trial that breaks one is never chosen. --constraint METRIC VALUE adds one.",
+    )
+    hours: float | str | None = Field(
+        None,
+        description="Time limit of this call, as 2, 90min or 1h30min: no trial starts that would end after it by the "
+        "estimate, and the rest of the study is allowed for. Run again, the study goes on.",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="End the search when this many ended trials in a row did not improve the best by more than the "
+        "standard error over its seeds.",
+    )
+    pruner: Any = Field(
         Pruner.NONE,
         description="Stop trials early, from task 2 on, by average accuracy over the tasks so far: asha continues the "
         "best third of the trials that reach 2, 6, 18... tasks; median stops trials below the median of the finished "
-        "ones.",
+        "ones. From Python, also an object of optuna.pruners.",
     )
     cohort: int = Field(
         1,
@@ -126,6 +145,28 @@ class StudyOptions(Section):
     @classmethod
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_unique(value)
+
+    @field_validator("sampler")
+    @classmethod
+    def _sampler(cls, value: Any) -> Any:
+        if value in [*SAMPLERS] or is_optuna(value, "BaseSampler"):
+            return value
+        rule = f"must be one of {', '.join(SAMPLERS)}, or an object of optuna.samplers"
+        raise RuleError("sampler-known", rule + did_you_mean(str(value), SAMPLERS))
+
+    @field_validator("pruner")
+    @classmethod
+    def _pruner(cls, value: Any) -> Any:
+        if value in [*Pruner]:
+            return Pruner(value)
+        if is_optuna(value, "BasePruner"):
+            return value
+        raise RuleError("pruner-known", f"must be one of {', '.join(Pruner)}, or an object of optuna.pruners")
+
+    @field_validator("hours")
+    @classmethod
+    def _hours(cls, value: float | str | None) -> float | None:
+        return None if value is None else read_hours(value)
 
     @field_validator("name")
     @classmethod

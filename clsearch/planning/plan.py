@@ -34,15 +34,13 @@ from clsearch.planning.protocols import (
     reporting_seeds,
     searched_tasks,
 )
+from clsearch.planning.samplers import GENETIC, NSGA_TRIALS
 from clsearch.planning.search_fields import search_fields
 from clsearch.planning.spaces import add_defaults, check_space, read_written_space, resolve_space
 
 DEFAULT_TRIALS = 32
 NOT_SETTINGS = ("config", "print_config", "dry_run", "space", "when", "if", "algorithm", "question")
 """Options and keywords of a study that are no settings."""
-
-NSGA2_TRIALS = 8
-"""Minimum number of trials with nsga2: fewer make no second generation."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +133,11 @@ class Plan(ShortRepr):
     def objectives(self) -> tuple[str, ...]:
         """Metrics that the search optimizes."""
         return self.options.objectives
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """Metric -> the value that a trial must keep, see `objectives.violation`."""
+        return self.options.constraints
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -314,8 +317,8 @@ def _check_trials(options: Options, space: SearchSpace) -> None:
     if not space and asked not in (None, 1):
         text = f"trials: must be 1 if nothing is searched; got {asked}"
         raise ConfigError([Refusal("one-trial-without-search", text)])
-    if space and options.sampler == "nsga2" and points < NSGA2_TRIALS:
-        text = f"trials: must be at least {NSGA2_TRIALS} with nsga2, two generations; got {asked}"
+    if space and options.sampler in GENETIC and points < NSGA_TRIALS:
+        text = f"trials: must be at least {NSGA_TRIALS} with {options.sampler}, two generations; got {asked}"
         raise ConfigError([Refusal("two-generations", text)])
     if space and options.sampler == "grid" and asked not in (None, points):
         rule = (

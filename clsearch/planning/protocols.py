@@ -19,8 +19,9 @@ from clsearch.config.spaces import SearchSpace
 from clsearch.config.trial import TrialConfig
 from clsearch.config.unlearning import unlearned_by
 from clsearch.methods.registry import decaying
-from clsearch.planning.objectives import check_objectives
+from clsearch.planning.objectives import check_constraints, check_objectives
 from clsearch.planning.options import Options, Protocol, Pruner
+from clsearch.planning.samplers import check_sampler, describe_choice
 from clsearch.planning.search_fields import write_word
 
 FIRST_K = 3
@@ -41,7 +42,7 @@ PROTOCOL_OPTIONS = {
 
 SEARCH_OPTIONS = (
     *("trials", "sampler", "sampler_seed", "pruner", "grid_points", "objectives", "cohort"),
-    *("enqueue", "warm_start", "top", "anyway"),
+    *("constraints", "hours", "patience", "enqueue", "warm_start", "top", "anyway"),
 )
 """Options that act only if a sampler chooses, which it does not in continual."""
 
@@ -99,9 +100,11 @@ def check_protocol(options: Options, given: set[str], config: TrialConfig, space
         *(_continual_problems(options, given, config, space) if options.protocol is Protocol.CONTINUAL else ()),
         *(_unlearning_problems(options, config, space) if config.unlearns else ()),
         *check_objectives(options.objectives, learned, config.scenario, unlearned),
+        *check_constraints(options.constraints, learned, config.scenario, unlearned),
         *_reference_problems(options, config),
         *_rate_problems(options),
-        *_sampler_problems(options),
+        *check_sampler(options.sampler, space, options.objectives, bool(options.constraints)),
+        *_patience_problems(options),
         *_pruner_problems(options, learned),
         *_seed_problems(options, config),
     ]
@@ -148,7 +151,7 @@ def _continual_problems(options: Options, given: set[str], config: TrialConfig, 
     for name in SEARCH_OPTIONS:
         value = getattr(options, name)
         if name in given and value != Options.model_fields[name].default:
-            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            shown = " ".join(map(str, value)) if isinstance(value, tuple | dict) else describe_choice(value)
             text = f"{name}: acts only if a sampler chooses, which it does not in continual; got {shown}"
             problems.append(Refusal("sampler-only", text))
     for name, domain in space.items():
@@ -206,10 +209,10 @@ def _rate_problems(options: Options) -> list[Refusal]:
     ]
 
 
-def _sampler_problems(options: Options) -> list[Refusal]:
-    if options.sampler == "nsga2" and len(options.objectives) == 1:
-        text = "sampler: nsga2 needs at least two objectives; got one. Use tpe"
-        return [Refusal("nsga2-needs-objectives", text)]
+def _patience_problems(options: Options) -> list[Refusal]:
+    if options.patience is not None and len(options.objectives) > 1:
+        text = "patience: waits for a better best trial, which several objectives do not have"
+        return [Refusal("patience-one-objective", f"{text}; got {' '.join(options.objectives)}")]
     return []
 
 
@@ -219,9 +222,9 @@ def _pruner_problems(options: Options, tasks: int) -> list[Refusal]:
         return []
     if options.objectives != ("average_accuracy",):
         rule = "stops by average_accuracy, which must be the only objective"
-        got = f"{options.pruner} with {' '.join(options.objectives)}"
+        got = f"{describe_choice(options.pruner)} with {' '.join(options.objectives)}"
         return [Refusal("pruner-objective", f"pruner: {rule}; got {got}")]
-    if tasks <= GRACE:
+    if tasks <= GRACE and isinstance(options.pruner, Pruner):
         rule = f"stops after task {GRACE} at the earliest, so more tasks must be searched"
         return [Refusal("pruner-needs-tasks", f"pruner: {rule}; got {tasks}")]
     return []

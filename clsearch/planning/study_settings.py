@@ -31,9 +31,12 @@ class SharedSettings(TypedDict, total=False):
     seeds: int
     all: bool
     first_seed: int
-    sampler: Literal["tpe", "random", "grid", "qmc", "nsga2"]
+    sampler: Literal["tpe", "random", "grid", "qmc", "nsga2", "nsga3", "gp", "cmaes"] | Any  # a BaseSampler of Optuna
     sampler_seed: int
-    pruner: Pruner | Literal["none", "asha", "median"]
+    constraints: Mapping[str, float]
+    hours: float | str | None
+    patience: int | None
+    pruner: Pruner | Literal["none", "asha", "median"] | Any  # a BasePruner of Optuna
     cohort: int
     grid_points: int
     enqueue: str | Path | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]

@@ -30,7 +30,7 @@ def missing_seeds(
     for extension in plan.further:
         finished = [record for record in trials if record.state == "finished"]
         compared = [on_seeds(record, seeds) for record in finished if {*seeds} <= {*record.seeds}]
-        close = rank(compared, plan.objectives).close
+        close = rank(compared, plan.objectives, plan.constraints).close
         seeds = (*seeds, *extension.seeds)
         worth = [record for record in finished if extension.all or record.label in close]
         worth += [record for record in references if record.state == "finished"]

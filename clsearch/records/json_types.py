@@ -130,6 +130,9 @@ class DescriptionJson(TypedDict):
     sampler: str
     sampler_seed: int
     pruner: str
+    constraints: NotRequired[dict[str, float] | None]
+    hours: NotRequired[float | None]
+    patience: NotRequired[int | None]
     enqueued: NotRequired[list[EnqueuedJson]]
     warm_start: NotRequired[WarmStartJson]
     more_seeds: NotRequired[list[SeedExtensionJson]]
@@ -142,12 +145,14 @@ class StudyJson(DescriptionJson, ProvenanceJson):
         name: The name of its folder when it last ran; older studies have none.
         state: running, unfinished, finished or failed.
         resumed: The processes that resumed the study.
+        patience_from: Number of trials that had ended when the study got more trials.
     """
 
     id: str
     name: NotRequired[str]
     state: str
     resumed: list[SessionJson]
+    patience_from: NotRequired[int]
 
 
 class CostJson(TypedDict):
@@ -165,6 +170,7 @@ class BestJson(TypedDict, total=False):
     Attributes:
         label: The label of the choice; None if there is none.
         reason: Why there is no choice.
+        search_end: Why the search ended before all trials.
         per_task, scores: Only with protocol continual, instead of metrics.
         importance, conditional_importance: See `importances.Importances`; the second with conditional hyperparameters.
     """
@@ -172,6 +178,7 @@ class BestJson(TypedDict, total=False):
     label: str | None
     number: int | None
     reason: str
+    search_end: str
     values: dict[str, Plain]
     config: dict[str, Any]
     seeds: list[int]

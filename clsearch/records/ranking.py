@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from clsearch import metrics
 from clsearch.common.statistics import Interval, indistinguishable, paired_difference
 from clsearch.config.domains import Plain
-from clsearch.planning.objectives import choose, pareto_front, sign
+from clsearch.planning.objectives import choose, is_feasible, pareto_front, show_constraints, sign, violations
 from clsearch.planning.plan import Plan
 from clsearch.planning.search_fields import write_word
 from clsearch.records.json_types import BestJson, CostJson
@@ -31,17 +32,24 @@ class Ranking:
         close: Labels of trials that are not shown to differ from the chosen one: the paired 95 % interval of their
             difference contains 0 in every objective.
         front: Labels of the Pareto front, if there are several objectives.
+        infeasible: Labels of trials that break a constraint. They come last, the nearest first, and are never chosen.
     """
 
     objectives: tuple[str, ...]
     trials: list[TrialRecord]
     close: frozenset[str]
     front: tuple[str, ...] = ()
+    infeasible: frozenset[str] = frozenset()
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best trial; for several objectives, the knee of the front (`objectives.knee`)."""
-        return self.trials[0] if self.trials else None
+        """The best trial that keeps the constraints; for several objectives, the knee of the front."""
+        return next(iter(self.feasible), None)
+
+    @property
+    def feasible(self) -> list[TrialRecord]:
+        """The trials that keep the constraints."""
+        return [record for record in self.trials if record.label not in self.infeasible]
 
 
 @dataclass(frozen=True)
@@ -113,14 +121,25 @@ def choice_of(ranking: Ranking) -> Choice | None:
     return Choice(best.label, best.values, {name: best.metrics[name] for name in ranking.objectives})
 
 
-def rank(records: list[TrialRecord], objectives: tuple[str, ...]) -> Ranking:
+def rank(
+    records: list[TrialRecord], objectives: tuple[str, ...], constraints: Mapping[str, float] | None = None
+) -> Ranking:
     """Rank finished trials by metrics after the last task; leave out all others.
 
     If trials differ in seeds, the best is one of those with the most, which come first.
+
+    Args:
+        records: The trials.
+        objectives: The metrics that they are ranked by.
+        constraints: Metric -> the value that a trial must keep to be chosen.
     """
-    finished = [r for r in records if r.state == "finished"]
+    limits, finished = constraints or {}, [r for r in records if r.state == "finished"]
+    broken = [r for r in finished if not is_feasible(limits, r.metrics)]
+    finished = [r for r in finished if r not in broken]
+    broken.sort(key=lambda r: sum(max(0.0, by) for by in violations(limits, r.metrics)))
+    infeasible = frozenset(r.label for r in broken)
     if not finished:
-        return Ranking(objectives, [], frozenset())
+        return Ranking(objectives, broken, frozenset(), (), infeasible)
     gains = np.array([[sign(name) * r.metrics[name] for name in objectives] for r in finished])
     seeds = [len(r.seeds) for r in finished]
     most = [i for i, count in enumerate(seeds) if count == max(seeds)]
@@ -128,9 +147,8 @@ def rank(records: list[TrialRecord], objectives: tuple[str, ...]) -> Ranking:
     best_ones = [most[i] for i in pareto_front(gains[most])] if len(objectives) > 1 else []
     order = sorted(range(len(finished)), key=lambda i: (i != first, i not in best_ones, -seeds[i], -gains[i, 0]))
     ranked = [finished[i] for i in order]
-    return Ranking(
-        objectives, ranked, labels_close_to_first(ranked, objectives), tuple(finished[i].label for i in best_ones)
-    )
+    close, front = labels_close_to_first(ranked, objectives), tuple(finished[i].label for i in best_ones)
+    return Ranking(objectives, [*ranked, *broken], close, front, infeasible)
 
 
 def labels_close_to_first(ranked: list[TrialRecord], objectives: tuple[str, ...]) -> frozenset[str]:
@@ -180,6 +198,7 @@ def rerun_command(plan: Plan, best: TrialRecord) -> str | None:
         return None
     words, dropped = [], {"--name", "--trials", "--sampler", "--grid-points", "--sampler-seed", "--pruner"}
     dropped |= {"--cohort", "--no-final", "--report-seeds", "--enqueue", "--warm-start", "--top", "--anyway", "--when"}
+    dropped |= {"--constraints", "--hours", "--patience"}
     dropped |= {"--" + name.replace("_", "-") for name in plan.space}
     keep = True
     for word in plan.command:
@@ -197,7 +216,9 @@ def best_json(plan: Plan, ranking: Ranking, records: list[TrialRecord], referenc
     best, cost = ranking.best, cost_of(records)
     counts = {state: sum(record.state == state for record in records) for state in ENDED}
     if best is None:
-        return {"label": None, "reason": "no trial finished", "trials": counts, "cost": cost.as_json()}
+        kept = f"no trial keeps the constraints, {show_constraints(plan.constraints)}"
+        reason = kept if ranking.trials else "no trial finished"
+        return {"label": None, "reason": reason, "trials": counts, "cost": cost.as_json()}
     content: BestJson = {
         "label": best.label,
         "number": best.number,

@@ -119,7 +119,7 @@ def nothing_left(plan: Plan) -> bool:
         return False
     new = as_recorded(description(plan), found, plan)
     return identity_settings(found) == identity_settings(new) and all(
-        found.get(name) == new.get(name) for name in MAY_CHANGE
+        found.get(name) == new.get(name) for name in MAY_CHANGE if name != "hours"
     )
 
 
@@ -129,6 +129,8 @@ def is_complete(plan: Plan) -> bool:
     best.json and the tables are derived from them.
     """
     from clsearch.records.evaluation_file import read_final  # pandas, which a new study does not wait for
+    from clsearch.records.search_end import is_out_of_patience
+    from clsearch.records.trials import record_from_json
 
     folder = plan.folder
     try:
@@ -141,12 +143,17 @@ def is_complete(plan: Plan) -> bool:
 
         progress = read_progress(folder, plan.seeds, plan.tasks)
         return progress.tasks == len(plan.tasks)
-    found = read_records(folder, plan.objectives)
+    found, study = read_records(folder, plan.objectives), read_study_json(folder)
+    begin = study.get("patience_from", 0) if study else 0
     ended = [content for content in found.whole.values() if content["state"] in ENDED]
     trials = [content for content in ended if content["number"] is not None]
     references = {content["algorithm"] for content in ended if content["number"] is None}
     expected = {*plan.references} if any(content["state"] == "finished" for content in trials) else set()
-    return not found.damaged and expected <= references and len(trials) == plan.trials
+    searched = len(trials) == plan.trials or (
+        len(trials) == len([one for one in found.whole.values() if one["number"] is not None])
+        and is_out_of_patience(plan, map(record_from_json, trials), begin)
+    )
+    return not found.damaged and expected <= references and searched
 
 
 def check_same_comparison(folder: Path, kind: str, studies: dict[str, str]) -> None:
@@ -206,6 +213,8 @@ def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:
 
 def as_option(value: Any) -> str:
     """Format a value of study.json as on a command line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -61,6 +61,11 @@ class RecordStore:
         self.tables_written = 0.0
         self.error: OSError | None = None
 
+    @property
+    def patience_from(self) -> int:
+        """Number of ended trials from which on patience counts."""
+        return self.writer.study.get("patience_from", 0)
+
     def begin_trial(
         self,
         label: str,

@@ -17,6 +17,7 @@ from clsearch.data.datasets import Source
 from clsearch.methods.registry import digest_backbone, digest_source
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
+from clsearch.planning.samplers import describe_choice
 from clsearch.records.json_types import (
     BestJson,
     ChosenJson,
@@ -58,7 +59,8 @@ FOUND_WITH_TRIALS = ("trials/*", JOURNAL, "attempts.*", "continual*.pt", BEST, F
 FIRST_TASKS = ".prefixes"
 """Folder next to the studies in which trials share the first task."""
 
-MAY_CHANGE = ("question", "references", "trials", "report_seeds", "enqueued", "warm_start", "more_seeds")
+MAY_CHANGE: tuple[str, ...] = ("question", "references", "trials", "report_seeds", "hours", "patience")
+MAY_CHANGE += ("enqueued", "warm_start", "more_seeds")
 """Settings that may change on resume."""
 
 
@@ -84,9 +86,12 @@ def description(plan: Plan) -> DescriptionJson:
         "trials": plan.trials,
         "seeds": plan.seeds,
         "report_seeds": plan.report_seeds if plan.options.final else [],
-        "sampler": plan.options.sampler,
+        "sampler": describe_choice(plan.options.sampler),
         "sampler_seed": plan.options.sampler_seed,
-        "pruner": plan.options.pruner.value,
+        "pruner": describe_choice(plan.options.pruner),
+        "constraints": plan.constraints or None,
+        "hours": plan.options.hours,
+        "patience": plan.options.patience,
     }
     if plan.enqueued:
         content["enqueued"] = [one.as_json() for one in plan.enqueued]

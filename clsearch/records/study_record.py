@@ -70,10 +70,15 @@ class StudyRecord(ShortRepr):
         """The first metric that trials are ranked by."""
         return str(self.study["objectives"][0])
 
+    @property
+    def constraints(self) -> dict[str, float]:
+        """Metric -> the value that a trial must keep to be chosen."""
+        return self.study.get("constraints") or {}
+
     @cached_property
     def ranking(self) -> Ranking:
         """The ranking of the finished trials; empty if the chosen one is lost: the next one is not the answer."""
-        return rank([] if self.lost_choice else self.trials, tuple(self.study["objectives"]))
+        return rank([] if self.lost_choice else self.trials, tuple(self.study["objectives"]), self.constraints)
 
     @property
     def chosen(self) -> TrialRecord | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from clsearch.common.echo import ShortRepr
 from clsearch.common.files import previous_path, remove_file
 from clsearch.config.domains import Plain, Range, show_value
 from clsearch.config.spaces import SearchSpace
+from clsearch.planning.objectives import is_feasible
 from clsearch.records.json_types import RecordJson
 from clsearch.records.study_file import ENDED, read_records
 
@@ -125,7 +126,9 @@ class TrialRecord(ShortRepr):
         return self.state in ENDED
 
 
-def trials_table(records: Sequence[TrialRecord], space: SearchSpace) -> pd.DataFrame:
+def trials_table(
+    records: Sequence[TrialRecord], space: SearchSpace, constraints: Mapping[str, float] | None = None
+) -> pd.DataFrame:
     """Make a table with a row per trial.
 
     Only finished trials have metrics, so that a mean over few tasks is not sorted among means over all tasks. A cell is
@@ -134,6 +137,7 @@ def trials_table(records: Sequence[TrialRecord], space: SearchSpace) -> pd.DataF
     Args:
         records: The trials, or references, which have the hyperparameters that they share with the choice.
         space: The search space.
+        constraints: Those of the study; if there are some, a column says which finished trials keep them.
     """
     searched = [name for name in space if not records or any(name in r.values for r in records)]
     metrics = dict.fromkeys(name for r in records if r.state == "finished" for name in r.metrics)
@@ -142,6 +146,7 @@ def trials_table(records: Sequence[TrialRecord], space: SearchSpace) -> pd.DataF
         "number": [r.number for r in records],
         "algorithm": [r.algorithm for r in records],
         "state": [r.state for r in records],
+        **({"feasible": [mark_feasible(r, constraints) for r in records]} if constraints else {}),
         **{name: type_column(space, name, records) for name in searched},
         **{name: [r.metrics.get(name) if r.state == "finished" else None for r in records] for name in metrics},
         "seeds": [len(r.seeds) for r in records],
@@ -152,6 +157,13 @@ def trials_table(records: Sequence[TrialRecord], space: SearchSpace) -> pd.DataF
         "reason": [r.reason for r in records],
     }
     return pd.DataFrame(columns)
+
+
+def mark_feasible(record: TrialRecord, constraints: Mapping[str, float]) -> str:
+    """Return yes or no for a finished trial, whether it keeps the constraints; "" for others."""
+    if record.state != "finished":
+        return ""
+    return "yes" if is_feasible(constraints, record.metrics) else "no"
 
 
 def type_column(space: SearchSpace, name: str, records: Sequence[TrialRecord]) -> pd.Series[Any]:

@@ -48,6 +48,7 @@ from clsearch.records.trials import (
     TrialRecord,
     curve_file,
     group_sizes,
+    read_trials,
     record_json,
     remove_state,
     trials_table,
@@ -82,6 +83,9 @@ class StudyWriter:
             session: SessionJson = {"command": self.plan.command, **made}
             changed = cast(StudyJson, {name: value for name, value in new.items() if name in MAY_CHANGE})
             resumed = [*found["resumed"], session]
+            if found["trials"] < new["trials"]:  # patience begins anew
+                ended = sum(r.ended and r.number is not None for r in read_trials(self.folder).values())
+                changed["patience_from"] = ended
             self.study = {**found, **changed, "name": name, "resumed": resumed, "state": "running"}
         write_json(self.folder / STUDY, self.study)
 
@@ -136,7 +140,7 @@ class StudyWriter:
 
     def write_table(self, name: str, records: list[TrialRecord]) -> None:
         """Write <name>.csv, a row per trial."""
-        self._csv(self.folder / f"{name}.csv", trials_table(records, self.plan.space))
+        self._csv(self.folder / f"{name}.csv", trials_table(records, self.plan.space, self.plan.constraints))
 
     def tidy(self, ended: Iterable[str]) -> None:
         """Remove what a killed process can leave: Ray's folder, incomplete files, and states of ended trials.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from clsearch.common.formatting import count_of, format_difference, format_metric, humanize
 from clsearch.common.statistics import Interval
 from clsearch.config.domains import Values, show_value
 from clsearch.methods.registry import label_of
+from clsearch.planning.objectives import show_constraints
+from clsearch.records.ranking import Ranking
 from clsearch.records.study_record import StudyRecord
 from clsearch.records.trials import TrialRecord
 
@@ -24,6 +28,8 @@ def write_answer(study: StudyRecord) -> list[str]:
     """Answer in two sentences: the chosen values, and their scores compared with finetuning and joint training."""
     if study.decision.kept:
         return [_describe_continual_choice(study), _describe_test_score(study)]
+    if study.chosen is None and study.ranking.trials:
+        return [describe_infeasible(study.ranking, study.constraints)]
     if study.chosen is None:
         return [_describe_no_answer(study)]
     return [_describe_choice(study, study.chosen), _describe_test_score(study)]
@@ -35,7 +41,9 @@ def write_notes(study: StudyRecord) -> list[str]:
     ended = sum(record.ended for record in study.trials)
     if content["state"] == "running":
         lines.append("This study is running or was interrupted; run the same command to resume it.")
-    if not study.decision.attempts and ended < content["trials"]:
+    if search_end := study.best.get("search_end"):
+        lines.append(search_end)
+    elif not study.decision.attempts and ended < content["trials"]:
         lines.append(f"{ended} of {content['trials']} trials have ended; the results cover these.")
     config = content["config"]
     lines.append(
@@ -83,6 +91,16 @@ def format_ends(found: Interval) -> str:
     return f"{100 * found.low:.2f} to {100 * found.high:.2f}" if found.low == found.low else "one seed"
 
 
+def describe_infeasible(ranking: Ranking, constraints: Mapping[str, float]) -> str:
+    """Describe a search in which no trial keeps the constraints, and the trial that is nearest to it."""
+    nearest = ranking.trials[0]
+    found = ", ".join(f"{humanize(name)} {format_metric(name, nearest.metrics[name])}" for name in constraints)
+    return (
+        f"No trial keeps the constraints, {show_constraints(constraints)}, so none is chosen. The nearest is trial "
+        f"{nearest.number}, with {join_settings(nearest.values) or 'the given settings'}: {found}."
+    )
+
+
 def _describe_no_answer(study: StudyRecord) -> str:
     """No trial has finished, with the reason if trials failed; or the record of the best one is lost."""
     if study.lost_choice:
@@ -100,18 +118,20 @@ def _describe_choice(study: StudyRecord, best: TrialRecord) -> str:
     ranking, name = study.ranking, study.objective
     algorithm = label_of(study.study["algorithm"])
     values = f" with {join_settings(best.values)}" if best.values else ""
-    seeds, others = count_of(len(best.seeds), "seed"), len(ranking.trials) - 1
+    seeds, others = count_of(len(best.seeds), "seed"), len(ranking.feasible) - 1
+    among = count_of(len(ranking.feasible), "finished trial")
+    among += f" with {show_constraints(study.constraints)}" if study.constraints else ""
     if ranking.front:
         scores = " and ".join(
             f"{humanize(metric)} {format_metric(metric, best.metrics[metric])}" for metric in ranking.objectives
         )
         return (
             f"{algorithm}{values} is the knee of the Pareto front, which has {len(ranking.front)} of "
-            f"{count_of(len(ranking.trials), 'finished trial')}, on validation data: {scores} over {seeds}."
+            f"{among}, on validation data: {scores} over {seeds}."
         )
     not_worse = f"; not shown worse: {len(ranking.close) - 1} of {others} other trials" if others else ""
     return (
-        f"{algorithm}{values} has the best {humanize(name)} of {count_of(len(ranking.trials), 'finished trial')} on "
+        f"{algorithm}{values} has the best {humanize(name)} of {among} on "
         f"validation data, {format_metric(name, best.metrics[name])} over {seeds}{not_worse}."
     )
 

@@ -19,6 +19,8 @@ def caption_response(study: StudyRecord) -> list[str]:
     counts = {state: len(study.in_state(state)) for state in ("finished", "pruned", "failed")}
     labels = {"finished": "finished", "pruned": "stopped early", "failed": "failed"}
     states = [f"{counts[state]} {label}" for state, label in labels.items() if counts[state] or state == "finished"]
+    if study.ranking.infeasible:
+        states[0] += f", of which {len(study.ranking.infeasible)} break a constraint"
     if is_map(study.space):
         how = "Brighter is better; the ring is the choice. The colours between the dots are interpolated."
     else:

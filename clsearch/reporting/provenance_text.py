@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from statistics import median
 
+from clsearch.planning.objectives import show_constraints
 from clsearch.records.early_stopping import EarlyStopping, describe_saving
 from clsearch.records.ranking import Cost
 from clsearch.records.study_record import StudyRecord
@@ -62,7 +63,11 @@ def make_provenance_rows(study: StudyRecord) -> list[list[str]]:
         ["commit", content["commit"]],
         ["seeds", " ".join(map(str, content["seeds"]))],
         ["fresh seeds", fresh_seeds],
-        ["sampler", f"{content['sampler']}, seed {content['sampler_seed']}"],
+        ["sampler", content["sampler"] + ("" if "(" in content["sampler"] else f", seed {content['sampler_seed']}")],
+        ["pruner", content["pruner"]],
+        *([["constraints", show_constraints(study.constraints)]] if study.constraints else []),
+        *([["patience", f"{content['patience']} trials"]] if content.get("patience") else []),
+        *([["time limit", f"{content['hours']:g} hours per call"]] if content.get("hours") else []),
         ["test data opened", format_openings(study)],
         *([name, version] for name, version in content["versions"].items()),
     ]

@@ -39,7 +39,7 @@ class RecordedResult:
         record = self.record
         if record.study["protocol"] == "continual":
             return record.decision.table(record.study["seeds"])
-        return trials_table(record.trials, record.space)
+        return trials_table(record.trials, record.space, record.constraints)
 
     def matrix(self, trial: int | str) -> np.ndarray:
         """The accuracy matrix R of a trial or reference on validation data.
@@ -115,6 +115,7 @@ class StudyResult(ShortRepr, RecordedResult):
         unsealed: Why there is no final evaluation.
         pages: Addresses in MLflow that show the study, by name.
         died: What died of Ray while the study ran; "" if nothing did.
+        search_end: Why the search ended before all trials; "" if it did not.
     """
 
     plan: Plan
@@ -128,6 +129,7 @@ class StudyResult(ShortRepr, RecordedResult):
     unsealed: str = ""
     pages: dict[str, str] = field(default_factory=dict)
     died: str = ""
+    search_end: str = ""
 
     @cached_property
     def record(self) -> StudyRecord:  # type: ignore[override]

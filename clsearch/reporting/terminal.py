@@ -11,11 +11,13 @@ from clsearch.common.formatting import print_full_width
 from clsearch.common.redaction import printable
 from clsearch.config.domains import show_value
 from clsearch.config.unlearning import parse_requests
+from clsearch.planning.samplers import describe_choice
 from clsearch.records.attempts import Decision
 from clsearch.records.early_stopping import describe_saving, summarize_early_stopping
 from clsearch.records.evaluation import FinalEvaluation
 from clsearch.records.ranking import Ranking
 from clsearch.records.trials import TrialRecord
+from clsearch.reporting.answer_text import describe_infeasible
 from clsearch.reporting.evaluation_table import make_evaluation_table
 from clsearch.reporting.evaluation_text import explain_evaluation
 from clsearch.reporting.locations import list_locations
@@ -45,8 +47,11 @@ def _print_search(console: Console, result: StudyResult) -> None:
     if result.decision is not None:
         print_attempts(console, result.decision)
         print_lines(console, *explain_attempts(plan, result.decision))
-    elif result.ranking.best is None:
+    elif not result.ranking.trials:
         console.print("[bold]No trial finished.[/bold]")
+    elif result.ranking.best is None:
+        print_lines(console, describe_infeasible(result.ranking, plan.constraints))
+        print_full_width(console, make_trial_table(result.ranking, result.references, list(plan.space)))
     else:
         print_best(console, result.ranking, result.references, list(plan.space))
         print_lines(console, *list_task_classes(plan.config))
@@ -58,6 +63,9 @@ def print_best(console: Console, ranking: Ranking, references: Sequence[TrialRec
     searched: names of the searched hyperparameters.
     """
     best = ranking.trials[0]
+    if ranking.best is None:
+        print_full_width(console, make_trial_table(ranking, references, searched))
+        return
     values = escape(printable(", ".join(f"{name} = {show_value(value, 4)}" for name, value in best.values.items())))
     kind = "Knee of the Pareto front" if ranking.front else "Best configuration" if searched else "Configuration"
     console.print(f"[bold]{kind}[/bold] (trial {best.number}): {values or 'as given'}")
@@ -85,7 +93,7 @@ def _describe_cost(result: StudyResult) -> list[str]:
     plan, pruned = result.plan, summarize_early_stopping(result.plan, result.records)
     lines = [str(result.cost), *describe_retraining_cost(plan.config, len(plan.seeds))]
     if pruned is not None:
-        lines += describe_saving(pruned, plan.options.pruner.value, len(result.records))
+        lines += describe_saving(pruned, describe_choice(plan.options.pruner), len(result.records))
     return lines
 
 

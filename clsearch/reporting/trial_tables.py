@@ -79,6 +79,8 @@ def format_spread(record: TrialRecord, name: str) -> str:
 
 def _mark(record: TrialRecord, ranking: Ranking) -> str:
     """The last cell of a trial: whether it is the choice, or not shown to be worse than it."""
+    if record.label in ranking.infeasible:
+        return "infeasible"
     if record is ranking.best:
         return "knee" if ranking.front else "best"
     return "yes" if record.label in ranking.close else ""

@@ -23,6 +23,11 @@ def explain_ranking(ranking: Ranking, references: Sequence[TrialRecord]) -> list
     """Explain the table of trials."""
     lines = explain_front(ranking) if ranking.front else []
     lines += _explain_marks(ranking)
+    if ranking.infeasible:
+        lines.append(
+            f"infeasible: {len(ranking.infeasible)} of {len(ranking.trials)} finished trials break a constraint and "
+            "are not chosen."
+        )
     if known := sum(bool(record.origin) for record in ranking.trials):
         lines.append(
             f"{known} of {len(ranking.trials)} finished trials were tried first, not suggested by the sampler."
@@ -37,7 +42,7 @@ def explain_ranking(ranking: Ranking, references: Sequence[TrialRecord]) -> list
 
 def _explain_marks(ranking: Ranking) -> list[str]:
     """Explain the column `not shown worse` and count the trials that it marks."""
-    others = len(ranking.trials) - 1
+    others = len(ranking.feasible) - 1
     if len(ranking.best.seeds if ranking.best else ()) == 1:
         return [
             "One seed has no interval" + (", so no trial can be shown to be worse than the best." if others else ".")
@@ -70,7 +75,7 @@ def explain_front(ranking: Ranking) -> list[str]:
     names = [humanize(name) for name in ranking.objectives]
     geometry = ": the point farthest beyond the line between the ends of the front" if len(names) == 2 else ""
     lines = [
-        f"{len(on_front)} of {len(ranking.trials)} trials are on the Pareto front of {' and '.join(names)}: no other "
+        f"{len(on_front)} of {len(ranking.feasible)} trials are on the Pareto front of {' and '.join(names)}: no other "
         f"trial is at least as good in all objectives and better in one. The knee has the largest sum of objectives, "
         f"each scaled from 0 (worst on the front) to 1 (best){geometry}."
     ]
@@ -105,6 +110,7 @@ def describe_problems(result: StudyResult) -> list[str]:
     """Describe interruptions, failed trials and references, and a missing final evaluation."""
     records = result.records
     lines = [*_describe_death(result), *_describe_interruption(result)]
+    lines += [result.search_end] if result.search_end else []
     if failed := [record for record in records if record.state == "failed"]:
         lines.append(f"{len(failed)} of {len(records)} trials failed. The first reason: {failed[0].reason}")
     for reference in result.references:
@@ -127,7 +133,7 @@ def _describe_interruption(result: StudyResult) -> list[str]:
     """Describe the missing part of an interrupted study."""
     plan = result.plan
     unfinished = plan.trials - sum(record.ended for record in result.records)
-    if result.decision is None and unfinished:
+    if result.decision is None and unfinished and (result.interrupted or not result.search_end):
         return [f"Interrupted: {unfinished} of {plan.trials} trials did not finish."]
     if left := missing_seeds(plan, result.records, result.references):
         return [f"Interrupted: {count_of(len(left), 'training')} on further seeds did not finish."]

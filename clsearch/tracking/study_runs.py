@@ -24,7 +24,7 @@ from clsearch.records.json_types import BestJson
 from clsearch.records.study_file import FINAL, finite, show_domain
 from clsearch.records.test_ledger import Opening
 from clsearch.records.trial_metrics import metrics_after
-from clsearch.records.trials import TrialRecord, now, with_curve
+from clsearch.records.trials import TrialRecord, mark_feasible, now, with_curve
 from clsearch.reporting.trial_names import format_run_name, format_setting, make_run_label, trial_parameters
 from clsearch.tracking.artifact_places import local_path
 from clsearch.tracking.run_metrics import (
@@ -106,6 +106,9 @@ class Runs(RunStore):
             logged.append(Metric("seconds", record.seconds, task_time(record, record.tasks_learned), 0))
         tags = end_tags(record.state, record.reason) if ended else []
         tags += [RunTag("seeds", seeds)] if joined else []
+        limits = self.study.get("constraints")
+        if limits and record.state == "finished" and record.number is not None:
+            tags.append(RunTag("feasible", mark_feasible(record, limits)))
         self._send(run_id, label, logged, params, tags)
         self.sent[label] = record.tasks_learned
         if ended:

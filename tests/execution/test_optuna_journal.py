@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from clsearch.execution.optuna_journal import open_storage
-from clsearch.execution.optuna_study import generation_attribute
+from clsearch.execution.samplers import generation_attribute
 from clsearch.records.seeds import join_seeds
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
@@ -25,7 +25,8 @@ pytestmark = [
 ENDS = ("finished", "finished", "pruned", "diverged", "lost its worker", "finished", "running")
 """How the trials of a study went on; the last one did not end."""
 TWO = {"objectives": ("average_accuracy", "average_forgetting")}
-SAMPLERS = {"random": {}, "tpe": {}, "qmc": {}, "nsga2": TWO, "grid": {"trials": None, "grid_points": 3}}
+SAMPLERS = {"random": {}, "tpe": {}, "qmc": {}, "gp": {}, "cmaes": {}, "nsga2": TWO, "nsga3": TWO}
+SAMPLERS["grid"] = {"trials": None, "grid_points": 3}
 
 
 def begin(folder, sampler="random", ends=ENDS, **more):
@@ -135,7 +136,7 @@ def test_a_damaged_journal_is_made_again_with_all_that_it_said(tmp_path, damage)
     assert proposals(plan) == proposals(plan_of(tmp_path / "b", sampler="random", trials=9, references=()))
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc", "grid"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc", "grid", "cmaes"])
 def test_a_search_goes_on_as_with_the_journal_that_was_lost(tmp_path, sampler):
     """Its unfinished trial with the same values, then with the same suggestions."""
     ends = ("finished",) * 5 + ("running",)
@@ -146,11 +147,12 @@ def test_a_search_goes_on_as_with_the_journal_that_was_lost(tmp_path, sampler):
     assert found == expected
 
 
-def test_nsga2_goes_on_with_the_generation_that_it_had(tmp_path):
-    plan = begin(tmp_path, "nsga2", ("finished",) * 5)
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
+def test_a_genetic_search_goes_on_with_the_generation_that_it_had(tmp_path, sampler):
+    plan = begin(tmp_path, sampler, ("finished",) * 5)
     (plan.folder / JOURNAL).unlink()
     study = open_storage(plan)
-    assert [t.system_attrs for t in study.trials] == [generation_attribute(g) for g in (0, 0, 0, 0, 1)]
+    assert [t.system_attrs for t in study.trials] == [generation_attribute(plan, g) for g in (0, 0, 0, 0, 1)]
 
 
 @pytest.mark.parametrize("sampler", ["random", "grid", "qmc"])

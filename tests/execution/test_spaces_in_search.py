@@ -12,7 +12,8 @@ from clsearch import Choice, IntRange, LogRange, Method, Range, When, register
 from clsearch.common.errors import Refusal
 from clsearch.config.domains import to_plain
 from clsearch.execution.optuna_journal import find_difference, open_storage, read_numbered
-from clsearch.execution.optuna_study import next_number, sampler_for, suggest_value, values_of
+from clsearch.execution.optuna_study import next_number, suggest_value, values_of
+from clsearch.execution.samplers import sampler_for
 from clsearch.execution.searcher import OptunaSearcher
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after

@@ -254,7 +254,7 @@ def test_help_shows_the_names_of_open_lists_and_where_a_scripts_function_is_defi
     [
         ["stray"],
         ["--seeds", "many"],
-        ["--sampler", "guess"],
+        ["--device", "guess"],
         ["--image-channels", "2"],
     ],
 )
@@ -338,7 +338,12 @@ REFUSED = [
     ("gpus_per_trial", -0.5, "greater-than-equal"),
     ("gpus_per_trial", float("nan"), "finite-number"),
     ("max_concurrent", 0, "greater-than-equal"),
-    ("sampler", "guess", "literal-error"),
+    ("sampler", "guess", "sampler-known"),
+    ("pruner", "guess", "pruner-known"),
+    ("hours", 0, "hours-positive"),
+    ("hours", "-90min", "hours-form"),
+    ("hours", "soon", "hours-form"),
+    ("patience", 0, "greater-than-equal"),
     ("protocol", "first", "enum"),
     ("first_k", 1, "greater-than-equal"),
     ("report_seeds", 0, "greater-than-equal"),

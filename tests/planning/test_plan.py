@@ -193,7 +193,7 @@ def test_a_study_is_refused_when_it_is_made(settings, field, rule):
     ("settings", "field", "rule"),
     [
         ({"objectives": ("accuracy",)}, "objectives", "objectives-known"),
-        ({"sampler": "nsga2"}, "sampler", "nsga2-needs-objectives"),
+        ({"sampler": "nsga2"}, "sampler", "sampler-several-objectives"),
         ({"protocol": "first_k", "first_k": 2}, "first_k", "two-tasks-to-report"),
         ({"first_k": 2}, "first_k", "protocol-only"),
         ({"first_report_seed": 2}, "first_report_seed", "fresh-seeds"),

@@ -6,6 +6,7 @@ import pytest
 
 from clsearch import LogRange, Study
 from clsearch.config.data_source import class_counts
+from clsearch.config.spaces import SearchSpace
 from clsearch.methods.registry import configure
 from clsearch.planning.options import Options, Protocol
 from clsearch.planning.protocols import (
@@ -78,7 +79,7 @@ def test_selecting_and_reporting_seeds_share_none():
 )
 def test_an_option_that_acts_in_another_protocol_is_refused(protocol, own, name, value):
     config = configure("lwf", LENGTH | {"tasks": 5})
-    problems = check_protocol(Options(protocol=protocol, **{name: value}), {name}, config, FACTOR)
+    problems = check_protocol(Options(protocol=protocol, **{name: value}), {name}, config, SearchSpace.of(FACTOR))
     rules = [problem.rule for problem in problems if problem.field == name]
     assert rules == ([] if protocol.value == own else ["protocol-only"])
 
@@ -285,7 +286,7 @@ def test_rates_must_lie_in_single_precision(rate):
 
 
 def test_nsga2_needs_two_objectives_and_two_generations():
-    assert problems_of(sampler="nsga2") == [("sampler", "nsga2-needs-objectives")]
+    assert problems_of(sampler="nsga2") == [("sampler", "sampler-several-objectives")]
     two = ("average_accuracy", "average_forgetting")
     assert problems_of(sampler="nsga2", objectives=two, trials=7) == [("trials", "two-generations")]
     assert plan_of(sampler="nsga2", objectives=two, trials=8).trials == 8
@@ -321,6 +322,6 @@ def test_all_problems_are_told_at_once():
     assert problems == [
         ("learning_rates", "protocol-only"),
         ("first_k", "two-tasks-to-report"),
-        ("sampler", "nsga2-needs-objectives"),
+        ("sampler", "sampler-several-objectives"),
         ("first_report_seed", "fresh-seeds"),
     ]

@@ -13,7 +13,7 @@ import pytest
 
 from clsearch import Comparison, Study, StudySettings
 from clsearch.methods.registry import BUILT_IN
-from clsearch.planning.options import Options
+from clsearch.planning.options import Options, Pruner
 from clsearch.planning.study_settings import SharedSettings
 
 FIELDS = Options.model_fields | {
@@ -24,6 +24,9 @@ FIELDS = Options.model_fields | {
 }
 
 WIDER = {
+    "sampler": Literal["tpe", "random", "grid", "qmc", "nsga2", "nsga3", "gp", "cmaes"] | Any,
+    "pruner": Pruner | Literal["none", "asha", "median"] | Any,
+    "constraints": Mapping[str, float],
     "backbone": str | Callable[..., Any],
     "enqueue": str | Path | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
     "unlearn": Sequence[str] | Mapping[int, int | Sequence[int]],

@@ -34,7 +34,7 @@ CONFIGURATION = [
     ("lwf", "--backbone vgg", "backbone", "backbone-known"),
     ("lwf", "--backbone cnn --hidden", "hidden", "hidden-needed"),
     ("lwf", "--milestones 0.3 0.6", "milestones", "step-schedule-only"),
-    ("lwf", "--sampler nsga2", "sampler", "nsga2-needs-objectives"),
+    ("lwf", "--sampler nsga2", "sampler", "sampler-several-objectives"),
     ("lwf", "--objectives accuracy", "objectives", "objectives-known"),
     ("lwf", "--first-report-seed 2 --report-seeds 5", "first_report_seed", "fresh-seeds"),
     ("lwf", "--first-seed 1003 --report-seeds 5", "first_report_seed", "fresh-seeds"),

@@ -46,11 +46,17 @@ def plot_trade_off(study: StudyRecord, less: str = "average_forgetting") -> go.F
     def at(records: Sequence[TrialRecord]) -> dict[str, list[float]]:
         return {axis: display_scores(records, name) for axis, name in zip("xy", names, strict=True)}
 
-    gains = np.array([[sign(name) * r.metrics[name] for name in names] for r in done])
+    broken = [r for r in done if r.label in study.ranking.infeasible]
+    done = [r for r in done if r not in broken]
+    gains = np.array([[sign(name) * r.metrics[name] for name in names] for r in done]).reshape(len(done), len(names))
     best = sorted((done[i] for i in pareto_front(gains)), key=lambda r: r.metrics[names[0]])
     figure = go.Figure()
     text = {"text": [describe_trial(r, names[1]) for r in done], "hoverinfo": "text"}
     figure.add_scatter(**at(done), mode="markers", name="trial", marker={"color": GREY, "size": 8}, **text)
+    if broken:
+        cross = {"color": GREY, "size": 8, "symbol": "x-thin-open"}
+        text = {"text": [describe_trial(r, names[1]) for r in broken], "hoverinfo": "text"}
+        figure.add_scatter(**at(broken), mode="markers", name="breaks a constraint", marker=cross, **text)
     figure.add_scatter(
         **at(best),
         mode="lines+markers",
