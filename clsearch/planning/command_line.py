@@ -171,7 +171,7 @@ def parse(
     new_settings = {name: value for name, value in new_settings.items() if name not in dropped}
     if "--preset" in flags:
         new_settings = _with_preset(algorithm, new_settings, settings, flags)
-    return new_settings, new_space, asked
+    return {name: new_settings[name] for name in (*values, *new_settings) if name in new_settings}, new_space, asked
 
 
 def check_flags(words: Sequence[str], known: Collection[str]) -> None:

@@ -108,6 +108,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 ELSEWHERE = {
     "--data-root": "torchvision's files are read in test_images",
+    "--enqueue known.yaml": "test_known",
+    "--warm-start": "test_known",
+    " --all": "further seeds of a study that exists: test_known",
     "--gpus-per-trial": "shares of GPUs are given in test_resources",
 }
 ALL = {command: name_of(page) for page in PAGES for command in studies_of(page)}

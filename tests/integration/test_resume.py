@@ -214,7 +214,7 @@ def test_a_study_that_is_done_is_told_again_and_nothing_is_trained_or_opened(
     assert again.choice == whole.choice
     assert [row.configuration for row in again.final.rows] == ["chosen", "finetuning"]
     for row, first in zip(again.final.rows, whole.final.rows, strict=True):
-        assert row.test.equal(first.test)
+        np.testing.assert_array_equal(row.test, first.test)
     assert again.final.openings == whole.final.openings
     assert len(read_openings(results)) == openings
     assert written(whole.plan.folder) == before

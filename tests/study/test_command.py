@@ -22,6 +22,7 @@ SEARCHED = {
     "ewc_penalty_sweep": {"penalty_factor", "penalty_p_norm"},
     "lwf_ewc_together": {"distillation_factor", "distillation_temperature", "penalty_factor"},
     "plain_l2": {"penalty_factor"},
+    "own_settings": {"strength"},
     "amnesiac_lwf": {"distillation_factor", "distillation_temperature"},
 }
 
@@ -80,7 +81,6 @@ def test_the_command_holds_what_differs_from_the_script_and_nothing_else():
         ["--cpus-per-trial", "2", "--gpus-per-trial", "0.5", "--max-concurrent", "3", "--device", "cpu"],
         ["--backbone", "cnn"],
         ["--backbone", "cnn", "--hidden", "6", "4"],
-        ["--backbone", "mlp"],
         ["--backbone", "resnet18", "--benchmark", "split-cifar100", "--tasks", "20", "--data-root", "my data"],
         ["--schedule", "cosine", "--warmup", "0.1", "--random-crop", "1", "--horizontal-flip"],
         ["--schedule", "step", "--milestones", "0.2", "0.4", "0.8", "--decay", "0.3"],
