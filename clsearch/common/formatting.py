@@ -99,6 +99,17 @@ def print_full_width(console: Console, table: Table, wrapped: bool = False) -> N
     console.width = width
 
 
+def format_time_spent(seconds: float) -> str:
+    """Format a time in two units.
+
+    >>> format_time_spent(7080), format_time_spent(7200), format_time_spent(75.4), format_time_spent(8)
+    ('1 h 58 min', '2 h', '1 min 15 s', '8 s')
+    """
+    whole = round(seconds) if seconds < 3600 else round(seconds / 60) * 60
+    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count) or "0 s"
+
+
 def format_duration(seconds: float) -> str:
     """A duration in the largest fitting unit: `12 s`, `5 min`, `2.5 h`."""
     if seconds < 0.5:

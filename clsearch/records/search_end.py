@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from clsearch.common.formatting import format_duration
+from clsearch.common.formatting import format_time_spent
 from clsearch.planning.objectives import is_feasible, sign
 from clsearch.planning.plan import Plan
 from clsearch.records.seeds import on_seeds
@@ -22,19 +22,19 @@ def count_unimproved(plan: Plan, records: Iterable[TrialRecord], begin: int = 0)
     Args:
         plan: The study, with one objective.
         records: Its trials; those that have not ended are left out.
-        begin: Number of ended trials from which on they are counted.
+        begin: Number of first ended trials that are not counted.
     """
     (name, *_), best, error, count = plan.objectives, -math.inf, 0.0, 0
     ended = sorted((record for record in records if record.ended), key=lambda record: record.label)
-    for place, record in enumerate(ended):
-        count = 1 if place == begin else count + 1
+    for record in ended:
+        count += 1
         if record.state != "finished" or not is_feasible(plan.constraints, record.metrics):
             continue
         found = on_seeds(record, plan.seeds).metrics
         gain = sign(name) * found[name]
         if gain > best + error:
             best, error, count = gain, found.get(f"{name}/std", 0.0) / math.sqrt(len(plan.seeds)), 0
-    return count
+    return min(count, max(0, len(ended) - begin))
 
 
 def is_out_of_patience(plan: Plan, records: Iterable[TrialRecord], begin: int = 0) -> bool:
@@ -66,6 +66,6 @@ def describe_time_end(plan: Plan, records: Iterable[TrialRecord], seconds: float
     """
     ended = sum(record.ended for record in records)
     return (
-        f"The search ended after {format_duration(seconds)} of {format_duration(limit)}, with {ended} of {plan.trials} "
-        f"trials. The same command continues it, with the same time again."
+        f"The search ended after {format_time_spent(seconds)} of {format_time_spent(limit)}, with {ended} of "
+        f"{plan.trials} trials. The same command continues it, with the same time again."
     )

@@ -34,7 +34,8 @@ class Host:
         self.capacities = list(capacities)
         self.troubles = []
         self.refused = {}
-        self.ending = False
+        self.ending = self.bored = False
+        self.time = True
 
     def make_trial_config(self, asked, algorithm, origins=None):
         self.origins = getattr(self, "origins", {}) | dict(origins or {})
@@ -48,10 +49,10 @@ class Host:
         return self.capacities.pop(0) if self.capacities else True
 
     def has_time(self):
-        return True
+        return self.time
 
     def is_out_of_patience(self):
-        return False
+        return self.bored
 
     def is_ending(self):
         return self.ending
@@ -634,4 +635,37 @@ def test_references_follow_the_knee_of_several_objectives(begin):
     # Scaled over the front: 1 + 0, 0.875 + 0.8, 0 + 1.
     for i, scores in enumerate([(0.9, 0.5), (0.85, 0.1), (0.5, 0.0)]):
         searcher.on_trial_complete(f"t{i}", result(3, *scores))
+    assert searcher.suggest("r")["values"] == asked[1]
+
+
+def test_a_search_out_of_time_begins_no_trial_and_ends_when_the_open_ones_have(begin):
+    searcher = begin(trials=5, references=["finetuning"])
+    searcher.suggest("r")
+    ask(searcher, 2)
+    searcher.host.time = False
+    assert searcher.suggest("t2") is None  # the open ones may still end
+    searcher.on_trial_complete("t0", result(3, 0.5))
+    searcher.on_trial_complete("t1", result(3, 0.6))
+    assert searcher.suggest("t2") == Searcher.FINISHED
+    assert len(reopened(searcher).trials) == 2
+
+
+def test_a_search_out_of_patience_begins_no_new_trial_but_one_that_was_begun(begin):
+    searcher = begin(trials=5)
+    first = ask(searcher, 2)
+    again = continued(searcher, {"trial_00000": first[0]})
+    again.host.bored = True
+    assert again.suggest("u0")["label"] == "trial_00001"
+    assert again.suggest("u1") is None
+    again.on_trial_complete("u0", result(3, 0.9))
+    again.host.bored = False  # its result renewed the patience
+    assert again.suggest("u1")["label"] == "trial_00002"
+
+
+def test_late_references_follow_the_best_trial_that_keeps_the_constraints(begin):
+    space = {"learning_rate": LogRange(1e-3, 1)}
+    searcher = begin(space=space, references=["finetuning"], trials=2, constraints={"average_forgetting": 0.1})
+    asked = ask(searcher, 2)
+    searcher.on_trial_complete("t0", result(3, 0.9, 0.5))
+    searcher.on_trial_complete("t1", result(3, 0.6, 0.05))
     assert searcher.suggest("r")["values"] == asked[1]
