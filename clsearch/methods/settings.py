@@ -30,7 +30,10 @@ class Setting:
         kind: float, int, bool, str, or the names that it can have, as `("a", "b")`.
         default: Its value unless a study gives another.
         description: A sentence for the help.
-        gt, ge, lt, le: Bounds of a number: above, at least, below, at most.
+        gt: A number must be above it.
+        ge: A number must be at least it.
+        lt: A number must be below it.
+        le: A number must be at most it.
         scale: Scale on which a range of it is searched.
         range: Searched by default, if a study names no space; None: searched only if a study says so.
         symbol: The letter that papers use, for names of runs.

@@ -1,5 +1,6 @@
 """No trial begins that would end after the time limit, and the rest of the study is allowed for."""
 
+import re
 import time
 from dataclasses import replace
 
@@ -62,5 +63,4 @@ def test_a_limit_that_holds_no_trial_of_a_new_study_is_refused_with_the_time_tha
         check_room(limit_of(plan, ONE), slots=1)
     (problem,) = refused.value.problems
     assert problem.rule == "hours-hold-a-trial"
-    assert "about 1 min 5" in problem
-    assert problem.endswith(" by a probe; got 1 min 40 s")
+    assert re.search(r"about 1 min 5[01] s by a probe; got 1 min 40 s", problem)
