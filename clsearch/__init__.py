@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clsearch.config.domains import Choice, IntRange, LogRange, Range
     from clsearch.config.hyperparameters import Hyperparameter, PerMember
     from clsearch.config.sections import Section
-    from clsearch.config.spaces import When
+    from clsearch.config.space_parts import When
     from clsearch.methods.base import Method, PenaltyOutput
     from clsearch.methods.base import PenaltyOutput as Terms
     from clsearch.methods.registry import register
@@ -52,7 +52,7 @@ _HOMES = {
     "Setting": "clsearch.methods.settings",
     "Study": "clsearch.study",
     "StudySettings": "clsearch.planning.study_settings",
-    "When": "clsearch.config.spaces",
+    "When": "clsearch.config.space_parts",
     "register": "clsearch.methods.registry",
 }
 """Public name -> the module that defines it."""

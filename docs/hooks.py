@@ -86,7 +86,7 @@ def _tabulate_settings(name: str) -> str:
     """The keywords of a TypedDict of settings as a table: name, meaning, bounds, default."""
     import clsearch
     from clsearch.methods.registry import known_fields
-    from clsearch.planning.command_line import describe_bounds
+    from clsearch.planning.option_groups import describe_bounds
     from clsearch.planning.options import Options
 
     fields = Options.model_fields | known_fields()

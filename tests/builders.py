@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from clsearch import LogRange, Range, Study, metrics
-from clsearch.config.domains import Plain
+from clsearch.config.plain_values import Plain
 from clsearch.config.unlearning import unlearned_by
 from clsearch.planning.plan import Plan
 from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation

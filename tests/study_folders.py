@@ -11,7 +11,7 @@ import numpy as np
 
 from clsearch import Choice as OneOf
 from clsearch import IntRange, LogRange, Range, When
-from clsearch.config.domains import Plain
+from clsearch.config.plain_values import Plain
 from clsearch.planning.plan import Plan
 from clsearch.records.evaluation import FinalEvaluation
 from clsearch.records.evaluation_file import accuracy_table, evaluation_json, metrics_table

@@ -10,7 +10,7 @@ from clsearch.methods import registry
 
 MODULES = (
     "clsearch.config.domains",
-    "clsearch.config.spaces",
+    "clsearch.config.space_parts",
     "clsearch.methods.base",
     "clsearch.methods.registry",
     "clsearch.metrics",

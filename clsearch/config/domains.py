@@ -7,21 +7,15 @@ plain form, and back.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, Protocol, TypeAlias, TypeGuard
+from functools import cached_property
+from typing import Any, Protocol, TypeAlias
 
 from clsearch.common.echo import echo
-
-Plain: TypeAlias = float | int | str | bool | None
-"""A searched value in records, tables and Optuna."""
+from clsearch.config.plain_values import Plain, show_value, to_plain
 
 Domains: TypeAlias = "dict[str, Domain]"
 """Hyperparameter -> domain."""
-
-Values: TypeAlias = Mapping[str, Plain]
-"""Hyperparameter -> plain value, of one trial."""
 
 
 class Domain(Protocol):
@@ -314,95 +308,3 @@ def range_problems(low: Any, high: Any, log: bool, step: Any, shown: str) -> lis
     if step is not None and not 0 < step <= high - low:
         return [("step-in-range", f"a step must be above 0 and at most the length of its range; got {shown}")]
     return []
-
-
-def to_plain(value: Any) -> Plain:
-    """Return the plain form of a setting's value: widths as `100,100`, a function by its address."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple | list):
-        return ",".join(map(str, value))
-    return backbone_name(value) if callable(value) else str(value)
-
-
-def is_number(value: Plain) -> TypeGuard[float]:
-    """Return True for a number, which true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def show_value(value: Plain, digits: int = 6) -> str:
-    """Write a plain value for people, a fraction with so many digits."""
-    if value is None or isinstance(value, bool):
-        return "none" if value is None else str(value).lower()
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-
-def join_domains(one: Domain, other: Domain) -> Domain:
-    """Return one domain with the values of both."""
-    if isinstance(one, Choice) or isinstance(other, Choice):
-        values = [*getattr(one, "values", one.ends), *getattr(other, "values", other.ends)]
-        return Choice(*(v for place, v in enumerate(values) if to_plain(v) not in map(to_plain, values[:place])))
-    assert isinstance(one, Range | IntRange)
-    assert isinstance(other, Range | IntRange)
-    low, high, log = min(one.low, other.low), max(one.high, other.high), one.log and other.log
-    if isinstance(one, IntRange) and isinstance(other, IntRange):
-        return IntRange(int(low), int(high), log)
-    return Range(low, high, log)
-
-
-def count_points(domain: Domain, n: int) -> int:
-    """Count the points of a domain in a grid; of a range without a step without listing them."""
-    return n if isinstance(domain, Range) and domain.step is None else len(domain.points(n))
-
-
-def count_values(domain: Domain) -> float:
-    """Count the values of a domain; infinity for a range without a step.
-
-    Example:
-        >>> count_values(Choice("sgd", "adam")), count_values(IntRange(5, 20, step=5)), count_values(Range(0.0, 1.0))
-        (2, 4, inf)
-    """
-    if isinstance(domain, IntRange):
-        return (domain.high - domain.low) // domain.step + 1
-    if isinstance(domain, Range):
-        return math.inf if domain.step is None else math.floor((domain.high - domain.low) / domain.step + 1e-8) + 1
-    return len(domain.ends)
-
-
-def mean_of(domain: Domain) -> float:
-    """Return the mean of a domain of numbers, drawn evenly on its scale; of other choices none counts.
-
-    Example:
-        >>> mean_of(IntRange(5, 20)), round(mean_of(LogRange(1.0, 100.0)), 1), mean_of(Choice(16, 32, None))
-        (12.5, 21.5, 24.0)
-    """
-    numbers = [float(n) for n in domain.ends if isinstance(n, int | float) and not isinstance(n, bool)]
-    if domain.log and domain.numeric:
-        low, high = numbers
-        return (high - low) / math.log(high / low)
-    return sum(numbers) / len(numbers) if numbers else 0.0
-
-
-def domain_from_json(entry: Mapping[str, Any]) -> Domain:
-    """Read a domain in the form of study.json. Raises KeyError, TypeError or ValueError for another."""
-    if "choices" in entry:
-        return Choice(*entry["choices"])
-    if entry.get("whole"):
-        return IntRange(int(entry["low"]), int(entry["high"]), bool(entry["log"]), int(entry["step"]))
-    return Range(entry["low"], entry["high"], bool(entry["log"]), entry.get("step"))
-
-
-def backbone_name(backbone: Any) -> str:
-    """Write a backbone: its name, or the address of its function with the arguments of a partial."""
-    if isinstance(backbone, str):
-        return backbone
-    if isinstance(backbone, partial):
-        words = [*map(_word, backbone.args), *(f"{name}={_word(value)}" for name, value in backbone.keywords.items())]
-        return f"{backbone_name(backbone.func)}({', '.join(words)})"
-    made = backbone if hasattr(backbone, "__qualname__") else type(backbone)
-    return f"{made.__module__}.{made.__qualname__}"
-
-
-def _word(argument: Any) -> str:
-    """Write an argument; the repr of a function has a memory address, which differs between processes."""
-    return backbone_name(argument) if callable(argument) else repr(argument)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from clsearch.common.errors import Refusal
-from clsearch.config.domains import backbone_name
+from clsearch.config.plain_values import backbone_name
 from clsearch.config.sections import FOLDER, Scenario, TaskConstruction, TrainingConfig, hyperparameters_in
 from clsearch.config.unlearning import request_problems
 

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 from clsearch.common.echo import MOST_OF_REPR, echo, shorten
 from clsearch.common.errors import RuleError, did_you_mean
 from clsearch.common.redaction import is_control
-from clsearch.config.domains import LogRange, backbone_name
+from clsearch.config.domains import LogRange
 from clsearch.config.hyperparameters import Hyperparameter, PerMember, Scale
+from clsearch.config.plain_values import backbone_name
 from clsearch.data.datasets import SOURCES, Source
 
 DERIVED: Any = None

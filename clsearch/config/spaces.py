@@ -7,71 +7,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from clsearch.common.echo import echo
 from clsearch.common.errors import ConfigError, Refusal, did_you_mean
-from clsearch.config.domains import (
-    Choice,
-    Domain,
-    IntRange,
-    Plain,
-    Range,
-    Values,
+from clsearch.config.domains import Domain
+from clsearch.config.plain_values import Plain, Values, to_plain
+from clsearch.config.space_parts import Conditions, Entry, Part, When
+from clsearch.config.space_reading import (
     count_points,
     domain_from_json,
+    domain_problems,
     join_domains,
-    show_value,
-    to_plain,
+    name_parts,
+    order_parts,
+    to_domain,
 )
-
-
-@dataclass(frozen=True)
-class When:
-    """A part of a search space that applies only if a hyperparameter has a value.
-
-    Args:
-        name: The hyperparameter of the condition, searched or fixed.
-        value: Its value, or a list of values.
-        space: The part: hyperparameter -> domain or value; or a list of such dicts and `When`.
-
-    Example:
-        >>> space = SearchSpace.of([{"optimizer": Choice("sgd", "adam")},
-        ...                         When("optimizer", "sgd", {"momentum": Range(0.0, 0.99)})])
-        >>> space.active({"optimizer": "adam"})
-        ['optimizer']
-    """
-
-    name: str
-    value: Any
-    space: Any
-
 
 SpaceLike: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any] | When]
 """What a user writes: hyperparameter -> domain, Optuna distribution or value; or a list of such dicts and `When`."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One entry of a search space.
-
-    Attributes:
-        key: Its name in Optuna: the hyperparameter's, with a number if several entries have it.
-        name: The hyperparameter.
-        domain: Its values.
-        conditions: Hyperparameter -> the plain values of which it must have one.
-    """
-
-    key: str
-    name: str
-    domain: Domain
-    conditions: tuple[tuple[str, tuple[Plain, ...]], ...] = ()
-
-    def applies(self, values: Values) -> bool:
-        """Return True if the values of the other hyperparameters meet its conditions."""
-        return all(name in values and values[name] in wanted for name, wanted in self.conditions)
 
 
 class SearchSpace(Mapping[str, Domain]):
@@ -225,24 +180,6 @@ class SearchSpace(Mapping[str, Domain]):
         )
 
 
-def to_domain(value: Any) -> Domain:
-    """Return the domain of what a user wrote: a domain, an Optuna distribution, or one value."""
-    if isinstance(value, Range | IntRange | Choice):
-        return value
-    kind = type(value).__name__
-    if hasattr(value, "choices") and kind.endswith("Distribution"):
-        return Choice(*value.choices)
-    if hasattr(value, "low") and kind.endswith("Distribution"):
-        if kind.startswith("Int"):
-            return IntRange(value.low, value.high, bool(getattr(value, "log", False)), getattr(value, "step", 1) or 1)
-        return Range(value.low, value.high, bool(getattr(value, "log", False)), getattr(value, "step", None))
-    return Choice(value)
-
-
-Conditions: TypeAlias = "tuple[tuple[str, Any], ...]"
-Entry: TypeAlias = "tuple[Conditions, Domain, str]"
-
-
 def flatten(written: Any, conditions: Conditions) -> Iterator[Entry]:
     """Yield conditions, domain and name of each entry of a space that a user wrote."""
     if isinstance(written, SearchSpace):
@@ -263,101 +200,6 @@ def flatten(written: Any, conditions: Conditions) -> Iterator[Entry]:
     else:
         text = "space: must map hyperparameters to a Range, IntRange or Choice, or list such dicts and When"
         raise ConfigError([Refusal("space-of-domains", f"{text}; got {echo(written)}")])
-
-
-def domain_problems(name: str, domain: Domain) -> list[Refusal]:
-    """Check a domain by itself."""
-    return [Refusal(rule, f"{name}: {words}") for rule, words in domain.problems()]
-
-
-def name_parts(entries: Sequence[Entry]) -> list[Part]:
-    """Make the entries of a space; resolve the values of conditions, and number names that occur more than once.
-
-    Raises:
-        ConfigError: For a value of a condition that its hyperparameter cannot have, or a condition on a range.
-    """
-    domains: dict[str, Domain] = {}
-    for _, domain, name in entries:
-        domains[name] = join_domains(domains[name], domain) if name in domains else domain
-    parts, problems, count = [], [], dict[str, int]()
-    for conditions, domain, name in entries:
-        resolved = []
-        for asked, value in conditions:
-            wanted, problem = resolve_condition(asked, value, domains.get(asked))
-            problems += [problem] if problem else []
-            resolved.append((asked, wanted))
-        count[name] = count.get(name, 0) + 1
-        key = name if count[name] == 1 else f"{name}/{count[name]}"
-        parts.append(Part(key, name, domain, tuple(resolved)))
-    if problems:
-        raise ConfigError(dict.fromkeys(problems))
-    return parts
-
-
-def resolve_condition(name: str, value: Any, domain: Domain | None) -> tuple[tuple[Plain, ...], Refusal | None]:
-    """Return the plain values that a condition wants, and why it is refused, if it is."""
-    several = isinstance(value, list | tuple | set | frozenset)
-    if domain is None:  # of a setting, which the plan resolves
-        return tuple(map(to_plain, value if isinstance(value, list | set | frozenset) else [value])), None
-    if isinstance(domain, Range) and domain.step is None:
-        text = f"{name}: a condition needs a Choice, an IntRange or a fixed setting; got {domain}"
-        return (), Refusal("condition-on-values", text)
-    wanted = [value] if not several or domain.contains(domain.plain(value)) else list(value)
-    plain = tuple(domain.plain(one) for one in wanted)
-    wrong = [one for one in plain if not domain.contains(one)]
-    if not plain or wrong:
-        got = show_value(wrong[0]) if wrong else "none"
-        text = f"{name}: a condition must name values that are searched, {domain}; got {got}"
-        return plain, Refusal("condition-searched", text)
-    return plain, None
-
-
-def order_parts(parts: Sequence[Part]) -> list[Part]:
-    """Order entries so that each follows those that its conditions name.
-
-    Raises:
-        ConfigError: For conditions that form a cycle, or a hyperparameter with two entries at the same time.
-    """
-    problems = []
-    for place, part in enumerate(parts):
-        for other in parts[:place]:
-            if other.name == part.name and not exclude_each_other(part, other):
-                text = f"{part.name}: must have one domain at a time; got {other.domain} and {part.domain}"
-                problems.append(Refusal("one-domain", text))
-    if problems:
-        raise ConfigError(problems)
-    names = {part.name for part in parts}
-    ordered: list[Part] = []
-    waiting = list(parts)
-    while waiting:
-        blocked = {part.name for part in waiting}
-        ready = [p for p in waiting if not any(name in blocked for name, _ in p.conditions if name in names)]
-        if not ready:
-            shown = ", ".join(sorted(blocked))
-            text = f"{waiting[0].name}: conditions must not form a cycle; got one among {shown}"
-            raise ConfigError([Refusal("condition-cycle", text)])
-        # One at a time, so that entries keep the order in which they were written.
-        ordered.append(ready[0])
-        waiting.remove(ready[0])
-    return ordered
-
-
-def show_wanted(part: Part) -> str:
-    """Write the conditions of an entry: `optimizer = sgd and epochs = 1 or 2`; "" if it has none."""
-    return " and ".join(f"{name} = {' or '.join(map(show_value, values))}" for name, values in part.conditions)
-
-
-def show_conditions(part: Part) -> str:
-    """Write the conditions of an entry after its domain; "" if it has none."""
-    return f", if {show_wanted(part)}" if part.conditions else ""
-
-
-def exclude_each_other(one: Part, other: Part) -> bool:
-    """Return True if two entries never apply together: a hyperparameter would need two values."""
-    return any(
-        name == name_2 and not {*map(repr, values)} & {*map(repr, values_2)}
-        for (name, values), (name_2, values_2) in product(one.conditions, other.conditions)
-    )
 
 
 def resolve_fixed(space: SearchSpace, fixed: Mapping[str, Any], known: Iterable[str]) -> SearchSpace:

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from clsearch.common.formatting import count_of, format_duration, relative_path
 from clsearch.common.redaction import printable, redact_address
-from clsearch.config.domains import Plain, Values
-from clsearch.config.spaces import show_conditions
+from clsearch.config.plain_values import Plain, Values
+from clsearch.config.space_parts import show_conditions
 from clsearch.data.datasets import Data
 from clsearch.execution.preflight import this_node
 from clsearch.execution.resources import WorkerResources

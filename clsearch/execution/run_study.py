@@ -22,7 +22,6 @@ from clsearch.data.datasets import Data
 from clsearch.execution.conclusion import add_final_evaluation, conclude, is_search_interrupted
 from clsearch.execution.continual import decide
 from clsearch.execution.further_seeds import train_further_seeds
-from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.publisher import Publisher
 from clsearch.execution.ray_session import describe_cluster, ray_session
 from clsearch.execution.ray_tasks import store_object
@@ -43,6 +42,7 @@ from clsearch.records.writer import StudyWriter
 from clsearch.reporting.progress import ProgressLine
 from clsearch.reporting.result import StudyResult
 from clsearch.reporting.terminal import print_result
+from clsearch.sampling.journal import open_storage
 from clsearch.tracking.sender import Tracker, quiet
 from clsearch.tracking.stores import mlflow_row
 from clsearch.training.first_task_cache import remove_unused

@@ -10,7 +10,6 @@ import ray
 from ray import tune
 
 from clsearch.execution.messages import REQUEST
-from clsearch.execution.pruners import PruningScheduler
 from clsearch.execution.ray_session import suppress_side_effects
 from clsearch.execution.ray_tasks import slots, unlearning_references
 from clsearch.execution.recorder import Recorder
@@ -25,6 +24,7 @@ from clsearch.ray_runtime.supervision import SearchGuard, supervised
 from clsearch.records.store import RecordStore
 from clsearch.records.study_file import RAY
 from clsearch.reporting.progress import ProgressLine
+from clsearch.sampling.pruners import PruningScheduler
 
 CONFIGS: Any = tune if hasattr(tune, "RunConfig") else import_module("ray.train")
 """The module of RunConfig and its parts: ray.train before Ray 2.43."""

@@ -12,17 +12,17 @@ from optuna.trial import TrialState as OptunaState
 from ray.tune.search import Searcher
 
 from clsearch.common.errors import ConfigError
-from clsearch.config.domains import Values
+from clsearch.config.plain_values import Values
 from clsearch.execution.messages import TrialReport, replace_reports, reports_in
-from clsearch.execution.optuna_journal import REASON
-from clsearch.execution.optuna_replay import resume_suggestion
-from clsearch.execution.optuna_study import asked_of, next_number, origins_of, suggest_values, values_of
-from clsearch.execution.samplers import keeps_constraints, sampler_for, set_constraints
 from clsearch.execution.structure import Suggestion, group_by_structure
 from clsearch.methods.registry import fields_of
 from clsearch.planning.objectives import choose, sign
 from clsearch.planning.plan import Plan
 from clsearch.records.trials import REFUSED, Origin, trial_label
+from clsearch.sampling.journal import REASON
+from clsearch.sampling.replay import resume_suggestion
+from clsearch.sampling.samplers import keeps_constraints, sampler_for, set_constraints
+from clsearch.sampling.study import asked_of, next_number, origins_of, suggest_values, values_of
 
 T = TypeVar("T")
 

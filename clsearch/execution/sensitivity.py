@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from clsearch.common.errors import ConfigError, Refusal
-from clsearch.config.domains import Plain, show_value
-from clsearch.config.spaces import Part
+from clsearch.config.plain_values import Plain, show_value
+from clsearch.config.space_parts import Part
 from clsearch.data.datasets import Data
 from clsearch.execution.resources import is_out_of_memory
 from clsearch.methods.registry import BUILT_IN, fields_of, method_named

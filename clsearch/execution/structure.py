@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clsearch.config.domains import Values
+from clsearch.config.plain_values import Values
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import CUSTOM_METHODS
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from clsearch.config.domains import Values, count_values
+from clsearch.config.plain_values import Values
+from clsearch.config.space_reading import count_values
 from clsearch.execution.messages import REQUEST, CohortRequest, TrialRequest
 from clsearch.execution.structure import Suggestion
 from clsearch.execution.time_limit import TimeLimit

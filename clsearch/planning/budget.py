@@ -19,8 +19,8 @@ from pathlib import Path
 
 from clsearch.common.errors import Refusal
 from clsearch.common.formatting import count_of
-from clsearch.config.domains import mean_of
 from clsearch.config.sections import TaskConstruction
+from clsearch.config.space_reading import mean_of
 from clsearch.config.spaces import SearchSpace
 from clsearch.config.trial import TrialConfig
 from clsearch.planning.options import Options, Protocol

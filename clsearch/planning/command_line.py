@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
-import types
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Union, get_origin
+from typing import Any
 
-from pydantic.fields import FieldInfo
-
-from clsearch.common.errors import ConfigError, Refusal, did_you_mean
 from clsearch.common.redaction import redact_address
 from clsearch.common.words import check_words, parse_quietly, redact_words
-from clsearch.config.domains import Choice, Domain, IntRange, Range, backbone_name, to_plain
-from clsearch.config.sections import BENCHMARKS, FOLDER, Section
+from clsearch.config.domains import Choice, Domain, IntRange, Range
+from clsearch.config.plain_values import backbone_name
+from clsearch.config.sections import Section
 from clsearch.config.spaces import SearchSpace
 from clsearch.methods.registry import known_fields, method_named, preset_settings
-from clsearch.planning.config_file import expand_config_files, read_yaml, to_flag, write_nested
+from clsearch.planning.config_file import expand_config_files, read_yaml, to_flag
+from clsearch.planning.option_groups import OPEN_NAMES, WORDS, _group
+from clsearch.planning.option_words import check_flags, check_single, join_constraints, read_constraints, spell_flags
 from clsearch.planning.options import (
     ADDRESSES,
     Options,
@@ -32,30 +29,23 @@ from clsearch.planning.options import (
     StudyOptions,
 )
 from clsearch.planning.protocols import PROTOCOL_OPTIONS, SEARCH_OPTIONS
-from clsearch.planning.samplers import SAMPLERS, describe_choice
+from clsearch.planning.samplers import SAMPLERS
 from clsearch.planning.search_fields import (
     NOT_SEARCHED,
     SearchField,
-    ValueKind,
     read_flow,
     read_space,
     read_when,
     read_words,
     search_fields,
-    write_word,
-    write_words,
 )
 
-EVERY_BENCHMARK = (*BENCHMARKS, f"{FOLDER}PATH")
-OPEN_NAMES = {"benchmark": EVERY_BENCHMARK, "report_benchmark": EVERY_BENCHMARK}
 OPEN_NAMES |= {"sampler": tuple(SAMPLERS), "pruner": tuple(Pruner), "hours": ("HOURS",)}
 """Options that take a word, which their rules check -> words to show."""
 
 OBJECTS = ("sampler", "pruner", "hours", "constraints")
 """Options that a command line has in another form than a script."""
 
-WORDS = {"enqueue": "FILE|{...} [FILE|{...} ...]"}
-"""Options that take files or values in YAML -> what the help shows for them."""
 
 EITHER_NAME = {"epochs": "iterations", "iterations": "epochs"}
 """Setting -> the one that it excludes."""
@@ -174,85 +164,6 @@ def parse(
     return {name: new_settings[name] for name in (*values, *new_settings) if name in new_settings}, new_space, asked
 
 
-def check_flags(words: Sequence[str], known: Collection[str]) -> None:
-    """Refuse an option that does not exist, and suggest one. Raises ConfigError."""
-    flags = dict.fromkeys(word.partition("=")[0] for word in words if word.startswith("--") and len(word) > 2)
-    names = {flag: flag.lstrip("-").replace("-", "_") for flag in flags}
-    unknown = {
-        flag: name
-        for flag, name in names.items()
-        if name not in known and name.removeprefix("no_") not in known and name != "help"
-    }
-    if unknown:
-        raise ConfigError(
-            Refusal(
-                "option-known",
-                f"{name}: must be an option{did_you_mean(name, sorted(known))}; got {flag} (--help lists all)",
-            )
-            for flag, name in unknown.items()
-        )
-
-
-def check_single(words: Sequence[str], known: Mapping[str, FieldInfo]) -> None:
-    """Refuse several values of an option that takes one, and say why it is not searched. Raises ConfigError."""
-    given: dict[str, list[str]] = {}
-    name = ""
-    for word in words:
-        if word.startswith("--"):
-            name = word.partition("=")[0].lstrip("-").replace("-", "_")
-            given[name] = []
-        elif name:
-            given[name].append(word)
-    several = {name for name, field in known.items() if re.search("tuple|dict", str(field.annotation))}
-    problems = [
-        Refusal("one-value", f"{name}: must have one value{_why_single(name)}; got {' '.join(values)}")
-        for name, values in given.items()
-        if name in known and len(values) > 1 and name not in several
-    ]
-    if problems:
-        raise ConfigError(problems)
-
-
-def _why_single(name: str) -> str:
-    return f", because it is {NOT_SEARCHED[name]}" if name in NOT_SEARCHED else ""
-
-
-def spell_flags(words: Sequence[str], searched: Mapping[str, SearchField]) -> list[str]:
-    """Write `--flag` and `--no-flag` of settings that are true or false with a value, since they can have several."""
-    flags = {to_flag(name) for name, field in searched.items() if field.kind is ValueKind.FLAG}
-    spelled: list[str] = []
-    for word, following in pairwise([*words, "--"]):
-        name = word.replace("_", "-")
-        if name.replace("--no-", "--", 1) in flags - {name}:
-            spelled += [name.replace("--no-", "--", 1), "false"]
-        elif name in flags and following.startswith("--"):
-            spelled += [word, "true"]
-        else:
-            spelled.append(word)
-    return spelled
-
-
-def join_constraints(words: Sequence[str]) -> list[str]:
-    """Write every `--constraint METRIC VALUE` as pairs of one `--constraints`, ahead of the other words."""
-    pairs, others, inside = list[str](), list[str](), False
-    for word in words:
-        if word.startswith("--"):
-            inside = word in ("--constraint", "--constraints")
-        if inside:
-            pairs += [] if word.startswith("--") else [word]
-        else:
-            others.append(word)
-    return ["--constraints", *pairs, *others] if len(others) < len(words) else others
-
-
-def read_constraints(words: Sequence[str]) -> dict[str, Any]:
-    """Read pairs of a metric and a number; the rules of the option refuse what is no number. Raises ConfigError."""
-    if len(words) % 2:
-        text = f"constraints: must be pairs, METRIC VALUE; got {' '.join(words)}"
-        raise ConfigError([Refusal("constraint-pairs", text)])
-    return dict(zip(words[::2], words[1::2], strict=True))
-
-
 def _read_space(
     base: Mapping[str, Domain], given: Mapping[str, Any], asked: Invocation, searched: Mapping[str, SearchField]
 ) -> SearchSpace:
@@ -351,74 +262,3 @@ def _merge(
         new_settings = {k: v for k, v in new_settings.items() if k not in SEARCH_OPTIONS or to_flag(k) in flags}
     # An explicit None stays: it undoes the script's setting.
     return {n: v for n, v in new_settings.items() if v is not None or to_flag(n) in flags}
-
-
-def _group(
-    section: type[Section],
-    settings: dict[str, Any],
-    space: SearchSpace,
-    searched: Mapping[str, SearchField],
-    without: Collection[str],
-) -> type:
-    """Make tyro's dataclass of one section; its defaults are the script's."""
-    rows = []
-    unconditional = {part.name: part.domain for part in space.parts if not part.conditions}
-    for name, field in section.model_fields.items():
-        if name in without:
-            continue
-        default = settings.get(name, field.default)
-        if name in searched:
-            # Plain words for tyro, so that the section's own rules refuse them.
-            kind: Any = Annotated[tuple[str, ...] | None, _argument(field, searched[name].metavar)]
-            default = _default_words(searched[name], unconditional.get(name), default)
-        elif isinstance(field.default, dict):
-            kind = Annotated[tuple[str, ...], _argument(field, "METRIC VALUE")]
-            default = tuple(str(word) for pair in default.items() for word in pair)
-        elif name in OPEN_NAMES:
-            text = str | None if field.default is None else str
-            default = default if default is None else describe_choice(default)
-            shown = OPEN_NAMES[name]
-            kind = Annotated[text, _argument(field, "{" + ",".join(shown) + "}" if len(shown) > 1 else shown[0])]
-        elif name in WORDS:
-            kind = Annotated[tuple[str, ...] | None, _argument(field, WORDS[name])]
-            default = None if default is None else tuple(map(write_nested, default))
-        else:
-            kind = Annotated[_optional(field), _argument(field, None)]
-        rows.append((name, kind, dataclasses.field(default=default)))
-    heading = (section.__doc__ or section.__name__).strip().partition("\n")[0].rstrip(".")
-    group = dataclasses.make_dataclass(re.sub(r"\W+", "_", heading), rows)
-    group.__doc__ = section.__doc__
-    return group
-
-
-def _default_words(field: SearchField, domain: Domain | None, default: Any) -> tuple[str, ...] | None:
-    """Write the script's value or domain of a field as words."""
-    if domain is not None:
-        return tuple(write_words(field, domain))
-    if default is None:
-        return None
-    several = isinstance(default, tuple | list)
-    return tuple(write_word(one) for one in default) if several else (write_word(to_plain(default)),)
-
-
-def _optional(field: FieldInfo) -> Any:
-    """Return the type of a field, with None if its default follows another field."""
-    if field.default is None and get_origin(field.annotation) not in (Union, types.UnionType):
-        return field.annotation | None  # type: ignore[operator]
-    return field.annotation
-
-
-def _argument(field: FieldInfo, metavar: str | None) -> Any:
-    import tyro
-
-    allowed = describe_bounds(field)
-    return tyro.conf.arg(help=f"{field.description} ({allowed})" if allowed else field.description, metavar=metavar)
-
-
-def describe_bounds(field: FieldInfo) -> str:
-    """Describe the bounds of a field, as in `at least 1`; empty if it has none."""
-    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    bounds = {
-        name: bound for rule in field.metadata for name in words if (bound := getattr(rule, name, None)) is not None
-    }
-    return ", ".join(f"{words[name]} {bound:g}" for name, bound in bounds.items())

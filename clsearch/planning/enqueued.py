@@ -13,9 +13,10 @@ from clsearch.common.echo import echo
 from clsearch.common.errors import ConfigError, Refusal, RuleError, did_you_mean
 from clsearch.common.files import read_small_text
 from clsearch.common.formatting import relative_path
-from clsearch.config.domains import Plain, Values, show_value, to_plain
+from clsearch.config.plain_values import Plain, Values, show_value, to_plain
 from clsearch.config.sections import to_local_path
-from clsearch.config.spaces import SearchSpace, show_conditions
+from clsearch.config.space_parts import show_conditions
+from clsearch.config.spaces import SearchSpace
 from clsearch.config.trial import TrialConfig
 from clsearch.planning.option_yaml import parse_options
 from clsearch.planning.options import Options

@@ -28,7 +28,7 @@ class Protocol(StrEnum):
 
 
 class Pruner(StrEnum):
-    """Rule by which trials are stopped early; see `execution.pruners`."""
+    """Rule by which trials are stopped early; see `sampling.pruners`."""
 
     NONE = "none"
     ASHA = "asha"

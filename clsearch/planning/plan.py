@@ -10,7 +10,8 @@ from typing import Any
 
 from clsearch.common.echo import ShortRepr
 from clsearch.common.errors import ConfigError, Refusal, did_you_mean
-from clsearch.config.domains import Domains, Values
+from clsearch.config.domains import Domains
+from clsearch.config.plain_values import Values
 from clsearch.config.spaces import SearchSpace, SpaceLike
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import (

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from clsearch.common.errors import Refusal
-from clsearch.config.domains import backbone_name
+from clsearch.config.plain_values import backbone_name
 from clsearch.config.spaces import SearchSpace
 
 NSGA_TRIALS = 8

@@ -16,7 +16,8 @@ from clsearch.common.errors import ConfigError, Refusal, did_you_mean
 from clsearch.config.domains import Choice, Domain, IntRange, Range
 from clsearch.config.hyperparameters import Hyperparameter, Scale
 from clsearch.config.sections import BACKBONES
-from clsearch.config.spaces import SearchSpace, When
+from clsearch.config.space_parts import When
+from clsearch.config.spaces import SearchSpace
 from clsearch.methods.registry import method_named
 from clsearch.planning.option_yaml import parse_options
 

@@ -7,8 +7,11 @@ from itertools import combinations, islice, product
 from typing import Any, TypeVar
 
 from clsearch.common.errors import ConfigError, Refusal, did_you_mean
-from clsearch.config.domains import Choice, Domain, Domains, IntRange, Plain
-from clsearch.config.spaces import Part, SearchSpace, SpaceLike, flatten, order_parts, resolve_fixed
+from clsearch.config.domains import Choice, Domain, Domains, IntRange
+from clsearch.config.plain_values import Plain
+from clsearch.config.space_parts import Part
+from clsearch.config.space_reading import order_parts
+from clsearch.config.spaces import SearchSpace, SpaceLike, flatten, resolve_fixed
 from clsearch.config.trial import TrialConfig
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import BUILT_IN, configure, method_named

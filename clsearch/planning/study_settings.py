@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict
 
 from clsearch.config.sections import Scenario
 from clsearch.methods.registry import known_fields
-from clsearch.planning.command_line import describe_bounds
+from clsearch.planning.option_groups import describe_bounds
 from clsearch.planning.options import Options, Protocol, Pruner
 
 

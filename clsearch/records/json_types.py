@@ -10,7 +10,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from clsearch.config.domains import Plain
+from clsearch.config.plain_values import Plain
 
 MatricesJson = list[list[list[float | None]]]
 """R of each seed, [M][T+1][T]; null if not measured."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import count_of, relative_path
-from clsearch.config.domains import Plain, show_value, to_plain
+from clsearch.config.plain_values import Plain, show_value, to_plain
 from clsearch.config.spaces import SearchSpace
 from clsearch.methods.registry import fields_of
 from clsearch.planning.enqueued import Enqueued, WarmStart, check_number

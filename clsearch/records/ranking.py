@@ -10,7 +10,7 @@ import numpy as np
 
 from clsearch import metrics
 from clsearch.common.statistics import Interval, indistinguishable, paired_difference
-from clsearch.config.domains import Plain
+from clsearch.config.plain_values import Plain
 from clsearch.planning.objectives import choose, is_feasible, pareto_front, show_constraints, sign, violations
 from clsearch.planning.plan import Plan
 from clsearch.planning.search_fields import write_word

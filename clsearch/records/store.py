@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from clsearch.common.redaction import printable, redact
-from clsearch.config.domains import Values
+from clsearch.config.plain_values import Values
 from clsearch.planning.plan import Plan
 from clsearch.records.ranking import add_intransigence
 from clsearch.records.seeds import join_seeds

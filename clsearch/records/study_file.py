@@ -12,7 +12,8 @@ from clsearch.common.checked_files import DamagedFile, finite, read_json
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.common.redaction import clean_values
-from clsearch.config.spaces import SearchSpace, show_conditions
+from clsearch.config.space_parts import show_conditions
+from clsearch.config.spaces import SearchSpace
 from clsearch.data.datasets import Source
 from clsearch.methods.registry import digest_backbone, digest_source
 from clsearch.planning.options import Protocol

@@ -16,7 +16,8 @@ import pandas as pd
 from clsearch.common.checked_files import DamagedFile, digest_of
 from clsearch.common.echo import ShortRepr
 from clsearch.common.files import previous_path, remove_file
-from clsearch.config.domains import Plain, Range, show_value
+from clsearch.config.domains import Range
+from clsearch.config.plain_values import Plain, show_value
 from clsearch.config.spaces import SearchSpace
 from clsearch.planning.objectives import is_feasible
 from clsearch.records.json_types import RecordJson

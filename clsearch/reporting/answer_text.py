@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from clsearch.common.formatting import count_of, format_difference, format_metric, humanize
 from clsearch.common.statistics import Interval
-from clsearch.config.domains import Values, show_value
+from clsearch.config.plain_values import Values, show_value
 from clsearch.methods.registry import label_of
 from clsearch.planning.objectives import show_constraints
 from clsearch.records.ranking import Ranking

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clsearch.common.formatting import count_of, humanize
-from clsearch.config.domains import Choice, IntRange, Plain, is_number, show_value
-from clsearch.config.spaces import Part, SearchSpace, show_wanted
+from clsearch.config.domains import Choice, IntRange
+from clsearch.config.plain_values import Plain, is_number, show_value
+from clsearch.config.space_parts import Part, show_wanted
+from clsearch.config.spaces import SearchSpace
 from clsearch.records.trials import TrialRecord
 
 COLUMNS = 4

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from clsearch import metrics
-from clsearch.config.spaces import Part
+from clsearch.config.space_parts import Part
 from clsearch.records.study_record import StudyRecord
 from clsearch.reporting.axes import is_map, name_part
 from clsearch.reporting.evaluation_text import describe_optimism

@@ -18,7 +18,7 @@ import pandas as pd
 from clsearch.common.files import write_atomically
 from clsearch.common.formatting import format_number
 from clsearch.common.statistics import Interval, paired_difference
-from clsearch.config.domains import show_value
+from clsearch.config.plain_values import show_value
 from clsearch.records.evaluation import EvaluatedConfiguration, FinalEvaluation
 from clsearch.reporting.result import StudyResult
 

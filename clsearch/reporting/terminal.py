@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from clsearch.common.formatting import print_full_width
 from clsearch.common.redaction import printable
-from clsearch.config.domains import show_value
+from clsearch.config.plain_values import show_value
 from clsearch.config.unlearning import parse_requests
 from clsearch.planning.samplers import describe_choice
 from clsearch.records.attempts import Decision

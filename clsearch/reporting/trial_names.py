@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from clsearch.common.formatting import humanize
-from clsearch.config.domains import is_number, show_value
+from clsearch.config.plain_values import is_number, show_value
 from clsearch.config.spaces import SearchSpace
 from clsearch.methods.registry import label_of, searchable, symbol_of
 from clsearch.planning.enqueued import ENQUEUED

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clsearch.common.formatting import count_of, format_number, humanize, label_with_unit, make_table
-from clsearch.config.domains import show_value
+from clsearch.config.plain_values import show_value
 from clsearch.records.attempts import RATE_PHASE, Attempt, Decision
 from clsearch.records.ranking import Ranking
 from clsearch.records.trials import TrialRecord

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from clsearch.common.formatting import DISTANCE, count_of, format_metric, format_number, humanize
 from clsearch.common.statistics import rank_correlation
-from clsearch.config.domains import is_number
+from clsearch.config.plain_values import is_number
 from clsearch.config.trial import TrialConfig
 from clsearch.config.unlearning import Requests, count_retraining, unlearned_by
 from clsearch.methods.registry import label_of

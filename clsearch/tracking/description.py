@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clsearch.config.spaces import show_conditions
+from clsearch.config.space_parts import show_conditions
 from clsearch.records.study_record import StudyRecord
 from clsearch.reporting.answer_text import write_answer, write_notes, write_question
 from clsearch.reporting.provenance_text import list_commands, make_provenance_rows

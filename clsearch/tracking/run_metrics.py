@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from clsearch.config.domains import is_number, show_value
+from clsearch.config.plain_values import is_number, show_value
 from clsearch.methods.registry import label_of
 from clsearch.records.evaluation import PARTS, EvaluatedConfiguration, FinalEvaluation
 from clsearch.records.json_types import BestJson

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from clsearch.cli.main import main
-from clsearch.config.domains import show_value
+from clsearch.config.plain_values import show_value
 from clsearch.methods.registry import configure
 from clsearch.planning.plan import Plan
 from clsearch.records.trials import TrialRecord

@@ -8,8 +8,8 @@ from ray.tune.search import Searcher
 
 from clsearch import LogRange
 from clsearch.execution.messages import reports_in
-from clsearch.execution.optuna_journal import open_storage
 from clsearch.execution.searcher import OptunaSearcher
+from clsearch.sampling.journal import open_storage
 from tests.builders import plan_of
 from tests.execution.reports import report_of as own
 from tests.execution.reports import result_of as told

@@ -17,10 +17,10 @@ from scipy.stats import qmc
 from clsearch import LogRange, Range
 from clsearch.common.errors import ConfigError
 from clsearch.config.spaces import SearchSpace
-from clsearch.execution.optuna_journal import open_storage
-from clsearch.execution.samplers import distributions_of
 from clsearch.execution.searcher import reference_label, trial_label
 from clsearch.records.study_file import JOURNAL
+from clsearch.sampling.journal import open_storage
+from clsearch.sampling.samplers import distributions_of
 from tests.builders import plan_of
 from tests.execution.reports import FlatSearcher
 

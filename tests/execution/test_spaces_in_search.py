@@ -10,15 +10,15 @@ from ray.tune.search import Searcher
 
 from clsearch import Choice, IntRange, LogRange, Method, Range, When, register
 from clsearch.common.errors import Refusal
-from clsearch.config.domains import to_plain
-from clsearch.execution.optuna_journal import find_difference, open_storage, read_numbered
-from clsearch.execution.optuna_study import next_number, suggest_value, values_of
-from clsearch.execution.samplers import sampler_for
+from clsearch.config.plain_values import to_plain
 from clsearch.execution.searcher import OptunaSearcher
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import trial_label
 from clsearch.records.writer import StudyWriter
+from clsearch.sampling.journal import find_difference, open_storage, read_numbered
+from clsearch.sampling.samplers import sampler_for
+from clsearch.sampling.study import next_number, suggest_value, values_of
 from tests.builders import plan_of, record_of
 from tests.execution.reports import report_of, result_of
 from tests.execution.test_searcher import Host, reopened

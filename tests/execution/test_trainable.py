@@ -11,7 +11,7 @@ import torch
 
 from clsearch import trainables
 from clsearch.common.errors import ConfigError
-from clsearch.config.domains import backbone_name
+from clsearch.config.plain_values import backbone_name
 from clsearch.data.datasets import SOURCES, read_data
 from clsearch.execution.messages import OUT_OF_MEMORY
 from clsearch.execution.trainable import STATE_FILE, trainable_of

@@ -15,7 +15,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from clsearch import LogRange, Study
 from clsearch.cli.main import main
-from clsearch.config.domains import show_value
+from clsearch.config.plain_values import show_value
 from clsearch.records.study_record import read_study
 from clsearch.reporting.html.report import write_report
 from clsearch.reporting.trial_names import format_run_name

@@ -10,7 +10,7 @@ import yaml
 from clsearch import Refusal, Study
 from clsearch.common.formatting import relative_path
 from clsearch.config.domains import Choice, IntRange, LogRange, Range
-from clsearch.config.spaces import When
+from clsearch.config.space_parts import When
 from clsearch.planning.config_file import format_plan
 from clsearch.records.study_file import description
 from tests.builders import STUDIES, study_of

@@ -11,7 +11,8 @@ from clsearch.config.domains import Choice, LogRange, Range
 from clsearch.config.spaces import SearchSpace
 from clsearch.config.trial import TrialConfig
 from clsearch.methods.registry import BUILT_IN, fields_of, known_fields
-from clsearch.planning.command_line import describe_bounds, parse
+from clsearch.planning.command_line import parse
+from clsearch.planning.option_groups import describe_bounds
 from clsearch.planning.options import Options, Protocol
 from clsearch.study import Study
 from tests.refusals import broken

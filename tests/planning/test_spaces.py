@@ -9,7 +9,8 @@ import torch
 from clsearch.common.errors import ConfigError
 from clsearch.config.domains import Choice, IntRange, LogRange, Range
 from clsearch.config.sections import COMMON_SECTIONS
-from clsearch.config.spaces import SearchSpace, When
+from clsearch.config.space_parts import When
+from clsearch.config.spaces import SearchSpace
 from clsearch.methods.ewc import count_backbone_parameters, relative_fisher
 from clsearch.methods.registry import BUILT_IN, configure, default_space, fields_of, searchable
 from clsearch.networks.mlp import is_head

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from clsearch.common.errors import ConfigError
 from clsearch.config.domains import Choice, IntRange, Range
-from clsearch.config.spaces import SearchSpace, When
-from clsearch.execution.optuna_study import params_of, suggest_values, values_of
+from clsearch.config.space_parts import When
+from clsearch.config.spaces import SearchSpace
 from clsearch.planning.command_line import parse
 from clsearch.planning.config_file import WHEN, to_flag, to_words
 from clsearch.planning.option_yaml import parse_options
 from clsearch.planning.search_fields import read_space, search_fields, write_value, write_whens, write_words
+from clsearch.sampling.study import params_of, suggest_values, values_of
 
 FIELDS = search_fields("lwf")
 NUMBERS = ("learning_rate", "momentum", "weight_decay", "distillation_factor", "distillation_temperature", "warmup")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clsearch import LogRange
-from clsearch.config.domains import show_value
+from clsearch.config.plain_values import show_value
 from clsearch.methods.registry import fields_of
 from clsearch.records.ranking import best_json, rank
 from clsearch.records.study_file import finite

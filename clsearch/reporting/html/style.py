@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from clsearch.common.formatting import format_number, humanize, to_display_units, unit_suffix
-from clsearch.config.domains import show_value
+from clsearch.config.plain_values import show_value
 from clsearch.records.trials import TrialRecord
 from clsearch.reporting.axes import NOTE_WIDTH, Axis
 from clsearch.reporting.trial_names import describe_origin

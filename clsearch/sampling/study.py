@@ -8,7 +8,8 @@ import optuna
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from clsearch.config.domains import Domain, IntRange, Plain, Range
+from clsearch.config.domains import Domain, IntRange, Range
+from clsearch.config.plain_values import Plain
 from clsearch.config.spaces import SearchSpace
 from clsearch.planning.plan import Plan
 from clsearch.records.trials import Origin, trial_label

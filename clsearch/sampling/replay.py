@@ -9,9 +9,9 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
-from clsearch.execution.optuna_study import asked_of, suggest_values, values_of
-from clsearch.execution.samplers import sampler_for, skip_points
 from clsearch.planning.plan import Plan
+from clsearch.sampling.samplers import sampler_for, skip_points
+from clsearch.sampling.study import asked_of, suggest_values, values_of
 
 FIXED = "fixed_params"
 """Optuna's attribute of an enqueued trial: its values."""

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from clsearch.execution.optuna_journal import open_storage
-from clsearch.execution.samplers import generation_attribute
 from clsearch.records.seeds import join_seeds
 from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import STATE_FILE, read_trials, trial_label
 from clsearch.records.writer import StudyWriter
+from clsearch.sampling.journal import open_storage
+from clsearch.sampling.samplers import generation_attribute
 from tests.builders import plan_of, record_of
 from tests.execution.reports import FlatSearcher
 from tests.execution.test_searcher import Host

@@ -7,14 +7,14 @@ import pytest
 from optuna.trial import TrialState
 
 from clsearch import Choice, IntRange, LogRange, Range, When
-from clsearch.execution.optuna_journal import open_storage
-from clsearch.execution.samplers import CONSTRAINTS, sampler_for
 from clsearch.execution.searcher import trial_label
 from clsearch.records.study_file import JOURNAL, description
+from clsearch.sampling.journal import open_storage
+from clsearch.sampling.samplers import CONSTRAINTS, sampler_for
 from tests.builders import plan_of
-from tests.execution import test_optuna_journal
 from tests.execution.reports import FlatSearcher
 from tests.execution.test_searcher import TWO, Host, ask, begin, continued, played, reopened, result
+from tests.sampling import test_journal
 
 __all__ = ["begin"]
 
@@ -62,14 +62,13 @@ def test_qmc_spreads_over_choices_and_conditional_parts(begin):
 @pytest.mark.slow
 def test_what_cmaes_remembers_is_derived_again_from_the_records(tmp_path):
     plan, other = (
-        test_optuna_journal.begin(tmp_path / name, "cmaes", ("finished",) * 14 + ("running",), trials=20)
-        for name in "ab"
+        test_journal.begin(tmp_path / name, "cmaes", ("finished",) * 14 + ("running",), trials=20) for name in "ab"
     )
     before = [{*trial.system_attrs} for trial in open_storage(plan).trials]
     assert sum(any("optimizer" in name for name in known) for known in before) == 2  # two generations
     (plan.folder / JOURNAL).unlink()
     assert [{*trial.system_attrs} for trial in open_storage(plan).trials] == before
-    assert test_optuna_journal.proposals(plan) == test_optuna_journal.proposals(other)
+    assert test_journal.proposals(plan) == test_journal.proposals(other)
 
 
 def test_a_sampler_of_the_script_is_used_as_it_is(begin):
@@ -121,7 +120,7 @@ def test_samplers_learn_from_constraints(begin, sampler):
 
 def test_a_journal_made_again_has_the_constraints(tmp_path):
     more = {"constraints": {"average_forgetting": 0.0}}
-    plan = test_optuna_journal.begin(tmp_path, "tpe", ("finished", "pruned"), **more)
+    plan = test_journal.begin(tmp_path, "tpe", ("finished", "pruned"), **more)
     before = [trial.system_attrs.get(CONSTRAINTS) for trial in open_storage(plan).trials]
     assert before[0] is not None
     (plan.folder / JOURNAL).unlink()

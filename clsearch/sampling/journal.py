@@ -21,18 +21,8 @@ from optuna.trial import TrialState as OptunaState
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.files import atomic_path
 from clsearch.common.formatting import count_of, relative_path
-from clsearch.config.domains import Plain, Values
+from clsearch.config.plain_values import Plain, Values
 from clsearch.config.spaces import SearchSpace
-from clsearch.execution.optuna_study import ORIGIN, asked_of, enqueue, params_of, values_of
-from clsearch.execution.pruners import pruner_of
-from clsearch.execution.samplers import (
-    constraint_attribute,
-    distributions_of,
-    generation_attribute,
-    population_of,
-    recall_evolution,
-    skip_points,
-)
 from clsearch.planning.enqueued import Enqueued
 from clsearch.planning.objectives import direction
 from clsearch.planning.plan import Plan
@@ -42,6 +32,16 @@ from clsearch.records.study_file import JOURNAL
 from clsearch.records.trial_metrics import metrics_after
 from clsearch.records.trials import REFUSED, STATE_FILE, TrialRecord, read_trials, trial_label
 from clsearch.reporting.importances import distribution_of
+from clsearch.sampling.pruners import pruner_of
+from clsearch.sampling.samplers import (
+    constraint_attribute,
+    distributions_of,
+    generation_attribute,
+    population_of,
+    recall_evolution,
+    skip_points,
+)
+from clsearch.sampling.study import ORIGIN, asked_of, enqueue, params_of, values_of
 from clsearch.training.loop import DIVERGED
 
 REASON = "reason"

@@ -6,10 +6,10 @@ import pytest
 from optuna.trial import TrialState
 from scipy import stats
 
-from clsearch.execution.optuna_journal import open_storage
-from clsearch.execution.pruners import MedianAtTask
 from clsearch.planning.options import Pruner
 from clsearch.records.early_stopping import describe_saving, rungs, summarize_early_stopping
+from clsearch.sampling.journal import open_storage
+from clsearch.sampling.pruners import MedianAtTask
 from tests.builders import plan_of, record_of
 from tests.execution.reports import FlatSearcher
 from tests.execution.test_searcher import Host, reopened

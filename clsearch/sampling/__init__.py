@@ -1,0 +1,1 @@
+"""Optuna: its study, journal, samplers and pruners for a plan."""
