@@ -16,6 +16,7 @@ from clsearch.planning.enqueued import Enqueued, WarmStart, check_number
 from clsearch.planning.plan import Plan
 from clsearch.planning.spaces import pick_with
 from clsearch.records.json_types import StudyJson
+from clsearch.records.seed_extension import read_begun
 from clsearch.records.study_file import read_study_json, study_at
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def start_from_known(plan: Plan, say: Callable[[str], object]) -> Plan:
     Raises:
         ConfigError: There is no such study, it does not agree with this one, or there is no room for all.
     """
-    found = None if plan.options.fresh else read_study_json(plan.folder)
+    found = read_begun(plan)
     known = [] if found is None else [Enqueued(one["values"], one["origin"]) for one in found.get("enqueued", [])]
     before = found.get("warm_start") if found is not None else None
     start = None if before is None else WarmStart(**before)

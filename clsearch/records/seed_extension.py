@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from clsearch.common.checked_files import DamagedFile
 from clsearch.common.errors import ConfigError, Refusal
 from clsearch.common.formatting import relative_path
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan, SeedExtension
+from clsearch.records.json_types import StudyJson
 from clsearch.records.study_file import read_study_json
+
+
+def read_begun(plan: Plan) -> StudyJson | None:
+    """Read the study.json of the study that a plan resumes; None without one, or if `check_same` will refuse it."""
+    try:
+        return None if plan.options.fresh else read_study_json(plan.folder)
+    except DamagedFile:
+        return None
 
 
 def with_further_seeds(plan: Plan) -> Plan:
@@ -20,8 +30,7 @@ def with_further_seeds(plan: Plan) -> Plan:
     Raises:
         ConfigError: The study has more seeds by now, or all trials are to get further seeds and there are none.
     """
-    fixed = plan.options.fresh or plan.protocol is Protocol.CONTINUAL
-    found = None if fixed else read_study_json(plan.folder)
+    found = None if plan.protocol is Protocol.CONTINUAL else read_begun(plan)
     first, known = plan.seeds, list[SeedExtension]()
     if found is not None:
         first = tuple(found["seeds"])

@@ -168,7 +168,7 @@ def test_a_home_that_does_not_exist_is_refused(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_a_partials_name_is_the_same_in_every_process():
     code = (
-        "from functools import partial; import math; from clsearch.config.domains import backbone_name; "
+        "from functools import partial; import math; from clsearch.config.plain_values import backbone_name; "
         "print(backbone_name(partial(print, math.sin, end=len, sep=2)))"
     )
     first, second = (
