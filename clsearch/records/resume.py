@@ -22,6 +22,7 @@ from clsearch.methods.registry import CODE, digest_classes
 from clsearch.planning.options import Protocol
 from clsearch.planning.plan import Plan
 from clsearch.records.identity import check_not_copy, check_not_renamed
+from clsearch.records.json_types import DescriptionJson, StudyJson
 from clsearch.records.study_file import (
     COMPARISON,
     ENDED,
@@ -203,7 +204,8 @@ def identity_settings(content: Mapping[str, Any]) -> dict[str, str]:
     """
     parts = ("config", "space", "data")
     places = {"data_root", "grouping"} | ({"benchmark"} if content.get("data", {}).get("identity") else set())
-    kept = (*MAY_CHANGE, "id", "name", "state", "command", "preset", "versions", "commit", "started", "resumed")
+    progress = {*StudyJson.__annotations__} - {*DescriptionJson.__annotations__}
+    kept = (*MAY_CHANGE, "command", "preset", *progress)
     found = {name: value for name, value in content.items() if name not in (*parts, *kept)}
     found |= {name: value for name, value in content.get("config", {}).items() if name not in places}
     found |= {name: show_domain(value) for name, value in content.get("space", {}).items()}

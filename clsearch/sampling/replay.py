@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from clsearch.planning.plan import Plan
-from clsearch.sampling.samplers import sampler_for, skip_points
+from clsearch.sampling.samplers import is_position, sampler_for, skip_points
 from clsearch.sampling.study import asked_of, suggest_values, values_of
 
 FIXED = "fixed_params"
@@ -18,9 +18,6 @@ FIXED = "fixed_params"
 
 GENERATION = ":generation"
 """How the attribute of a trial ends that has its generation."""
-
-POSITION = "qmc:"
-"""How the attributes of Optuna's studies begin in which qmc keeps its position."""
 
 
 def resume_suggestion(plan: Plan, study: optuna.Study, trial: FrozenTrial) -> optuna.trial.Trial:
@@ -86,7 +83,7 @@ def repeat_suggestion(plan: Plan, study: optuna.Study, asked: FrozenTrial) -> op
 def notes_of(study: optuna.Study) -> dict[str, Any]:
     """Return what samplers keep in a study, without the position of qmc."""
     kept = study._storage.get_study_system_attrs(study._study_id)
-    return {key: value for key, value in kept.items() if not key.startswith(POSITION)}
+    return {key: value for key, value in kept.items() if not is_position(key)}
 
 
 def notes_before(study: optuna.Study, asked: FrozenTrial) -> dict[str, Any]:

@@ -7,6 +7,7 @@ unbroken one would.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -122,10 +123,16 @@ class SpreadSampler(QMCSampler):
 
     def skip_to(self, study: optuna.Study, position: int) -> None:
         """Go on after a position of the sequence."""
-        self._find_sample_id(study, self.coordinates)
+        arguments: Any = (study, self.coordinates)[: len(inspect.signature(self._find_sample_id).parameters)]
+        self._find_sample_id(*arguments)  # Optuna 4.0 takes no space
         known = study._storage.get_study_system_attrs(study._study_id)
-        (key,) = (name for name in known if name.startswith("qmc:"))
+        (key,) = filter(is_position, known)
         study._storage.set_study_system_attr(study._study_id, key, position)
+
+
+def is_position(key: str) -> bool:
+    """Return True for the attribute of a study in which qmc keeps its position; the second is that of Optuna 4.0."""
+    return key.startswith("qmc:") or key.endswith("last sample id")
 
 
 def skip_points(plan: Plan, study: optuna.Study, number: int) -> None:

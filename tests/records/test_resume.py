@@ -53,6 +53,15 @@ def holder(tmp_path):
         yield process
 
 
+def test_a_study_that_was_extended_goes_on_again(tmp_path):
+    begun(plan_of(tmp_path, trials=3))
+    longer = begun(plan_of(tmp_path, trials=5))
+    assert read_study_json(longer.folder)["patience_from"] == 0
+    check_same(longer)
+    begun(longer)
+    check_same(longer)
+
+
 @pytest.mark.slow
 def test_a_study_that_another_process_runs_is_refused(holder, tmp_path):
     (problem,) = refusal(lambda: study_lock(tmp_path / "mine").__enter__())
